@@ -1,0 +1,31 @@
+"""The errors this package raises on purpose.
+
+    CodelutraError
+    ├── UserError        something the user can put right: bad config, missing file, no Docker  (exit code 2)
+    │   └── ConfigError  the config itself
+    └── StageError       a stage cannot go on: too many outages, training diverged              (exit code 1)
+
+Every message carries the value, the rule and the way out.
+"""
+
+from __future__ import annotations
+
+
+class CodelutraError(Exception):
+    """Base of all errors raised on purpose; printed as one message, never as a traceback."""
+
+    exit_code = 1
+
+
+class UserError(CodelutraError):
+    """Something the user can put right."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """The run config is not usable."""
+
+
+class StageError(CodelutraError):
+    """A stage cannot go on with what it was given or what it saw."""

@@ -1,0 +1,125 @@
+"""Every column that crosses a stage. Read this file first.
+
+    problems ──► samples ──► outcomes ──► pairs ──► (a trained policy)
+        └──────► expected ──────┘└──────► scores
+
+A frame that leaves a stage is matched to its schema with `check`; columns are named here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+STATUSES = (
+    "correct",
+    "wrong",
+    "runtime_error",
+    "syntax_error",
+    "timeout",
+    "resource_limit",
+    "blocked",  # the sandbox refused what it tried
+    "no_code",  # nothing to run in the completion
+    "infra_error",  # our container died, our protocol broke: never the model's doing
+    "reference_error",  # the reference itself fails, times out, is nondeterministic or (SQL) returns nothing
+)
+NOT_THE_MODELS_DOING = ("infra_error", "reference_error")
+EXECUTABLE = ("correct", "wrong")  # the program ran to its end and gave a result
+STATUS = pl.Enum(STATUSES)
+SPLITS = ("train", "dev", "test")
+SPLIT = pl.Enum(SPLITS)
+
+PROBLEMS = pl.Schema(
+    {
+        "problem_id": pl.String,  # unique in the suite, stable between releases
+        "split": SPLIT,
+        "prompt": pl.String,  # the user message, whole: context (schema, signature) and question
+        "reference": pl.String,  # reference program
+        "language": pl.String,  # "sql" | "python"
+        "group": pl.String,  # what results are broken down by: database, library
+        "difficulty": pl.String,  # "" where the suite has none
+        "judge": pl.String,  # judging material as JSON; only the suite that wrote it reads it
+    }
+)
+
+EXPECTED = pl.Schema(
+    {
+        "problem_id": pl.String,
+        "status": STATUS,  # "correct" or "reference_error"
+        "expected": pl.String,  # what a right answer gives, in the sandbox's canonical JSON; "" for reference_error
+        "error": pl.String,  # why it is a reference_error, else ""
+    }
+)
+
+SAMPLES = pl.Schema(
+    {
+        "problem_id": pl.String,
+        "sample": pl.Int32,  # 0 … K-1 within (problem, greedy)
+        "greedy": pl.Boolean,  # temperature 0; such samples score, never train
+        "completion": pl.String,  # what the policy wrote, without special tokens
+        "code": pl.String,  # the program in it; "" where there is none
+        "finish_reason": pl.String,  # "stop" | "length" | "dropped" (prompt too long: empty completion)
+        "prompt_tokens": pl.Int32,
+        "completion_tokens": pl.Int32,
+    }
+)
+
+OUTCOMES = pl.Schema(
+    {
+        "problem_id": pl.String,
+        "sample": pl.Int32,
+        "greedy": pl.Boolean,
+        "completion": pl.String,
+        "code": pl.String,
+        "status": STATUS,
+        "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v1"
+        "verdict": pl.String,  # "host" | "in-process"
+        "answer": pl.String,  # digest of the compared output; "" where there is none. Equal answers, equal digests
+        "output": pl.String,  # the first bytes of the output, for people
+        "seconds": pl.Float64,  # in the sandbox
+        "error": pl.String,  # tail of the error, "" where there is none
+    }
+)
+
+PAIRS = pl.Schema(
+    {
+        "problem_id": pl.String,
+        "prompt": pl.String,  # the user message, as in PROBLEMS
+        "chosen": pl.String,  # a completion, as the policy would write it
+        "rejected": pl.String,
+        "chosen_source": pl.String,  # "sample" | "reference"
+        "rejected_status": STATUS,
+        "chosen_sample": pl.Int32,  # -1 for the reference
+        "rejected_sample": pl.Int32,
+    }
+)
+
+SCORES = pl.Schema(
+    {
+        "problem_id": pl.String,
+        "split": SPLIT,
+        "group": pl.String,
+        "difficulty": pl.String,
+        "mode": pl.String,
+        "greedy_status": STATUS,  # null where no greedy sample was taken
+        "samples": pl.Int32,  # drawn at temperature, infra_error left out
+        "correct": pl.Int32,  # of those
+        "executable": pl.Int32,  # of those
+        "unique_answers": pl.Int32,  # distinct outputs among those
+        "unique_correct": pl.Int32,  # distinct normalised programs among the correct ones
+    }
+)
+
+
+def check(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Return `frame` with exactly the schema's columns in the schema's order.
+
+    Raises ValueError naming the missing and mistyped columns.
+    """
+    missing = [name for name in schema if name not in frame.columns]
+    if missing:
+        raise ValueError(f"columns missing: {missing}; the schema has {list(schema)}")
+    frame = frame.select(list(schema))
+    off = {n: (frame.schema[n], t) for n, t in schema.items() if frame.schema[n] != t}
+    if off:
+        raise ValueError("columns of another type (have, want): " + ", ".join(f"{n}: {h}, {w}" for n, (h, w) in off.items()))
+    return frame

@@ -1,0 +1,72 @@
+"""A suite is a data set of problems with a way to judge an answer. One file a suite; `open_suite` finds them by name.
+
+A suite never runs code itself: it says which job the sandbox should run for an answer, which job gives what a right
+answer gives, and whether two outputs agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from sandbox.protocol import PythonJob, SqlJob
+
+Job = SqlJob | PythonJob
+
+SUITES = {
+    "starter-sql": "codelutra.suites.starter_sql",
+    "spider": "codelutra.suites.spider",
+}
+
+
+class Suite(Protocol):
+    """What the stages ask of a suite."""
+
+    name: str
+    version: str  # of prompts, splits and judging together; part of every key made from this suite
+    licence: str
+    system: str  # the system message of every prompt
+    image: str  # kind of sandbox image its programs need: "python", "datascience"
+    mode: str  # the comparison mode that labels are made by
+
+    def problems(self) -> pl.DataFrame:
+        """All problems of all splits, as PROBLEMS; order and content are a function of the section alone."""
+        ...
+
+    def databases(self) -> Mapping[str, Path]:
+        """SQLite files the jobs name, by sha256 hex digest; empty for suites without any."""
+        ...
+
+    def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> Job:
+        """The job whose output is compared. `problem` is a row of PROBLEMS."""
+        ...
+
+    def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> Job:
+        """The job that gives the expected output; never sees the candidate."""
+        ...
+
+    def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
+        """Why this expected output cannot judge anybody (SQL: no rows), or "" where it can."""
+        ...
+
+    def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
+        """Whether two outputs (decoded sandbox values) are the same answer under `mode`."""
+        ...
+
+    def normalise(self, code: str) -> str:
+        """The program without what does not change its meaning; raises nothing, returns `code` where it cannot parse."""
+        ...
+
+
+def open_suite(section: SuiteSection) -> Suite:
+    """The suite a config names. Raises ConfigError for an unknown name or an unusable path."""
+    if section.name not in SUITES:
+        raise ConfigError(f"unknown suite {section.name!r}; known: {', '.join(sorted(SUITES))}")
+    suite: Suite = importlib.import_module(SUITES[section.name]).load(section)
+    return suite
