@@ -1,0 +1,161 @@
+"""An opened run: its config, suite, store and directory, and the things with a lifetime it shares between stages.
+
+Stages take a `Run` and small references (`Artifact`, `Policy`) and return small references. `open_run` gives the same
+object for the same (home, name) within a process, so a reference to a run is two strings.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from codelutra.config import RunConfig, parse_config
+from codelutra.errors import UserError
+from codelutra.execute import OutcomeCache
+from codelutra.store import Artifact, RunDir, Store
+from codelutra.suites import Suite, open_suite
+from sandbox.image import ensure_image
+from sandbox.pool import Pool, reap_orphans
+
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model on disk: `base`, or what a training stage left in the store."""
+
+    label: str  # "base", "policy-0", …
+    path: str
+    digest: str
+
+    @staticmethod
+    def of(label: str, trained: Artifact) -> Policy:
+        return Policy(label, trained.path, trained.digest)
+
+
+def home_dir(home: str | Path | None = None) -> Path:
+    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else the current folder."""
+    return Path(home or os.environ.get("CODELUTRA_HOME") or ".").resolve()
+
+
+def cache_dir() -> Path:
+    """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
+    return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
+
+
+class Run:
+    """One run, opened. Close it (or use `with`) so that its containers go."""
+
+    def __init__(self, home: Path, config: RunConfig) -> None:
+        self.home = home
+        self.config = config
+        self.suite: Suite = open_suite(config.suite)
+        self.dir = RunDir.create(home / "runs", config)
+        self.store = Store(home / "store", self.dir.ledger)
+        self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
+        self._pool: Pool | None = None
+        self._pool_lock = threading.RLock()
+
+    @property
+    def accelerator_lock(self) -> Path:
+        """One engine or trainer at a time on this host, whatever run it belongs to."""
+        return cache_dir() / "accelerator.lock"
+
+    @cached_property
+    def all_problems(self) -> pl.DataFrame:
+        return self.suite.problems()
+
+    @cached_property
+    def image(self) -> str:
+        """Tag of the sandbox image; built if it is not there."""
+        return ensure_image(self.suite.image)
+
+    @cached_property
+    def outcome_cache(self) -> OutcomeCache:
+        return OutcomeCache(self.store.root / "outcomes.sqlite3")
+
+    def progress(self, stage: str, unit: str) -> Callable[..., None]:
+        """A callback (done, total) that shows how far `stage` is."""
+
+        def show(done: int, total: int, *more: Any) -> None:
+            self.dir.progress(stage, done, total, unit)
+            if self.on_progress:
+                self.on_progress(stage, done, total, unit)
+
+        return show
+
+    def use_pool(self) -> _HeldPool:
+        """The run's sandbox pool, for one caller at a time: `with run.use_pool() as pool: …`."""
+        return _HeldPool(self)
+
+    def close(self) -> None:
+        with self._pool_lock:
+            if self._pool:
+                self._pool.close()
+                self._pool = None
+        if "outcome_cache" in self.__dict__:
+            self.outcome_cache.close()
+            del self.__dict__["outcome_cache"]
+        _OPEN.pop((str(self.home), self.config.name), None)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _HeldPool:
+    """Holds the run's pool for one thread; starts it on first use."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __enter__(self) -> Pool:
+        run = self._run
+        run._pool_lock.acquire()
+        try:
+            if run._pool is None:
+                reap_orphans()
+                c = run.config.execute
+                run._pool = Pool(image=run.image, workers=c.workers, databases=run.suite.databases(), run=run.config.name,
+                                 memory_mb=c.memory_mb, runtime=c.runtime)  # fmt: skip
+            return run._pool
+        except BaseException:
+            run._pool_lock.release()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._run._pool_lock.release()
+
+
+_OPEN: dict[tuple[str, str], Run] = {}
+_OPENING = threading.Lock()
+
+
+def open_run(home: str | Path | None, config: RunConfig | str) -> Run:
+    """The run of this config, or the existing run of this name; one object per process.
+
+    Raises UserError where a name is given and no such run exists.
+    """
+    root = home_dir(home)
+    with _OPENING:
+        name = config if isinstance(config, str) else config.name
+        if found := _OPEN.get((str(root), name)):
+            return found
+        if isinstance(config, str):
+            written = root / "runs" / name / "run.yaml"
+            if not written.exists():
+                there = sorted(p.parent.name for p in root.glob("runs/*/run.yaml"))
+                raise UserError(f"no run {name!r} under {root / 'runs'}; there: {', '.join(there) or 'none'}")
+            config = parse_config(yaml.safe_load(written.read_text()), str(written))
+        run = _OPEN[(str(root), name)] = Run(root, config)
+        return run

@@ -1,0 +1,193 @@
+"""The spine: each stage as (run, inputs) → artifact. What a stage does lives in its own module; here it gets its key.
+
+    problems ─► references                      what is asked, what a right answer gives
+    Sampling ─► execute ─► score                measure a policy
+                       └─► pairs ─► train       improve it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra import execute as execution
+from codelutra import models, score as scoring
+from codelutra.config import Section
+from codelutra.errors import StageError, UserError
+from codelutra.pairs import funnel, make_pairs
+from codelutra.run import Policy, Run, cache_dir
+from codelutra.store import Artifact, Recipe, digest_of, write_frame
+
+VERSIONS = {"problems": 1, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "warm-start": 1, "train": 1}
+
+
+def base_policy(run: Run) -> Policy:
+    """The model a run starts from, on disk."""
+    model = models.resolve(run.config.model, cache_dir() / "models", progress=run.progress("model", "bytes"))
+    return Policy("base", str(model.path), model.fingerprint)
+
+
+def problems(run: Run) -> Artifact:
+    """The suite's problems, as PROBLEMS; refuses a train split too small to learn from."""
+    frame, s = run.all_problems, run.suite
+    train = frame.filter(pl.col("split") == "train").height
+    if run.config.iterations and train < 2:
+        raise UserError(f"suite {s.name!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section")
+    content = digest_of([frame.write_ndjson(), sorted(s.databases())])
+    recipe = _recipe("problems", {"suite": s.name, "suite_version": s.version}, {"content": content})
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        write_frame(frame, out / "problems.parquet")
+        counts = dict(frame.group_by("split").len().rows())
+        return {"suite": s.name, "suite_version": s.version, "licence": s.licence, "splits": counts}
+
+    return run.store.make(recipe, build)
+
+
+def references(run: Run, problems: Artifact) -> Artifact:
+    """What every reference gives, as EXPECTED: the reference check."""
+    limits = run.config.execute
+    recipe = _recipe("references", {**_judging(run), "timeout": limits.timeout_seconds}, {"problems": problems.digest})
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        with run.use_pool() as pool:
+            frame = execution.judge_references(problems.frame("problems"), run.suite, pool,
+                timeout_seconds=limits.timeout_seconds, progress=run.progress("reference check", "problems"))  # fmt: skip
+        write_frame(frame, out / "expected.parquet")
+        return {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
+
+    return run.store.make(recipe, build)
+
+
+def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Artifact:
+    """Outcomes of one shard of samples, as OUTCOMES. Raises StageError on too many outages, and keeps nothing then."""
+    limits = run.config.execute
+    recipe = execute_recipe(run, samples, problems, expected)
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        with run.use_pool() as pool:
+            frame = execution.execute(samples.frame("samples"), problems.frame("problems"), expected.frame("expected"),
+                run.suite, pool, timeout_seconds=limits.timeout_seconds, cache=run.outcome_cache, image=run.image,
+                progress=run.progress(f"execute {label}".strip(), "programs"))  # fmt: skip
+        share = execution.infra_share(frame)
+        if share > limits.max_infra_error:
+            error = frame.filter(pl.col("status") == "infra_error")["error"][0]
+            raise StageError(
+                f"{share:.1%} of {frame.height} outcomes are our own outage, more than execute.max_infra_error "
+                f"{limits.max_infra_error:.1%} (the first: {error}). None were kept; see `codelutra doctor`, then give the "
+                "same command again"
+            )
+        write_frame(frame, out / "outcomes.parquet")
+        return {"rows": frame.height, **_counts(frame)}
+
+    return run.store.make(recipe, build, label=label)
+
+
+def execute_recipe(run: Run, samples: Artifact, problems: Artifact, expected: Artifact) -> Recipe:
+    limits = run.config.execute
+    config = {**_judging(run), "timeout": limits.timeout_seconds, "memory_mb": limits.memory_mb, "runtime": limits.runtime}
+    inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
+    return _recipe("execute", config, inputs)
+
+
+def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Artifact:
+    """One row a problem of `split`, as SCORES, and their summary in the facts."""
+    inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        asked = problems.frame("problems").filter(pl.col("split") == split)
+        frame = scoring.score_problems(_concat(outcomes), asked, expected.frame("expected"))
+        write_frame(frame, out / "scores.parquet")
+        return {"split": split, **scoring.summary(frame), **_counts(_concat(outcomes))}
+
+    return run.store.make(_recipe("score", {"split": split}, inputs), build)
+
+
+def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
+    """Right and wrong answers side by side, as PAIRS. An empty artifact is a result: its facts tell why."""
+    config, seed = run.config.pairs, run.config.seed
+    inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        asked = problems.frame("problems").filter(pl.col("split") == "train")
+        frame = _concat(outcomes)
+        codes = frame.select("problem_id", "code").unique(maintain_order=True)
+        codes = codes.vstack(asked.select("problem_id", code="reference")).unique(maintain_order=True)
+        normalised = codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
+        made = make_pairs(frame, asked, config, seed=seed, normalised=normalised)
+        write_frame(made, out / "pairs.parquet")
+        return funnel(asked, expected.frame("expected"), frame, made)
+
+    recipe = _recipe("pairs", {**_section(config), "seed": seed, "suite": run.suite.version}, inputs)
+    return run.store.make(recipe, build)
+
+
+def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Artifact:
+    """SFT on the usable references of the train split: policy 0."""
+    from codelutra import train as training
+
+    config = run.config.warm_start
+    assert config is not None
+    recipe = _recipe("warm-start", {**_section(config, "checkpoint_steps"), "seed": run.config.seed,
+        "system": run.suite.system}, {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest})  # fmt: skip
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        return training.warm_start(Path(policy.path), _teachable(problems, expected), system=run.suite.system,
+            config=config, seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
+            progress=run.progress("warm start", "steps"))  # fmt: skip
+
+    return run.store.make(recipe, build)
+
+
+def train(run: Run, policy: Policy, pairs: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Artifact:
+    """Policy t from policy t-1: DPO against policy t-1, plus λ times SFT on the chosen answers."""
+    from codelutra import train as training
+
+    config = run.config.train
+    inputs = {"policy": policy.digest, "pairs": pairs.digest}
+    if config.replay_references:
+        inputs |= {"problems": problems.digest, "expected": expected.digest}
+    recipe = _recipe("train", {**_section(config, "checkpoint_steps"), "seed": run.config.seed,
+        "system": run.suite.system}, inputs)  # fmt: skip
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        return training.refine(Path(policy.path), pairs.frame("pairs"), system=run.suite.system, config=config,
+            seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
+            references=_teachable(problems, expected) if config.replay_references else None,
+            progress=run.progress(f"train {label}".strip(), "steps"))  # fmt: skip
+
+    return run.store.make(recipe, build, label=label)
+
+
+def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recipe:
+    return Recipe(stage, VERSIONS[stage], config, inputs)
+
+
+def _section(section: Section, *not_in_result: str) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude=set(not_in_result))
+
+
+def _judging(run: Run) -> dict[str, Any]:
+    return {"suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode, "image": run.image}
+
+
+def _many(name: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
+    return {f"{name}-{i:03}": a.digest for i, a in enumerate(artifacts)}
+
+
+def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:
+    return pl.concat([a.frame("outcomes") for a in outcomes])
+
+
+def _counts(outcomes: pl.DataFrame) -> dict[str, Any]:
+    by = outcomes.group_by("greedy", "status").len().sort("greedy", "status").rows()
+    return {"statuses": {k: {s: n for g, s, n in by if g is flag} for k, flag in (("greedy", True), ("sampled", False))}}
+
+
+def _teachable(problems: Artifact, expected: Artifact) -> pl.DataFrame:
+    usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
+    return problems.frame("problems").filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi",
+                                                                              maintain_order="left")  # fmt: skip
