@@ -1,0 +1,75 @@
+"""What goes into a sandbox and what comes out: two kinds of job, one kind of result, canonical data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sandbox.runner.canonical import Malformed, NotRepresentable, decode, dumps, encode, loads
+
+Status = Literal["ok", "runtime_error", "syntax_error", "timeout", "resource_limit", "blocked", "infra_error"]
+MAX_ERROR_CHARS = 2000
+
+__all__ = [
+    "MAX_ERROR_CHARS",
+    "Malformed",
+    "NotRepresentable",
+    "PythonJob",
+    "Result",
+    "SqlJob",
+    "Status",
+    "decode",
+    "dumps",
+    "encode",
+    "loads",
+]
+
+
+@dataclass(frozen=True)
+class SqlJob:
+    """One statement against one read-only database.
+
+    `database` is the sha256 hex digest of a SQLite file announced with `Pool(databases={digest: path})`. The value is
+    `{"columns": [names], "rows": [[cells]], "truncated": False}`, cells None, int, float, str or bytes. More than
+    `max_rows` or `max_bytes` is a `resource_limit`. Jobs with different `connection` names never share a connection:
+    give references a name of their own.
+    """
+
+    id: str
+    database: str
+    query: str
+    timeout_seconds: float = 5.0
+    max_rows: int = 10_000
+    max_bytes: int = 4_000_000
+    connection: str = ""
+
+
+@dataclass(frozen=True)
+class PythonJob:
+    """A program, run as a fresh module; then each of `calls` is evaluated in its namespace.
+
+    The value is a list as long as `calls`, each `{"value": canonical}` or `{"error": "TypeName: message"}`. With `stdin`
+    the program runs as `__main__` and the value is what it printed. With `in_process` a call may be a statement
+    (`assert ...`), for checks that cannot be taken apart: such a verdict is only as honest as the program.
+    """
+
+    id: str
+    program: str
+    calls: tuple[str, ...] = ()
+    stdin: str | None = None
+    timeout_seconds: float = 5.0
+    max_bytes: int = 1_000_000
+    in_process: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What running a job gave. `value` is None unless `status` is ok; `error` is the tail of what went wrong."""
+
+    id: str
+    status: Status
+    value: Any = None
+    stdout: str = ""
+    error: str | None = None
+    seconds: float = 0.0
+    attempts: int = 1
