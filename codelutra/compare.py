@@ -1,0 +1,318 @@
+"""Named, versioned comparison modes: when are two outputs the same answer?
+
+    sql-strict/v1        multiset of rows, columns by position, floats within 1e-6; what training labels are made by
+    bird-ex/official     set of rows, as BIRD's evaluator compares (duplicates, order and float noise: see below)
+    spider-testsuite/v1  multiset of rows under a permutation of columns, as Spider's test-suite evaluator compares
+    python-value/v1      built-in values, type by type
+    text/v1              what a program printed, but for trailing blanks
+
+Two modes never share a column: every outcome names its own. Outputs are decoded sandbox values; for SQL
+`{"columns": [...], "rows": [[...]], "truncated": bool}`. Not covered: `spider-testsuite/v1` sees results, not queries,
+so it does not strip DISTINCT from both queries, as the evaluator does by default, and it knows one database, not many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+REL_TOL = 1e-6
+ABS_TOL = 1e-9  # only so that 0.1 + 0.2 - 0.3 is 0: a relative tolerance has no room around zero
+_EXACT = 2.0**53  # floats above it are integers whatever they were meant to be
+
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to compare: `agrees(output, expected, ordered, sort_keys)`, and `canonical(output, ordered)`, JSON data
+    that is equal for outputs that agree, as far as a tolerance lets it be."""
+
+    name: str
+    agrees: Callable[[Any, Any, bool, int], bool]
+    canonical: Callable[[Any, bool], Any]
+
+
+def agrees(mode: str, output: Any, expected: Any, *, ordered: bool = False, sort_keys: int = 0) -> bool:
+    """Whether `output` is the answer that `expected` is.
+
+    ordered: does the order of rows count? For `sql-strict/v1` where the reference has an outermost ORDER BY; for
+    `spider-testsuite/v1`, as its evaluator has it, where "order by" occurs anywhere in the reference.
+    sort_keys: so many trailing columns of `expected` (never of `output`) are what its rows are sorted by. Rows that tie
+    on them may come in any order. Without them ties cannot be known, and order is compared row by row.
+    """
+    return MODES[mode].agrees(output, expected, ordered, sort_keys)
+
+
+def answer_digest(mode: str, output: Any, *, ordered: bool = False) -> str:
+    """32 hex digits, equal for outputs that agree (floats to 6 significant digits: a pair of floats may agree within
+    the tolerance and still round apart). Counts different answers; never decides whether one is right."""
+    data = json.dumps(MODES[mode].canonical(output, ordered), ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(f"{mode}\0{data}".encode()).hexdigest()[:32]
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def _exact(value: Any) -> Hashable:
+    """A hashable stand-in: equal exactly where the values are the same, 1 = 1.0 and NaN = NaN, True ≠ 1, "1" ≠ 1."""
+    if type(value) is float:
+        if math.isnan(value):
+            return "f", "nan"
+        return int(value) if value.is_integer() and abs(value) < _EXACT else value
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, str | bytes | bool):
+        return type(value).__name__, value
+    if isinstance(value, dict):
+        return "dict", frozenset((_exact(k), _exact(v)) for k, v in value.items())
+    if isinstance(value, set | frozenset):
+        return "set", frozenset(map(_exact, value))
+    if isinstance(value, list | tuple):
+        return type(value).__name__, tuple(map(_exact, value))
+    return type(value).__name__, repr(value)
+
+
+def _is_number(value: Any) -> bool:
+    """A number that tolerances make sense for: neither NaN nor an integer beyond the floats."""
+    return (type(value) is int and value.bit_length() < 1000) or (type(value) is float and not math.isnan(value))
+
+
+def _close(a: float, b: float) -> bool:
+    """Numbers: integers exactly, anything with a fraction within the tolerance."""
+    x, y = _exact(a), _exact(b)
+    if x == y:
+        return True
+    if type(x) is int and type(y) is int:
+        return False
+    return math.isclose(a, b, rel_tol=REL_TOL, abs_tol=ABS_TOL)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """The same value, type by type, floats within the tolerance at any depth."""
+    if _is_number(a) and _is_number(b):
+        return _close(a, b)
+    if _exact(a) == _exact(b):
+        return True
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, set | frozenset) and isinstance(b, set | frozenset):
+        return _same_bag([(x,) for x in a], [(x,) for x in b])
+    if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
+        others = {_exact(k): v for k, v in b.items()}
+        return all(_exact(k) in others and _same(v, others[_exact(k)]) for k, v in a.items())
+    return False
+
+
+def _rounded(value: Any) -> Any:
+    """JSON data for a digest: 6 significant digits, sets and dicts in a canonical order."""
+    if type(value) is float:
+        return _rounded_float(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return ["s", value]
+    if isinstance(value, bytes):
+        return ["x", value.hex()]
+    if isinstance(value, dict):
+        return ["d", sorted(([_rounded(k), _rounded(v)] for k, v in value.items()), key=json.dumps)]
+    if isinstance(value, set | frozenset):
+        return ["e", sorted(map(_rounded, value), key=json.dumps)]
+    if isinstance(value, list | tuple):
+        return ["l" if isinstance(value, list) else "t", *map(_rounded, value)]
+    return ["?", type(value).__name__, repr(value)]
+
+
+def _rounded_float(value: float) -> Any:
+    """2.9999999999 and 1e-17 round to what they were meant to be, whole numbers stay as they are."""
+    if value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    near = 0.0 if abs(value) < ABS_TOL else float(f"{value:.6g}")
+    return int(near) if near.is_integer() and abs(near) < _EXACT else f"{near:.6g}"
+
+
+# ---- bags of rows ----------------------------------------------------------------------------------------------------
+
+
+def _same_bag(output: Sequence[Row], expected: Sequence[Row]) -> bool:
+    """Whether the rows, all of one width, match one to one. Exact multisets first; tolerance only where that fails."""
+    if len(output) != len(expected):
+        return False
+    left, right = Counter(map(_row_key, output)), Counter(map(_row_key, expected))
+    if left == right:
+        return True
+    inexact = {i for row in (*(left - right), *(right - left)) for i, v in enumerate(row) if _may_bend(v)}
+    if not inexact:
+        return False
+    groups: dict[Hashable, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+    for side, rows in enumerate((output, expected)):
+        for row in rows:
+            key = tuple(_shape(v) if i in inexact else _exact(v) for i, v in enumerate(row))
+            groups[key][side].append(row)
+    return all(len(a) == len(b) and _pair_up(a, b, sorted(inexact)) for a, b in groups.values())
+
+
+def _row_key(row: Row) -> tuple[Hashable, ...]:
+    return tuple(map(_exact, row))
+
+
+def _may_bend(exact: Hashable) -> bool:
+    """Could a tolerance bring this (already exact) value together with another one?"""
+    return type(exact) is float or (type(exact) is tuple and exact[0] in ("list", "tuple", "set", "dict"))
+
+
+def _shape(value: Any) -> Hashable:
+    """What no tolerance can bridge."""
+    if _is_number(value):
+        return "number"
+    return type(value).__name__ if _may_bend(_exact(value)) else _exact(value)
+
+
+def _pair_up(output: list[Row], expected: list[Row], columns: list[int]) -> bool:
+    """A perfect matching of rows that are the same within the tolerance in `columns` (in the others they are equal)."""
+    numeric = [i for i in columns if _is_number(output[0][i])]
+    for i in numeric:  # necessary, and quick: every column pairs up on its own when sorted
+        if not all(map(_close, sorted(r[i] for r in output), sorted(r[i] for r in expected))):
+            return False
+
+    def numbers(row: Row) -> list[float]:
+        return [row[i] for i in numeric]
+
+    left, right = sorted(output, key=numbers), sorted(expected, key=numbers)
+    if all(_same_row(a, b) for a, b in zip(left, right, strict=True)):
+        return True
+    # Noise in one column reorders rows that differ in the next: augmenting paths (Kuhn) find the matching if any.
+    near = [[j for j in _window(row, right, numeric) if _same_row(row, right[j])] for row in left]
+    partner: dict[int, int] = {}
+    return all(_augment(i, near, partner, set()) for i in range(len(left)))
+
+
+def _same_row(a: Row, b: Row) -> bool:
+    return all(map(_same, a, b))
+
+
+def _window(row: Row, right: list[Row], numeric: list[int]) -> range:
+    """Indices of `right`, sorted by its first numeric column, whose rows can be near `row` in that column."""
+    if not numeric:
+        return range(len(right))
+    first = numeric[0]
+    slack = 2 * (abs(row[first]) * REL_TOL + ABS_TOL)
+    return range(
+        bisect_left(right, row[first] - slack, key=lambda r: r[first]),
+        bisect_right(right, row[first] + slack, key=lambda r: r[first]),
+    )
+
+
+def _augment(i: int, near: list[list[int]], partner: dict[int, int], seen: set[int]) -> bool:
+    for j in near[i]:
+        if j not in seen:
+            seen.add(j)
+            if j not in partner or _augment(partner[j], near, partner, seen):
+                partner[j] = i
+                return True
+    return False
+
+
+# ---- the modes -------------------------------------------------------------------------------------------------------
+
+
+def _sql_strict(output: Any, expected: Any, ordered: bool, sort_keys: int) -> bool:
+    width = len(expected["columns"]) - sort_keys
+    if output["truncated"] or expected["truncated"] or len(output["columns"]) != width:
+        return False
+    rows, wanted = output["rows"], [row[:width] for row in expected["rows"]] if sort_keys else expected["rows"]
+    if rows == wanted:
+        return True
+    if len(rows) != len(wanted):
+        return False
+    if not ordered:
+        return _same_bag(rows, wanted)
+    if not sort_keys:
+        return all(map(_same_row, rows, wanted))
+    return all(_same_bag(rows[a:b], wanted[a:b]) for a, b in _ties(expected["rows"], width))
+
+
+def _ties(rows: Sequence[Row], width: int) -> Iterator[tuple[int, int]]:
+    """Bounds of the runs of rows that are equal from column `width` on."""
+    keys = [_row_key(row[width:]) for row in rows]
+    bounds = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
+    return pairwise(bounds)
+
+
+def _sql_canonical(output: Any, ordered: bool) -> Any:
+    rows = [[_rounded(v) for v in row] for row in output["rows"]]
+    return [len(output["columns"]), rows if ordered else sorted(rows, key=json.dumps), output["truncated"]]
+
+
+def _bird_ex(output: Any, expected: Any, ordered: bool, sort_keys: int) -> bool:
+    """`set(predicted) == set(ground truth)`, Python's equality, no tolerance: BIRD's `evaluation.py`."""
+    return set(map(tuple, output["rows"])) == set(_visible(expected, sort_keys))
+
+
+def _bird_canonical(output: Any, ordered: bool) -> Any:
+    return sorted({json.dumps([_rounded(v) for v in row]) for row in output["rows"]})
+
+
+def _spider(output: Any, expected: Any, ordered: bool, sort_keys: int) -> bool:
+    """`result_eq` of Spider's test-suite evaluator (Zhong et al., 2020): some permutation of the columns makes the
+    bags, or under "order by" the lists, equal; Python's equality, no tolerance; two empty results always agree."""
+    rows, wanted = list(map(tuple, output["rows"])), list(_visible(expected, sort_keys))
+    if not rows and not wanted:
+        return True
+    if len(rows) != len(wanted) or len(rows[0]) != len(wanted[0]):
+        return False
+    columns, targets = list(zip(*rows, strict=True)), list(zip(*wanted, strict=True))
+    contents = [Counter(c) for c in columns]
+    fits = [[j for j, c in enumerate(contents) if c == Counter(t)] for t in targets]
+
+    def search(chosen: list[int]) -> bool:
+        if len(chosen) == len(fits):
+            permuted = list(zip(*(columns[j] for j in chosen), strict=True))
+            return permuted == wanted if ordered else Counter(permuted) == Counter(wanted)
+        # Of equal columns the first unused one stands for all.
+        tried: list[Any] = []
+        for j in fits[len(chosen)]:
+            if j not in chosen and columns[j] not in tried:
+                tried.append(columns[j])
+                if search([*chosen, j]):
+                    return True
+        return False
+
+    return search([])
+
+
+def _spider_canonical(output: Any, ordered: bool) -> Any:
+    columns = zip(*([_rounded(v) for v in row] for row in output["rows"]), strict=True)
+    return sorted((list(c) if ordered else sorted(c, key=json.dumps) for c in columns), key=json.dumps)
+
+
+def _visible(expected: Any, sort_keys: int) -> Iterator[tuple[Any, ...]]:
+    width = len(expected["columns"]) - sort_keys
+    return (tuple(row[:width]) for row in expected["rows"])
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+MODES: dict[str, Mode] = {
+    m.name: m
+    for m in (
+        Mode("sql-strict/v1", _sql_strict, _sql_canonical),
+        Mode("bird-ex/official", _bird_ex, _bird_canonical),
+        Mode("spider-testsuite/v1", _spider, _spider_canonical),
+        Mode("python-value/v1", lambda out, exp, ordered, keys: _same(out, exp), lambda out, ordered: _rounded(out)),
+        Mode(
+            "text/v1",
+            lambda out, exp, ordered, keys: _lines(str(out)) == _lines(str(exp)),
+            lambda out, ordered: _lines(str(out)),
+        ),
+    )
+}
