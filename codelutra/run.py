@@ -6,9 +6,10 @@ object for the same (home, name) within a process, so a reference to a run is tw
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,9 @@ import polars as pl
 import yaml
 
 from codelutra.config import RunConfig, parse_config
-from codelutra.errors import UserError
+from codelutra.errors import CodelutraError, UserError
 from codelutra.execute import OutcomeCache
-from codelutra.store import Artifact, RunDir, Store
+from codelutra.store import Artifact, RunDir, Step, Store
 from codelutra.suites import Suite, open_suite
 from sandbox.image import ensure_image
 from sandbox.pool import Pool, reap_orphans
@@ -39,6 +40,17 @@ class Policy:
     @staticmethod
     def of(label: str, trained: Artifact) -> Policy:
         return Policy(label, trained.path, trained.digest)
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A run by its place and name; what travels between processes."""
+
+    home: str
+    name: str
+
+    def open(self) -> Run:
+        return open_run(self.home, self.name)
 
 
 def home_dir(home: str | Path | None = None) -> Path:
@@ -63,6 +75,10 @@ class Run:
         self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
         self._pool: Pool | None = None
         self._pool_lock = threading.RLock()
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef(str(self.home), self.config.name)
 
     @property
     def accelerator_lock(self) -> Path:
@@ -92,9 +108,27 @@ class Run:
 
         return show
 
+    def make(self, step: Step) -> Artifact:
+        """The step's artifact, from the store or made now."""
+        return self.store.make(step)
+
     def use_pool(self) -> _HeldPool:
         """The run's sandbox pool, for one caller at a time: `with run.use_pool() as pool: …`."""
         return _HeldPool(self)
+
+    @contextlib.contextmanager
+    def refining(self) -> Iterator[None]:
+        """Be the one process that refines this run; whatever ends it early is told in the ledger."""
+        with self.dir.hold():
+            try:
+                yield
+            except CodelutraError as e:
+                self.dir.ledger({"event": "error", "text": str(e), "exit_code": e.exit_code})
+                raise
+            except Exception as e:
+                text = f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}"
+                self.dir.ledger({"event": "error", "text": text, "exit_code": 1})
+                raise
 
     def close(self) -> None:
         with self._pool_lock:

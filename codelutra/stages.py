@@ -1,4 +1,5 @@
-"""The spine: each stage as (run, inputs) → artifact. What a stage does lives in its own module; here it gets its key.
+"""The spine: each stage as (run, inputs) → `Step`, and `Run.make(step)` → artifact. What a stage does lives in its own
+module; here it gets its key.
 
     problems ─► references                      what is asked, what a right answer gives
     Sampling ─► execute ─► score                measure a policy
@@ -14,12 +15,13 @@ from typing import Any
 import polars as pl
 
 from codelutra import execute as execution
-from codelutra import models, score as scoring
+from codelutra import models
+from codelutra import score as scoring
 from codelutra.config import Section
 from codelutra.errors import StageError, UserError
 from codelutra.pairs import funnel, make_pairs
 from codelutra.run import Policy, Run, cache_dir
-from codelutra.store import Artifact, Recipe, digest_of, write_frame
+from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
 
 VERSIONS = {"problems": 1, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "warm-start": 1, "train": 1}
 
@@ -30,7 +32,7 @@ def base_policy(run: Run) -> Policy:
     return Policy("base", str(model.path), model.fingerprint)
 
 
-def problems(run: Run) -> Artifact:
+def problems(run: Run) -> Step:
     """The suite's problems, as PROBLEMS; refuses a train split too small to learn from."""
     frame, s = run.all_problems, run.suite
     train = frame.filter(pl.col("split") == "train").height
@@ -44,10 +46,10 @@ def problems(run: Run) -> Artifact:
         counts = dict(frame.group_by("split").len().rows())
         return {"suite": s.name, "suite_version": s.version, "licence": s.licence, "splits": counts}
 
-    return run.store.make(recipe, build)
+    return Step(recipe, build)
 
 
-def references(run: Run, problems: Artifact) -> Artifact:
+def references(run: Run, problems: Artifact) -> Step:
     """What every reference gives, as EXPECTED: the reference check."""
     limits = run.config.execute
     recipe = _recipe("references", {**_judging(run), "timeout": limits.timeout_seconds}, {"problems": problems.digest})
@@ -59,13 +61,15 @@ def references(run: Run, problems: Artifact) -> Artifact:
         write_frame(frame, out / "expected.parquet")
         return {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
 
-    return run.store.make(recipe, build)
+    return Step(recipe, build)
 
 
-def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Artifact:
+def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
     """Outcomes of one shard of samples, as OUTCOMES. Raises StageError on too many outages, and keeps nothing then."""
     limits = run.config.execute
-    recipe = execute_recipe(run, samples, problems, expected)
+    config = {**_judging(run), "timeout": limits.timeout_seconds, "memory_mb": limits.memory_mb, "runtime": limits.runtime}
+    inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
+    recipe = _recipe("execute", config, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
@@ -83,17 +87,10 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
         write_frame(frame, out / "outcomes.parquet")
         return {"rows": frame.height, **_counts(frame)}
 
-    return run.store.make(recipe, build, label=label)
+    return Step(recipe, build, label)
 
 
-def execute_recipe(run: Run, samples: Artifact, problems: Artifact, expected: Artifact) -> Recipe:
-    limits = run.config.execute
-    config = {**_judging(run), "timeout": limits.timeout_seconds, "memory_mb": limits.memory_mb, "runtime": limits.runtime}
-    inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
-    return _recipe("execute", config, inputs)
-
-
-def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Artifact:
+def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:
     """One row a problem of `split`, as SCORES, and their summary in the facts."""
     inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
 
@@ -103,10 +100,10 @@ def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
         write_frame(frame, out / "scores.parquet")
         return {"split": split, **scoring.summary(frame), **_counts(_concat(outcomes))}
 
-    return run.store.make(_recipe("score", {"split": split}, inputs), build)
+    return Step(_recipe("score", {"split": split}, inputs), build)
 
 
-def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
+def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
     """Right and wrong answers side by side, as PAIRS. An empty artifact is a result: its facts tell why."""
     config, seed = run.config.pairs, run.config.seed
     inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
@@ -122,10 +119,10 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
         return funnel(asked, expected.frame("expected"), frame, made)
 
     recipe = _recipe("pairs", {**_section(config), "seed": seed, "suite": run.suite.version}, inputs)
-    return run.store.make(recipe, build)
+    return Step(recipe, build)
 
 
-def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Artifact:
+def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
     """SFT on the usable references of the train split: policy 0."""
     from codelutra import train as training
 
@@ -139,10 +136,10 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
             config=config, seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
             progress=run.progress("warm start", "steps"))  # fmt: skip
 
-    return run.store.make(recipe, build)
+    return Step(recipe, build)
 
 
-def train(run: Run, policy: Policy, pairs: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Artifact:
+def train(run: Run, policy: Policy, pairs: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
     """Policy t from policy t-1: DPO against policy t-1, plus λ times SFT on the chosen answers."""
     from codelutra import train as training
 
@@ -159,7 +156,7 @@ def train(run: Run, policy: Policy, pairs: Artifact, problems: Artifact, expecte
             references=_teachable(problems, expected) if config.replay_references else None,
             progress=run.progress(f"train {label}".strip(), "steps"))  # fmt: skip
 
-    return run.store.make(recipe, build, label=label)
+    return Step(recipe, build, label)
 
 
 def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recipe:

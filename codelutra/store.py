@@ -68,6 +68,18 @@ class Recipe:
         return _sha({"stage": self.stage, "version": self.version, "config": self.config, "inputs": self.inputs})[:32]
 
 
+Build = Callable[[Path, Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage on its inputs, ready to be made: `build(out, work)` writes files into `out` and returns facts."""
+
+    recipe: Recipe
+    build: Build
+    label: str = ""  # for people: ledger, progress
+
+
 class Store:
     """Makes artifacts once. `on_event` hears of every artifact made, reused or set aside."""
 
@@ -92,31 +104,37 @@ class Store:
             return None
         return Artifact(recipe.stage, recipe.key, manifest["digest"], str(path), manifest["facts"], manifest["seconds"])
 
-    def make(self, recipe: Recipe, build: Callable[[Path, Path], dict[str, Any]], *, label: str = "") -> Artifact:
-        """The artifact of `recipe`: found, or made by `build(out, work)`, which returns facts for the manifest.
+    def make(self, step: Step) -> Artifact:
+        """The artifact of `step`: found, or made by `step.build(out, work)`.
 
         `out` starts empty; `work` survives a kill and is `build`'s own. Raises UserError when the disk is full; nothing
         half-written is left in the way of the next try.
         """
+        recipe = step.recipe
         found = self.find(recipe)
         if not found:
             with locked(self.root / ".locks" / f"{recipe.stage}-{recipe.key}"):
                 found = self.find(recipe)
                 if not found:
-                    return self._build(recipe, build, label)
-        self.on_event({"event": "reused", "stage": recipe.stage, "key": recipe.key, "label": label, **_headline(found)})
+                    return self._build(step)
+        self.reused(step, found)
         return found
 
-    def _build(self, recipe: Recipe, build: Callable[[Path, Path], dict[str, Any]], label: str) -> Artifact:
+    def reused(self, step: Step, found: Artifact) -> None:
+        """Tell whoever listens that this step needed no work."""
+        self.on_event(_event("reused", step) | _headline(found))
+
+    def _build(self, step: Step) -> Artifact:
+        recipe = step.recipe
         partial = self.root / ".partial" / f"{recipe.stage}-{recipe.key}"
         out, work = partial / "out", partial / "work"
         try:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             work.mkdir(exist_ok=True)
-            self.on_event({"event": "start", "stage": recipe.stage, "key": recipe.key, "label": label})
+            self.on_event(_event("start", step))
             began = time.monotonic()
-            facts = build(out, work)
+            facts = step.build(out, work)
             manifest = _manifest(recipe, out, facts, time.monotonic() - began)
             write_atomic(out / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
             final = self.root / recipe.stage / recipe.key
@@ -130,7 +148,7 @@ class Store:
             raise disk_full(self.root) from e
         shutil.rmtree(partial, ignore_errors=True)
         artifact = Artifact(recipe.stage, recipe.key, manifest["digest"], str(final), facts, manifest["seconds"])
-        self.on_event({"event": "made", "stage": recipe.stage, "key": recipe.key, "label": label, **_headline(artifact)})
+        self.on_event(_event("made", step) | _headline(artifact))
         return artifact
 
     def _set_aside(self, path: Path, recipe: Recipe, broken: list[str]) -> None:
@@ -205,6 +223,27 @@ class RunDir:
         write_atomic(written, to_yaml(config))
         return run
 
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the one process that refines this run. Raises UserError if another is at it."""
+        try:
+            with locked(self.path / ".lock", wait=False):
+                yield
+        except BlockingIOError as e:
+            raise UserError(
+                f"run {self.path.name!r} is going on in another process; watch it with `codelutra status {self.path.name}`, "
+                "or wait until it ends"
+            ) from e
+
+    @property
+    def held(self) -> bool:
+        """Whether a process is refining this run now."""
+        try:
+            with locked(self.path / ".lock", wait=False):
+                return False
+        except BlockingIOError:
+            return True
+
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
@@ -218,11 +257,16 @@ class RunDir:
         finally:
             os.close(fd)
 
-    def events(self) -> list[Event]:
-        """The ledger so far; a line cut short by a kill is left out."""
+    def ledger_size(self) -> int:
+        """Bytes of the ledger so far: `events(since=…)` gives what comes later."""
+        path = self.path / "ledger.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def events(self, since: int = 0) -> list[Event]:
+        """The ledger after byte `since`; a line cut short by a kill is left out."""
         with contextlib.suppress(FileNotFoundError):
-            lines = (self.path / "ledger.jsonl").read_text().splitlines()
-            return [json.loads(line) for line in lines if line.endswith("}")]
+            lines = (self.path / "ledger.jsonl").read_bytes()[since:].splitlines()
+            return [json.loads(line) for line in lines if line.endswith(b"}")]
         return []
 
     def progress(self, stage: str, done: int, total: int, unit: str, **more: Any) -> None:
@@ -329,6 +373,10 @@ def _broken_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
         elif _sha_file(file) != want["sha256"]:
             broken.append(name)
     return broken
+
+
+def _event(name: str, step: Step) -> Event:
+    return {"event": name, "stage": step.recipe.stage, "key": step.recipe.key, "label": step.label}
 
 
 def _headline(artifact: Artifact) -> Event:

@@ -1,0 +1,163 @@
+"""The command line. It starts flows, watches runs and shows what they found; it computes nothing itself.
+
+Heavy libraries are imported inside commands, so that `codelutra --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codelutra.errors import CodelutraError, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Make a small open LLM good at one code task, from its own right and wrong programs.
+
+    `codelutra run demo` shows it in some 20 minutes on two CPU cores; then `codelutra status demo`, `codelutra report demo`.
+    Bring your own task: copy a preset (`codelutra presets`), change `suite`, run it.""",
+)
+sandbox_app = typer.Typer(no_args_is_help=True, help="The containers untrusted programs run in.")
+app.add_typer(sandbox_app, name="sandbox")
+
+Home = Annotated[Path | None, typer.Option(help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one config value; repeatable.")]
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A preset's name (`codelutra presets`) or the path of a YAML file.")],
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Refine a model to the end. Interrupted or killed, the same command goes on where it was."""
+    from codelutra.config import load_config
+    from codelutra.watch import watch_run
+
+    parsed = load_config(config, tuple(set_ or ()))
+    summary = watch_run(config, tuple(set_ or ()), parsed, home)
+    _print_summary(summary, home, json_)
+
+
+@app.command()
+def status(name: Annotated[str | None, typer.Argument(help="A run; none lists all.")] = None, home: Home = None,
+           json_: Json = False) -> None:  # fmt: skip
+    """What a run has found so far, and what it is doing now."""
+    from codelutra import show
+    from codelutra.run import home_dir
+
+    runs = home_dir(home) / "runs"
+    if name is None:
+        rows = show.list_runs(runs)
+        print(json.dumps(rows, indent=1)) if json_ else show.runs_table(rows)
+        return
+    _print_summary(show.read_summary(runs, name), home, json_)
+
+
+@app.command()
+def report(name: Annotated[str, typer.Argument(help="A run.")], home: Home = None, json_: Json = False) -> None:
+    """Write the run's report page with its figures (runs/NAME/report/index.html)."""
+    from codelutra import show
+    from codelutra.report import write_report
+    from codelutra.run import home_dir
+
+    runs = home_dir(home) / "runs"
+    show.read_summary(runs, name)
+    page = write_report(runs / name)
+    print(json.dumps({"report": str(page)}) if json_ else f"report: {page}")
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """What is here, what is missing, and how to get it. Exit 1 if something needed is missing."""
+    from dataclasses import asdict
+
+    from codelutra import show
+    from codelutra.doctor import checks
+
+    found = [asdict(c) for c in checks()]
+    print(json.dumps(found, indent=1)) if json_ else show.doctor_table(found)
+    if not all(c["ok"] for c in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def presets(json_: Json = False) -> None:
+    """The configs that ship with the package: copy one and change it."""
+    from codelutra import show
+    from codelutra.config import PRESETS, preset_names
+
+    rows = [{"name": n, "path": str(PRESETS / f"{n}.yaml"), "purpose": show.purpose(PRESETS / f"{n}.yaml")} for n in preset_names()]
+    print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="presets")
+
+
+@app.command()
+def suites(json_: Json = False) -> None:
+    """The suites a config can name."""
+    import importlib
+
+    from codelutra import show
+    from codelutra.suites import SUITES
+
+    rows = [{"name": n, "what": (importlib.import_module(m).__doc__ or "").strip().split("\n")[0]} for n, m in sorted(SUITES.items())]
+    print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="suites")
+
+
+@sandbox_app.command("build")
+def sandbox_build(kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False) -> None:
+    """Build the sandbox image, unless it is there."""
+    from sandbox.image import ensure_image
+
+    tag = ensure_image(kind, progress=lambda line: print(line, file=sys.stderr))
+    print(json.dumps({"image": tag}) if json_ else tag)
+
+
+@sandbox_app.command("probe")
+def sandbox_probe(kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False) -> None:
+    """Run honest programs and known attacks through the real sandbox. Exit 1 if any verdict is not as expected."""
+    from codelutra import show
+    from sandbox.image import ensure_image
+    from sandbox.pool import Pool
+    from sandbox.probe import probe
+
+    with Pool(image=ensure_image(kind), workers=1, run="probe") as pool:
+        rows = probe(pool)
+    print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="sandbox probe")
+    if not all(r["ok"] for r in rows):
+        raise typer.Exit(1)
+
+
+def _print_summary(summary: dict[str, Any], home: Path | None, as_json: bool) -> None:
+    from codelutra import show
+
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        show.summary_table(summary, home)
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose become one message and their exit code."""
+    from sandbox.errors import SandboxError
+
+    try:
+        app()
+    except CodelutraError as e:
+        print(f"codelutra: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except SandboxError as e:
+        print(f"codelutra: {e}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

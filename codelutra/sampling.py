@@ -1,0 +1,165 @@
+"""The sample stage as a stream: shards of one policy's samples land in the store while earlier ones are executed.
+
+`Sampling` owns the thread that feeds the store. The engine starts only when a wanted shard is missing, serves all missing
+shards with one load, and ends with the `with` block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra.run import Policy, Run
+from codelutra.sample import Shard, plan_shards, sample_shards
+from codelutra.schema import SAMPLES
+from codelutra.store import Artifact, Recipe, Step, digest_of, locked, write_frame
+
+VERSION = 1
+
+
+class Sampling:
+    """Samples of one policy, shard by shard, in the order of `shards`.
+
+    Raises, from `shard`, whatever stopped the engine.
+    """
+
+    def __init__(self, run: Run, policy: Policy, shards: Sequence[Shard]) -> None:
+        self.run, self.policy, self.shards = run, policy, shards
+        self.steps = [Step(_recipe(run, policy, s), _not_alone, f"{policy.label}/{s.name}") for s in shards]
+        self._made: dict[int, Artifact] = {}
+        self._failure: BaseException | None = None
+        self._change = threading.Condition()
+        self._stop = threading.Event()
+        self._show = run.progress(f"sample {policy.label}", "completions")
+        self._thread: threading.Thread | None = None
+
+    def shard(self, i: int) -> Artifact:
+        """The i-th shard's samples, as SAMPLES; waits for it, starting the engine if nobody has (or again after a fault)."""
+        with self._change:
+            if i not in self._made:
+                if not self._thread and (found := self.run.store.find(self.steps[i].recipe)):
+                    self._made[i] = found
+                    self.run.store.reused(self.steps[i], found)
+                elif not self._thread or not self._thread.is_alive():
+                    self._failure = None
+                    self._thread = threading.Thread(target=self._fill, name="sampling", daemon=True)
+                    self._thread.start()
+            self._change.wait_for(lambda: i in self._made or self._failure)
+            if i not in self._made:
+                assert self._failure is not None
+                raise self._failure
+            return self._made[i]
+
+    def labels(self, *, greedy: bool) -> list[tuple[int, str]]:
+        """(number, name) of the greedy, or of the other, shards."""
+        return [(i, f"{self.policy.label}/{s.name}") for i, s in enumerate(self.shards) if s.greedy is greedy]
+
+    def made(self, *, greedy: bool) -> list[Artifact]:
+        """The greedy, or the other, shards that are in the store."""
+        wanted = [i for i, _ in self.labels(greedy=greedy)]
+        there = [self._made.get(i) or self.run.store.find(self.steps[i].recipe) for i in wanted]
+        return [a for a in there if a]
+
+    def __enter__(self) -> Sampling:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _fill(self) -> None:
+        try:
+            self._sample_missing()
+        except BaseException as e:  # handed to whoever waits for a shard: the thread itself has no caller
+            with self._change:
+                self._failure = e
+                self._change.notify_all()
+
+    def _sample_missing(self) -> None:
+        run, c = self.run, self.run.config
+        # One sampler per policy and store: a second process waits here and then finds the shards made.
+        with locked(run.store.root / ".locks" / f"sampling-{self.policy.digest[:32]}"):
+            missing = []
+            for i, step in enumerate(self.steps):
+                if i in self._made:
+                    continue
+                if found := run.store.find(step.recipe):
+                    run.store.reused(step, found)
+                    self._put(i, found)
+                else:
+                    missing.append(i)
+            at = {self.shards[i].index: i for i in missing}
+            stream = sample_shards(
+                Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing], sample=c.sample, engine=c.engine,
+                seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
+                progress=self._progress,
+            )  # fmt: skip
+            try:
+                for shard, frame in stream:
+                    i = at[shard.index]
+                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame))))
+            except _EnoughError:
+                pass
+            finally:
+                stream.close()  # ends the engine: a process exit is the only sure way to get its memory back
+
+    def _progress(self, done: int, total: int, tokens: int) -> None:
+        if self._stop.is_set():
+            raise _EnoughError
+        self._show(done, total)
+
+    def _put(self, i: int, artifact: Artifact) -> None:
+        with self._change:
+            self._made[i] = artifact
+            self._change.notify_all()
+
+
+def measure_plan(
+    run: Run, policy: Policy, problems: Artifact, expected: Artifact, split: str, *, train: bool = False
+) -> Sampling:
+    """The shards that measure a policy on `split` (greedy), first, and then sample the train problems if `train`.
+
+    Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator.
+    """
+    frame = problems.frame("problems")
+    shards = plan_shards(frame.filter(pl.col("split") == split), run.config.sample, greedy=True)
+    if train:
+        usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
+        asked = frame.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+        more = plan_shards(asked, run.config.sample, greedy=False)
+        shards += [replace(s, index=len(shards) + i) for i, s in enumerate(more)]
+    return Sampling(run, policy, shards)
+
+
+class _EnoughError(Exception):
+    """Nobody waits for further shards."""
+
+
+def _not_alone(out: Path, work: Path) -> dict[str, Any]:
+    raise RuntimeError("a shard of samples is made by Sampling.shard, which shares one engine between all shards")
+
+
+def _writer(frame: pl.DataFrame) -> Any:
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
+        tokens = int(frame["completion_tokens"].sum())
+        cut = frame.filter(pl.col("finish_reason") == "length").height
+        dropped = frame.filter(pl.col("finish_reason") == "dropped").height
+        return {"rows": frame.height, "tokens": tokens, "cut_at_max_tokens": cut, "prompts_too_long": dropped}
+
+    return build
+
+
+def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
+    s, e = run.config.sample, run.config.engine
+    drawn = {} if shard.greedy else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p,
+                                     "seed": run.config.seed}  # fmt: skip
+    config = {**drawn, "max_tokens": s.max_tokens, "dtype": e.dtype, "max_model_len": e.max_model_len, "greedy": shard.greedy}
+    asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
+    return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

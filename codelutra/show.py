@@ -1,0 +1,107 @@
+"""Tables for people. What they show is in the run's files; this module only lays it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from codelutra.errors import UserError
+from codelutra.run import home_dir
+from codelutra.store import RunDir
+
+Row = dict[str, Any]
+
+
+def read_summary(runs: Path, name: str) -> Row:
+    """A run's summary.json with its live state. Raises UserError naming the runs there are."""
+    run = RunDir(runs / name)
+    summary: Row | None = run.read("summary.json")
+    if summary is None:
+        there = sorted(p.parent.name for p in runs.glob("*/run.yaml"))
+        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}")
+    if summary["state"] == "running" and not run.held:
+        summary["state"] = "interrupted"
+        summary["reason"] = f"its process is gone; `codelutra run {run.path / 'run.yaml'}` goes on where it was"
+    if summary["state"] == "running":
+        summary["now"] = run.read("progress.json")
+    return summary
+
+
+def list_runs(runs: Path) -> list[Row]:
+    rows = []
+    for path in sorted(runs.glob("*/summary.json")):
+        s = read_summary(runs, path.parent.name)
+        best = next((p for p in s["policies"] if p["label"] == s["best"]), None)
+        rows.append({"run": s["run"], "suite": s["suite"], "state": s["state"], "best": best["title"] if best else "",
+                     "dev_pass_at_1": best["dev"]["value"] if best else None})  # fmt: skip
+    return rows
+
+
+def runs_table(rows: list[Row]) -> None:
+    if not rows:
+        print("no runs here yet; `codelutra run demo` makes one")
+        return
+    table = Table("run", "suite", "state", "best policy", "dev pass@1")
+    for r in rows:
+        value = r["dev_pass_at_1"]
+        table.add_row(r["run"], r["suite"], r["state"], r["best"], "" if value is None else f"{value:.1%}")
+    Console().print(table)
+
+
+def summary_table(s: Row, home: Path | None) -> None:
+    """The table a run ends with."""
+    console = Console(highlight=False)
+    counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
+    table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", caption_justify="left")
+    for name, justify in (("policy", "left"), ("dev pass@1", "right"), ("95 % interval", "right"), ("runs", "right"),
+                          ("against the one before", "left"), ("pairs", "right"), ("minutes", "right")):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in s["policies"]:
+        dev, best = row["dev"], row["label"] == s["best"]
+        cells = (row["title"], f"{dev['value']:.1%}", f"{dev['low']:.1%} – {dev['high']:.1%}", f"{row['executable']:.0%}",
+                 paired_text(row["paired"]["previous"]), str(row["pairs"] or ""), f"{sum(row['seconds'].values()) / 60:.1f}")  # fmt: skip
+        table.add_row(*cells, style="bold" if best else "")
+    console.print(table)
+    for row in s["policies"]:
+        against = row["paired"]["start"]
+        if against and row["paired"]["previous"] and against["against"] != row["paired"]["previous"]["against"]:
+            console.print(f"{row['title']} against {against['against']}: {paired_text(against)}")
+    if s["test"]:
+        t = s["test"]
+        console.print(f"test, touched once with {s['best']}: {t['value']:.1%} [{t['low']:.1%} – {t['high']:.1%}], n = {t['n']}")
+    state = f"{s['state']}: {s['reason']}" if s["reason"] else s["state"]
+    console.print(state + (f"  ({s['minutes']:.1f} minutes)" if "minutes" in s else ""))
+    if now := s.get("now"):
+        console.print(f"now: {now['stage']} {now['done']:,}/{now['total']:,} {now['unit']}")
+    folder = home_dir(home) / "runs" / s["run"]
+    console.print(f"files: {folder}   report: codelutra report {s['run']}   UI: make ui", style="dim")
+
+
+def paired_text(paired: Row | None) -> str:
+    """A paired test in words: problems gained and lost, exact McNemar p."""
+    if not paired:
+        return ""
+    return f"+{paired['gained']} −{paired['lost']}, p = {paired['p']:.2g}"
+
+
+def doctor_table(rows: list[Row]) -> None:
+    table = Table("", "what", "found", "how to get it")
+    for r in rows:
+        table.add_row("[green]✓[/]" if r["ok"] else "[red]✗[/]", r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"])
+    Console().print(table)
+
+
+def rows_table(rows: list[Row], *, title: str) -> None:
+    """Any list of flat rows with the same keys."""
+    table = Table(*(rows[0] if rows else []), title=title, title_justify="left")
+    for r in rows:
+        table.add_row(*(str(v) for v in r.values()))
+    Console().print(table)
+
+
+def purpose(preset: Path) -> str:
+    """The sentence a preset opens with."""
+    return preset.read_text().split("\n", 1)[0].lstrip("# ").strip()

@@ -1,0 +1,141 @@
+"""What a run has found so far: one row a policy, kept in runs/<name>/summary.json after every step.
+
+This is what `codelutra status`, the report and the Prefect artifacts read; nothing else computes numbers for people.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from codelutra.run import Policy, Run
+from codelutra.score import mcnemar, pass_at_1
+from codelutra.select import Decision, PolicyScore, decide
+from codelutra.show import paired_text
+from codelutra.store import Artifact
+
+
+class Summary:
+    """The run's rows and verdict. Each method adds what a step found and writes the file."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._scores: list[Artifact] = []
+        self._measured: list[Policy] = []
+        c = run.config
+        self.facts: dict[str, Any] = {
+            "run": c.name, "suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode,
+            "model": c.model, "state": "running", "reason": "", "best": None, "started": time.time(),
+            "problems": {}, "policies": [], "test": None,
+        }  # fmt: skip
+        self._write()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.facts["policies"]
+        return rows
+
+    def prepared(self, problems: Artifact, expected: Artifact) -> None:
+        self.facts["problems"] = {**problems.facts["splits"], "reference_errors": expected.facts["reference_errors"]}
+        self._run.dir.link("problems.parquet", problems)
+        self._run.dir.link("expected.parquet", expected)
+        self._write()
+
+    def measured(
+        self, policy: Policy, title: str, folder: str, scores: Artifact, samples: Sequence[Artifact],
+        outcomes: Sequence[Artifact], made: Artifact | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Add the row of a policy: its dev numbers, paired tests and what making it took. Returns the row."""
+        frame = scores.frame("scores")
+        dev = asdict(pass_at_1(frame))
+        row = {
+            "label": policy.label, "title": title, "folder": folder, "path": policy.path, "dev": dev,
+            "executable": scores.facts["executable"],
+            "statuses": {"dev": scores.facts["statuses"]["greedy"], "train": {}},
+            "paired": {"previous": None, "start": None}, "pairs": None, "training": made.facts if made else None,
+            "seconds": {}, "tokens": 0,
+        }  # fmt: skip
+        if self._scores:
+            row["paired"]["previous"] = self._paired(-1, frame)
+        start = self._start_index()
+        if start is not None and start < len(self._scores):
+            row["paired"]["start"] = self._paired(start, frame)
+        self.rows.append(row)
+        self._scores.append(scores)
+        self._measured.append(policy)
+        self._sampled(row, samples)
+        row["seconds"]["execute"] = sum(o.seconds for o in outcomes)
+        if made:
+            row["seconds"]["train"] = made.seconds
+        for i, (drawn, judged) in enumerate(zip(samples, outcomes, strict=True)):
+            self._run.dir.link(f"{folder}/dev-samples-{i:03}", drawn)
+            self._run.dir.link(f"{folder}/dev-outcomes-{i:03}", judged)
+        self._run.dir.link(f"{folder}/dev-scores", scores)
+        self._tell(row)
+        self._write()
+        return row
+
+    def decide(self) -> Decision:
+        """Which policy is best by dev, and whether to go on."""
+        history = [PolicyScore(r["label"], i, pass_at_1(s.frame("scores"))) for i, (r, s) in
+                   enumerate(zip(self.rows, self._scores, strict=True))]  # fmt: skip
+        decision = decide(history, self._run.config.select, self._run.config.iterations)
+        self.facts["best"] = self.rows[decision.best_index]["label"]
+        self.facts["reason"] = decision.reason
+        self._write()
+        return decision
+
+    def best(self) -> Policy:
+        return next(p for p in self._measured if p.label == self.facts["best"])
+
+    def sampled(self, samples: Sequence[Artifact], outcomes: Sequence[Artifact], train_scores: Artifact) -> None:
+        """Add what the last policy's train samples showed."""
+        row = self.rows[-1]
+        self._sampled(row, samples)
+        row["seconds"]["execute"] = row["seconds"].get("execute", 0.0) + sum(o.seconds for o in outcomes)
+        row["statuses"]["train"] = train_scores.facts["statuses"]["sampled"]
+        row["train"] = {k: v for k, v in train_scores.facts.items() if k != "statuses"}
+        self._write()
+
+    def paired_up(self, pairs: Artifact) -> None:
+        row = self.rows[-1]
+        self._run.dir.link(f"{row['folder']}/pairs.parquet", pairs)
+        row["funnel"] = pairs.facts
+        row["seconds"]["pairs"] = pairs.seconds
+        self._write()
+
+    def tested(self, scores: Artifact) -> None:
+        frame = scores.frame("scores")
+        self.facts["test"] = {"policy": self.facts["best"], **asdict(pass_at_1(frame)), "statuses": scores.facts["statuses"]}
+        self._write()
+
+    def finish(self, state: str, reason: str = "") -> dict[str, Any]:
+        self.facts["state"] = state
+        self.facts["reason"] = reason or self.facts["reason"]
+        self.facts["minutes"] = round((time.time() - self.facts["started"]) / 60, 2)
+        self._write()
+        return self.facts
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        dev = row["dev"]
+        text = f"{row['title']}: dev pass@1 {dev['value']:.1%} [{dev['low']:.1%} – {dev['high']:.1%}], n = {dev['n']}"
+        for against in row["paired"].values():
+            if against and against["against"] not in text:
+                text += f"; against {against['against']} {paired_text(against)}"
+        self._run.dir.ledger({"event": "measured", "label": row["label"], "text": text})
+
+    def _start_index(self) -> int | None:
+        return next((i for i, p in enumerate(self._measured) if p.label == "policy-0"), None)
+
+    def _paired(self, against: int, frame: Any) -> dict[str, Any]:
+        return {"against": self.rows[against]["title"], **asdict(mcnemar(self._scores[against].frame("scores"), frame))}
+
+    @staticmethod
+    def _sampled(row: dict[str, Any], samples: Sequence[Artifact]) -> None:
+        row["seconds"]["sample"] = round(row["seconds"].get("sample", 0.0) + sum(s.facts["seconds"] for s in samples), 2)
+        row["tokens"] += sum(s.facts["tokens"] for s in samples)
+
+    def _write(self) -> None:
+        self._run.dir.write("summary.json", self.facts)

@@ -1,0 +1,164 @@
+"""Start the refine flow as a process of its own and show how it goes.
+
+The flow's process writes ledger.jsonl and progress.json; all its noise (vLLM, TRL, Prefect) goes to the run's log.txt. This
+process only reads those files, so `codelutra run` and somebody who looks from elsewhere see the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from codelutra.config import RunConfig
+from codelutra.errors import CodelutraError, UserError
+from codelutra.run import home_dir
+from codelutra.store import Event, RunDir
+
+_QUIET = {"PREFECT_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+
+
+def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: Path | None) -> dict[str, Any]:
+    """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary.
+
+    Raises UserError or CodelutraError with the flow's own message when it stops early.
+    """
+    with contextlib.suppress(ImportError):
+        import prefect  # noqa: F401
+    if "prefect" not in sys.modules:
+        raise UserError("`codelutra run` drives the loop with Prefect, which is not installed: pip install 'codelutra[prefect]'")
+    run = RunDir.create(home_dir(home) / "runs", config)
+    if run.held:
+        raise UserError(f"run {config.name!r} is going on in another process; watch it with `codelutra status {config.name}`")
+    command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home))]
+    command += [f"--set={o}" for o in overrides]
+    seen = run.ledger_size()
+    with open(run.log, "ab") as log:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_QUIET | os.environ)
+    code = _watch(child, run, seen)
+    if code:
+        raise _failure(code, run, seen)
+    summary: dict[str, Any] = run.read("summary.json")
+    return summary
+
+
+def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"run [bold]{run.path.name}[/]  ·  {run.path}  ·  log: {run.log.name}")
+    ledger = _follow(run.path / "ledger.jsonl", seen)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
+               TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    reused = 0
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bars:
+        bar = _Bar(bars)
+        try:
+            while True:
+                ended = child.poll()
+                for event in ledger:
+                    if event is None:
+                        break
+                    reused += event["event"] == "reused"
+                    if line := _line(event):
+                        bars.console.print(line)
+                bar.update(run.read("progress.json"))
+                if ended is not None:
+                    if reused:
+                        console.print(f"  reused {reused} finished artifacts from the store")
+                    return ended
+                time.sleep(0.25)
+        except KeyboardInterrupt:
+            console.print("stopping; the same command goes on from here")
+            return child.wait()
+
+
+class _Bar:
+    """One bar: whatever stage wrote progress.json last."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._id: TaskID | None = None
+        self._stage = ""
+        self._first = (0.0, 0)
+        self._began = time.time()
+
+    def update(self, state: dict[str, Any] | None) -> None:
+        if not state or state["at"] < self._began:
+            return
+        if state["stage"] != self._stage:
+            if self._id is not None:
+                self._bars.remove_task(self._id)
+            self._stage, self._first = state["stage"], (state["at"], state["done"])
+            self._id = self._bars.add_task(state["stage"], total=state["total"] or None, count="", rate="")
+        assert self._id is not None
+        spent = state["at"] - self._first[0]
+        rate = f"{(state['done'] - self._first[1]) / spent:,.1f}/s" if spent > 1 else ""
+        count = f"{state['done']:,}/{state['total']:,} {state['unit']}"
+        self._bars.update(self._id, completed=state["done"], total=state["total"] or None, count=count, rate=rate)
+
+
+def _line(event: Event) -> str | None:
+    """What to say of a ledger event, if anything."""
+    label, facts = event.get("label") or "", event.get("facts", {})
+    took = f"[dim]{event.get('seconds', 0):.0f} s[/]"
+    match event["event"], event.get("stage"):
+        case "damaged", stage:
+            return f"[red]✗ damaged {stage} artifact set aside and made again: {event['moved_to']}[/]"
+        case "resumed", _:
+            return f"[yellow]↻ {event['what']}[/]"
+        case "note", _:
+            return f"[yellow]! {event['text']}[/]"
+        case "waiting", _:
+            return f"[dim]… waiting for {event['what']}[/]"
+        case "measured", _:
+            return f"[bold]● {event['text']}[/]"
+        case "made", "problems":
+            return "✓ problems loaded"
+        case "made", "references":
+            return f"✓ reference check: {facts['problems']} references, {facts['reference_errors']} unusable  {took}"
+        case "made", "warm-start":
+            return f"✓ warm start: SFT on references  {took}"
+        case "made", "train":
+            return f"✓ trained {label}  {took}"
+        case "made", "pairs":
+            return f"✓ {facts.get('pairs', 0)} pairs"
+        case _:
+            return None
+
+
+def _follow(path: Path, start: int) -> Iterator[Event | None]:
+    """Ledger events written after byte `start`, whole lines only; None whenever there is nothing new."""
+    rest, at = b"", start
+    while True:
+        new = b""
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
+            f.seek(at)
+            new = f.read()
+        at += len(new)
+        *lines, rest = (rest + new).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+        yield None
+
+
+def _failure(code: int, run: RunDir, seen: int) -> CodelutraError:
+    errors = [e for e in run.events(seen) if e["event"] == "error"]
+    if code in (130, -2):
+        return _with_code("interrupted; the same command goes on from here", 130)
+    if errors:
+        return _with_code(errors[-1]["text"], errors[-1]["exit_code"])
+    return _with_code(f"the run's process ended with code {code} and left no message; see {run.log}", 1)
+
+
+def _with_code(text: str, code: int) -> CodelutraError:
+    error = CodelutraError(text)
+    error.exit_code = code
+    return error

@@ -1,0 +1,15 @@
+"""One shard of samples through the sandbox."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from codelutra import stages
+from codelutra.run import RunRef
+from codelutra.store import Artifact
+from tasks.options import HOUR, cached_as, make
+
+
+@task(task_run_name="execute {label}", **cached_as(stages.execute), timeout_seconds=2 * HOUR)
+def execute(run: RunRef, samples: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
+    return make(stages.execute, run, samples, problems, expected, label)

@@ -1,0 +1,25 @@
+"""What a run starts from: its problems, their reference check, its base model."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from codelutra import stages
+from codelutra.run import Policy, RunRef
+from codelutra.store import Artifact
+from tasks.options import HOUR, cached_as, make
+
+
+@task(name="problems", **cached_as(stages.problems))
+def problems(run: RunRef) -> Artifact:
+    return make(stages.problems, run)
+
+
+@task(name="reference check", **cached_as(stages.references), timeout_seconds=2 * HOUR)
+def references(run: RunRef, problems: Artifact) -> Artifact:
+    return make(stages.references, run, problems)
+
+
+@task(name="base model", retries=2, retry_delay_seconds=5, persist_result=False, cache_policy=None, timeout_seconds=6 * HOUR)
+def base_model(run: RunRef) -> Policy:
+    return stages.base_policy(run.open())

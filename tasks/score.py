@@ -1,0 +1,15 @@
+"""What a policy's outcomes say about it."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from codelutra import stages
+from codelutra.run import RunRef
+from codelutra.store import Artifact
+from tasks.options import cached_as, make
+
+
+@task(task_run_name="score {split}", **cached_as(stages.score))
+def score(run: RunRef, outcomes: list[Artifact], problems: Artifact, expected: Artifact, split: str) -> Artifact:
+    return make(stages.score, run, outcomes, problems, expected, split)
