@@ -1,0 +1,84 @@
+"""A config explains itself, refuses what it does not know, and every preset that ships is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from codelutra.config import PRESETS, RunConfig, load_config, parse_config, preset_names, to_yaml
+from codelutra.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {"name": "x", "suite": {"name": "starter-sql"}}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_opens_with_its_purpose(name: str) -> None:
+    load_config(name)
+    assert (PRESETS / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train": {"beta": -1}}, r"train\.beta = -1: .*greater than 0"),
+        ({"train": {"bta": 1}}, r"train\.bta: unknown key; known here: .*\bbeta\b"),
+        ({"warm_start": {"lr": 1}}, r"warm_start\.lr: unknown key; known here: .*learning_rate"),
+        ({"trian": {}}, r"trian: unknown key; known here: .*train"),
+        ({"sample": {"temperature": 0}}, r"sample\.temperature = 0"),
+        ({"name": "../x"}, r"name = '\.\./x'"),
+        ({"train": {"batch_size": 10, "micro_batch": 4}}, r"batch_size 10 is not a multiple of micro_batch 4"),
+        ({"sample": {"max_tokens": 2048}}, r"leaves no room for a prompt"),
+        ({"suite": {"name": "s", "train": 1}}, r"suite\.train = 1"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_rule(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config({**MINIMAL, **change})
+
+
+def test_overrides_reach_into_sections_that_are_not_there_yet() -> None:
+    config = load_config("demo", ("train.beta=0.3", "suite.databases=[a, b]", "select.patience=0"))
+    assert config.train.beta == 0.3
+    assert config.suite.databases == ("a", "b")
+    assert config.select.patience == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("train.beta", "section.key=value"), ("name.x=1", "a value, not a section"), ("train.nope=1", "unknown key")]
+)
+def test_a_bad_override_says_how_to_write_it(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config("demo", (text,))
+
+
+def test_a_config_that_is_not_there_lists_the_presets() -> None:
+    with pytest.raises(ConfigError, match=r"neither a file nor a preset; presets: .*demo"):
+        load_config("dmeo")
+
+
+@pytest.mark.parametrize("text", ["name: [", "- a\n- b\n", ""])
+def test_a_file_that_is_no_mapping_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load_config(path)
+
+
+def test_the_resolved_yaml_is_the_same_config() -> None:
+    config = load_config("demo")
+    assert RunConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
+
+
+def test_every_field_says_what_it_trades() -> None:
+    silent = []
+    sections = [RunConfig, *{type(getattr(load_config("demo"), n)) for n in RunConfig.model_fields}]
+    for section in sections:
+        for name, field in getattr(section, "model_fields", {}).items():
+            nested = hasattr(field.annotation, "model_fields")
+            obvious = {"seed", "batch_size", "micro_batch", "max_length", "warmup", "checkpoint_steps", "weight_decay", "lora_alpha"}
+            if not field.description and not nested and name not in obvious | {"name"}:
+                silent.append(f"{section.__name__}.{name}")
+    assert silent == []
