@@ -1,0 +1,128 @@
+"""scripts/setup.sh on a small lock: killed anywhere, the same command finishes; finished, it costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOCKED = ["uv", "hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers", "typing-extensions", "tomlkit", "numpy"]
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "codelutra"
+version = "0"
+[tool.hatch.build]
+dev-mode-dirs = ["."]
+[tool.hatch.build.targets.wheel]
+packages = ["codelutra"]
+"""
+MISSING_FILES = """
+import importlib.metadata as m, json
+print(json.dumps({d.name: [str(f) for f in d.files if not f.locate().exists()] for d in m.distributions()}))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small project of its own with this project's set-up script and nine of its locked packages."""
+    lines = (ROOT / "requirements" / "cpu.txt").read_text().splitlines()
+    lock = [line for line in lines if line.split("==")[0] in LOCKED]
+    assert len(lock) == len(LOCKED)
+    ask = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "packaging"]
+    if subprocess.run(ask, capture_output=True, check=False).returncode:
+        pytest.skip("no package index answers")
+    root = tmp_path / "checkout"
+    for folder in ("requirements", "codelutra", "scripts"):
+        (root / folder).mkdir(parents=True)
+    for extra in ("cpu", "gpu"):
+        (root / "requirements" / f"{extra}.txt").write_text("\n".join(lock) + "\n")
+    (root / "pyproject.toml").write_text(PYPROJECT)
+    (root / "codelutra" / "__init__.py").touch()
+    shutil.copy2(ROOT / "scripts" / "setup.sh", root / "scripts")
+    return root
+
+
+def set_up(checkout: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [checkout / "scripts" / "setup.sh", "python"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+def kill_set_up_when(checkout: Path, moment: Callable[[Path], bool]) -> None:
+    """Start the set-up and SIGKILL its whole process group as soon as `moment` holds for .venv."""
+    process = subprocess.Popen(
+        [checkout / "scripts" / "setup.sh", "python"], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while not moment(checkout / ".venv"):
+        assert process.poll() is None, "the set-up ended before the moment it was to be killed at"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def assert_whole(checkout: Path) -> None:
+    names = set(LOCKED) | {"codelutra", "pip"}
+    found = subprocess.run([checkout / ".venv/bin/python", "-c", MISSING_FILES], capture_output=True, text=True, check=True)
+    missing = {re.sub(r"[-_.]+", "-", name).lower(): files for name, files in json.loads(found.stdout).items()}
+    assert names <= missing.keys()
+    assert {name: files for name, files in missing.items() if name in names and files} == {}
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_same_command_finishes(checkout: Path) -> None:
+    packages = "lib/python3.11/site-packages"
+    moments: list[Callable[[Path], bool]] = [
+        lambda venv: (venv / ".unfinished").exists(),
+        lambda venv: (venv / "bin/python").exists(),
+        lambda venv: (venv / packages / "uv").exists(),
+        lambda venv: any((venv / packages).glob("numpy*")),
+    ]
+    for moment in moments:
+        kill_set_up_when(checkout, moment)
+        assert not list((checkout / ".venv").glob(".whole-*"))
+    done = set_up(checkout)
+    assert done.returncode == 0, done.stderr
+    assert "half-made" in done.stdout
+    assert_whole(checkout)
+    assert not list((checkout / ".setup").glob("old-venv-*"))
+
+
+@pytest.mark.slow
+def test_what_looks_installed_but_is_not_is_installed_again_and_what_is_whole_costs_nothing(checkout: Path) -> None:
+    assert set_up(checkout).returncode == 0
+    (stamp,) = (checkout / ".venv").glob(".whole-*")
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    again = set_up(checkout)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+    # What a kill in the middle of an installation leaves: metadata is there, files are not.
+    stamp.rename(checkout / ".venv" / ".unfinished")
+    (checkout / ".venv/lib/python3.11/site-packages/tomlkit/parser.py").unlink()
+    assert set_up(checkout).returncode == 0
+    assert_whole(checkout)
+
+
+def test_another_lock_is_noticed(checkout: Path) -> None:
+    assert set_up(checkout).returncode == 0
+    for lock in (checkout / "requirements").iterdir():
+        lock.write_text(lock.read_text() + "six==1.17.0\n")
+    changed = set_up(checkout)
+    assert (changed.returncode, "installs the 10 packages" in changed.stdout) == (0, True), changed
+    subprocess.run([checkout / ".venv/bin/python", "-c", "import six"], check=True)
