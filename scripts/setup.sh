@@ -207,8 +207,14 @@ setup_docker() {
 
 # ----------------------------------------------------------------------------------------------------------- image
 
+build_image() { .venv/bin/python -m sandbox.image python >/dev/null; } # says on stderr what it builds, and why it can't
+
 setup_image() {
-    .venv/bin/python -m sandbox.image python
+    if build_image; then return; fi
+    if ! on_debian_as_root || command -v debootstrap >/dev/null; then exit 2; fi
+    say "makes the image without a registry, with debootstrap"
+    apt_install debootstrap
+    build_image || exit 2
 }
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -63,8 +63,9 @@ def test_imports_point_from_flows_to_sandbox_and_never_back(package: str) -> Non
 
 
 def test_the_sandbox_needs_only_the_standard_library_and_docker() -> None:
+    """`requests` is the docker SDK's transport: what it raises when no daemon answers comes through unwrapped."""
     host = [f for f in sources("sandbox") if "runner" not in f.parts and "images" not in f.parts]
-    assert offenders(host, set(sys.stdlib_module_names) | {"sandbox", "docker"}) == []
+    assert offenders(host, set(sys.stdlib_module_names) | {"sandbox", "docker", "requests"}) == []
 
 
 def test_what_runs_inside_the_container_needs_only_the_standard_library_and_itself() -> None:
