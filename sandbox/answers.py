@@ -1,0 +1,115 @@
+"""Jobs to bytes, and bytes to results. What comes out of a container is believed only after it was checked here."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Container, Iterable
+from typing import Any
+
+from sandbox.protocol import MAX_ERROR_CHARS, PythonJob, Result, SqlJob
+from sandbox.runner import canonical, wire
+
+Job = SqlJob | PythonJob
+MAX_PROGRAM_BYTES = 1 << 20
+MAX_STDIN_BYTES = 16 << 20
+
+
+def refuse(job: Job, databases: Container[str]) -> Result | None:
+    """The result of a job that need not be run to know it, else None."""
+    source = job.query if isinstance(job, SqlJob) else job.program
+    if not source.strip():
+        return Result(job.id, "syntax_error", error="the program is empty")
+    if len(source) > MAX_PROGRAM_BYTES:
+        return Result(job.id, "resource_limit", error=f"{len(source)} characters; the limit is {MAX_PROGRAM_BYTES}")
+    if not 0 < job.timeout_seconds < 1e6 or job.max_bytes < 1:
+        return Result(job.id, "infra_error", error="timeout_seconds and max_bytes must be positive")
+    if isinstance(job, SqlJob):
+        if job.database not in databases:
+            return Result(job.id, "infra_error", error=f"database {job.database} was not announced to the pool")
+        if job.max_rows < 0:
+            return Result(job.id, "infra_error", error="max_rows must not be negative")
+    elif len(job.stdin or "") > MAX_STDIN_BYTES or sum(map(len, job.calls)) > MAX_STDIN_BYTES:
+        return Result(job.id, "infra_error", error=f"stdin and calls may have {MAX_STDIN_BYTES} characters")
+    return None
+
+
+def size(job: Job) -> int:
+    """About how many bytes a job takes on the wire."""
+    if isinstance(job, SqlJob):
+        return len(job.query) + 150
+    return len(job.program) + len(job.stdin or "") + sum(map(len, job.calls)) + 100
+
+
+def weight(result: Result) -> int:
+    """About how much memory a result holds while it waits, from what is cheap to know."""
+    value = result.value
+    if type(value) is dict:
+        return 200 + 60 * len(value["rows"]) * (1 + len(value["columns"]))
+    return 500 + len(result.stdout) + (len(value) if type(value) is str else 0)
+
+
+def pack_queries(jobs: Iterable[tuple[int, SqlJob]]) -> bytes:
+    batch = [
+        (token, job.database, job.query, job.timeout_seconds, job.max_rows, job.max_bytes, job.connection)
+        for token, job in jobs
+    ]
+    return json.dumps(batch).encode("ascii")
+
+
+def pack_programs(jobs: Iterable[tuple[int, PythonJob]]) -> bytes:
+    parts: list[bytes] = []
+    for token, job in jobs:
+        fields = {"program": job.program, "calls": job.calls, "stdin": job.stdin, "in_process": job.in_process}
+        body = json.dumps(fields).encode("ascii")
+        parts += [wire.PROGRAM.pack(token, job.timeout_seconds, min(job.max_bytes, 1 << 31), len(body)), body]
+    return b"".join(parts)
+
+
+def believe(job: Job, record: wire.Record, attempts: int) -> Result:
+    """The result behind a record. A value that is not canonical was forged by the program: `blocked`."""
+    status = wire.STATUSES[record.status]
+    error: str | None = record.error.decode("utf-8", "replace")[-MAX_ERROR_CHARS:] or None
+    stdout = record.stdout.decode("utf-8", "replace") if record.stdout else ""
+    value: Any = None
+    if record.status == wire.OK:
+        try:
+            if isinstance(job, SqlJob):
+                value = table(record.value)
+            elif job.stdin is not None:
+                value = stdout
+            else:
+                value = calls(record.value, len(job.calls))
+        except (canonical.Malformed, ValueError, RecursionError, MemoryError) as problem:
+            status, value, error = "blocked", None, f"the result is not canonical: {str(problem)[:300]}"
+    return Result(job.id, status, value, stdout, error, record.seconds, attempts)  # type: ignore[arg-type]
+
+
+def table(document: bytes) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(document, object_hook=_blob)
+    value["truncated"] = False
+    return value
+
+
+def _blob(body: dict[str, Any]) -> Any:
+    return base64.b64decode(body["b"]) if len(body) == 1 else body
+
+
+def calls(document: bytes, count: int) -> list[dict[str, Any]]:
+    """[{"value": …} | {"error": text}], exactly `count` of them. Raises Malformed, ValueError."""
+    outer = json.loads(document)
+    given = outer.get("c") if type(outer) is dict else None
+    if type(given) is not list or len(given) != count:
+        raise canonical.Malformed(f"not {count} answers")
+    return [call(item) for item in given]
+
+
+def call(item: Any) -> dict[str, Any]:
+    if type(item) is not list or len(item) != 2:
+        raise canonical.Malformed("not an answer")
+    kind, body = item
+    if kind == "v":
+        return {"value": canonical.decode(body)}
+    if kind == "e" and type(body) is str:
+        return {"error": body}
+    raise canonical.Malformed("not an answer")

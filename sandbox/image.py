@@ -1,0 +1,218 @@
+"""Images the runner lives in, built with a registry or without one.
+
+    python       Python's standard library
+    datascience  pandas, numpy, scipy, scikit-learn and matplotlib, at the versions DS-1000 was written for
+
+A tag is the hash of what went in, so an image that is there is the right one. `python -m sandbox.image KIND` builds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from sandbox.client import connect
+from sandbox.errors import SandboxError
+
+HERE = Path(__file__).parent
+RECIPES = HERE / "images"
+REGISTRY_BASE = "python:3.11-slim"
+OWN_BASE = "codelutra/base:bookworm-1"
+MIRROR = "http://deb.debian.org/debian"
+LABEL = "codelutra.image"
+Progress = Callable[[str], None]
+
+
+class Recipe(NamedTuple):
+    """All that decides what is in an image."""
+
+    kind: str
+    dockerfile: str
+    preload: list[str]
+    pins: str
+    runner: dict[str, bytes]
+
+    @property
+    def tag(self) -> str:
+        parts = [self.dockerfile.encode(), json.dumps(self.preload).encode(), self.pins.encode()]
+        for name, text in sorted(self.runner.items()):
+            parts += [name.encode(), text]
+        return f"codelutra/{self.kind}:{hashlib.sha256(b'|'.join(parts)).hexdigest()[:12]}"
+
+
+def kinds() -> list[str]:
+    return sorted(path.name.removesuffix(".preload") for path in RECIPES.glob("*.preload"))
+
+
+def recipe(kind: str) -> Recipe:
+    """The recipe of a kind. Raises SandboxError naming the kinds there are."""
+    if kind not in kinds():
+        raise SandboxError(f"unknown image {kind!r}; known: {', '.join(kinds())}")
+    pins = RECIPES / f"{kind}.txt"
+    special = RECIPES / f"{kind}.Dockerfile"
+    dockerfile = special if special.exists() else RECIPES / "packages.Dockerfile"
+    return Recipe(
+        kind=kind,
+        dockerfile=dockerfile.read_text(),
+        preload=(RECIPES / f"{kind}.preload").read_text().split(),
+        pins=pins.read_text() if pins.exists() else "",
+        runner={path.name: path.read_bytes() for path in sorted((HERE / "runner").glob("*.py"))},
+    )
+
+
+def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> str:
+    """The tag of the image of this kind, built first when it is not there. Raises SandboxError."""
+    wanted = recipe(kind)
+    say = progress or (lambda line: None)
+    client = connect()
+    try:
+        with building():
+            if not exists(client, wanted.tag):
+                build(client, wanted, say)
+    finally:
+        client.close()
+    return wanted.tag
+
+
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """One build at a time on this host: the second finds the first one's image."""
+    path = Path(tempfile.gettempdir()) / f"codelutra-image-{os.getuid()}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def exists(client: docker.DockerClient, tag: str) -> bool:
+    try:
+        client.images.get(tag)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def build(client: docker.DockerClient, wanted: Recipe, say: Progress) -> None:
+    base = ensure_base(client, say)
+    with tempfile.TemporaryDirectory(prefix="codelutra-image-") as scratch:
+        site = Path(scratch) / "site"
+        if wanted.pins:
+            install_packages(wanted, site, say)
+        context = Path(scratch) / "context.tar"
+        pack(context, wanted, site)
+        say(f"building {wanted.tag} on {base}")
+        labels = {LABEL: wanted.kind, f"{LABEL}.preload": json.dumps(wanted.preload)}
+        try:
+            with context.open("rb") as file:
+                client.images.build(
+                    fileobj=file, custom_context=True, tag=wanted.tag, labels=labels,
+                    buildargs={"BASE": base}, rm=True, forcerm=True, network_mode="none",
+                )  # fmt: skip
+        except (docker.errors.BuildError, docker.errors.APIError) as error:
+            raise SandboxError(f"building {wanted.tag} failed: {error}") from error
+
+
+def pack(context: Path, wanted: Recipe, site: Path) -> None:
+    """The build context: Dockerfile, runner, and the packages where there are any."""
+    with tarfile.open(context, "w") as tar:
+
+        def add(name: str, content: bytes) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+
+        add("Dockerfile", wanted.dockerfile.encode())
+        add("sandbox/__init__.py", b"")
+        for name, content in wanted.runner.items():
+            add(f"sandbox/runner/{name}", content)
+        if site.exists():
+            tar.add(site, "site", filter=lambda entry: entry.replace(uid=0, gid=0, uname="", gname=""))
+
+
+def install_packages(wanted: Recipe, site: Path, say: Progress) -> None:
+    """The pinned wheels for the image's Python (3.11, glibc), by the host's pip and its configuration."""
+    say(f"installing {', '.join(wanted.pins.split())}")
+    command = [
+        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
+        "--target", str(site), "--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11",
+        "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_17_x86_64",
+        "--no-deps", "-r", str(RECIPES / f"{wanted.kind}.txt"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SandboxError(f"pip could not install the packages of image {wanted.kind!r}:\n{done.stderr[-1500:]}")
+
+
+def ensure_base(client: docker.DockerClient, say: Progress) -> str:
+    """A base image with Python 3.11: one that is there, the registry's, or one made with debootstrap."""
+    for present in (REGISTRY_BASE, OWN_BASE):
+        if exists(client, present):
+            return present
+    hurried = docker.from_env(timeout=10)
+    try:
+        hurried.images.get_registry_data(REGISTRY_BASE)
+        say(f"pulling {REGISTRY_BASE}")
+        client.images.pull(*REGISTRY_BASE.split(":"))
+        return REGISTRY_BASE
+    except (docker.errors.APIError, requests.exceptions.RequestException) as error:
+        say(f"no registry answers ({str(error)[:120]}); making a base image with debootstrap, about a minute")
+    finally:
+        hurried.close()
+    debootstrap(client, say)
+    return OWN_BASE
+
+
+def debootstrap(client: docker.DockerClient, say: Progress) -> None:
+    """A Debian 12 with Python 3.11 from the distribution's mirror, imported as an image."""
+    tool = shutil.which("debootstrap", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if tool is None or os.geteuid() != 0:
+        raise SandboxError(
+            f"no registry gives {REGISTRY_BASE}, and making a base image needs debootstrap and root: "
+            "`sudo apt-get install debootstrap` and run `sudo python -m sandbox.image python` once, "
+            f"or `docker load` an image named {REGISTRY_BASE}"
+        )
+    with tempfile.TemporaryDirectory(prefix="codelutra-base-") as scratch:
+        root = Path(scratch) / "root"
+        command = [tool, "--variant=minbase", "--include=python3", "bookworm", str(root), MIRROR]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SandboxError(f"debootstrap failed; is {MIRROR} reachable?\n{(done.stdout + done.stderr)[-1500:]}")
+        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            shutil.rmtree(root / waste, ignore_errors=True)
+        say(f"importing {OWN_BASE}")
+        archive = Path(scratch) / "root.tar"
+        subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
+        with archive.open("rb") as file:
+            repository, tag = OWN_BASE.split(":")
+            answer = client.api.import_image_from_data(file, repository=repository, tag=tag)
+        if not exists(client, OWN_BASE):
+            raise SandboxError(f"the daemon did not take the base image: {str(answer)[:300]}")
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        for kind in arguments or ["python"]:
+            print(ensure_image(kind, progress=lambda line: print(line, file=sys.stderr, flush=True)))
+    except SandboxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""Whose containers are these? Labels that say so, and the removal of those whose owner is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import uuid
+from pathlib import Path
+
+import docker
+import docker.errors
+
+from sandbox.client import connect
+
+PREFIX = "codelutra"
+RUN, POOL, HOST, BOOT, PID, STARTED = (f"{PREFIX}.{name}" for name in ("run", "pool", "host", "boot", "pid", "started"))
+
+
+def labels(run: str, pool: str) -> dict[str, str]:
+    """What a container of this process carries."""
+    return {RUN: run, POOL: pool, HOST: host(), BOOT: boot(), PID: str(os.getpid()), STARTED: started(os.getpid())}
+
+
+def host() -> str:
+    """This machine, and which of its process tables we are in."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()}/{_read('/etc/machine-id') or hex(uuid.getnode())}/{namespace}"
+
+
+def boot() -> str:
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def started(pid: int) -> str:
+    """When a process started, in clock ticks since boot; '' when there is no such process."""
+    line = _read(f"/proc/{pid}/stat")
+    return line.rpartition(")")[2].split()[19] if line else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def is_orphan(marks: dict[str, str]) -> bool:
+    """True when the labels name a process of this machine that is no more. Other machines' are none of our business."""
+    if marks.get(HOST) != host() or not marks.get(PID, "").isdigit():
+        return False
+    return marks.get(BOOT) != boot() or started(int(marks[PID])) != marks.get(STARTED)
+
+
+def reap_orphans(client: docker.DockerClient | None = None) -> list[str]:
+    """Remove the containers of dead owners; returns their names."""
+    opened = client is None
+    client = client or connect()
+    try:
+        return [
+            name
+            for container in client.api.containers(all=True, filters={"label": POOL})
+            if is_orphan(container["Labels"]) and (name := remove(client, container["Id"], container["Names"]))
+        ]
+    finally:
+        if opened:
+            client.close()
+
+
+def remove_pool(client: docker.DockerClient, pool: str) -> None:
+    """Remove every container of one pool, wherever it is in its life."""
+    for container in client.api.containers(all=True, filters={"label": f"{POOL}={pool}"}):
+        remove(client, container["Id"])
+
+
+def remove(client: docker.DockerClient, container_id: str, names: list[str] | None = None) -> str:
+    """Remove a container, running or not; '' when it was gone or is going already."""
+    try:
+        client.api.remove_container(container_id, force=True, v=True)
+    except (docker.errors.NotFound, docker.errors.APIError) as error:
+        if error.status_code not in (404, 409):
+            raise
+        return ""
+    return (names or [container_id])[0].lstrip("/")

@@ -1,0 +1,208 @@
+"""The SQL worker: persistent read-only connections, an authorizer, deadlines, caps.
+
+It runs as a user of its own that programs cannot reach. What may be done is a short list: read tables, call harmless
+functions, recurse. There is no statement in that list that leaves anything behind on a connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mmap
+import os
+import resource
+import socket
+import sqlite3
+import struct
+import time
+from collections import OrderedDict
+from typing import Any
+
+from sandbox.runner import wire
+
+LENGTH = struct.Struct(">I")
+PROGRESS = struct.Struct("=Qd")  # token of the running job, when it started (monotonic)
+STEPS = 2000  # virtual machine steps between two looks at the clock
+ROWS_AT_ONCE = 1000
+FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.05
+CONNECTIONS = 64
+ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
+FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"}
+_STATUS_OF = {
+    sqlite3.SQLITE_AUTH: wire.BLOCKED,
+    sqlite3.SQLITE_READONLY: wire.BLOCKED,
+    sqlite3.SQLITE_PERM: wire.BLOCKED,
+    sqlite3.SQLITE_INTERRUPT: wire.TIMEOUT,
+    sqlite3.SQLITE_NOMEM: wire.RESOURCE_LIMIT,
+    sqlite3.SQLITE_TOOBIG: wire.RESOURCE_LIMIT,
+    sqlite3.SQLITE_FULL: wire.RESOURCE_LIMIT,
+}
+
+
+class TooMuch(Exception):
+    """More rows or bytes than the job allows."""
+
+
+def authorize(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:
+    if action in ALLOWED:
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in FORBIDDEN_FUNCTIONS:
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
+class Worker:
+    """Owns the connections; one job after the other."""
+
+    def __init__(self, files: dict[str, str], heap_bytes: int) -> None:
+        self.files = files
+        self.heap_bytes = heap_bytes
+        self.deadline = 0.0
+        self.connections: OrderedDict[tuple[str, str], sqlite3.Connection] = OrderedDict()
+
+    def connect(self, database: str, name: str) -> sqlite3.Connection:
+        key = (database, name)
+        connection = self.connections.get(key)
+        if connection is None:
+            if len(self.connections) >= CONNECTIONS:
+                self.connections.popitem(last=False)[1].close()
+            uri = f"file:{self.files[database]}?mode=ro&immutable=1"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            for pragma in (f"hard_heap_limit={self.heap_bytes}", "temp_store=2", "query_only=1", "trusted_schema=0"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            connection.set_authorizer(authorize)
+            connection.set_progress_handler(self.late, STEPS)
+            self.connections[key] = connection
+        self.connections.move_to_end(key)
+        return connection
+
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def forget(self, database: str) -> None:
+        for key in [key for key in self.connections if key[0] == database]:
+            self.connections.pop(key).close()
+
+    def run(
+        self, database: str, query: str, timeout: float, max_rows: int, max_bytes: int, name: str
+    ) -> tuple[int, bytes, str]:
+        """(status, JSON of the result, error). Raises nothing a query can provoke, MemoryError aside."""
+        self.deadline = time.monotonic() + timeout
+        if database not in self.files:
+            return wire.INFRA_ERROR, b"", f"database {database} is not in this container"
+        try:
+            connection = self.connect(database, name)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, 1_000_000))
+            return wire.OK, fetch(connection, query, max_rows, max_bytes), ""
+        except TooMuch as problem:
+            return wire.RESOURCE_LIMIT, b"", str(problem)
+        except MemoryError:
+            self.forget(database)
+            return wire.RESOURCE_LIMIT, b"", "out of memory"
+        except sqlite3.Warning as problem:
+            return wire.BLOCKED, b"", str(problem)
+        except (sqlite3.Error, ValueError, OverflowError) as problem:
+            return classify(problem), b"", f"{type(problem).__name__}: {problem}"
+
+
+def classify(problem: Exception) -> int:
+    code = getattr(problem, "sqlite_errorcode", None)
+    if code is not None:
+        known = _STATUS_OF.get(code & 0xFF)
+        if known is not None:
+            return known
+        text = str(problem)
+        syntax = text.endswith("syntax error") or text.startswith(("unrecognized token", "incomplete input"))
+        return wire.SYNTAX_ERROR if syntax else wire.RUNTIME_ERROR
+    if isinstance(problem, sqlite3.ProgrammingError) and "one statement" in str(problem):
+        return wire.BLOCKED
+    if isinstance(problem, (ValueError, sqlite3.ProgrammingError)):  # a NUL or a lone surrogate in the query
+        return wire.SYNTAX_ERROR
+    return wire.RUNTIME_ERROR
+
+
+def fetch(connection: sqlite3.Connection, query: str, max_rows: int, max_bytes: int) -> bytes:
+    """The result as JSON. Text that is not UTF-8 comes back with its bad bytes escaped."""
+    connection.text_factory = str
+    try:
+        return read(connection, query, max_rows, max_bytes)
+    except sqlite3.OperationalError as problem:
+        if not str(problem).startswith("Could not decode to UTF-8"):
+            raise
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    return read(connection, query, max_rows, max_bytes)
+
+
+def read(connection: sqlite3.Connection, query: str, max_rows: int, max_bytes: int) -> bytes:
+    cursor = connection.execute(query)
+    try:
+        if cursor.description is None:
+            raise ValueError("there is no statement in the query")
+        columns = _json([column[0] for column in cursor.description])
+        parts: list[str] = []
+        rows_left, bytes_left = max_rows, max_bytes - len(columns)
+        while rows := cursor.fetchmany(min(ROWS_AT_ONCE, rows_left + 1)):
+            rows_left -= len(rows)
+            if rows_left < 0:
+                raise TooMuch(f"the result has more than {max_rows} rows")
+            part = _json(rows)[1:-1]
+            bytes_left -= len(part)
+            if bytes_left < 0:
+                raise TooMuch(f"the result has more than {max_bytes} bytes")
+            parts.append(part)
+        return f'{{"columns":{columns},"rows":[{",".join(parts)}]}}'.encode("ascii")
+    finally:
+        cursor.close()
+
+
+def _blob(cell: Any) -> dict[str, str]:
+    return {"b": base64.b64encode(cell).decode("ascii")}
+
+
+_json = json.JSONEncoder(separators=(",", ":"), default=_blob, check_circular=False).encode
+
+
+def serve(control: socket.socket, progress: mmap.mmap, uid: int, files: dict[str, str], limits: dict[str, int]) -> None:
+    """Answer batches until the supervisor goes away. Runs in a process of its own; never returns.
+
+    A batch comes as length and JSON: either [[token, database, query, timeout, max_rows, max_bytes, connection], ...]
+    or {"know": database, "path": path} or {"forget": database}. Blocks of packed results go back as length and bytes; an empty block ends the batch.
+    """
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    heap = limits.pop("HEAP")
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    os.setresuid(uid, uid, uid)
+    worker = Worker(files, heap)
+    stream = control.makefile("rb")
+    while head := stream.read(LENGTH.size):
+        batch = json.loads(stream.read(*LENGTH.unpack(head)))
+        if isinstance(batch, dict):
+            if "forget" in batch:
+                worker.forget(batch["forget"])
+            else:
+                worker.files[batch["know"]] = batch["path"]
+            continue
+        waiting: list[bytes] = []
+        size, flushed = 0, time.monotonic()
+        for token, *job in batch:
+            started = time.monotonic()
+            if waiting and (size > FLUSH_BYTES or started - flushed > FLUSH_SECONDS):
+                send(control, waiting)
+                waiting, size, flushed = [], 0, started
+            PROGRESS.pack_into(progress, 0, token, started)
+            status, value, error = worker.run(*job)
+            text = error[-2000:].encode("utf-8", "replace")
+            waiting.append(wire.pack_result(token, status, time.monotonic() - started, value, b"", text))
+            size += len(value)
+        send(control, waiting)
+        control.sendall(LENGTH.pack(0))
+    os._exit(0)
+
+
+def send(control: socket.socket, waiting: list[bytes]) -> None:
+    block = b"".join(waiting)
+    if block:
+        control.sendall(LENGTH.pack(len(block)) + block)

@@ -1,0 +1,353 @@
+"""The runner: reads jobs on stdin, answers on stdout, keeps the deadlines.
+
+    docker-init ─ supervisor (root without powers, save to change user and to kill)
+                   ├─ zygote      forks every program                    user: the program's, once forked
+                   ├─ janitor     kills and wipes after them             user: its own, acting as the program's
+                   └─ sql worker  started with the first SQL job         user: its own
+
+A program cannot reach the supervisor's stdin and stdout: they belong to another user's process. When anything here
+is not as it should be the supervisor says so in a FATAL frame and ends; the host then starts a fresh container.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from sandbox.runner import janitor, program, sql, wire, zygote
+
+HOME, STORE = "/box/w", "/box/db"
+FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.02
+GRACE_SECONDS = 1.0  # beyond its deadline, for a query that cannot be interrupted
+DEAD_SECONDS = 10.0  # a killed program that is not gone by then makes the container unfit
+READ_BYTES = 1 << 18
+KILLED = "the program was killed"
+
+
+class Unfit(Exception):
+    """This container can no longer be trusted with honest work."""
+
+
+class Supervisor:
+    """Owns the three servants and the two streams."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.uid: int = config["uid"]
+        self.out: list[bytes] = []
+        self.out_size = 0
+        self.flushed = time.monotonic()
+        self.files: dict[str, str] = {}
+        self.partial: dict[str, Any] = {}
+        self.sql_pid = 0
+        self.progress = mmap.mmap(-1, sql.PROGRESS.size)
+        self.janitor = self.spawn(janitor.serve, socket.SOCK_SEQPACKET, self.uid, self.uid + 1, HOME)[1]
+        self.zygote = self.spawn(
+            zygote.serve, socket.SOCK_SEQPACKET, self.uid, HOME, config["limits"], config["preload"]
+        )[1]
+        self.expect(self.janitor, 30.0)
+        self.expect(self.zygote, 120.0)
+        self.poll = select.poll()
+        self.poll.register(self.zygote, select.POLLIN)
+        self.poll.register(0, 0)  # reports a hang-up only: the owner is gone
+        self.ooms = oom_kills()
+
+    def spawn(self, serve: Callable[..., None], kind: int, *arguments: Any) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            return pid, ours
+        try:
+            null = os.open("/dev/null", os.O_RDWR)
+            control = socket.socket(fileno=os.dup2(theirs.fileno(), 3, inheritable=False))
+            os.dup2(null, 0)
+            os.dup2(null, 1)
+            os.closerange(4, 256)
+            serve(control, *arguments)
+        except BaseException as problem:
+            print(f"{serve.__module__} died: {program.trace(problem)}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(1)
+
+    def expect(self, servant: socket.socket, seconds: float) -> bytes:
+        """One message from a servant. Raises Unfit when it is dead or silent."""
+        servant.settimeout(seconds)
+        try:
+            message = servant.recv(4096)
+        except TimeoutError:
+            message = b""
+        if not message:
+            raise Unfit("a servant of the runner died or fell silent")
+        return message
+
+    def emit(self, result: bytes) -> None:
+        self.out.append(result)
+        self.out_size += len(result)
+        if self.out_size > FLUSH_BYTES or time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.out:
+            write(wire.frame(wire.RESULTS, b"".join(self.out)))
+            self.out, self.out_size = [], 0
+        self.flushed = time.monotonic()
+
+    # programs
+
+    def run_programs(self, payload: bytes) -> None:
+        for token, timeout, max_bytes, body in wire.unpack_programs(payload):
+            started = time.monotonic()
+            files = [os.memfd_create(name) for name in ("job", "result", "stdout", "stderr")]
+            try:
+                write(body, files[0])
+                status, value, stdout, error = self.run_program(timeout, max_bytes, files)
+                if not os.pread(files[0], 1, len(body)):
+                    raise Unfit(f"the program could not be started: {error.decode('utf-8', 'replace')}")
+            finally:
+                for file in files:
+                    os.close(file)
+            self.emit(wire.pack_result(token, status, time.monotonic() - started, value, stdout, error))
+
+    def run_program(self, timeout: float, max_bytes: int, files: list[int]) -> tuple[int, bytes, bytes, bytes]:
+        request = zygote.REQUEST.pack(int(timeout) + 1)
+        socket.send_fds(self.zygote, [request], files)
+        late = not self.wait(timeout)
+        if late:
+            self.order(janitor.KILL)
+        reply = self.expect(self.zygote, DEAD_SECONDS)
+        if len(reply) != zygote.REPLY.size:
+            raise Unfit("the zygote broke its protocol")
+        ended, strays, _, _ = zygote.REPLY.unpack(reply)
+        if strays:
+            self.order(janitor.KILL)
+            self.expect(self.zygote, DEAD_SECONDS)
+        if os.listdir(HOME):
+            self.order(janitor.WIPE)
+            if os.listdir(HOME):
+                raise Unfit("the program's directory cannot be emptied")
+        return self.judge_end(late, ended, max_bytes, *files[1:])
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the zygote's reply; results that are ready do not wait with us. False when the time is up."""
+        if self.out:
+            first = min(timeout, FLUSH_SECONDS)
+            if self.ready(first):
+                return True
+            timeout -= first
+            self.flush()
+        return self.ready(timeout)
+
+    def ready(self, timeout: float) -> bool:
+        events = self.poll.poll(timeout * 1000)
+        if any(file == 0 for file, _ in events):
+            os._exit(0)
+        return bool(events)
+
+    def order(self, what: bytes) -> None:
+        self.janitor.send(what)
+        if self.expect(self.janitor, DEAD_SECONDS) != what:
+            raise Unfit("the janitor broke its protocol")
+
+    def judge_end(
+        self, late: bool, ended: int, max_bytes: int, result: int, stdout: int, stderr: int
+    ) -> tuple[int, bytes, bytes, bytes]:
+        """(status, value, stdout, error) from how the program ended and from what it left in its files."""
+        printed = os.pread(stdout, max_bytes, 0)
+        if late:
+            return wire.TIMEOUT, b"", printed, b"the program did not end in time"
+        if os.fstat(stdout).st_size > max_bytes:
+            return wire.RESOURCE_LIMIT, b"", printed, b"printed more than %d bytes" % max_bytes
+        if os.WIFSIGNALED(ended):
+            status, error = self.judge_signal(os.WTERMSIG(ended))
+            return status, b"", printed, error + tail(stderr)
+        size = os.fstat(result).st_size
+        if size > max_bytes + program.HEAD.size + 4 * program.ERROR_CHARS:
+            return wire.RESOURCE_LIMIT, b"", printed, b"the result has more than %d bytes" % max_bytes
+        document = os.pread(result, size, 0)
+        if size < program.HEAD.size:
+            code = os.waitstatus_to_exitcode(ended)
+            return wire.RUNTIME_ERROR, b"", printed, b"ended without a result (exit code %d) " % code + tail(stderr)
+        mark, status, n_value, n_error = program.HEAD.unpack_from(document)
+        if mark != program.MARK or size != program.HEAD.size + n_value + n_error or status >= wire.INFRA_ERROR:
+            return wire.BLOCKED, b"", printed, b"the program wrote into its result file"
+        value = document[program.HEAD.size : program.HEAD.size + n_value]
+        return status, value, printed, document[program.HEAD.size + n_value :]
+
+    def judge_signal(self, number: int) -> tuple[int, bytes]:
+        name = signal.Signals(number).name.encode() if number in set(signal.Signals) else b"%d" % number
+        if number == signal.SIGXCPU:
+            return wire.TIMEOUT, b"used up its CPU time "
+        if number == signal.SIGXFSZ:
+            return wire.RESOURCE_LIMIT, b"wrote too large a file "
+        if number == signal.SIGKILL:
+            ooms, self.ooms = self.ooms, oom_kills()
+            if self.ooms > ooms:
+                return wire.RESOURCE_LIMIT, b"killed: the container ran out of memory "
+        return wire.RUNTIME_ERROR, b"killed by " + name + b" "
+
+    # queries
+
+    def run_queries(self, payload: bytes) -> None:
+        """Hand a batch to the worker. One that hangs or dies costs the query it was at, and nobody else's."""
+        while payload:
+            if not self.sql_pid:
+                self.sql_pid, self.sql = self.spawn(
+                    sql.serve, socket.SOCK_STREAM, self.progress, self.uid + 2, self.files, dict(self.config["sql"])
+                )
+                sql.PROGRESS.pack_into(self.progress, 0, 0, time.monotonic())
+            try:
+                self.sql.settimeout(DEAD_SECONDS)
+                self.sql.sendall(sql.LENGTH.pack(len(payload)) + payload)
+            except OSError as problem:
+                raise Unfit(f"the SQL worker does not listen: {problem}") from problem
+            answered = self.collect(payload)
+            if answered is None:
+                return
+            os.kill(self.sql_pid, signal.SIGKILL)
+            os.waitpid(self.sql_pid, 0)
+            self.sql.close()
+            self.sql_pid = 0
+            token, started = sql.PROGRESS.unpack(self.progress)
+            jobs = [job for job in json.loads(payload) if job[0] not in answered]
+            if any(job[0] == token for job in jobs):
+                seconds = time.monotonic() - started
+                late = next(job[3] for job in jobs if job[0] == token) <= seconds
+                status, error = (wire.TIMEOUT, b"did not end in time") if late else (wire.RESOURCE_LIMIT, b"died")
+                self.emit(wire.pack_result(token, status, seconds, error=b"the query " + error))
+            left = [job for job in jobs if job[0] != token]
+            payload = json.dumps(left).encode() if left else b""
+
+    def collect(self, payload: bytes) -> set[int] | None:
+        """Pass the worker's blocks on. None when the batch is done, else the tokens that were answered."""
+        buffer, answered = bytearray(), set()
+        timeouts: dict[int, float] = {}
+        while True:
+            self.sql.settimeout(FLUSH_SECONDS if self.out else 0.5)
+            try:
+                data = self.sql.recv(READ_BYTES)
+                if not data:
+                    return answered
+            except TimeoutError:
+                self.flush()
+                self.ready(0)
+                timeouts = timeouts or {job[0]: job[3] for job in json.loads(payload)}
+                token, started = sql.PROGRESS.unpack(self.progress)
+                if time.monotonic() - started > timeouts.get(token, 0.0) + GRACE_SECONDS:
+                    return answered
+                continue
+            buffer += data
+            while len(buffer) >= sql.LENGTH.size:
+                (length,) = sql.LENGTH.unpack_from(buffer)
+                if length == 0:
+                    return None
+                end = sql.LENGTH.size + length
+                if len(buffer) < end:
+                    break
+                block = bytes(buffer[sql.LENGTH.size : end])
+                del buffer[:end]
+                answered.update(record.token for record in wire.unpack_results(block))
+                self.emit(block)
+
+    # databases
+
+    def chunk(self, payload: bytes) -> None:
+        digest = payload[:32].hex()
+        if digest not in self.partial:
+            self.partial[digest] = (open(f"{STORE}/{digest}", "xb"), hashlib.sha256())
+        file, seen = self.partial[digest]
+        file.write(payload[32:])
+        seen.update(payload[32:])
+
+    def stored(self, payload: bytes) -> None:
+        digest = payload[:32].hex()
+        file, seen = self.partial.pop(digest)
+        file.close()
+        if seen.hexdigest() != digest:
+            raise Unfit(f"database {digest} arrived with another digest")
+        os.chmod(file.name, 0o444)
+        self.know(digest, file.name)
+
+    def know(self, digest: str, path: str) -> None:
+        self.files[digest] = path
+        self.tell_worker({"know": digest, "path": path})
+
+    def tell_worker(self, news: dict[str, str]) -> None:
+        if self.sql_pid:
+            text = json.dumps(news).encode()
+            self.sql.sendall(sql.LENGTH.pack(len(text)) + text)
+
+    def drop(self, payload: bytes) -> None:
+        digest = payload.hex()
+        path = self.files.pop(digest)
+        self.tell_worker({"forget": digest})
+        if path.startswith(STORE):
+            os.unlink(path)
+
+    def mounted(self, payload: bytes) -> None:
+        self.know(payload[:32].hex(), payload[32:].decode("utf-8", "surrogateescape"))
+
+    def serve(self) -> None:
+        """Obey frames until stdin ends: that is how a container learns that its owner is gone."""
+        obey = {
+            wire.PYTHON: self.run_programs,
+            wire.SQL: self.run_queries,
+            wire.CHUNK: self.chunk,
+            wire.STORED: self.stored,
+            wire.MOUNTED: self.mounted,
+            wire.DROP: self.drop,
+        }
+        buffer = bytearray()
+        while data := os.read(0, READ_BYTES):
+            buffer += data
+            for kind, payload in wire.take_frames(buffer):
+                obey[kind](payload)
+            self.flush()
+
+
+def oom_kills() -> int:
+    """How often the kernel killed in this container for want of memory (cgroup v2, then v1); 0 where it won't say."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path) as file:
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except OSError:
+            continue
+    return 0
+
+
+def tail(file: int) -> bytes:
+    size = os.fstat(file).st_size
+    return os.pread(file, program.ERROR_CHARS, max(0, size - program.ERROR_CHARS))
+
+
+def write(document: bytes, file: int = 1) -> None:
+    view = memoryview(document)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def fatal(message: str) -> NoReturn:
+    write(wire.frame(wire.FATAL, message.encode("utf-8", "replace")))
+    os._exit(3)
+
+
+def main() -> None:
+    try:
+        supervisor = Supervisor(json.loads(os.environ.pop("CODELUTRA_RUNNER")))
+        hello = {"protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
+        write(wire.frame(wire.HELLO, json.dumps(hello).encode()))
+        supervisor.serve()
+    except (Unfit, wire.BrokenFrame, OSError, KeyError, ValueError, struct.error) as problem:
+        fatal(program.trace(problem))
+    os._exit(0)
