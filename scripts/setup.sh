@@ -19,9 +19,10 @@ on_debian_as_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ -
 
 apt_install() {
     say "installs with apt: $*"
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300) tries=0
+    local quiet=(env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes) tries=0
+    local apt=("${quiet[@]}" apt-get -qq -o DPkg::Lock::Timeout=300)
     # After a kill, dpkg may still be at work for a moment, or refuses everything until it was told to go on.
-    until env DEBIAN_FRONTEND=noninteractive dpkg --force-confold --configure -a >/dev/null 9>&-; do
+    until "${quiet[@]}" dpkg --force-confold --configure -a >/dev/null 9>&-; do
         ((++tries < 12)) || die "dpkg was interrupted and cannot go on; see what 'dpkg --configure -a' says."
         sleep 5
     done
@@ -210,8 +211,10 @@ setup_docker() {
 build_image() { .venv/bin/python -m sandbox.image python >/dev/null; } # says on stderr what it builds, and why it can't
 
 setup_image() {
-    if build_image; then return; fi
-    if ! on_debian_as_root || command -v debootstrap >/dev/null; then exit 2; fi
+    local status=0
+    build_image || status=$?
+    if [ $status = 0 ]; then return; fi
+    if [ $status != 2 ] || ! on_debian_as_root || command -v debootstrap >/dev/null; then exit 2; fi
     say "makes the image without a registry, with debootstrap"
     apt_install debootstrap
     build_image || exit 2
