@@ -1,0 +1,297 @@
+"""Outcomes → pairs: right and wrong answers to the same problem, matched. Pure functions of frames, config and seed.
+
+    outcomes ─► answers ─────────► matches ─────────► pairs
+                distinct programs  which meets which  their texts
+
+Nothing depends on the order of rows or shards: problems are numbered by id, and the answers to one are ordered by a hash
+of (seed, problem, sample). That hash is written out here because polars promises its own within one version only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import polars as pl
+
+from codelutra.config import PairsSection
+from codelutra.errors import StageError
+from codelutra.schema import EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, check
+
+BATCH_ROWS = 500_000
+_WRONG = 2**63  # in `order`: below are the right answers, from here on the wrong ones
+
+
+def make_pairs(
+    outcomes: pl.DataFrame,
+    problems: pl.DataFrame,
+    config: PairsSection,
+    *,
+    seed: int,
+    normalised: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Pair the OUTCOMES of train problems into PAIRS, sorted by problem_id; empty where nothing can be paired.
+
+    Left out: greedy outcomes, problems that are not of the train split or not in `problems`, what is not the model's doing,
+    and every problem with a reference_error. `normalised` (problem_id, code, normalised) says which programs are the same,
+    references included; a program it does not have is compared with its whitespace collapsed. Outcomes of several
+    iterations may come in one frame.
+    """
+    known = _numbered(problems, seed)
+    rows = _usable(outcomes, known, config)
+    answers = _answers(rows, known, normalised, config)
+    matches = _MATCH[config.order](answers, _counts(answers, known, config), outcomes)
+    return _texts(matches, answers, outcomes, known)
+
+
+def pairs_by_batch(
+    shards: Iterable[pl.DataFrame],
+    problems: pl.DataFrame,
+    config: PairsSection,
+    *,
+    seed: int,
+    normalised: pl.DataFrame | None = None,
+) -> Iterator[pl.DataFrame]:
+    """`make_pairs` in bounded memory: the same pairs, one frame for every half million outcomes.
+
+    A shard holds all outcomes of its problems. Raises StageError where a problem comes back in a later batch.
+    """
+    seen = pl.Series("problem_id", [], dtype=pl.String)
+    for batch in _batches(shards):
+        ids = batch["problem_id"].unique()
+        again = ids.filter(ids.is_in(seen.implode())).sort()
+        if len(again):
+            raise StageError(
+                f"outcomes of {len(again)} problems (the first: {again[0]!r}) come in two batches; pairs need all outcomes "
+                "of a problem together: concatenate the shards that share problems"
+            )
+        seen = pl.concat([seen, ids])
+        yield make_pairs(batch, problems, config, seed=seed, normalised=normalised)
+
+
+def funnel(
+    problems: pl.DataFrame, expected: pl.DataFrame, outcomes: pl.DataFrame, pairs: pl.DataFrame
+) -> dict[str, int | str]:
+    """Where train problems and samples were lost on the way to pairs; `why` is a sentence where there are none, else "".
+
+    `samples` are drawn at temperature, for problems with a usable reference, without outages; the numbers below count them.
+    """
+    train = problems.filter(pl.col("split") == "train").select("problem_id")
+    usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
+    counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING)
+    samples = outcomes.filter(counted).join(usable, on="problem_id", how="semi")
+    right = pl.col("status") == "correct"
+    by_problem = samples.group_by("problem_id").agg(right=right.any(), wrong=(~right).any())
+    counts = {
+        "problems": train.height,
+        "usable_reference": usable.height,
+        "samples": samples.height,
+        "executable": samples.select(pl.col("status").is_in(EXECUTABLE).sum()).item(),
+        "correct": samples.select(right.sum()).item(),
+        "all_right": by_problem.select((pl.col("right") & ~pl.col("wrong")).sum()).item(),
+        "all_wrong": by_problem.select((~pl.col("right") & pl.col("wrong")).sum()).item(),
+        "right_and_wrong": by_problem.select((pl.col("right") & pl.col("wrong")).sum()).item(),
+        "paired_problems": pairs["problem_id"].n_unique(),
+        "pairs": pairs.height,
+        "pairs_from_references": pairs.select((pl.col("chosen_source") == "reference").sum()).item(),
+    }
+    return {**counts, "why": "" if pairs.height else _why_none(counts)}
+
+
+def collapse(code: pl.Expr) -> pl.Expr:
+    """Code with runs of whitespace made one space: how programs are compared that no parser has normalised."""
+    return code.str.strip_chars().str.replace_all(r"\s+", " ")
+
+
+def mix(x: pl.Series) -> pl.Series:
+    """One step of splitmix64 (Steele, Lea, Flood 2014) on UInt64: a bijection in which every bit of x reaches every bit."""
+    golden, a, b = (pl.lit(c, pl.UInt64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+    frame = x.alias("x").to_frame().select(pl.col("x") + golden)
+    frame = frame.select((pl.col("x") ^ pl.col("x") // 2**30) * a)
+    frame = frame.select((pl.col("x") ^ pl.col("x") // 2**27) * b)
+    return frame.select(pl.col("x") ^ pl.col("x") // 2**31).to_series()
+
+
+def _batches(shards: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    held: list[pl.DataFrame] = []
+    for shard in shards:
+        held.append(shard)
+        if sum(s.height for s in held) >= BATCH_ROWS:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
+
+
+def _why_none(counts: dict[str, int]) -> str:
+    if not counts["samples"]:
+        return "no train problem with a usable reference has a sample"
+    if counts["correct"] == counts["samples"]:
+        return "every sample is correct: there is nothing to reject"
+    if not counts["correct"]:
+        return "every sample is wrong, and no reference may be chosen instead (pairs.references)"
+    return "no problem has both a right answer and a wrong one that differs from it"
+
+
+def _numbered(problems: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Problems in the order of their ids, that number as `problem`, and a `salt` made of it and the seed."""
+    known = problems.sort("problem_id").with_row_index("problem")
+    start = mix(pl.Series([seed % 2**64], dtype=pl.UInt64))
+    return known.with_columns(salt=mix(known["problem"].cast(pl.UInt64) + start))
+
+
+def _usable(outcomes: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -> pl.DataFrame:
+    """Outcomes that may become answers: problem, code, `row` in outcomes, and `order`: right ones first, then by hash."""
+    train = known.lazy().filter(pl.col("split") == "train").select("problem_id", "problem", "salt")
+    rows = (
+        outcomes.lazy()
+        .select("problem_id", "sample", "greedy", "status", "code", "completion")
+        .with_row_index("row")
+        .filter(~pl.col("greedy"))
+        .join(train, on="problem_id")
+        .collect()
+    )
+    out = NOT_THE_MODELS_DOING if config.timeouts else (*NOT_THE_MODELS_DOING, "timeout")
+    broken = rows.filter(pl.col("status") == "reference_error")["problem"].unique()
+    right = pl.col("status") == "correct"
+    rows = rows.filter(
+        ~pl.col("status").is_in(out),
+        ~pl.col("problem").is_in(broken.implode()),
+        ~right | pl.col("completion").str.contains(r"\S"),  # an empty answer is never chosen
+    )
+    state = rows["salt"] + rows["sample"].cast(pl.UInt64) + _twins(rows)
+    return rows.select("problem", "code", "row", order=mix(state) // 2 + pl.when(right).then(0).otherwise(_WRONG))
+
+
+def _twins(rows: pl.DataFrame) -> pl.Series:
+    """Tells apart the outcomes of several iterations that share a sample number, by what they say; else 0."""
+    names = rows["problem"].cast(pl.UInt64) * 2**32 + rows["sample"].cast(pl.UInt64)
+    if names.n_unique() == rows.height:
+        return pl.Series([0], dtype=pl.UInt64)
+    said = pl.struct("completion", "code", "status").rank("dense").over("problem", "sample")
+    return rows.select((said.cast(pl.UInt64) - 1) * 2**32).to_series()
+
+
+def _answers(
+    rows: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None, config: PairsSection
+) -> pl.DataFrame:
+    """The distinct programs of every problem, sorted by problem and `order`; `row` is null for a reference.
+
+    The first of equal programs stands for all, so what was right once is not rejected.
+    """
+    first = pl.col("row").min_by("order"), pl.col("order").min()
+    codes = rows.lazy().group_by("problem", "code").agg(first).collect(engine="streaming")
+    if config.references:
+        no_right = codes.group_by("problem").agg(pl.col("order").min()).filter(pl.col("order") >= _WRONG)
+        references = known.join(no_right, on="problem", how="semi").filter(pl.col("reference").str.contains(r"\S"))
+        mine = references.select("problem", code="reference", row=pl.lit(None, pl.UInt32), order=pl.lit(0, pl.UInt64))
+        codes = pl.concat([codes, mine])
+    norms = _with_norm(codes, known, normalised).lazy().group_by("problem", "norm").agg(first)
+    return norms.sort("problem", "order").collect(engine="streaming")
+
+
+def _with_norm(codes: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None) -> pl.DataFrame:
+    """Replace `code` by `norm`, which programs are compared by."""
+    if normalised is None:
+        return codes.with_columns(norm=collapse(pl.col("code"))).drop("code")
+    norms = normalised.join(known.select("problem_id", "problem"), on="problem_id")
+    codes = codes.join(norms.select("problem", "code", norm="normalised"), on=["problem", "code"], how="left")
+    parsed = pl.col("norm").is_not_null()
+    return pl.concat([codes.filter(parsed), codes.filter(~parsed).with_columns(norm=collapse(pl.col("code")))]).drop("code")
+
+
+def _counts(answers: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -> pl.DataFrame:
+    """Problems that can be paired: where their answers start in `answers`, how many are right and wrong, how many pairs."""
+    right = pl.col("order") < _WRONG
+    return (
+        answers.with_row_index("start")
+        .group_by("problem", maintain_order=True)
+        .agg(pl.col("start").first().cast(pl.Int64), rights=right.sum().cast(pl.Int64), wrongs=(~right).sum().cast(pl.Int64))
+        .filter(pl.col("rights") > 0, pl.col("wrongs") > 0)
+        .with_columns(pairs=pl.min_horizontal(config.per_problem, pl.col("rights") * pl.col("wrongs")))
+        .join(known.select("problem", "salt"), on="problem", maintain_order="left")
+    )
+
+
+def _round_robin(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Both sides take turns, so uses differ by one at most; after a lap (their least common multiple) one side shifts."""
+    lap = pl.Series("lap", np.lcm(counts["rights"].to_numpy(), counts["wrongs"].to_numpy()))
+    turns = counts.with_columns(lap, turn=pl.int_ranges(0, "pairs")).explode("turn")
+    shifted = pl.col("turn") + pl.col("turn") // pl.col("lap")
+    return _matches(turns, pl.col("turn") % pl.col("rights"), shifted % pl.col("wrongs"))
+
+
+def _error_balanced(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Round-robin with the rejected sorted so that statuses take turns."""
+    status = outcomes["status"].gather(answers["row"])
+    nth = pl.int_range(pl.len()).over("problem", "status")
+    ranked = answers.with_row_index("at").with_columns(status.alias("status")).with_columns(nth=nth)
+    sorted_at = ranked.sort("problem", pl.col("order") >= _WRONG, "nth", "order")["at"].cast(pl.Int64)
+    matches = _round_robin(answers, counts, outcomes)
+    return matches.with_columns(sorted_at.gather(matches["rejected"]).alias("rejected"))
+
+
+def _random(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Any (right, wrong) combinations, drawn without replacement."""
+    cells = counts.with_columns(cell=pl.int_ranges(0, pl.col("rights") * pl.col("wrongs"))).explode("cell")
+    drawn = cells.with_columns(draw=mix(cells["salt"] + cells["cell"].cast(pl.UInt64) + 2**63)).sort("problem", "draw")
+    drawn = drawn.filter(pl.int_range(pl.len()).over("problem") < pl.col("pairs"))
+    return _matches(drawn, pl.col("cell") // pl.col("wrongs"), pl.col("cell") % pl.col("wrongs"))
+
+
+def _nearest(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame, *, sign: int = 1) -> pl.DataFrame:
+    """Right answers take turns; each takes the wrong one at the least edit distance among those used least so far."""
+    wrongs = answers.with_row_index("rejected").filter(pl.col("order") >= _WRONG)
+    wrongs = wrongs.select("problem", pl.col("rejected").cast(pl.Int64), "norm", uses=pl.lit(0, pl.Int64))
+    taken = pl.DataFrame(schema={"problem": pl.UInt32, "turn": pl.Int64, "chosen": pl.Int64, "rejected": pl.Int64})
+    for turn in range(counts["pairs"].max() or 0):  # type: ignore[call-overload]
+        chosen = counts.filter(pl.col("pairs") > turn).select("problem", chosen=pl.col("start") + turn % pl.col("rights"))
+        free = wrongs.join(chosen, on="problem").join(taken, on=["problem", "chosen", "rejected"], how="anti")
+        free = free.filter(pl.col("uses") == pl.col("uses").min().over("problem"))
+        distance = _edit_distance(answers["norm"].gather(free["chosen"]), free["norm"])
+        best = free.with_columns(distance * sign).sort("problem", "distance", "rejected").unique("problem", keep="first")
+        taken = taken.vstack(best.select("problem", pl.lit(turn, pl.Int64).alias("turn"), "chosen", "rejected"))
+        wrongs = wrongs.with_columns(uses=pl.col("uses") + pl.col("rejected").is_in(best["rejected"].implode()))
+    return taken.sort("problem", "turn")
+
+
+def _farthest(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    return _nearest(answers, counts, outcomes, sign=-1)
+
+
+_MATCH = {
+    "round-robin": _round_robin,
+    "error-balanced": _error_balanced,
+    "random": _random,
+    "nearest": _nearest,
+    "farthest": _farthest,
+}
+
+
+def _edit_distance(a: pl.Series, b: pl.Series) -> pl.Series:
+    """Levenshtein distance in characters, row by row."""
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cpdist
+
+    return pl.Series("distance", cpdist(a.to_list(), b.to_list(), scorer=Levenshtein.distance, workers=-1), dtype=pl.Int64)
+
+
+def _matches(turns: pl.DataFrame, chosen: pl.Expr, rejected: pl.Expr) -> pl.DataFrame:
+    """Places among a problem's right and wrong answers → rows of `answers`, where the right ones come first."""
+    return turns.select("problem", chosen=pl.col("start") + chosen, rejected=pl.col("start") + pl.col("rights") + rejected)
+
+
+def _texts(matches: pl.DataFrame, answers: pl.DataFrame, outcomes: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `answers` that meet → PAIRS."""
+    chosen, rejected = (answers["row"].gather(matches[side]) for side in ("chosen", "rejected"))
+    asked = known.select("problem_id", "prompt", "reference").select(pl.all().gather(matches["problem"]))
+    text = outcomes["completion"]
+    pairs = asked.with_columns(
+        chosen=pl.coalesce(text.gather(chosen), pl.col("reference").str.strip_chars_start()).str.strip_chars_end(),
+        rejected=text.gather(rejected).str.strip_chars_end(),
+        chosen_source=pl.when(chosen.is_null()).then(pl.lit("reference")).otherwise(pl.lit("sample")),
+        rejected_status=outcomes["status"].gather(rejected),
+        chosen_sample=outcomes["sample"].gather(chosen).fill_null(-1),
+        rejected_sample=outcomes["sample"].gather(rejected),
+    )
+    return check(pairs.filter(pl.col("chosen") != pl.col("rejected")), PAIRS)
