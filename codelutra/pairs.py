@@ -172,9 +172,7 @@ def _twins(rows: pl.DataFrame) -> pl.Series:
     return rows.select((said.cast(pl.UInt64) - 1) * 2**32).to_series()
 
 
-def _answers(
-    rows: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None, config: PairsSection
-) -> pl.DataFrame:
+def _answers(rows: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None, config: PairsSection) -> pl.DataFrame:
     """The distinct programs of every problem, sorted by problem and `order`; `row` is null for a reference.
 
     The first of equal programs stands for all, so what was right once is not rejected.
@@ -244,7 +242,7 @@ def _nearest(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame
     wrongs = answers.with_row_index("rejected").filter(pl.col("order") >= _WRONG)
     wrongs = wrongs.select("problem", pl.col("rejected").cast(pl.Int64), "norm", uses=pl.lit(0, pl.Int64))
     taken = pl.DataFrame(schema={"problem": pl.UInt32, "turn": pl.Int64, "chosen": pl.Int64, "rejected": pl.Int64})
-    for turn in range(counts["pairs"].max() or 0):  # type: ignore[call-overload]
+    for turn in range(counts.select(pl.col("pairs").max().fill_null(0)).item()):
         chosen = counts.filter(pl.col("pairs") > turn).select("problem", chosen=pl.col("start") + turn % pl.col("rights"))
         free = wrongs.join(chosen, on="problem").join(taken, on=["problem", "chosen", "rejected"], how="anti")
         free = free.filter(pl.col("uses") == pl.col("uses").min().over("problem"))

@@ -1,0 +1,70 @@
+"""Which policy is best, and whether to go on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from codelutra.config import SelectSection
+from codelutra.score import Estimate
+
+
+@dataclass(frozen=True)
+class PolicyScore:
+    """A policy that was measured on dev."""
+
+    label: str  # "base", "policy-0" (after a warm start), "policy-t" (after iteration t)
+    index: int  # its place among the policies measured
+    dev: Estimate
+
+    @property
+    def iteration(self) -> int:
+        """The iteration that made it; 0 for what the run started from."""
+        made = re.fullmatch(r"policy-(\d+)", self.label)
+        return int(made[1]) if made else 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    best_index: int  # `index` of the policy to ship as things stand
+    go_on: bool
+    reason: str  # one sentence
+
+
+def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: int) -> Decision:
+    """The best policy so far by dev pass@1 (of equals the earlier one), and whether another iteration is worth it.
+
+    `history` is in the order the policies were made. The run stops when `iterations` are done, when every dev problem is
+    solved, or after `patience` iterations (at least one) in a row without a new best.
+    """
+    if not history:
+        raise ValueError("no policy was measured; measure the start before deciding")
+    best = max(history, key=lambda p: (p.dev.value, -history.index(p)))
+    last = history[-1]
+    stale = last.iteration - best.iteration
+    standing = f"{best.label} is the best policy at {_percent(best.dev)} of dev"
+    if last.iteration >= iterations:
+        return Decision(best.index, False, f"All {iterations} iterations are done; {standing}{_others(best, last)}.")
+    if best.dev.n and best.dev.correct == best.dev.n:
+        return Decision(best.index, False, f"{best.label} solves every dev problem: there is nothing left to measure.")
+    if stale >= max(1, config.patience):
+        waited = "1 iteration" if stale == 1 else f"{stale} iterations"
+        return Decision(
+            best.index, False, f"Stopped after {waited} without a new best (patience {config.patience}); "
+            f"{standing}{_others(best, last)}.")  # fmt: skip
+    left = iterations - last.iteration
+    plural = "iteration" if left == 1 else "iterations"
+    return Decision(best.index, True, f"{standing}{_others(best, last)}; going on, {left} {plural} left.")
+
+
+def _others(best: PolicyScore, last: PolicyScore) -> str:
+    if last is best:
+        return ""
+    if last.dev.value == best.dev.value:
+        return f", the earlier of equals with {last.label}"
+    return f", ahead of {last.label} at {_percent(last.dev)}"
+
+
+def _percent(dev: Estimate) -> str:
+    return f"{dev.value:.1%} ({dev.correct} of {dev.n})"
