@@ -1,0 +1,88 @@
+"""Which problem is on which side: seeded, stratified, and the same for the same section on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import polars as pl
+
+from codelutra.config import SuiteSection
+from codelutra.schema import PROBLEMS, SPLIT, check
+
+
+def draw(seed: int, *what: object) -> float:
+    """A number in [0, 1) that is a function of its arguments alone."""
+    text = "\0".join(map(str, (seed, *what)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def normalise_prompt(prompt: str) -> str:
+    """Its words: two prompts with the same ones are the same prompt."""
+    return " ".join(re.findall(r"\w+", prompt.lower()))
+
+
+def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
+    """At most `section.train`, `.dev`, `.test` problems of each split, groups in their proportions, order kept.
+
+    Nested: what a smaller cap keeps, a larger one keeps too.
+    """
+    limits = {"train": section.train, "dev": section.dev, "test": section.test}
+    chance = pl.Series("chance", [draw(section.seed, "cap", i) for i in problems["problem_id"]], dtype=pl.Float64)
+    side = ["split", "group"]
+    turns = (
+        problems.select("split", "group")
+        .with_row_index("row")
+        .with_columns(chance)
+        .with_columns(place=(pl.col("chance").rank("ordinal").over(side) - 0.5) / pl.len().over(side))
+        .sort("split", "place", "chance")
+        .with_columns(turn=pl.int_range(pl.len()).over("split"))
+    )
+    limit = pl.col("split").cast(pl.String).replace_strict(limits, default=None, return_dtype=pl.Int64)
+    kept = turns.filter(limit.is_null() | (pl.col("turn") < limit)).sort("row")["row"]
+    return check(problems[kept], PROBLEMS)
+
+
+def divide(
+    problems: pl.DataFrame, same: Iterable[Sequence[Hashable]], shares: Mapping[str, float], seed: int
+) -> pl.DataFrame:
+    """Deal problems to splits by `shares`, group by group.
+
+    `same` gives, for each problem, things that must not be on two sides (its normalised query, its normalised prompt);
+    problems that share one, directly or through others, stay together.
+    """
+    root = list(range(problems.height))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    first: dict[Hashable, int] = {}
+    for i, keys in enumerate(same):
+        for key in enumerate(keys):
+            root[find(i)] = find(first.setdefault(key, i))
+    clumps = defaultdict[int, list[int]](list)
+    for i in range(problems.height):
+        clumps[find(i)].append(i)
+
+    ids, groups = problems["problem_id"].to_list(), problems["group"].to_list()
+    split = [""] * problems.height
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(shares, 0))
+    for clump in sorted(clumps.values(), key=lambda c: draw(seed, "divide", min(ids[i] for i in c))):
+        count = counts[groups[clump[0]]]
+        # The side that is furthest behind its share; `shares` order breaks ties.
+        side = max(shares, key=lambda s: shares[s] * (sum(count.values()) + len(clump)) - count[s])
+        for i in clump:
+            split[i] = side
+            counts[groups[i]][side] += 1
+    return problems.with_columns(split=pl.Series(split, dtype=SPLIT))
+
+
+def overlaps(problems: pl.DataFrame, key: pl.Series) -> list[str]:
+    """Values of `key` (one a problem) that occur on two sides, sorted."""
+    sides = problems.select("split").with_columns(key=key).group_by("key").agg(pl.col("split").n_unique())
+    return sides.filter(pl.col("split") > 1)["key"].sort().to_list()

@@ -1,0 +1,232 @@
+"""What every SQL suite shares: schemas in prompts, jobs, judging, normalised queries.
+
+Rows that tie under an outermost ORDER BY may come in any order, and outputs alone do not show which rows tie. So the
+reference is run with its sort keys appended as further columns: the expected output knows its ties, the answer's stays
+as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from codelutra import compare
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from sandbox.protocol import SqlJob
+
+SYSTEM = "Answer with one SQLite query."
+MODES = ("sql-strict/v1", "bird-ex/official", "spider-testsuite/v1")  # the first makes labels, all can be reported
+
+
+@dataclass(frozen=True)
+class SqlSuite:
+    """A suite whose programs are queries over read-only SQLite files."""
+
+    name: str
+    version: str
+    licence: str
+    frame: pl.DataFrame
+    files: Mapping[str, Path] = field(repr=False)
+    system: str = SYSTEM
+    image: str = "python"
+    mode: str = MODES[0]
+
+    def problems(self) -> pl.DataFrame:
+        return self.frame
+
+    def databases(self) -> Mapping[str, Path]:
+        return self.files
+
+    def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> SqlJob:
+        return SqlJob(job_id, _judging(problem["judge"])["database"], code, timeout_seconds)
+
+    def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> SqlJob:
+        judging = _judging(problem["judge"])
+        query = judging.get("keyed", problem["reference"])
+        return SqlJob(job_id, judging["database"], query, timeout_seconds, connection="reference")
+
+    def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
+        if expected["truncated"]:
+            return "the reference returns more than the sandbox keeps"
+        return "" if expected["rows"] else "the reference returns no rows"
+
+    def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
+        return self.agrees_under(self.mode, problem, output, expected)
+
+    def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
+        """As `agrees`, under any of MODES: for figures reported beside the label's own."""
+        judging = _judging(problem["judge"])
+        ordered = judging["order_by"] if mode == "spider-testsuite/v1" else judging["ordered"]
+        return compare.agrees(mode, output, expected, ordered=ordered, sort_keys=judging["sort_keys"])
+
+    def normalise(self, code: str) -> str:
+        return normalise(code)
+
+
+@lru_cache(maxsize=65536)
+def _judging(text: str) -> dict[str, Any]:
+    return dict(json.loads(text))
+
+
+def judging(reference: str, database: str) -> str:
+    """A problem's judging material: where it runs, and how the order of rows counts.
+
+    ordered: an outermost ORDER BY (`sql-strict/v1`). order_by: one anywhere (`spider-testsuite/v1`). keyed: the
+    reference with `sort_keys` further columns.
+    """
+    material: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
+    if "order by" in " ".join(reference.lower().split()):
+        ordered, keyed, keys = with_sort_keys(reference)
+        material |= {"order_by": True, "ordered": ordered, "sort_keys": keys} | ({"keyed": keyed} if keys else {})
+    return json.dumps(material, sort_keys=True)
+
+
+def with_sort_keys(query: str) -> tuple[bool, str, int]:
+    """Whether the query has an outermost ORDER BY; the query with its keys as last columns; how many those are.
+
+    DISTINCT and compound queries stay as they are (another column would change which rows there are): their rows are
+    compared one by one.
+    """
+    try:
+        tree = sqlglot.parse_one(query, read="sqlite")
+    except (SqlglotError, RecursionError):
+        return False, query, 0
+    order = tree.args.get("order")
+    if not isinstance(tree, exp.Query) or not order:
+        return False, query, 0
+    if not isinstance(tree, exp.Select) or tree.args.get("distinct"):
+        return True, query, 0
+    # An output column's alias, or its number, is no name inside the column list.
+    aliases = {e.alias.lower(): e.this for e in tree.selects if isinstance(e, exp.Alias)}
+    keys: list[exp.Expr] = []
+    for term in order.expressions:
+        key = term.this
+        if isinstance(key, exp.Column) and not key.table and key.name.lower() in aliases:
+            key = aliases[key.name.lower()]
+        elif isinstance(key, exp.Literal) and key.is_int and int(key.name) <= len(tree.selects):
+            key = tree.selects[int(key.name) - 1].unalias()
+        if key.find(exp.Star) and not key.find(exp.Count):
+            return True, query, 0
+        keys.append(exp.alias_(key.copy(), f"sort_key_{len(keys)}"))
+    return True, tree.select(*keys, append=True).sql(dialect="sqlite", comments=False), len(keys)
+
+
+@lru_cache(maxsize=65536)
+def normalise(code: str) -> str:
+    """The query without what does not change its meaning: spacing, case, comments, table aliases, the sides of an =.
+
+    "France" on the side of a comparison is the text 'France', as SQLite reads it where no column has that name.
+    """
+    if not re.match(r"\s*(select|with|\()\b", code, re.IGNORECASE):
+        return code
+    try:
+        tree = sqlglot.parse_one(code, read="sqlite")
+        if not isinstance(tree, exp.Query):
+            return code
+        return _plain(tree).sql(dialect="sqlite", comments=False, normalize_functions="upper")
+    except (SqlglotError, RecursionError, ValueError):
+        return code
+
+
+def _plain(tree: exp.Query) -> exp.Query:
+    for column in list(tree.find_all(exp.Column)):
+        if column.this.args.get("quoted") and not column.table and isinstance(column.parent, exp.Predicate):
+            column.replace(exp.Literal.string(column.name))
+    for identifier in tree.find_all(exp.Identifier):
+        if not identifier.args.get("quoted"):
+            identifier.set("this", identifier.name.lower())
+    tables = list(tree.find_all(exp.Table))
+    names = [t.name for t in tables]
+    if len(set(names)) == len(names):  # every table once: its name says as much as any alias
+        called = {t.alias: t.name for t in tables if t.alias}
+        for column in tree.find_all(exp.Column):
+            if column.table in called:
+                column.set("table", exp.to_identifier(called[column.table]))
+        for table in tables:
+            table.set("alias", None)
+    for join in tree.find_all(exp.Join):
+        if join.args.get("kind") == "INNER":
+            join.set("kind", None)
+    for equal in tree.find_all(exp.EQ):
+        if isinstance(equal.left, exp.Column) and isinstance(equal.right, exp.Column):
+            left, right = sorted((equal.left, equal.right), key=lambda c: str(c.sql()))
+            equal.set("this", left.copy())
+            equal.set("expression", right.copy())
+    return tree
+
+
+# ---- databases ------------------------------------------------------------------------------------------------------
+
+
+def database_digest(path: Path) -> str:
+    """sha256 of a SQLite file. Raises ConfigError where there is none, or where it is something else."""
+    try:
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); copy it again")
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise ConfigError(f"no database at {path}: {e.strerror}; check suite.path and suite.databases") from e
+
+
+def read_schema(path: Path) -> str:
+    """A database's own schema, as prompts show it: `table(column, other_id -> other, …)`, a line each."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        try:
+            own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
+            names = [r[0] for r in connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid")]
+            tables = []
+            for name in names:
+                columns = [r[1] for r in connection.execute(f"PRAGMA table_info({quoted(name, always=True)})")]
+                links = {r[3]: (r[2], r[4]) for r in connection.execute(
+                    f"PRAGMA foreign_key_list({quoted(name, always=True)})")}  # fmt: skip
+                tables.append((name, columns, links))
+        except sqlite3.DatabaseError as e:
+            raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e
+    return schema_text(tables)
+
+
+def schema_text(tables: Sequence[tuple[str, Sequence[str], Mapping[str, tuple[str, str | None]]]]) -> str:
+    """Tables as (name, columns, {column: (table, column) it points to}), one line each, in few tokens."""
+    lines = []
+    for name, columns, links in tables:
+        shown = []
+        for column in columns:
+            text = quoted(column)
+            if column in links:
+                table, target = links[column]
+                same = target is None or target.lower() == column.lower()
+                text += f" -> {quoted(table)}" if same else f" -> {quoted(table)}.{quoted(str(target))}"
+            shown.append(text)
+        lines.append(f"{quoted(name)}({', '.join(shown)})")
+    return "\n".join(lines)
+
+
+def quoted(name: str, always: bool = False) -> str:
+    """A name as a query must write it."""
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name)
+    return name if plain and not always else '"' + name.replace('"', '""') + '"'
+
+
+def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
+    """`section.databases`, or all known ones. Raises ConfigError naming those nobody knows."""
+    unknown = [d for d in section.databases if d not in known]
+    if unknown:
+        shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+        raise ConfigError(f"suite.databases: {', '.join(unknown)} not in {where}; known: {shown}")
+    return [d for d in known if not section.databases or d in section.databases]

@@ -1,0 +1,69 @@
+"""Splits: what must stay together does, shares are met, caps are fair."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codelutra.config import SuiteSection
+from codelutra.schema import PROBLEMS
+from codelutra.suites.splits import cap, divide, draw, normalise_prompt, overlaps
+
+SHARES = {"train": 0.6, "dev": 0.15, "test": 0.25}
+
+
+def problems(groups: list[str], split: str = "train") -> pl.DataFrame:
+    rows = [
+        {"problem_id": f"p{i:04d}", "split": split, "prompt": "", "reference": "", "language": "sql", "group": g,
+         "difficulty": "", "judge": ""} for i, g in enumerate(groups)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=PROBLEMS)
+
+
+@given(
+    keys=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60),
+    seed=st.integers(0, 5),
+)
+def test_problems_that_share_anything_are_never_on_two_sides(keys: list[tuple[int, int]], seed: int) -> None:
+    dealt = divide(problems(["db"] * len(keys)), keys, SHARES, seed)
+    for part in (0, 1):
+        assert overlaps(dealt, pl.Series([k[part] for k in keys])) == []
+    assert dealt.equals(divide(problems(["db"] * len(keys)), keys, SHARES, seed))
+
+
+def test_every_group_is_dealt_by_the_shares() -> None:
+    groups = ["a"] * 100 + ["b"] * 40
+    dealt = divide(problems(groups), [(i,) for i in range(140)], SHARES, 0)
+    for group, size in Counter(groups).items():
+        counts = Counter(dealt.filter(pl.col("group") == group)["split"].to_list())
+        assert all(abs(counts[s] - share * size) <= 1 for s, share in SHARES.items())
+
+
+def test_another_seed_deals_otherwise() -> None:
+    keys = [(i,) for i in range(60)]
+    one, two = (divide(problems(["a"] * 60), keys, SHARES, seed)["split"].to_list() for seed in (0, 1))
+    assert one != two
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), limit=st.integers(2, 60), seed=st.integers(0, 3))
+def test_caps_hold_keep_order_and_take_from_every_group_alike(sizes: list[int], limit: int, seed: int) -> None:
+    groups = [f"g{i}" for i, n in enumerate(sizes) for _ in range(n)]
+    kept = cap(problems(groups), SuiteSection(name="x", train=limit, seed=seed))
+    assert kept.height == min(limit, len(groups))
+    assert kept["problem_id"].is_sorted()
+    counts = Counter(kept["group"].to_list())
+    for i, n in enumerate(sizes):
+        assert abs(counts[f"g{i}"] - n * kept.height / len(groups)) <= len(sizes)
+
+
+def test_draws_depend_on_nothing_but_their_arguments() -> None:
+    assert round(draw(0, "cap", "library-001"), 6) == 0.008483  # on every machine, in every release
+    assert draw(1, "cap", "library-001") != draw(0, "cap", "library-001")
+
+
+def test_prompts_are_equal_when_their_words_are() -> None:
+    assert normalise_prompt("How many  heads?\n") == normalise_prompt("how many heads")
+    assert normalise_prompt("How many heads") != normalise_prompt("How many head")
