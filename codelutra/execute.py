@@ -168,9 +168,15 @@ def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: A
     return _verdict(
         "correct" if right else "wrong",
         answer=answer_digest(suite.mode, result.value),
-        output=json.dumps(encode(result.value))[:_PREVIEW],
+        output=_preview(result.value),
         seconds=result.seconds,
     )
+
+
+def _preview(value: Any) -> str:
+    """An output as people read it: rows of a query, else the value."""
+    shown = value["rows"] if isinstance(value, dict) and "rows" in value else value
+    return repr(shown)[:_PREVIEW]
 
 
 def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Result) -> str:

@@ -23,8 +23,10 @@ from codelutra.errors import CodelutraError, UserError
 from codelutra.execute import OutcomeCache
 from codelutra.store import Artifact, RunDir, Step, Store
 from codelutra.suites import Suite, open_suite
+from sandbox import reap_orphans
 from sandbox.image import ensure_image
-from sandbox.pool import Pool, reap_orphans
+from sandbox.image import recipe as image_recipe
+from sandbox.pool import Pool
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -91,8 +93,8 @@ class Run:
 
     @cached_property
     def image(self) -> str:
-        """Tag of the sandbox image; built if it is not there."""
-        return ensure_image(self.suite.image)
+        """Tag of the sandbox image: the hash of what goes into it. Whether it is built shows when the pool starts."""
+        return image_recipe(self.suite.image).tag
 
     @cached_property
     def outcome_cache(self) -> OutcomeCache:
@@ -160,7 +162,7 @@ class _HeldPool:
             if run._pool is None:
                 reap_orphans()
                 c = run.config.execute
-                run._pool = Pool(image=run.image, workers=c.workers, databases=run.suite.databases(), run=run.config.name,
+                run._pool = Pool(image=ensure_image(run.suite.image), workers=c.workers, databases=run.suite.databases(), run=run.config.name,
                                  memory_mb=c.memory_mb, runtime=c.runtime)  # fmt: skip
             return run._pool
         except BaseException:

@@ -28,8 +28,12 @@ VERSIONS = {"problems": 1, "references": 1, "sample": 1, "execute": 1, "score": 
 
 def base_policy(run: Run) -> Policy:
     """The model a run starts from, on disk."""
-    model = models.resolve(run.config.model, cache_dir() / "models", progress=run.progress("model", "bytes"))
-    return Policy("base", str(model.path), model.fingerprint)
+
+    def tell(text: str) -> None:
+        run.dir.ledger({"event": "note", "text": text})
+
+    model = models.resolve(run.config.model, cache_dir() / "models", progress=tell)
+    return Policy("base" if run.config.warm_start else "policy-0", str(model.path), model.fingerprint)
 
 
 def problems(run: Run) -> Step:
@@ -111,10 +115,7 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     def build(out: Path, work: Path) -> dict[str, Any]:
         asked = problems.frame("problems").filter(pl.col("split") == "train")
         frame = _concat(outcomes)
-        codes = frame.select("problem_id", "code").unique(maintain_order=True)
-        codes = codes.vstack(asked.select("problem_id", code="reference")).unique(maintain_order=True)
-        normalised = codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
-        made = make_pairs(frame, asked, config, seed=seed, normalised=normalised)
+        made = make_pairs(frame, asked, config, seed=seed, normalised=_normalised(run, frame, asked))
         write_frame(made, out / "pairs.parquet")
         return funnel(asked, expected.frame("expected"), frame, made)
 
@@ -182,6 +183,11 @@ def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:
 def _counts(outcomes: pl.DataFrame) -> dict[str, Any]:
     by = outcomes.group_by("greedy", "status").len().sort("greedy", "status").rows()
     return {"statuses": {k: {s: n for g, s, n in by if g is flag} for k, flag in (("greedy", True), ("sampled", False))}}
+
+
+def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    codes = outcomes.select("problem_id", "code").vstack(asked.select("problem_id", code="reference")).unique(maintain_order=True)
+    return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
 
 
 def _teachable(problems: Artifact, expected: Artifact) -> pl.DataFrame:

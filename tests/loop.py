@@ -1,0 +1,93 @@
+"""The whole loop at small scale, for tests: a tiny real model, real vLLM, real Docker, real TRL, real Prefect."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Event = dict[str, Any]
+
+
+def small_config(path: Path, model: Path, **changes: Any) -> Path:
+    """Write a config of seconds rather than minutes; `changes` replace whole sections or values."""
+    config: dict[str, Any] = {
+        "name": path.stem,
+        "model": f"path:{model}",
+        "iterations": 2,
+        "suite": {"name": "starter-sql", "train": 24, "dev": 12, "test": 6},
+        "warm_start": {"epochs": 1, "batch_size": 4, "micro_batch": 4, "checkpoint_steps": 1, "max_length": 512},
+        "sample": {"samples_per_problem": 4, "max_tokens": 16, "shard_problems": 8},
+        "engine": {"max_model_len": 512, "cache_gib": 0.5},
+        "pairs": {"per_problem": 2},
+        "train": {"batch_size": 4, "micro_batch": 4, "checkpoint_steps": 1, "max_length": 512},
+        "select": {"patience": 5},
+    }
+    path.write_text(yaml.safe_dump(config | changes))
+    return path
+
+
+class Command:
+    """`codelutra run` in a process group of its own, so that all of it can be killed at once."""
+
+    def __init__(self, config: Path, home: Path, *more: str) -> None:
+        self.run = home / "runs" / config.stem
+        self._seen = len(self.events())
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "codelutra.cli", "run", str(config), "--home", str(home), "--json", *more],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"COLUMNS": "200"},
+        )  # fmt: skip
+
+    def events(self) -> list[Event]:
+        ledger = self.run / "ledger.jsonl"
+        return [json.loads(x) for x in ledger.read_text().splitlines()] if ledger.exists() else []
+
+    def kill_when(self, reached: Callable[[list[Event], Event], bool], timeout: float = 120) -> str:
+        """kill -9 the process group as soon as `reached(new events, progress)`; returns what it last said it did."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.process.poll() is None:
+            state = self.progress()
+            new = self.events()[self._seen :]
+            if reached(new, state):
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.communicate()
+                return f"{state.get('stage')} {state.get('done')}/{state.get('total')}"
+            time.sleep(0.005)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        raise AssertionError(f"never reached; {self.process.communicate()[1][-2000:]}")
+
+    def progress(self) -> Event:
+        file = self.run / "progress.json"
+        state: Event = json.loads(file.read_text()) if file.exists() else {}
+        return state
+
+    def finish(self, timeout: float = 240) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)"""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            out, err = self.process.communicate()
+            raise AssertionError(f"no end in {timeout} s: {err[-2000:]}") from None
+        return self.process.returncode, out, err
+
+
+def python_processes(marker: str) -> list[str]:
+    """Command lines of running processes that contain `marker`."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if marker in line:
+            lines.append(line)
+    return lines
