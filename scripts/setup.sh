@@ -22,8 +22,9 @@ apt_install() {
     local quiet=(env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes) tries=0
     local apt=("${quiet[@]}" apt-get -qq -o DPkg::Lock::Timeout=300)
     # After a kill, dpkg may still be at work for a moment, or refuses everything until it was told to go on.
-    until "${quiet[@]}" dpkg --force-confold --configure -a >/dev/null 9>&-; do
+    until "${quiet[@]}" dpkg --force-confold --configure -a >/dev/null 2>&1 9>&-; do
         ((++tries < 12)) || die "dpkg was interrupted and cannot go on; see what 'dpkg --configure -a' says."
+        if [ $tries = 1 ]; then say "waits for dpkg, which is at work or was interrupted"; fi
         sleep 5
     done
     # 9 is the lock of this set-up; a service that a package starts must not inherit it.
