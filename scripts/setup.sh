@@ -168,7 +168,7 @@ start_docker() {
     if ! mountpoint -q /sys/fs/cgroup && command -v cgroupfs-mount >/dev/null; then cgroupfs-mount || true; fi
     # Programs run without a network, so a machine whose kernel lets us set up neither bridge nor iptables is good enough.
     for flags in "" "--iptables=false --bridge=none"; do
-        say "starts Docker: dockerd $flags(log: $log)"
+        say "starts Docker: dockerd${flags:+ $flags} (log: $log)"
         # shellcheck disable=SC2086  # flags are words
         setsid nohup dockerd $flags >>"$log" 2>&1 </dev/null 9>&- &
         pid=$!
