@@ -8,7 +8,6 @@ import socket
 import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class Settings:
     runtime: str | None
     database_mb: int  # room for databases; they are kept in memory
     data_mount: Path | None
-    databases: Mapping[str, Path] = field(default_factory=dict)
+    databases: dict[str, Path] = field(default_factory=dict)
 
 
 def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> Any:
@@ -104,12 +103,13 @@ class Container:
     def __init__(self, client: docker.DockerClient, settings: Settings, name: str, uid: int) -> None:
         self.client, self.settings, self.name = client, settings, name
         self.id = ""
+        self.attached: Any = None
         self.outbox: deque[memoryview] = deque()
         self.raw, self.frames = bytearray(), bytearray()
         self.stderr = b""
         self.resident: OrderedDict[str, int] = OrderedDict()
         try:
-            self.stream = self.start(uid)
+            self.start(uid)
         except (docker.errors.APIError, requests.exceptions.RequestException, OSError) as error:
             self.remove()
             raise SandboxError(f"container {name} of image {settings.image} does not start: {str(error)[:500]}") from error
@@ -123,7 +123,7 @@ class Container:
                 "else build the image again with `python -m sandbox.image`."
             ) from error
 
-    def start(self, uid: int) -> socket.socket:
+    def start(self, uid: int) -> None:
         api, settings = self.client.api, self.settings
         made = api.create_container(
             settings.image, COMMAND, name=self.name, hostname="sandbox", stdin_open=True, detach=False, tty=False,
@@ -132,11 +132,9 @@ class Container:
             host_config=host_config(self.client, settings, uid), network_disabled=True,
         )  # fmt: skip
         self.id = made["Id"]
-        attached = api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-        stream: socket.socket = getattr(attached, "_sock", attached)
-        self.keep = attached  # its finaliser closes the socket
+        self.attached = api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        self.stream: socket.socket = getattr(self.attached, "_sock", self.attached)
         api.start(self.id)
-        return stream
 
     def greet(self) -> None:
         """Wait for the runner's first frame. Raises Gone."""
@@ -254,8 +252,15 @@ class Container:
         """End the container, whatever state it is in."""
         if self.id:
             owner.remove(self.client, self.id)
-        if hasattr(self, "keep"):
-            self.keep.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the stream: the runner sees its stdin end, and goes by itself."""
+        if self.attached is not None:
+            self.attached._response.close()
+            self.attached.close()
+            self.stream.close()
+            self.attached = None
 
 
 def mounted_path(data_mount: Path | None, path: Path) -> str | None:

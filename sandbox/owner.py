@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import socket
+import time
 import uuid
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import docker.errors
 from sandbox.client import connect
 
 PREFIX = "codelutra"
+REMOVE_SECONDS = 20.0
 RUN, POOL, HOST, BOOT, PID, STARTED = (f"{PREFIX}.{name}" for name in ("run", "pool", "host", "boot", "pid", "started"))
 
 
@@ -70,9 +73,14 @@ def reap_orphans(client: docker.DockerClient | None = None) -> list[str]:
 
 
 def remove_pool(client: docker.DockerClient, pool: str) -> None:
-    """Remove every container of one pool, wherever it is in its life."""
-    for container in client.api.containers(all=True, filters={"label": f"{POOL}={pool}"}):
-        remove(client, container["Id"])
+    """Remove every container of one pool, wherever it is in its life, and wait until the daemon has forgotten them."""
+    end = time.monotonic() + REMOVE_SECONDS
+    while left := client.api.containers(all=True, filters={"label": f"{POOL}={pool}"}):
+        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as removers:
+            list(removers.map(lambda container: remove(client, container["Id"]), left))
+        if time.monotonic() > end:
+            return
+        time.sleep(0.02)
 
 
 def remove(client: docker.DockerClient, container_id: str, names: list[str] | None = None) -> str:

@@ -90,6 +90,7 @@ class Pool:
         self.client = connect()
         self.retries, self.recycle_after = retries, recycle_after
         self.closed = False
+        self.replaced: list[str] = []  # why containers were replaced, in order
         self.turn = threading.Lock()
         self.turn_thread = 0
         self.tokens = itertools.count(1)
@@ -131,13 +132,18 @@ class Pool:
         if self.closed:
             return
         self.closed = True
-        self.starter.shutdown(wait=True, cancel_futures=True)
-        for worker in self.workers:
+        for worker in self.workers:  # the runner sees its stdin end and goes by itself
             if worker.container is not None:
-                worker.container.keep.close()
+                worker.container.hang_up()
+        self.starter.shutdown(wait=True, cancel_futures=True)
         self.selector.close()
         owner.remove_pool(self.client, self.settings.pool)
         self.client.close()
+
+    def announce(self, databases: Mapping[str, Path]) -> None:
+        """Add databases to those jobs may name. Raises SandboxError when one does not fit."""
+        room_for(databases, self.settings.database_mb, self.settings.data_mount)
+        self.settings.databases.update(databases)
 
     # containers
 
@@ -175,8 +181,9 @@ class Pool:
         container = worker.container
         if container is None:
             return
+        self.replaced.append(reason)
         self.selector.unregister(container)
-        container.keep.close()
+        container.hang_up()
         worker.container = None
         self.starter.submit(owner.remove, self.client, container.id)
         if not self.closed:

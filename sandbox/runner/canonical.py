@@ -8,7 +8,7 @@ its own `__eq__` is not data, it is a program, and is refused.
     float                   itself; {"f": "nan" | "inf" | "-inf"}
     bytes {"b": base64}     bytearray {"B": base64} tuple {"t": [...]}      dict {"d": [[key, value], ...]}
     set {"s": [...]}        frozenset {"z": [...]}  complex {"c": [re, im]} Decimal {"m": text}
-    Fraction {"q": [n, d]}  datetime {"dt": iso}    date {"da": iso}        time {"ti": iso}   timedelta {"td": [d, s, us]}
+    Fraction {"q": [n, d]}  datetime {"dt": [iso, fold]}  date {"da": iso}        time {"ti": [iso, fold]}  timedelta {"td": [d, s, us]}
     range {"r": [start, stop, step]}                Ellipsis {"e": 0}
 """
 
@@ -66,10 +66,10 @@ def encode(value: Any, depth: int = 0) -> Any:
     return {tag: pack(value)}
 
 
-def _datetime(value: Any) -> str:
+def _clock(value: Any) -> list[Any]:
     if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
         raise NotRepresentable(f"a time zone of type {type(value.tzinfo).__qualname__} is not plain data")
-    return str(value.isoformat())
+    return [value.isoformat(), value.fold]
 
 
 _RARE: dict[type, tuple[str, Callable[[Any], Any]]] = {
@@ -78,9 +78,9 @@ _RARE: dict[type, tuple[str, Callable[[Any], Any]]] = {
     complex: ("c", lambda v: [encode(v.real), encode(v.imag)]),
     decimal.Decimal: ("m", str),
     fractions.Fraction: ("q", lambda v: [encode(v.numerator), encode(v.denominator)]),
-    datetime.datetime: ("dt", _datetime),
+    datetime.datetime: ("dt", _clock),
     datetime.date: ("da", lambda v: v.isoformat()),
-    datetime.time: ("ti", _datetime),
+    datetime.time: ("ti", _clock),
     datetime.timedelta: ("td", lambda v: [v.days, v.seconds, v.microseconds]),
     range: ("r", lambda v: [encode(v.start), encode(v.stop), encode(v.step)]),
     type(...): ("e", lambda v: 0),
@@ -145,6 +145,17 @@ def _int(body: Any, depth: int) -> int:
     return int(body, 16)
 
 
+def _pair(body: Any, depth: int) -> list[Any]:
+    items = _items(body, depth)
+    if len(items) != 2:
+        raise Malformed("not two items")
+    return items
+
+
+def _moment(kind: Any, text: Any, fold: Any) -> Any:
+    return kind.fromisoformat(_text(text)).replace(fold=fold)
+
+
 def _text(body: Any) -> str:
     if type(body) is not str:
         raise Malformed("not a string")
@@ -160,12 +171,12 @@ _UNPACK: dict[str, Callable[[Any, int], Any]] = {
     "d": _dict,
     "s": lambda body, depth: set(_hashable(_items(body, depth))),
     "z": lambda body, depth: frozenset(_hashable(_items(body, depth))),
-    "c": lambda body, depth: complex(*_items(body, depth)),
+    "c": lambda body, depth: complex(*_pair(body, depth)),
     "m": lambda body, depth: decimal.Decimal(_text(body)),
-    "q": lambda body, depth: fractions.Fraction(*_items(body, depth)),
-    "dt": lambda body, depth: datetime.datetime.fromisoformat(_text(body)),
+    "q": lambda body, depth: fractions.Fraction(*_pair(body, depth)),
+    "dt": lambda body, depth: _moment(datetime.datetime, *_pair(body, depth)),
     "da": lambda body, depth: datetime.date.fromisoformat(_text(body)),
-    "ti": lambda body, depth: datetime.time.fromisoformat(_text(body)),
+    "ti": lambda body, depth: _moment(datetime.time, *_pair(body, depth)),
     "td": lambda body, depth: datetime.timedelta(*_items(body, depth)),
     "r": lambda body, depth: range(*_items(body, depth)),
     "e": lambda body, depth: ...,

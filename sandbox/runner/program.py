@@ -119,8 +119,12 @@ def last_line(problem: BaseException) -> str:
 
 
 def trace(problem: BaseException) -> str:
+    """The traceback's tail, from the program's own first frame on."""
     try:
-        lines = traceback.format_exception(type(problem), problem, problem.__traceback__, limit=-8)
+        own = start = problem.__traceback__
+        while own is not None and not own.tb_frame.f_code.co_filename.startswith("<"):
+            own = own.tb_next
+        lines = traceback.format_exception(type(problem), problem, own or start, limit=-8)
         return "".join(lines)[-ERROR_CHARS:]
     except BaseException:
         return last_line(problem)

@@ -10,6 +10,7 @@ import base64
 import json
 import mmap
 import os
+import re
 import resource
 import socket
 import sqlite3
@@ -23,7 +24,8 @@ from sandbox.runner import wire
 LENGTH = struct.Struct(">I")
 PROGRESS = struct.Struct("=Qd")  # token of the running job, when it started (monotonic)
 STEPS = 2000  # virtual machine steps between two looks at the clock
-ROWS_AT_ONCE = 1000
+FIRST_ROWS, ROWS_AT_ONCE, PART_BYTES = 16, 1000, 1 << 18
+COMMENTS = re.compile(r"--[^\n]*|/\*.*?(\*/|$)", re.DOTALL)
 FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.05
 CONNECTIONS = 64
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
@@ -37,6 +39,10 @@ _STATUS_OF = {
     sqlite3.SQLITE_TOOBIG: wire.RESOURCE_LIMIT,
     sqlite3.SQLITE_FULL: wire.RESOURCE_LIMIT,
 }
+
+
+class NotASelect(Exception):
+    """It ran, but it is not a query: nothing it could do was allowed."""
 
 
 class TooMuch(Exception):
@@ -97,6 +103,8 @@ class Worker:
             return wire.OK, fetch(connection, query, max_rows, max_bytes), ""
         except TooMuch as problem:
             return wire.RESOURCE_LIMIT, b"", str(problem)
+        except NotASelect:
+            return wire.BLOCKED, b"", "only queries are allowed"
         except MemoryError:
             self.forget(database)
             return wire.RESOURCE_LIMIT, b"", "out of memory"
@@ -138,11 +146,11 @@ def read(connection: sqlite3.Connection, query: str, max_rows: int, max_bytes: i
     cursor = connection.execute(query)
     try:
         if cursor.description is None:
-            raise ValueError("there is no statement in the query")
+            raise NotASelect if COMMENTS.sub("", query).strip("; \t\r\n\f") else ValueError("there is no statement")
         columns = _json([column[0] for column in cursor.description])
         parts: list[str] = []
-        rows_left, bytes_left = max_rows, max_bytes - len(columns)
-        while rows := cursor.fetchmany(min(ROWS_AT_ONCE, rows_left + 1)):
+        rows_left, bytes_left, take = max_rows, max_bytes - len(columns), FIRST_ROWS
+        while rows := cursor.fetchmany(min(take, rows_left + 1)):
             rows_left -= len(rows)
             if rows_left < 0:
                 raise TooMuch(f"the result has more than {max_rows} rows")
@@ -151,6 +159,7 @@ def read(connection: sqlite3.Connection, query: str, max_rows: int, max_bytes: i
             if bytes_left < 0:
                 raise TooMuch(f"the result has more than {max_bytes} bytes")
             parts.append(part)
+            take = max(1, min(ROWS_AT_ONCE, PART_BYTES * len(rows) // (len(part) + 1)))  # rows may be very wide
         return f'{{"columns":{columns},"rows":[{",".join(parts)}]}}'.encode("ascii")
     finally:
         cursor.close()

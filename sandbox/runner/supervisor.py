@@ -29,9 +29,8 @@ from sandbox.runner import janitor, program, sql, wire, zygote
 HOME, STORE = "/box/w", "/box/db"
 FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.02
 GRACE_SECONDS = 1.0  # beyond its deadline, for a query that cannot be interrupted
-DEAD_SECONDS = 10.0  # a killed program that is not gone by then makes the container unfit
+DEAD_SECONDS = 30.0  # a killed program that is not gone by then makes the container unfit
 READ_BYTES = 1 << 18
-KILLED = "the program was killed"
 
 
 class Unfit(Exception):

@@ -1,0 +1,98 @@
+"""Try the real thing: honest answers must be right, attacks must not, and honest work must go on after each."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sandbox.attacks import (
+    CALLS,
+    EXPECTED,
+    EXPECTED_ROWS,
+    RIGHT,
+    RIGHT_QUERY,
+    SCHEMA,
+    WRONG,
+    WRONG_QUERY,
+    Attack,
+    python_attacks,
+    sql_attacks,
+)
+from sandbox.pool import Pool
+from sandbox.protocol import PythonJob, Result, SqlJob, dumps
+
+
+def fixture_database(directory: Path) -> dict[str, Path]:
+    """A small SQLite file in `directory`, as the {digest: path} a pool wants."""
+    path = directory / "fixture.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(SCHEMA)
+    connection.close()
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path}
+
+
+def is_correct(result: Result) -> bool:
+    """The host's verdict on the fixture problems: outputs compared type for type."""
+    if result.status != "ok":
+        return False
+    if isinstance(result.value, dict):
+        return bool(result.value["rows"] == EXPECTED_ROWS)
+    return dumps(result.value) == dumps(EXPECTED)
+
+
+def job(attack: Attack, database: str) -> PythonJob | SqlJob:
+    if attack.kind == "sql":
+        return SqlJob(attack.name, database, attack.source, timeout_seconds=attack.timeout_seconds)
+    return PythonJob(attack.name, attack.source, attack.calls, timeout_seconds=attack.timeout_seconds)
+
+
+def honest(name: str, database: str) -> list[PythonJob | SqlJob]:
+    """Two jobs that are right and two that are wrong, to see whether the judge still knows the difference."""
+    return [
+        PythonJob(f"right after {name}", RIGHT, CALLS),
+        PythonJob(f"wrong after {name}", WRONG, CALLS),
+        SqlJob(f"right query after {name}", database, RIGHT_QUERY),
+        SqlJob(f"wrong query after {name}", database, WRONG_QUERY),
+    ]
+
+
+def survives(attack: Attack, results: list[Result]) -> tuple[str, bool]:
+    """What an attack and the four honest jobs after it came to, and whether that is as it must be."""
+    first, *after = results
+    got = "correct" if is_correct(first) else first.status if first.status != "ok" else "wrong"
+    allowed = attack.statuses.split() or [got]
+    fit = [is_correct(result) for result in after] == [True, False, True, False]
+    fine = got not in ("correct", "infra_error") and got in allowed and fit
+    return got if fit else f"{got}; honest work after it: {[result.status for result in after]}", fine
+
+
+def probe(pool: Pool) -> list[dict[str, Any]]:
+    """One row an attack, and one for the honest answers: name, kind, expected, got, ok."""
+    return list(rows(pool))
+
+
+def rows(pool: Pool) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="codelutra-probe-") as scratch:
+        databases = fixture_database(Path(scratch))
+        pool.announce(databases)
+        (database,) = databases
+        results = list(pool.map(honest("nothing", database)))
+        good = [is_correct(result) for result in results] == [True, False, True, False]
+        yield {
+            "name": "right and wrong answers, without an attack",
+            "kind": "honest",
+            "expected": "told apart",
+            "got": "told apart" if good else str([result.status for result in results]),
+            "ok": good,
+        }
+        attacks = python_attacks() + sql_attacks()
+        jobs = (item for attack in attacks for item in (job(attack, database), *honest(attack.name, database)))
+        stream = pool.map(jobs)
+        for attack in attacks:
+            got, fine = survives(attack, [next(stream) for _ in range(5)])
+            expected = " or ".join(attack.statuses.split()) or "not correct"
+            yield {"name": attack.name, "kind": attack.kind, "expected": expected, "got": got, "ok": fine}

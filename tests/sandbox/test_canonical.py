@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import json
+import math
+import zoneinfo
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox import Malformed, NotRepresentable, decode, dumps, encode, loads
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False)
+    | st.decimals(allow_nan=False) | st.fractions() | st.dates() | st.datetimes() | st.times() | st.timedeltas()
+)  # fmt: skip
+HASHABLE = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4), max_leaves=8)
+VALUES = st.recursive(
+    HASHABLE,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(HASHABLE, inner, max_size=5) | st.sets(HASHABLE, max_size=4),
+    max_leaves=20,
+)
+
+
+def typed(value: Any) -> Any:
+    """The value with every type spelled out: 1, True and 1.0 are equal, these are not."""
+    if isinstance(value, dict):
+        return [(typed(k), typed(v)) for k, v in value.items()]
+    if isinstance(value, (list, tuple)):
+        return type(value), [typed(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return type(value), sorted(map(repr, map(typed, value)))
+    return type(value), repr(value)
+
+
+@given(VALUES)
+def test_what_crosses_comes_back_equal_type_for_type(value: Any) -> None:
+    assert typed(loads(dumps(value))) == typed(value)
+
+
+def test_nan_infinities_negative_zero_and_big_integers_survive() -> None:
+    back = loads(dumps([math.nan, math.inf, -math.inf, -0.0, 2**70, -(2**70), 10**6000]))
+    assert math.isnan(back[0])
+    assert back[1:3] == [math.inf, -math.inf]
+    assert math.copysign(1, back[3]) == -1
+    assert back[4:] == [2**70, -(2**70), 10**6000]
+
+
+def test_text_that_is_not_unicode_survives() -> None:
+    assert loads(dumps("a\udcff\0\U0001f600")) == "a\udcff\0\U0001f600"
+
+
+def test_equal_sets_have_equal_text() -> None:
+    assert dumps({3, "a", 1}) == dumps({"a", 1, 3})
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+SUBCLASSES = [
+    type("I", (int,), {})(1),
+    type("S", (str,), {})("a"),
+    type("L", (list,), {})(),
+    type("F", (float,), {})(1.0),
+    type("D", (decimal.Decimal,), {})("1"),
+    collections.OrderedDict(a=1),
+    collections.defaultdict(int),
+    collections.Counter("a"),
+    collections.namedtuple("Point", "x")(1),
+    collections.deque([1]),
+    Colour.RED,
+    fractions.Fraction,
+    object(),
+    (i for i in [1]),
+    print,
+    datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")),
+]
+
+
+@pytest.mark.parametrize("value", SUBCLASSES, ids=lambda value: type(value).__name__)
+def test_what_only_looks_like_data_is_refused(value: Any) -> None:
+    for wrapped in (value, [value], (1, value), {"k": value}):
+        with pytest.raises(NotRepresentable):
+            encode(wrapped)
+
+
+def test_circles_and_depth_are_refused_clearly() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(NotRepresentable, match="deep"):
+        encode(circle)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "{}", '{"x": 1}', '{"t": 1}', '{"d": [1]}', '{"d": [[[1], 2]]}', '{"s": [[1]]}', '{"b": "%"}', '{"b": 1}',
+        '{"f": "1"}', '{"i": 1}', '{"i": "xyz"}', '{"q": [1, 0]}', '{"m": "x"}', '{"dt": "x"}', '{"td": ["a", 1, 1]}',
+        '{"r": [1, 2, 0]}', '{"c": [1]}', '{"t": [], "s": []}', "[" * 100_000 + "]" * 100_000, "9" * 10_000,
+        '{"t": [' * 300 + "]}" * 300,
+    ],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_what_is_not_canonical_is_refused(text: str) -> None:
+    with pytest.raises(Malformed):
+        loads(text)
+
+
+def test_keys_built_to_collide_are_refused_quickly() -> None:
+    keys = [{"i": hex(i * (2**61 - 1))} for i in range(2, 30_000)]
+    with pytest.raises(Malformed, match="hash"):
+        decode({"s": keys})
+    with pytest.raises(Malformed, match="hash"):
+        decode({"d": [[key, None] for key in keys]})
+
+
+def test_the_structure_is_plain_json() -> None:
+    assert json.loads(json.dumps(encode({1: (2.5, b"x")}))) == {"d": [[1, {"t": [2.5, {"b": "eA=="}]}]]}

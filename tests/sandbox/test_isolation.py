@@ -1,0 +1,121 @@
+"""What a program can see and keep: nothing of its neighbours, nothing of the runner, no powers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sandbox import Pool, PythonJob, SqlJob
+from sandbox.attacks import RIGHT_QUERY
+
+SECRET = "otter" * 3 + "7f3a"
+SEARCH = """
+import re
+needle = re.compile(b'o[t]ter' * 3 + b'7f[3]a')  # not the secret itself: that would find itself
+def found():
+    hits = 0
+    with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
+        for line in maps:
+            span, rights, *_ = line.split()
+            if rights[0] != 'r' or line.rstrip().endswith(('[vvar]', '[vsyscall]')):
+                continue
+            start, end = (int(part, 16) for part in span.split('-'))
+            try:
+                memory.seek(start)
+                data = memory.read(end - start)
+            except (OSError, OverflowError, ValueError):
+                continue
+            hits += len(needle.findall(data))
+    return hits
+"""
+DUMPABLE = "import ctypes\nctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
+
+
+def values(pool: Pool, program: str, *calls: str) -> list[Any]:
+    (result,) = pool.map([PythonJob("p", program, calls)])
+    assert result.status == "ok", result.error
+    return [item.get("value", item.get("error")) for item in result.value]
+
+
+def test_nothing_of_a_neighbouring_job_is_in_a_programs_memory(pool: Pool, database: str) -> None:
+    neighbours = [PythonJob(f"n{i}", f"def f(): return '{SECRET}'", ("f()",)) for i in range(20)]
+    queries = [SqlJob("q", database, f"{RIGHT_QUERY} -- {SECRET}")]
+    spy = PythonJob("spy", DUMPABLE + SEARCH, ("found()",), timeout_seconds=20)
+    results = list(pool.map([*neighbours, *queries, spy, *neighbours, spy]))
+    assert [r.value for r in results if r.id == "spy"] == [[{"value": 0}]] * 2
+
+
+def test_the_search_would_find_the_secret(pool: Pool) -> None:
+    (hits,) = values(pool, DUMPABLE + f"here = '{SECRET}'\n" + SEARCH, "found()")
+    assert hits > 0
+
+
+def test_a_program_starts_in_an_empty_directory_alone(pool: Pool) -> None:
+    mess = PythonJob("mess", "import os\nos.makedirs('a/b')\nopen('/tmp/f', 'w').write('x')\nif os.fork() == 0:\n  import time; time.sleep(99)", ("1",))  # noqa: E501
+    look = """
+import os
+def alone():
+    real = [open(f'/proc/{p}/status').read().split('Uid:')[1].split()[0] for p in os.listdir('/proc') if p.isdigit()]
+    return real.count(str(os.getuid()))
+"""
+    first, second = pool.map([mess, PythonJob("look", look, ("os.listdir('.')", "os.getcwd()", "alone()"))])
+    assert first.status == "ok"
+    assert second.value == [{"value": []}, {"value": "/box/w"}, {"value": 1}]
+
+
+def test_a_program_has_no_powers(pool: Pool) -> None:
+    status, groups, session = values(
+        pool, "import os", "open('/proc/self/status').read()", "os.getgroups()", "os.getsid(0) == os.getpid()"
+    )
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["CapEff"] == fields["CapPrm"] == fields["CapInh"] == fields["CapAmb"] == "0" * 16
+    assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
+    assert len(set(fields["Uid"].split())) == 1
+    assert int(fields["Uid"].split()[0]) >= 10_000
+    assert groups == []
+    assert session is True
+
+
+def test_a_program_holds_only_its_own_files(pool: Pool) -> None:
+    (files,) = values(pool, DUMPABLE + "import os\ndef f(): return sorted(os.readlink('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd')[:-1])", "f()")  # noqa: E501
+    assert [name.split(" ")[0] for name in files] == ["/dev/null", "/memfd:result", "/memfd:stderr", "/memfd:stdout"]
+
+
+def test_the_environment_says_nothing_about_the_runner(pool: Pool) -> None:
+    (environment,) = values(pool, "import os", "dict(os.environ)")
+    assert not [name for name in environment if "CODELUTRA" in name]
+    assert environment["HOME"] == environment["TMPDIR"] == "/box/w"
+
+
+def test_the_file_system_is_read_only_but_for_the_programs_directory(pool: Pool) -> None:
+    program = """
+import os
+def writable():
+    found = []
+    for top, folders, _ in os.walk('/'):
+        folders[:] = [f for f in folders if top != '/' or f not in ('proc', 'sys')]
+        if os.access(top, os.W_OK):
+            try:
+                open(os.path.join(top, 'probe'), 'w').close()
+                found.append(top)
+            except OSError:
+                pass
+    return found
+"""
+    assert values(pool, program, "writable()") == [["/box/w"]]
+
+
+def test_there_is_no_set_user_id_program_in_the_image(pool: Pool) -> None:
+    program = "import os\ndef f():\n  return [os.path.join(t, n) for t, _, ns in os.walk('/usr') for n in ns if os.lstat(os.path.join(t, n)).st_mode & 0o6000]"  # noqa: E501
+    assert values(pool, program, "f()") == [[]]
+
+
+def test_only_the_loopback_interface_exists(pool: Pool) -> None:
+    assert values(pool, "import socket", "[name for _, name in socket.if_nameindex()]") == [["lo"]]
+
+
+def test_queries_cannot_be_seen_from_a_program_and_leave_nothing(pool: Pool, database: str) -> None:
+    tries = ["create temp table singer as select 9 id, 'Zoe' name, 99 age", "attach ':memory:' as x", "pragma query_only=0", "delete from singer"]
+    results = list(pool.map([*(SqlJob(t, database, t) for t in tries), SqlJob("after", database, RIGHT_QUERY)]))
+    assert {r.status for r in results[:-1]} == {"blocked"}
+    assert results[-1].value["rows"] == [["Ada"], ["Bo"]]
