@@ -42,7 +42,7 @@ class Gone(Exception):
     """The container ended, or what it says is not what our runner says."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Settings:
     """What all containers of a pool have in common."""
 
@@ -55,6 +55,7 @@ class Settings:
     runtime: str | None
     database_mb: int  # room for databases; they are kept in memory
     data_mount: Path | None
+    everything_fits: bool  # all databases together; else some have to go before others come
     databases: dict[str, Path] = field(default_factory=dict)
 
 
@@ -229,7 +230,10 @@ class Container:
         return moved
 
     def need(self, digests: set[str]) -> None:
-        """Queue the databases this container has not got yet, dropping those longest unused when room is short."""
+        """Queue the databases this container has not got yet, dropping those longest unused when room is short.
+
+        Together they must fit: see `Pool.batch`.
+        """
         for digest in digests & self.resident.keys():
             self.resident.move_to_end(digest)
         for digest in sorted(digests - self.resident.keys()):
@@ -240,9 +244,11 @@ class Container:
                 self.resident[digest] = 0
                 continue
             size = path.stat().st_size
-            while self.resident and sum(self.resident.values()) + size > self.settings.database_mb << 20:
-                oldest, _ = self.resident.popitem(last=False)
+            for oldest in [held for held in self.resident if held not in digests]:
+                if sum(self.resident.values()) + size <= self.settings.database_mb << 20:
+                    break
                 self.send(wire.DROP, bytes.fromhex(oldest))
+                del self.resident[oldest]
             for chunk in chunks(path, digest):
                 self.send(wire.CHUNK, bytes.fromhex(digest) + chunk)
             self.send(wire.STORED, bytes.fromhex(digest))

@@ -104,7 +104,8 @@ class Pool:
             memory_mb=memory_mb,
             pids=pids,
             runtime=runtime,
-            database_mb=room_for(databases or {}, database_mb, data_mount),
+            database_mb=(room := room_for(databases or {}, database_mb, data_mount)),
+            everything_fits=room < database_mb,
             data_mount=data_mount,
             databases=dict(databases or {}),
         )
@@ -143,6 +144,7 @@ class Pool:
     def announce(self, databases: Mapping[str, Path]) -> None:
         """Add databases to those jobs may name. Raises SandboxError when one does not fit."""
         room_for(databases, self.settings.database_mb, self.settings.data_mount)
+        self.settings.everything_fits = False
         self.settings.databases.update(databases)
 
     # containers
@@ -318,17 +320,23 @@ class Pool:
                 self.replace(worker, queue, str(reason))
 
     def batch(self, queue: deque[Ticket]) -> list[Ticket]:
-        """As many jobs of one kind from the front as should take BATCH_SECONDS."""
+        """As many jobs of one kind from the front as should take BATCH_SECONDS, and whose databases fit together."""
         first = queue.popleft()
         batch, kind = [first], type(first.job)
-        size = answers.size(first.job)
+        size, needed, room = answers.size(first.job), self.database_of(first.job), self.settings.database_mb << 20
         most = 1 if first.alone else max(1, min(BATCH_JOBS, int(BATCH_SECONDS / self.pace[kind])))
         while queue and len(batch) < most and size < BATCH_BYTES:
             if type(queue[0].job) is not kind or queue[0].alone:
                 break
+            needed |= self.database_of(queue[0].job)
+            if len(needed) > 1 and sum(self.settings.databases[digest].stat().st_size for digest in needed) > room:
+                break
             size += answers.size(queue[0].job)
             batch.append(queue.popleft())
         return batch
+
+    def database_of(self, job: Job) -> set[str]:
+        return {job.database} if isinstance(job, SqlJob) and not self.settings.everything_fits else set()
 
     def take(self, worker: Worker, frames: list[tuple[int, bytes]]) -> int:
         """Match answers with tickets. Raises Gone when the runner gives up."""

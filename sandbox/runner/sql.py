@@ -76,6 +76,7 @@ class Worker:
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             for pragma in (f"hard_heap_limit={self.heap_bytes}", "temp_store=2", "query_only=1", "trusted_schema=0"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
             connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
             connection.set_authorizer(authorize)
             connection.set_progress_handler(self.late, STEPS)
@@ -99,6 +100,9 @@ class Worker:
             return wire.INFRA_ERROR, b"", f"database {database} is not in this container"
         try:
             connection = self.connect(database, name)
+        except sqlite3.Error as problem:
+            return wire.INFRA_ERROR, b"", f"the database cannot be read (a data_mount must be readable by all): {problem}"
+        try:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, 1_000_000))
             return wire.OK, fetch(connection, query, max_rows, max_bytes), ""
         except TooMuch as problem:

@@ -1,0 +1,160 @@
+"""A daemon that is far away, too old, absent, or gone in the middle. The wire between is real, and ours to cut."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from sandbox import Pool, PythonJob, SandboxError, SqlJob, ensure_daemon_reachable
+from sandbox.attacks import RIGHT_QUERY
+
+SOCKET = "/var/run/docker.sock"
+
+
+class Wire:
+    """A TCP port that leads to the local daemon's socket, until it is cut."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.is_cut = False
+        self.ends: list[socket.socket] = []
+        self.threads: list[threading.Thread] = []
+        self.run(self.accept)
+
+    def run(self, work: object, *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)  # type: ignore[arg-type]
+        thread.start()
+        self.threads.append(thread)
+
+    def accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.is_cut:
+                near.close()
+                continue
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(SOCKET)
+            self.ends += [near, far]
+            self.run(self.copy, near, far)
+            self.run(self.copy, far, near)
+
+    def copy(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for thread in self.threads:
+            thread.join(5)
+        for end in self.ends:
+            end.close()
+
+
+@pytest.fixture
+def wire(image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    wire = Wire()
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{wire.port}")
+    yield wire
+    wire.close()
+
+
+def jobs(count: int) -> Iterator[PythonJob]:
+    return (PythonJob(str(n), "pass", (str(n),)) for n in range(count))
+
+
+def test_a_daemon_behind_tcp_serves_programs_and_databases(
+    wire: Wire, image: str, databases: dict[str, object], database: str
+) -> None:
+    with Pool(image=image, workers=1, databases=databases, run="tests") as pool:  # type: ignore[arg-type]
+        assert [r.value[0]["value"] for r in pool.map(jobs(50))] == list(range(50))
+        (answer,) = pool.map([SqlJob("q", database, RIGHT_QUERY)])
+        assert answer.value["rows"] == [["Ada"], ["Bo"]]
+
+
+def test_a_daemon_that_comes_back_loses_no_result(wire: Wire, image: str) -> None:
+    with Pool(image=image, workers=1, run="tests") as pool:
+        values = []
+        for result in pool.map(jobs(300)):
+            values.append(result.value[0]["value"])
+            if len(values) == 30:
+                wire.cut()
+                threading.Timer(2.0, lambda: setattr(wire, "is_cut", False)).start()
+        assert values == list(range(300))
+        assert pool.replaced
+
+
+def test_a_daemon_that_stays_away_is_a_clear_stop_and_no_label(
+    wire: Wire, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.pool.START_PAUSES", (0.0, 0.2, 0.2, 0.2))
+    seen = []
+    pool = Pool(image=image, workers=2, run="tests")
+    with pytest.raises(SandboxError, match="does not start"):
+        for result in pool.map(jobs(3000)):
+            seen.append(result)
+            if len(seen) == 30:
+                wire.cut()
+    assert all(result.status == "ok" for result in seen)
+    wire.is_cut = False
+    pool.close()
+
+
+@contextmanager
+def fake_daemon(version: str) -> Iterator[int]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"ApiVersion": version, "Version": "1.0"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("version", ["1.24", "1.39"])
+def test_a_daemon_that_is_too_old_is_named(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_daemon(version) as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        with pytest.raises(SandboxError, match=version.replace(".", r"\.")):
+            ensure_daemon_reachable()
+
+
+def test_an_absent_daemon_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    with pytest.raises(SandboxError, match=r"(?s)127\.0\.0\.1:1.*DOCKER_HOST"):
+        ensure_daemon_reachable()
