@@ -303,12 +303,14 @@ class Pool:
         while queue and len(worker.batches) < FRAMES_AHEAD:
             batch = self.batch(queue)
             tokens = OrderedDict((next(self.tokens), ticket) for ticket in batch)
-            if isinstance(batch[0].job, SqlJob):
-                container.need({t.job.database for t in batch if isinstance(t.job, SqlJob)})
-                container.send(wire.SQL, answers.pack_queries((n, t.job) for n, t in tokens.items()))
+            queries = [(token, t.job) for token, t in tokens.items() if isinstance(t.job, SqlJob)]
+            programs = [(token, t.job) for token, t in tokens.items() if isinstance(t.job, PythonJob)]
+            if queries:
+                container.need({job.database for _, job in queries})
+                container.send(wire.SQL, answers.pack_queries(queries))
             else:
-                container.send(wire.PYTHON, answers.pack_programs((n, t.job) for n, t in tokens.items()))
-                worker.programs += len(batch)
+                container.send(wire.PYTHON, answers.pack_programs(programs))
+                worker.programs += len(programs)
             if not worker.batches:
                 worker.heard = time.monotonic()
             worker.batches.append(tokens)

@@ -19,8 +19,7 @@ from sandbox.attacks import (
     WRONG,
     WRONG_QUERY,
     Attack,
-    python_attacks,
-    sql_attacks,
+    attacks,
 )
 from sandbox.pool import Pool
 from sandbox.protocol import PythonJob, Result, SqlJob, dumps
@@ -47,7 +46,7 @@ def is_correct(result: Result) -> bool:
 def job(attack: Attack, database: str) -> PythonJob | SqlJob:
     if attack.kind == "sql":
         return SqlJob(attack.name, database, attack.source, timeout_seconds=attack.timeout_seconds)
-    return PythonJob(attack.name, attack.source, attack.calls, timeout_seconds=attack.timeout_seconds)
+    return PythonJob(attack.name, attack.source, CALLS, timeout_seconds=attack.timeout_seconds)
 
 
 def honest(name: str, database: str) -> list[PythonJob | SqlJob]:
@@ -64,7 +63,7 @@ def survives(attack: Attack, results: list[Result]) -> tuple[str, bool]:
     """What an attack and the four honest jobs after it came to, and whether that is as it must be."""
     first, *after = results
     got = "correct" if is_correct(first) else first.status if first.status != "ok" else "wrong"
-    allowed = attack.statuses.split() or [got]
+    allowed = attack.statuses or (got,)
     fit = [is_correct(result) for result in after] == [True, False, True, False]
     fine = got not in ("correct", "infra_error") and got in allowed and fit
     return got if fit else f"{got}; honest work after it: {[result.status for result in after]}", fine
@@ -89,10 +88,9 @@ def rows(pool: Pool) -> Iterator[dict[str, Any]]:
             "got": "told apart" if good else str([result.status for result in results]),
             "ok": good,
         }
-        attacks = python_attacks() + sql_attacks()
-        jobs = (item for attack in attacks for item in (job(attack, database), *honest(attack.name, database)))
+        jobs = (item for attack in attacks() for item in (job(attack, database), *honest(attack.name, database)))
         stream = pool.map(jobs)
-        for attack in attacks:
+        for attack in attacks():
             got, fine = survives(attack, [next(stream) for _ in range(5)])
-            expected = " or ".join(attack.statuses.split()) or "not correct"
+            expected = " or ".join(attack.statuses) or "not correct"
             yield {"name": attack.name, "kind": attack.kind, "expected": expected, "got": got, "ok": fine}

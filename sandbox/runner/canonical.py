@@ -4,12 +4,14 @@ Used on both sides of the container's wall, so it needs nothing but the standard
 structure and comes back equal, type for type. Types are checked strictly (`type(x) is int`): a subclass of `int` with
 its own `__eq__` is not data, it is a program, and is refused.
 
-    None bool str list      themselves              int    itself; beyond 64 bits {"i": hex}
-    float                   itself; {"f": "nan" | "inf" | "-inf"}
-    bytes {"b": base64}     bytearray {"B": base64} tuple {"t": [...]}      dict {"d": [[key, value], ...]}
-    set {"s": [...]}        frozenset {"z": [...]}  complex {"c": [re, im]} Decimal {"m": text}
-    Fraction {"q": [n, d]}  datetime {"dt": [iso, fold]}  date {"da": iso}        time {"ti": [iso, fold]}  timedelta {"td": [d, s, us]}
-    range {"r": [start, stop, step]}                Ellipsis {"e": 0}
+    None bool str list   themselves              tuple      {"t": [...]}
+    int                  itself; beyond 64 bits  {"i": hex}
+    float                itself; or              {"f": "nan" | "inf" | "-inf"}
+    bytes      {"b": base64}                     bytearray  {"B": base64}
+    dict       {"d": [[key, value], ...]}        set        {"s": [...]}         frozenset  {"z": [...]}
+    complex    {"c": [real, imag]}               Decimal    {"m": text}          Fraction   {"q": [n, d]}
+    datetime   {"dt": [iso, fold]}               date       {"da": iso}          time       {"ti": [iso, fold]}
+    timedelta  {"td": [days, seconds, us]}       range      {"r": [start, stop, step]}  Ellipsis {"e": 0}
 """
 
 from __future__ import annotations

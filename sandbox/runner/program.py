@@ -83,7 +83,7 @@ def outcome(source: str, calls: list[str], is_script: bool, in_process: bool) ->
         if is_script and problem.code in (None, 0):
             return wire.OK, b"null", ""
         return wire.RUNTIME_ERROR, b"", last_line(problem)
-    except BaseException as problem:  # the program may raise anything at all, and that is its result
+    except BaseException as problem:  # noqa: BLE001 - the program may raise anything, and that is its result
         return status_of(problem), b"", trace(problem)
 
 
@@ -97,7 +97,7 @@ def evaluate(call: str, namespace: dict[str, Any], in_process: bool) -> list[Any
                 raise
             code = compile(call, "<call>", "exec", dont_inherit=True)
         return ["v", canonical.encode(eval(code, namespace))]
-    except BaseException as problem:
+    except BaseException as problem:  # noqa: BLE001 - likewise
         return ["e", last_line(problem)]
 
 
@@ -113,7 +113,7 @@ def status_of(problem: BaseException) -> int:
 def last_line(problem: BaseException) -> str:
     try:
         text = f"{type(problem).__name__}: {problem}"
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the exception's own __str__ is the program's as well
         text = f"{type(problem).__name__}: (its message cannot be printed)"
     return text[:ERROR_CHARS]
 
@@ -126,7 +126,7 @@ def trace(problem: BaseException) -> str:
             own = own.tb_next
         lines = traceback.format_exception(type(problem), problem, own or start, limit=-8)
         return "".join(lines)[-ERROR_CHARS:]
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         return last_line(problem)
 
 
@@ -134,7 +134,7 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the program may have put anything there
             continue
 
 

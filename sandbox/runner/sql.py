@@ -150,7 +150,9 @@ def read(connection: sqlite3.Connection, query: str, max_rows: int, max_bytes: i
     cursor = connection.execute(query)
     try:
         if cursor.description is None:
-            raise NotASelect if COMMENTS.sub("", query).strip("; \t\r\n\f") else ValueError("there is no statement")
+            if COMMENTS.sub("", query).strip("; \t\r\n\f"):
+                raise NotASelect
+            raise ValueError("there is no statement in the query")
         columns = _json([column[0] for column in cursor.description])
         parts: list[str] = []
         rows_left, bytes_left, take = max_rows, max_bytes - len(columns), FIRST_ROWS
@@ -179,8 +181,9 @@ _json = json.JSONEncoder(separators=(",", ":"), default=_blob, check_circular=Fa
 def serve(control: socket.socket, progress: mmap.mmap, uid: int, files: dict[str, str], limits: dict[str, int]) -> None:
     """Answer batches until the supervisor goes away. Runs in a process of its own; never returns.
 
-    A batch comes as length and JSON: either [[token, database, query, timeout, max_rows, max_bytes, connection], ...]
-    or {"know": database, "path": path} or {"forget": database}. Blocks of packed results go back as length and bytes; an empty block ends the batch.
+    A batch comes as length and JSON: [[token, database, query, timeout, max_rows, max_bytes, connection], ...], or news:
+    {"know": database, "path": path}, {"forget": database}. Blocks of packed results go back as length and bytes; an
+    empty block ends the batch.
     """
     os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -206,10 +209,10 @@ def serve(control: socket.socket, progress: mmap.mmap, uid: int, files: dict[str
                 send(control, waiting)
                 waiting, size, flushed = [], 0, started
             PROGRESS.pack_into(progress, 0, token, started)
-            status, value, error = worker.run(*job)
+            status, table, error = worker.run(*job)
             text = error[-2000:].encode("utf-8", "replace")
-            waiting.append(wire.pack_result(token, status, time.monotonic() - started, value, b"", text))
-            size += len(value)
+            waiting.append(wire.pack_result(token, status, time.monotonic() - started, table, b"", text))
+            size += len(table)
         send(control, waiting)
         control.sendall(LENGTH.pack(0))
     os._exit(0)

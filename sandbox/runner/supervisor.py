@@ -51,9 +51,7 @@ class Supervisor:
         self.sql_pid = 0
         self.progress = mmap.mmap(-1, sql.PROGRESS.size)
         self.janitor = self.spawn(janitor.serve, socket.SOCK_SEQPACKET, self.uid, self.uid + 1, HOME)[1]
-        self.zygote = self.spawn(
-            zygote.serve, socket.SOCK_SEQPACKET, self.uid, HOME, config["limits"], config["preload"]
-        )[1]
+        self.zygote = self.spawn(zygote.serve, socket.SOCK_SEQPACKET, self.uid, HOME, config["limits"], config["preload"])[1]
         self.expect(self.janitor, 30.0)
         self.expect(self.zygote, 120.0)
         self.poll = select.poll()
@@ -74,7 +72,7 @@ class Supervisor:
             os.dup2(null, 1)
             os.closerange(4, 256)
             serve(control, *arguments)
-        except BaseException as problem:
+        except BaseException as problem:  # noqa: BLE001 - the last words of a process that ends here
             print(f"{serve.__module__} died: {program.trace(problem)}", file=sys.stderr, flush=True)
         finally:
             os._exit(1)
@@ -229,7 +227,7 @@ class Supervisor:
 
     def collect(self, payload: bytes) -> set[int] | None:
         """Pass the worker's blocks on. None when the batch is done, else the tokens that were answered."""
-        buffer, answered = bytearray(), set()
+        buffer, answered = bytearray(), set[int]()
         timeouts: dict[int, float] = {}
         while True:
             self.sql.settimeout(FLUSH_SECONDS if self.out else 0.5)
@@ -263,7 +261,7 @@ class Supervisor:
     def chunk(self, payload: bytes) -> None:
         digest = payload[:32].hex()
         if digest not in self.partial:
-            self.partial[digest] = (open(f"{STORE}/{digest}", "xb"), hashlib.sha256())
+            self.partial[digest] = (open(f"{STORE}/{digest}", "xb"), hashlib.sha256())  # noqa: SIM115 - closed when whole
         file, seen = self.partial[digest]
         file.write(payload[32:])
         seen.update(payload[32:])

@@ -84,9 +84,7 @@ def unpack_results(payload: bytes) -> Iterator[Record]:
         end = error_at + n_error
         if end > total or status >= len(STATUSES):
             raise BrokenFrame("a result is cut off or has no known status")
-        yield Record(
-            token, status, seconds, payload[at:stdout_at], payload[stdout_at:error_at], payload[error_at:end]
-        )
+        yield Record(token, status, seconds, payload[at:stdout_at], payload[stdout_at:error_at], payload[error_at:end])
         at = end
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sandbox import Pool
-from sandbox.attacks import Attack, python_attacks, sql_attacks
+from sandbox.attacks import Attack, attacks
 from sandbox.probe import honest, job, survives
 
-ATTACKS = python_attacks() + sql_attacks()
+ATTACKS = attacks()
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from sandbox import Malformed, NotRepresentable, decode, dumps, encode, loads
 
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False)
-    | st.decimals(allow_nan=False) | st.fractions() | st.dates() | st.datetimes() | st.times() | st.timedeltas()
-)  # fmt: skip
-HASHABLE = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4), max_leaves=8)
+NUMBERS = st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False) | st.fractions()
+TIMES = st.dates() | st.datetimes() | st.times() | st.timedeltas()
+SCALARS = st.none() | st.booleans() | st.text() | st.binary() | st.decimals(allow_nan=False) | NUMBERS | TIMES
+HASHABLE = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4), max_leaves=8
+)
 VALUES = st.recursive(
     HASHABLE,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(HASHABLE, inner, max_size=5) | st.sets(HASHABLE, max_size=4),

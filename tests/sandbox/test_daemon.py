@@ -110,13 +110,12 @@ def test_a_daemon_that_stays_away_is_a_clear_stop_and_no_label(
     wire: Wire, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandbox.pool.START_PAUSES", (0.0, 0.2, 0.2, 0.2))
-    seen = []
     pool = Pool(image=image, workers=2, run="tests")
+    stream = pool.map(jobs(3000))
+    seen = [next(stream) for _ in range(30)]
+    wire.cut()
     with pytest.raises(SandboxError, match="does not start"):
-        for result in pool.map(jobs(3000)):
-            seen.append(result)
-            if len(seen) == 30:
-                wire.cut()
+        seen.extend(stream)
     assert all(result.status == "ok" for result in seen)
     wire.is_cut = False
     pool.close()

@@ -50,7 +50,11 @@ def test_the_search_would_find_the_secret(pool: Pool) -> None:
 
 
 def test_a_program_starts_in_an_empty_directory_alone(pool: Pool) -> None:
-    mess = PythonJob("mess", "import os\nos.makedirs('a/b')\nopen('/tmp/f', 'w').write('x')\nif os.fork() == 0:\n  import time; time.sleep(99)", ("1",))  # noqa: E501
+    mess = PythonJob(
+        "mess",
+        "import os\nos.makedirs('a/b')\nopen('/tmp/f', 'w').write('x')\nif os.fork() == 0:\n  import time; time.sleep(99)",
+        ("1",),
+    )
     look = """
 import os
 def alone():
@@ -77,7 +81,12 @@ def test_a_program_has_no_powers(pool: Pool) -> None:
 
 
 def test_a_program_holds_only_its_own_files(pool: Pool) -> None:
-    (files,) = values(pool, DUMPABLE + "import os\ndef f(): return sorted(os.readlink('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd')[:-1])", "f()")  # noqa: E501
+    (files,) = values(
+        pool,
+        DUMPABLE
+        + "import os\ndef f(): return sorted(os.readlink('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd')[:-1])",
+        "f()",
+    )
     assert [name.split(" ")[0] for name in files] == ["/dev/null", "/memfd:result", "/memfd:stderr", "/memfd:stdout"]
 
 
@@ -115,7 +124,12 @@ def test_only_the_loopback_interface_exists(pool: Pool) -> None:
 
 
 def test_queries_cannot_be_seen_from_a_program_and_leave_nothing(pool: Pool, database: str) -> None:
-    tries = ["create temp table singer as select 9 id, 'Zoe' name, 99 age", "attach ':memory:' as x", "pragma query_only=0", "delete from singer"]
+    tries = [
+        "create temp table singer as select 9 id, 'Zoe' name, 99 age",
+        "attach ':memory:' as x",
+        "pragma query_only=0",
+        "delete from singer",
+    ]
     results = list(pool.map([*(SqlJob(t, database, t) for t in tries), SqlJob("after", database, RIGHT_QUERY)]))
     assert {r.status for r in results[:-1]} == {"blocked"}
     assert results[-1].value["rows"] == [["Ada"], ["Bo"]]

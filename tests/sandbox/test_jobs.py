@@ -50,12 +50,15 @@ def test_special_floats_cross(pool: Pool) -> None:
 
 
 def test_programs_may_define_dataclasses_and_pickle_them(pool: Pool) -> None:
-    program = "import dataclasses, pickle\n@dataclasses.dataclass\nclass P:\n  x: 'int'\ndef f(): return pickle.loads(pickle.dumps(P(1))).x"
+    program = "import dataclasses, pickle\n@dataclasses.dataclass\nclass P:\n  x: 'int'\n"
+    program += "def f(): return pickle.loads(pickle.dumps(P(1))).x"
     assert python(pool, program, "f()").value == [{"value": 1}]
 
 
 def test_a_script_reads_stdin_and_its_output_is_the_value(pool: Pool) -> None:
-    program = "import sys\nif __name__ == '__main__':\n  n = int(input())\n  print(sum(map(int, sys.stdin.read().split())) * n)"
+    program = (
+        "import sys\nif __name__ == '__main__':\n  n = int(input())\n  print(sum(map(int, sys.stdin.read().split())) * n)"
+    )
     result = python(pool, program, stdin="2\n1 2\n3 ä".replace("ä", "4"))
     assert (result.status, result.value) == ("ok", "20\n")
 
@@ -101,7 +104,9 @@ def test_a_program_of_a_megabyte_runs(pool: Pool) -> None:
 
 
 def test_each_program_gets_its_own_random_numbers_and_the_same_hashes(pool: Pool) -> None:
-    jobs = [PythonJob(str(i), "import random", ("random.random()", "hash('a')", "list({'x', 'y', 'z', 'w'})")) for i in range(4)]
+    jobs = [
+        PythonJob(str(i), "import random", ("random.random()", "hash('a')", "list({'x', 'y', 'z', 'w'})")) for i in range(4)
+    ]
     answers = [[item["value"] for item in result.value] for result in pool.map(jobs)]
     assert len({answer[0] for answer in answers}) == 4
     assert len({str(answer[1:]) for answer in answers}) == 1
@@ -128,7 +133,11 @@ def test_cells_are_what_sqlite_has(pool: Pool, database: str) -> None:
 
 
 def test_no_rows_is_a_result(pool: Pool, database: str) -> None:
-    assert query(pool, database, "select id from singer where 0;").value == {"columns": ["id"], "rows": [], "truncated": False}
+    assert query(pool, database, "select id from singer where 0;").value == {
+        "columns": ["id"],
+        "rows": [],
+        "truncated": False,
+    }
 
 
 def test_row_and_byte_caps_are_exact(pool: Pool, database: str) -> None:

@@ -51,9 +51,7 @@ def numbers(count: int, program: str = "def f(x): return x * x") -> Iterator[Pyt
 
 
 def squares(results: list[Result]) -> bool:
-    return [(r.id, r.status, r.value) for r in results] == [
-        (str(n), "ok", [{"value": n * n}]) for n in range(len(results))
-    ]
+    return [(r.id, r.status, r.value) for r in results] == [(str(n), "ok", [{"value": n * n}]) for n in range(len(results))]
 
 
 def test_results_come_in_the_order_of_the_jobs_whatever_they_take(image: str) -> None:
@@ -209,7 +207,11 @@ OWNER = """
 @pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_container_outlives_its_owner(deadly: signal.Signals, image: str, client: docker.DockerClient) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(OWNER), image], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", textwrap.dedent(OWNER), image],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as owner:
         assert owner.stdout is not None
         name = owner.stdout.readline().strip()
@@ -232,7 +234,9 @@ def test_orphans_are_reaped_and_others_are_left_alone(image: str, client: docker
     }
     assert [is_orphan(mark) for mark in marks.values()] == [True, True, False, False]
     made = {
-        name: client.containers.run(image, ["/bin/sleep", "60"], entrypoint="", detach=True, labels=mark, network_mode="none")
+        name: client.containers.run(
+            image, ["/bin/sleep", "60"], entrypoint="", detach=True, labels=mark, network_mode="none"
+        )
         for name, mark in marks.items()
     }
     try:
@@ -294,7 +298,10 @@ def test_a_database_that_changed_since_it_was_announced_is_refused(image: str, t
     sqlite3.connect(path).execute("create table t(x)").connection.close()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes() + b"\0")
-    with Pool(image=image, workers=1, databases={digest: path}, run="tests") as pool, pytest.raises(SandboxError, match="changed"):
+    with (
+        Pool(image=image, workers=1, databases={digest: path}, run="tests") as pool,
+        pytest.raises(SandboxError, match="changed"),
+    ):
         list(pool.map([SqlJob("1", digest, "select 1")]))
 
 
@@ -321,6 +328,4 @@ def test_a_pool_that_cannot_work_says_why_and_leaves_nothing(
         pytest.skip("this machine's base image came from a registry")
     with pytest.raises(SandboxError, match=message):
         Pool(**{"image": image, "workers": 1, "run": "refused", **options})  # type: ignore[arg-type]
-    assert eventually(
-        lambda: len(client.api.containers(all=True, filters={"label": "codelutra.run=refused"})) == before
-    )
+    assert eventually(lambda: len(client.api.containers(all=True, filters={"label": "codelutra.run=refused"})) == before)
