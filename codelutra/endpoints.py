@@ -97,20 +97,25 @@ def sample_endpoints(
     out: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop = threading.Event()
     endpoints = [_Endpoint(url) for url in urls]
-    missing = len(shards)
+    missing, told = len(shards), (0, sum(len(s.prompts) * s.samples for s in shards), 0)
     with ThreadPoolExecutor(1, "endpoints") as thread:
         try:
             work = _sample(endpoints, policy, shards, max_model_len, connections, patience_seconds, out, stop)
             thread.submit(asyncio.run, work).add_done_callback(out.put)
             while missing:
-                event = out.get()
+                try:
+                    event = out.get(timeout=1)
+                except queue.Empty:
+                    event = told
                 if isinstance(event, Future):
                     event.result()  # raises what ended it; work that is done has put its shards before
                 elif isinstance(event, ShardResult):
                     missing -= 1
                     yield event
-                elif progress:
-                    progress(*event)
+                else:
+                    told = event
+                    if progress:
+                        progress(*told)
         finally:
             stop.set()
 

