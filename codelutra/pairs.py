@@ -18,7 +18,6 @@ from codelutra.config import PairsSection
 from codelutra.errors import StageError
 from codelutra.schema import EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, check
 
-BATCH_ROWS = 500_000
 _WRONG = 2**63  # in `order`: below are the right answers, from here on the wrong ones
 
 
@@ -51,13 +50,14 @@ def pairs_by_batch(
     *,
     seed: int,
     normalised: pl.DataFrame | None = None,
+    batch_rows: int = 500_000,
 ) -> Iterator[pl.DataFrame]:
-    """`make_pairs` in bounded memory: the same pairs, one frame for every half million outcomes.
+    """`make_pairs` in bounded memory: the same pairs, one frame for every `batch_rows` outcomes or a shard more.
 
     A shard holds all outcomes of its problems. Raises StageError where a problem comes back in a later batch.
     """
     seen = pl.Series("problem_id", [], dtype=pl.String)
-    for batch in _batches(shards):
+    for batch in _batches(shards, batch_rows):
         ids = batch["problem_id"].unique()
         again = ids.filter(ids.is_in(seen.implode())).sort()
         if len(again):
@@ -112,11 +112,11 @@ def mix(x: pl.Series) -> pl.Series:
     return frame.select(pl.col("x") ^ pl.col("x") // 2**31).to_series()
 
 
-def _batches(shards: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+def _batches(shards: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
     held: list[pl.DataFrame] = []
     for shard in shards:
         held.append(shard)
-        if sum(s.height for s in held) >= BATCH_ROWS:
+        if sum(s.height for s in held) >= rows:
             yield pl.concat(held)
             held = []
     if held:

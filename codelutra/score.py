@@ -69,9 +69,7 @@ def score_problems(
         raise StageError(f"outcomes judged under {' and '.join(modes)} in one frame; score each comparison mode by itself")
     broken = expected.filter(pl.col("status") == "reference_error").select("problem_id", broken=True)
     judged = outcomes.join(broken, on="problem_id", how="left").with_columns(
-        status=pl.when(pl.col("broken").is_null() | (pl.col("status") == "infra_error"))
-        .then("status")
-        .otherwise(pl.lit("reference_error", STATUS))
+        status=pl.when("broken").then(pl.lit("reference_error", STATUS)).otherwise("status")
     )
     drawn = judged.filter(~pl.col("greedy"), pl.col("status") != "infra_error")
     right, ran = pl.col("status") == "correct", pl.col("status").is_in(EXECUTABLE)
