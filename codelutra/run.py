@@ -110,6 +110,36 @@ class Run:
 
         return show
 
+    def training_progress(self, stage: str, label: str) -> Callable[[int, int, dict[str, Any]], None]:
+        """A callback for `train.refine` and `train.warm_start`: steps as progress, what else happens into the ledger."""
+        steps, reference = self.progress(label, "steps"), self.progress(f"{label}: reference log-probabilities", "batches")
+
+        def hear(done: int, total: int, event: dict[str, Any]) -> None:
+            match event["doing"]:
+                case "training":
+                    if step := event.get("resumed_from_step"):
+                        text = f"{label} goes on from its checkpoint at step {step}"
+                        self.dir.ledger({"event": "resumed", "stage": stage, "label": label, "step": step, "text": text})
+                    steps(done, total)
+                case "progress":
+                    steps(done, total)
+                case "reference":
+                    reference(done, total)
+                case "waiting":
+                    self.waiting("the engine or trainer of another run on this host")
+                case "drift":
+                    text = (
+                        f"{label}: at step {event['step']} the chosen answers' log-probability stands "
+                        f"{event['chosen_drift']:.1f} nats from the reference model's (train.min_chosen_drift)"
+                    )
+                    self.dir.ledger({"event": "note", "text": text})
+
+        return hear
+
+    def waiting(self, what: str) -> None:
+        """Tell whoever watches why nothing moves."""
+        self.dir.ledger({"event": "waiting", "what": what})
+
     def make(self, step: Step) -> Artifact:
         """The step's artifact, from the store or made now."""
         return self.store.make(step)

@@ -7,6 +7,7 @@ shards with one load, and ends with the `with` block.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import polars as pl
 from codelutra.run import Policy, Run
 from codelutra.sample import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
-from codelutra.store import Artifact, Recipe, Step, digest_of, locked, write_frame
+from codelutra.store import Artifact, Build, Recipe, Step, digest_of, locked, write_frame
 
 VERSION = 1
 
@@ -98,12 +99,14 @@ class Sampling:
             stream = sample_shards(
                 Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing], sample=c.sample, engine=c.engine,
                 seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
-                progress=self._progress,
+                progress=self._progress, waiting=run.waiting,
             )  # fmt: skip
+            began = time.monotonic()
             try:
                 for shard, frame in stream:
-                    i = at[shard.index]
-                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame))))
+                    i, now = at[shard.index], time.monotonic()
+                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began))))
+                    began = now
             except _EnoughError:
                 pass
             finally:
@@ -127,14 +130,11 @@ def measure_plan(
 
     Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator.
     """
+    usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
     frame = problems.frame("problems")
-    shards = plan_shards(frame.filter(pl.col("split") == split), run.config.sample, greedy=True)
-    if train:
-        usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
-        asked = frame.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
-        more = plan_shards(asked, run.config.sample, greedy=False)
-        shards += [replace(s, index=len(shards) + i) for i, s in enumerate(more)]
-    return Sampling(run, policy, shards)
+    train_rows = frame.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+    asked = pl.concat([frame.filter(pl.col("split") == split), train_rows])
+    return Sampling(run, policy, plan_shards(asked, run.config.sample, (split, "train") if train else (split,)))
 
 
 class _EnoughError(Exception):
@@ -145,13 +145,13 @@ def _not_alone(out: Path, work: Path) -> dict[str, Any]:
     raise RuntimeError("a shard of samples is made by Sampling.shard, which shares one engine between all shards")
 
 
-def _writer(frame: pl.DataFrame) -> Any:
+def _writer(frame: pl.DataFrame, seconds: float) -> Build:
     def build(out: Path, work: Path) -> dict[str, Any]:
         write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
         tokens = int(frame["completion_tokens"].sum())
         cut = frame.filter(pl.col("finish_reason") == "length").height
         dropped = frame.filter(pl.col("finish_reason") == "dropped").height
-        return {"rows": frame.height, "tokens": tokens, "cut_at_max_tokens": cut, "prompts_too_long": dropped}
+        return {"rows": frame.height, "seconds": round(seconds, 2), "tokens": tokens, "cut_at_max_tokens": cut, "prompts_too_long": dropped}
 
     return build
 

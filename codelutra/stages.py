@@ -135,7 +135,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     def build(out: Path, work: Path) -> dict[str, Any]:
         return training.warm_start(Path(policy.path), _teachable(problems, expected), system=run.suite.system,
             config=config, seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
-            progress=run.progress("warm start", "steps"))  # fmt: skip
+            progress=run.training_progress("warm-start", "warm start"))  # fmt: skip
 
     return Step(recipe, build)
 
@@ -155,7 +155,7 @@ def train(run: Run, policy: Policy, pairs: Artifact, problems: Artifact, expecte
         return training.refine(Path(policy.path), pairs.frame("pairs"), system=run.suite.system, config=config,
             seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
             references=_teachable(problems, expected) if config.replay_references else None,
-            progress=run.progress(f"train {label}".strip(), "steps"))  # fmt: skip
+            progress=run.training_progress("train", f"train {label}".strip()))  # fmt: skip
 
     return Step(recipe, build, label)
 

@@ -24,7 +24,13 @@ from codelutra.errors import CodelutraError, UserError
 from codelutra.run import home_dir
 from codelutra.store import Event, RunDir
 
-_QUIET = {"PREFECT_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+# Where no server is set up, Prefect starts one for the run; on a busy machine that takes longer than its default 20 s.
+_ENVIRONMENT = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: Path | None) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_QUIET | os.environ)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_ENVIRONMENT | os.environ)
     code = _watch(child, run, seen)
     if code:
         raise _failure(code, run, seen)
@@ -113,7 +119,7 @@ def _line(event: Event) -> str | None:
         case "damaged", stage:
             return f"[red]✗ damaged {stage} artifact set aside and made again: {event['moved_to']}[/]"
         case "resumed", _:
-            return f"[yellow]↻ {event['what']}[/]"
+            return f"[yellow]↻ {event['text']}[/]"
         case "note", _:
             return f"[yellow]! {event['text']}[/]"
         case "waiting", _:

@@ -88,10 +88,13 @@ def measure(
 
 def shards(run: Run, sampling: Sampling, asked: Artifact, expected: Artifact, *, greedy: bool) -> list[Artifact]:
     """Outcomes of all greedy, or all other, shards: each is executed while later ones are still being sampled."""
-    outcomes = []
+    drawn, outcomes = [], []
     for i, label in sampling.labels(greedy=greedy):
         samples = sample.submit(sampling, i, label)
+        drawn.append(samples)
         outcomes.append(execute.submit(run.ref, samples, asked, expected, label))  # type: ignore[arg-type]
+    for samples in drawn:
+        samples.result()  # raises what stopped the engine; of the outcome that waited for it Prefect only says "pending"
     return [o.result() for o in outcomes]
 
 
