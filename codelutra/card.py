@@ -1,0 +1,176 @@
+"""The model card of an exported policy: Hugging Face front matter, then what was measured, how, and what it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import polars as pl
+import yaml
+
+from codelutra import __version__
+from codelutra.findings import Findings, Row, headline, libraries
+from codelutra.show import paired_text
+
+_CARD = Template("""\
+---
+$front
+---
+
+# $title
+
+$headline
+
+| policy | dev pass@1 | 95 % interval | executable | against the one before |
+|---|---:|---:|---:|---|
+$rows
+
+The policy in this folder is **$policy**. pass@1 is the share of problems whose greedy answer is correct when it is run
+(comparison mode `$mode`), with Wilson's interval; +a −b counts problems solved now and not before, and the other way
+round, with the p of the exact McNemar test. $tested
+
+## How it was made
+
+`$model`, refined with [CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025): sample programs from the
+current policy, run them in a sandbox, pair right with wrong answers to the same problem, train with DPO and an SFT term
+on the right ones, repeat.
+
+```
+codelutra run run.yaml          # the config in this folder
+codelutra status $run --json    # the numbers above
+codelutra report $run           # report/index.html in this folder
+```
+
+| | |
+|---|---|
+$facts
+
+## Use
+
+Loads with transformers and vLLM. Answers come in the form it was trained on: the system message, then the prompt as the
+suite writes it.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+messages = $messages
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**prompt, max_new_tokens=$max_tokens, do_sample=False)
+print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+## Limits
+
+- Specialised: measured on $suite and nothing else. Expect it to be worse than `$model` at general conversation.
+- dev chose among the policies, so its number leans to the optimistic side; only a test number, where one is given, does not.
+- An answer is correct when its output is right on the suite's own data: it may still be wrong on other data.
+- Run what it writes in a sandbox.
+$licence_note
+""")
+
+
+def card(found: Findings, row: Row) -> str:
+    """README.md of the export of `row`'s policy."""
+    s, config = found.summary, found.config
+    problems = (found.manifest("problems.parquet") or {}).get("facts", {})
+    suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
+    pairs = sum(r["funnel"]["pairs"] for r in found.policies[: found.policies.index(row)] if r.get("funnel"))
+    train, drawn = config.train, config.sample
+    facts = {
+        "base model": f"`{s['model']}`, licence {licence or 'not recorded'}",
+        "suite": f"{s['suite']}, version {s['suite_version']}, licence {suite_licence}",
+        "problems": ", ".join(f"{n:,} {split}" for split, n in s["problems"].items() if split in ("train", "dev", "test")),
+        "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
+        "training": f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, learning rate {train.learning_rate:g}; "
+        f"{'after a warm start on references; ' if config.warm_start else ''}{pairs:,} pairs in all",
+        "seeds": f"run {config.seed}, splits {config.suite.seed}",
+        "weights": f"sha256 `{(found.manifest(row['path']) or {}).get('digest', 'of the base model, unchanged')}`",
+        "made with": f"codelutra {__version__}, " + ", ".join(f"{k} {' / '.join(v)}" for k, v in libraries(found).items()),
+    }
+    licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
+    return _CARD.substitute(
+        front=yaml.safe_dump(_front(found, row, licence), sort_keys=False, allow_unicode=True).strip(),
+        title=f"{s['run']}: {s['model']} refined on {s['suite']}",
+        headline="\n\n".join(headline(found)),
+        rows="\n".join(_table_row(r, r is row) for r in found.policies),
+        policy=row["title"],
+        mode=s["mode"],
+        tested=_tested(found, row),
+        model=s["model"],
+        run=s["run"],
+        suite=s["suite"],
+        facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
+        messages=json.dumps(_messages(found, row), indent=4, ensure_ascii=False),
+        max_tokens=drawn.max_tokens,
+        licence_note=licence_note,
+    )
+
+
+def base_licence(found: Findings) -> str:
+    """Of the model the run started from, as its source names it; "" where it does not."""
+    base = Path(found.policies[0]["path"])
+    with contextlib.suppress(FileNotFoundError):
+        return str(json.loads((base / "codelutra-model.json").read_text())["licence"])
+    with contextlib.suppress(FileNotFoundError):
+        if named := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", (base / "README.md").read_text(errors="replace")):
+            return named[1]
+    return ""
+
+
+def _front(found: Findings, row: Row, licence: str) -> dict[str, Any]:
+    s = found.summary
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", s["model"])
+    metrics = [_metric("dev", row["dev"])]
+    if (test := s.get("test")) and test["policy"] == row["label"]:
+        metrics.append(_metric("test", test))
+    results = {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": s["suite"], "type": s["suite"], "revision": s["suite_version"]},
+        "metrics": metrics,
+    }
+    return {
+        "license": licence or "other",
+        **({"base_model": named[1]} if named else {}),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["codelutra", "dpo", "code", s["suite"]],
+        "model-index": [{"name": s["run"], "results": [results]}],
+    }
+
+
+def _metric(split: str, e: Row) -> dict[str, Any]:
+    interval = f"95 % interval {e['low']:.4f} to {e['high']:.4f}, {e['n']} problems"
+    return {"type": "pass@1", "name": f"{split} pass@1 ({interval})", "value": round(e["value"], 4)}
+
+
+def _table_row(r: Row, this: bool) -> str:
+    dev, bold = r["dev"], "**" if this else ""
+    interval = f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}"
+    share = f"{bold}{dev['value']:.1%}{bold}"
+    paired = paired_text(r["paired"]["previous"])
+    return f"| {bold}{r['title']}{bold} | {share} | {interval} | {r['executable']:.1%} | {paired} |"
+
+
+def _tested(found: Findings, row: Row) -> str:
+    test = found.summary.get("test")
+    if not test or test["policy"] != row["label"]:
+        return "It was not scored on a test split."
+    interval = f"{100 * test['low']:.1f} – {100 * test['high']:.1f}"
+    return f"On the test split, touched once: **{test['value']:.1%}** [{interval}], {test['n']} problems."
+
+
+def _messages(found: Findings, row: Row) -> list[dict[str, str]]:
+    """A conversation as the policy was trained on, with a dev problem in it."""
+    trained = found.manifest(row["path"])
+    system = trained["config"].get("system", "") if trained else ""
+    problems = found.frame("problems.parquet")
+    dev = None if problems is None else problems.filter(pl.col("split") == "dev")
+    prompt = dev["prompt"][0] if dev is not None and dev.height else "…"
+    start = [{"role": "system", "content": system}] if system else []
+    return [*start, {"role": "user", "content": prompt}]
