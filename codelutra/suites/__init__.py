@@ -22,6 +22,8 @@ Job = SqlJob | PythonJob
 SUITES = {
     "starter-sql": "codelutra.suites.starter_sql",
     "spider": "codelutra.suites.spider",
+    "mbpp": "codelutra.suites.mbpp",
+    "mbpp-sanitized": "codelutra.suites.mbpp",
 }
 
 

@@ -11,9 +11,6 @@ normalised query and no normalised question is on two sides. This is how a model
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,6 +18,7 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
+from codelutra.suites.folder import find, read_json
 from codelutra.suites.splits import cap, divide, draw, normalise_prompt
 from codelutra.suites.sql import SqlSuite, chosen_databases, database_digest, judging, normalise, schema_text
 
@@ -33,8 +31,8 @@ FILES = {"train": "train_spider.json", "dev": "dev.json"}
 
 def load(section: SuiteSection) -> SqlSuite:
     folder = find(section, "spider")
-    tables = {t["db_id"]: t for t in _read(folder / "tables.json")}
-    asked = {file: _read(folder / name) for file, name in FILES.items()}
+    tables = {t["db_id"]: t for t in read_json(folder / "tables.json")}
+    asked = {file: read_json(folder / name) for file, name in FILES.items()}
     names = sorted({q["db_id"] for questions in asked.values() for q in questions})
     names = chosen_databases(section, names, f"{folder}/{FILES['train']} and {FILES['dev']}")
     without = [n for n in names if n not in tables]
@@ -86,30 +84,6 @@ def schema(tables: dict[str, Any]) -> str:
             for number, name in enumerate(names)
         ]
     )
-
-
-def find(section: SuiteSection, name: str) -> Path:
-    """The suite's folder: `suite.path`, else `$CODELUTRA_DATA/<name>`."""
-    root = os.environ.get("CODELUTRA_DATA")
-    if section.path is None and not root:
-        raise ConfigError(
-            f"suite {name} needs its data: set suite.path to a folder in its official layout, or CODELUTRA_DATA to the "
-            f"folder above {name}/"
-        )
-    path = section.path if section.path is not None else f"{root}/{name}"
-    folder = Path(os.path.expandvars(path)).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"suite {name}: no folder {folder}; check suite.path (or CODELUTRA_DATA)")
-    return folder
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise ConfigError(f"no {path.name} in {path.parent}: {e.strerror}; see codelutra/suites/spider.py") from e
-    except ValueError as e:
-        raise ConfigError(f"{path} is not JSON: {e}; download it again") from e
 
 
 def _one_line(text: str) -> str:

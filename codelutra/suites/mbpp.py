@@ -1,0 +1,59 @@
+"""mbpp, mbpp-sanitized: short Python functions, three asserts each (Austin et al., 2021, arXiv 2108.07732; CC BY 4.0).
+
+    <suite.path>/mbpp.jsonl  or  sanitized-mbpp.json
+
+Official splits by task_id: 601-974 train, 511-600 dev, 11-510 test; 1-10 are few-shot examples and left out. The prompt is
+the paper's, asserts included; they are taken apart, so the expected values are nowhere in the candidate's process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.schema import PROBLEMS
+from codelutra.suites.folder import find, read_json, read_lines
+from codelutra.suites.python import PythonSuite, judging, take_apart
+from codelutra.suites.splits import cap
+
+VERSION = "1"
+LICENCE = "CC-BY-4.0"
+FILES = {"mbpp": "mbpp.jsonl", "mbpp-sanitized": "sanitized-mbpp.json"}
+SIDES = {"test": range(11, 511), "dev": range(511, 601), "train": range(601, 975)}
+
+
+def load(section: SuiteSection) -> PythonSuite:
+    path = find(section, "mbpp") / FILES[section.name]
+    raw = [entry for _, entry in read_lines(path)] if path.suffix == ".jsonl" else read_json(path)
+    rows = [_row(entry, path) for entry in raw if _side(entry["task_id"])]
+    frame = pl.DataFrame(rows, schema=PROBLEMS)
+    if frame.is_empty():
+        raise ConfigError(f"{path} holds no task_id from 11 to 974; take the official release")
+    return PythonSuite(section.name, VERSION, LICENCE, cap(frame, section))
+
+
+def _row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        calls, expected = zip(*map(take_apart, entry["test_list"]), strict=True)
+    except ValueError as e:
+        raise ConfigError(f"{path}, task_id {entry['task_id']}: {e}") from e
+    setup = "\n".join(entry.get("test_imports", []))
+    text, tests = entry.get("prompt", entry.get("text")), "\n".join(entry["test_list"])
+    return {
+        "problem_id": f"{entry['task_id']}",
+        "split": _side(entry["task_id"]),
+        "prompt": f"{text}\nYour code should pass these tests:\n\n{tests}",
+        "reference": entry["code"].replace("\r\n", "\n").strip(),
+        "language": "python",
+        "group": "mbpp",
+        "difficulty": "",
+        "judge": judging(calls, expected, setup=setup, after=entry.get("test_setup_code", "")),
+    }
+
+
+def _side(task_id: int) -> str:
+    return next((side for side, ids in SIDES.items() if task_id in ids), "")

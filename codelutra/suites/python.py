@@ -1,0 +1,148 @@
+"""What every Python suite shares: asserts taken apart, jobs, judging, normalised programs.
+
+The candidate's process evaluates calls and hands back their values; what those should be is computed in another job and
+compared on the host. Nothing the candidate's process could read or patch decides anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra import compare
+from sandbox.protocol import PythonJob
+
+SYSTEM = "Answer with one Python code block and nothing else."
+
+
+@dataclass(frozen=True)
+class PythonSuite:
+    """A suite whose programs are Python modules, judged by the values of calls."""
+
+    name: str
+    version: str
+    licence: str
+    frame: pl.DataFrame
+    system: str = SYSTEM
+    image: str = "python"
+    mode: str = "python-value/v1"
+
+    def problems(self) -> pl.DataFrame:
+        return self.frame
+
+    def databases(self) -> Mapping[str, Path]:
+        return {}
+
+    def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
+        material = _material(problem["judge"])
+        wrap = material["wrap"]
+        parts = (material["setup"], wrap.replace(PLACE, repr(code)) if wrap else code, material["after"])
+        program = "\n".join(part for part in parts if part)
+        return PythonJob(job_id, program, tuple(material["calls"]), timeout_seconds=timeout_seconds)
+
+    def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> PythonJob:
+        material = _material(problem["judge"])
+        job = self.answer_job(problem, problem["reference"], job_id, timeout_seconds)
+        return job if material["expected"] is None else replace(job, calls=tuple(material["expected"]))
+
+    def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
+        for number, entry in enumerate(expected, 1):
+            if "error" in entry:
+                return f"case {number} of the reference raises {entry['error']}"
+        return "" if expected else "there is no case to judge by"
+
+    def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
+        return len(output) == len(expected) and all(
+            "value" in got and "value" in want and compare.agrees(self.mode, got["value"], want["value"])
+            for got, want in zip(output, expected, strict=True)
+        )
+
+    def normalise(self, code: str) -> str:
+        return normalise(code)
+
+
+PLACE = "__the_program__"
+# Runs a whole program for one input and gives what it prints. It lives in the candidate's process and holds no secret.
+STDIN_WRAP = f"""
+def _printed(text, _code={PLACE}):
+    import contextlib, io, sys
+    sys.stdin, out = io.StringIO(text), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            exec(compile(_code, "<program>", "exec"), {{"__name__": "__main__"}})
+        except SystemExit as stop:
+            if stop.code not in (None, 0):
+                raise RuntimeError(f"exit code {{stop.code}}") from None
+    return out.getvalue()
+"""
+
+
+@lru_cache(maxsize=65536)
+def _material(text: str) -> dict[str, Any]:
+    return dict(json.loads(text))
+
+
+def judging(
+    calls: Sequence[str], expected: Sequence[str] | None = None, *, setup: str = "", after: str = "", wrap: str = ""
+) -> str:
+    """A problem's judging material.
+
+    calls: expressions over the program's names. expected: expressions for their values, evaluated beside the reference,
+    never the candidate; None takes the values of the reference's calls. setup, after: run before and after the program.
+    wrap: a program that holds the program as text at PLACE.
+    """
+    material = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}
+    return json.dumps(material)
+
+
+def take_apart(statement: str) -> tuple[str, str]:
+    """`assert f(1) == 2` as (call, expected); `assert f(1)` and `assert not f(1)` as (their truth, "True").
+
+    Raises ValueError where it is no single assert.
+    """
+    try:
+        body = ast.parse(statement.strip()).body
+    except SyntaxError as e:
+        raise ValueError(f"{statement!r} is not Python: {e.msg}") from e
+    if len(body) != 1 or not isinstance(body[0], ast.Assert):
+        raise ValueError(f"{statement!r} is not one assert statement")
+    test = body[0].test
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+        sides = test.left, test.comparators[0]
+        # The side that calls something is the candidate's, wherever it was written.
+        if not _calls(sides[0]) and _calls(sides[1]):
+            sides = sides[1], sides[0]
+        return ast.unparse(sides[0]), ast.unparse(sides[1])
+    return f"not not ({ast.unparse(test)})", "True"
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Call) for n in ast.walk(node))
+
+
+@lru_cache(maxsize=65536)
+def normalise(code: str) -> str:
+    """The program without comments, docstrings and layout."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(code)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and len(node.body) > 1:
+                first = node.body[0]
+                if (
+                    isinstance(first, ast.Expr)
+                    and isinstance(first.value, ast.Constant)
+                    and isinstance(first.value.value, str)
+                ):
+                    del node.body[0]
+        return ast.unparse(tree)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code

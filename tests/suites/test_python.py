@@ -1,0 +1,133 @@
+"""What Python suites share, and MBPP: the candidate's process never sees what is expected."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.schema import PROBLEMS
+from codelutra.suites import open_suite
+from codelutra.suites.mbpp import load
+from codelutra.suites.python import STDIN_WRAP, PythonSuite, judging, normalise, take_apart
+from sandbox.protocol import PythonJob
+
+REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "mbpp"
+needs_mbpp = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds mbpp/")
+
+
+@pytest.mark.parametrize(
+    ("statement", "call", "expected"),
+    [
+        ("assert f(1, [2]) == {'a': 3}", "f(1, [2])", "{'a': 3}"),
+        ("assert 3 == f(1)", "f(1)", "3"),
+        ("assert set(f(1)) == set((4, 5))", "set(f(1))", "set((4, 5))"),
+        ("assert f(1)", "not not f(1)", "True"),
+        ("assert not f(1)", "not not (not f(1))", "True"),
+        ("assert f(1) is None, 'why'", "not not (f(1) is None)", "True"),
+    ],
+)
+def test_asserts_come_apart_into_a_call_and_its_value(statement: str, call: str, expected: str) -> None:
+    found = take_apart(statement)
+    assert (normalise(found[0]), found[1]) == (normalise(call), expected)
+
+
+@pytest.mark.parametrize("statement", ["f(1) == 2", "assert f(1) ==", "assert a == 1; assert b == 2", ""])
+def test_what_is_no_single_assert_is_refused(statement: str) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        take_apart(statement)
+
+
+def suite(mode: str = "python-value/v1") -> PythonSuite:
+    return PythonSuite("s", "1", "", pl.DataFrame(schema=PROBLEMS), mode=mode)
+
+
+def test_expected_values_are_not_in_the_candidates_job() -> None:
+    problem = {"reference": "def f(x): return x + 41", "judge": judging(["f(1)"], ["40 + 2"], setup="import math")}
+    answer = suite().answer_job(problem, "def f(x): pass", "a", 2.0)
+    expected = suite().expected_job(problem, "e", 2.0)
+    assert answer == PythonJob("a", "import math\ndef f(x): pass", ("f(1)",), timeout_seconds=2.0)
+    assert expected == PythonJob("e", "import math\ndef f(x): return x + 41", ("40 + 2",), timeout_seconds=2.0)
+    assert "40" not in answer.program
+
+
+def test_every_case_must_agree_in_order_and_number() -> None:
+    s, problem = suite(), dict[str, Any]()
+    want = [{"value": 1}, {"value": "a"}]
+    assert s.agrees(problem, [{"value": 1.0}, {"value": "a"}], want)
+    for got in (
+        [{"value": 1}],
+        [{"value": "a"}, {"value": 1}],
+        [{"value": 1}, {"error": "E: a"}],
+        [*want, {"value": 2}],
+        [],
+    ):
+        assert not s.agrees(problem, got, want)
+    assert not s.agrees(problem, [{"value": True}, {"value": "a"}], want)
+
+
+def test_a_reference_that_raises_or_has_no_case_cannot_judge() -> None:
+    assert "case 2 of the reference raises KeyError: 1" in suite().usable({}, [{"value": 1}, {"error": "KeyError: 1"}])
+    assert suite().usable({}, []) == "there is no case to judge by"
+    assert suite().usable({}, [{"value": None}]) == ""
+
+
+def test_a_wrapped_program_reads_one_input_after_the_other() -> None:
+    problem = {"reference": "", "judge": judging(["_printed('2')", "_printed('3')"], wrap=STDIN_WRAP)}
+    code = "import sys\nn = int(input())\nif __name__ == '__main__':\n    print(n * '\"')\nsys.exit()"
+    job = suite().answer_job(problem, code, "a", 2.0)
+    names: dict[str, Any] = {}
+    exec(job.program, names)
+    assert [eval(call, names) for call in job.calls] == ['""\n', '"""\n']
+    exec(suite().answer_job(problem, "raise SystemExit(3)", "a", 2.0).program, names)
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        eval(job.calls[0], names)
+
+
+def test_programs_that_mean_the_same_normalise_to_the_same() -> None:
+    a = 'def f( x ):\n    """Why."""\n    return x+1  # add\n'
+    assert normalise(a) == normalise("def f(x):\n    return (x + 1)")
+    assert normalise(a) != normalise("def f(x):\n    return x + 2")
+    assert normalise("def f(:") == "def f(:"
+    assert normalise("def f():\n    'only this'") == normalise("def f():\n    'only this'")
+
+
+def test_mbpp_follows_the_official_splits(tmp_path: Path) -> None:
+    ids = (1, 10, 11, 510, 511, 600, 601, 974)
+    tests = ["assert f(1) == 1", "assert f(2) == 2"]
+    lines = [
+        json.dumps({"task_id": i, "text": "Do it.", "code": "def f(x):\r\n  return x", "test_list": tests}) for i in ids
+    ]
+    (tmp_path / "mbpp.jsonl").write_text("\n".join(lines))
+    problems = load(SuiteSection(name="mbpp", path=str(tmp_path))).problems()
+    assert dict(problems.select("problem_id", "split").rows()) == {
+        "11": "test", "510": "test", "511": "dev", "600": "dev", "601": "train", "974": "train"}  # fmt: skip
+    assert problems["prompt"][0] == "Do it.\nYour code should pass these tests:\n\n" + "\n".join(tests)
+    assert problems["reference"][0] == "def f(x):\n  return x"
+
+
+def test_broken_files_are_refused_with_their_place(tmp_path: Path) -> None:
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 1}\n{"task_id": \n')
+    with pytest.raises(ConfigError, match=r"mbpp\.jsonl, line 2 is not JSON"):
+        open_suite(SuiteSection(name="mbpp", path=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"no sanitized-mbpp\.json in "):
+        open_suite(SuiteSection(name="mbpp-sanitized", path=str(tmp_path)))
+    (tmp_path / "mbpp.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="holds no task_id"):
+        open_suite(SuiteSection(name="mbpp", path=str(tmp_path)))
+
+
+@needs_mbpp
+@pytest.mark.parametrize(("name", "count"), [("mbpp", 714), ("mbpp-sanitized", 291)])
+def test_real_mbpp_loads_whole(name: str, count: int) -> None:
+    problems = open_suite(SuiteSection(name=name, path=str(REAL))).problems()
+    assert problems.height == count
+    assert problems["problem_id"].is_unique().all()
+    assert set(Counter(problems["split"].to_list())) == {"train", "dev", "test"}
