@@ -1,0 +1,95 @@
+"""Pairs and references into the batches of training: token ids, what is too long, who meets whom. No torch needed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+
+from codelutra.prompts import answer_ids, prompt_ids
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt and of what may follow it: chosen and rejected, or (SFT) one answer.
+
+    `weight` is that of the SFT term on the first answer; the mean over all examples and replayed references is 1 where
+    no answer is repeated.
+    """
+
+    problem_id: str
+    prompt: list[int]
+    answers: tuple[list[int], ...]
+    weight: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        """As many as would be computed without sharing."""
+        return sum(len(self.prompt) + len(a) for a in self.answers)
+
+
+def pair_examples(
+    pairs: pl.DataFrame, tokenizer: Any, system: str, max_length: int, extra_answers: int = 0
+) -> list[Example]:
+    """PAIRS as examples, those with an answer past `max_length` left out.
+
+    An answer that is chosen in k pairs of its problem weighs 1/k in each (`sequence`): it is one answer to imitate, not k.
+    `extra_answers` are answers that join the SFT term from elsewhere (replayed references).
+    """
+    kept = _encode(pairs.select("problem_id", "prompt", "chosen", "rejected"), tokenizer, system, max_length)
+    times: dict[tuple[str, tuple[int, ...]], int] = {}
+    for e in kept:
+        times[_chosen(e)] = times.get(_chosen(e), 0) + 1
+    scale = len(kept) / max(1, len(times) + extra_answers)
+    return [Example(e.problem_id, e.prompt, e.answers, scale / times[_chosen(e)]) for e in kept]
+
+
+def answer_examples(examples: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Example]:
+    """(problem_id, prompt, completion) rows as examples, those past `max_length` left out."""
+    return _encode(examples.select("problem_id", "prompt", "completion"), tokenizer, system, max_length)
+
+
+def _encode(texts: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Example]:
+    """`texts`: problem_id, prompt, then one column an answer."""
+    prompts = {p: prompt_ids(tokenizer, system, p) for p in texts["prompt"].unique()}
+    made = [
+        Example(problem_id, prompts[prompt], tuple(answer_ids(tokenizer, a) for a in answers))
+        for problem_id, prompt, *answers in texts.rows()
+    ]
+    return [e for e in made if len(e.prompt) + max(map(len, e.answers)) <= max_length]
+
+
+def _chosen(e: Example) -> tuple[str, tuple[int, ...]]:
+    return e.problem_id, tuple(e.answers[0])
+
+
+def plan(examples: Sequence[Example], epochs: float, batch_size: int, micro_batch: int, seed: int) -> list[list[list[int]]]:
+    """Optimizer steps, each a list of micro-batches, each a list of indices.
+
+    Batches are a seeded shuffle, of even sizes (17 examples in batches of 16 are 9 and 8, not 16 and 1). They are made
+    once and their order is shuffled anew every epoch, so the reference log-probabilities of one pass serve all. Within
+    a batch, examples that begin alike go into the same micro-batch: that is where prefixes are shared, and little
+    is padded where they are not.
+    """
+    draw = random.Random(seed)
+    order = list(range(len(examples)))
+    draw.shuffle(order)
+    batches = []
+    for batch in _evenly(order, math.ceil(len(order) / batch_size)):
+        batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
+        batches.append(_evenly(batch, math.ceil(len(batch) / micro_batch)))
+    steps: list[list[list[int]]] = []
+    wanted = max(1, round(epochs * len(batches)))
+    while len(steps) < wanted:
+        steps += draw.sample(batches, len(batches))
+    return steps[:wanted]
+
+
+def _evenly(items: list[int], parts: int) -> list[list[int]]:
+    cuts = [round(i * len(items) / parts) for i in range(parts + 1)]
+    return [items[a:b] for a, b in pairwise(cuts)]

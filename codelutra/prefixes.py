@@ -1,0 +1,281 @@
+"""Log-probabilities of many answers, each shared prefix computed once.
+
+The two answers of a pair share their prompt, questions about one database share its schema, and answers often begin
+alike. In a causal model a token's state depends only on what precedes it, so a micro-batch is a forest of tokens:
+
+    schema ──┬── question 1 ──┬── chosen            a token sees its ancestors and itself, at the position
+             │                └── rejected          it has in its own sequence
+             └── question 2 ───── ...
+
+That is exact, not an approximation; on text-to-SQL it computes a quarter of the tokens. The output layer (49,152 words
+in the default model) runs only where an answer's token is predicted.
+
+`share_prefixes` puts this behind TRL's own seam, `model(..., labels=..., fused_lm_head=True)`, so TRL's losses and
+metrics stay TRL's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+ATTENTION = "codelutra_forest"
+BLOCK_COST = {"cpu": 8_192, "cuda": 262_144}  # what one more attention block costs, in scores that could be computed
+
+
+@dataclass
+class _Node:
+    """A run of tokens without a branch. Depth first, so a node and all below it are the slots start … stop."""
+
+    start: int
+    end: int
+    ancestors: list[range]
+    stop: int = 0
+    children: list[_Node] = field(default_factory=list)
+
+    @property
+    def seen(self) -> int:
+        return sum(len(r) for r in self.ancestors)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries of slots start … stop against the keys in `keys`; `mask` (stop - start, len(keys)) is added to the scores."""
+
+    start: int
+    stop: int
+    keys: Any
+    mask: Any
+
+
+@dataclass(frozen=True)
+class Forest:
+    """`tokens[slot]`, `positions[slot]`; `paths[i]` are the slots of sequence i in order."""
+
+    tokens: list[int]
+    positions: list[int]
+    paths: list[list[int]]
+    roots: list[_Node]
+
+
+def grow(sequences: Sequence[Sequence[int]]) -> Forest:
+    """Merge sequences into a forest of their shared prefixes. Equal sequences share everything."""
+    order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+    forest = Forest([], [], [[] for _ in sequences], [])
+
+    def plant(members: list[int], depth: int, ancestors: list[range]) -> _Node:
+        first, last = sequences[members[0]], sequences[members[-1]]  # sorted: what these two share, all share
+        shared = depth
+        while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+            shared += 1
+        node = _Node(len(forest.tokens), len(forest.tokens) + shared - depth, ancestors)
+        forest.tokens.extend(first[depth:shared])
+        forest.positions.extend(range(depth, shared))
+        below = [*ancestors, range(node.start, node.end)]
+        for i in members:
+            if len(sequences[i]) == shared:
+                forest.paths[i].extend(slot for r in below for slot in r)
+        for group in _by_token([i for i in members if len(sequences[i]) > shared], sequences, shared):
+            node.children.append(plant(group, shared, below))
+        node.stop = len(forest.tokens)
+        return node
+
+    for group in _by_token(order, sequences, 0):
+        forest.roots.append(plant(group, 0, []))
+    return forest
+
+
+def _by_token(members: list[int], sequences: Sequence[Sequence[int]], at: int) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for i in members:
+        groups.setdefault(sequences[i][at], []).append(i)
+    return list(groups.values())
+
+
+def attention_blocks(forest: Forest, device: Any, block_cost: int) -> list[Block]:
+    """Cut the forest's attention into dense blocks: a subtree is one block where its masked scores cost less than
+    `block_cost` for every block saved."""
+    chosen: list[tuple[_Node, int]] = []
+
+    def cut(node: _Node) -> tuple[int, list[tuple[_Node, int]]]:
+        size, run = node.stop - node.start, node.end - node.start
+        whole = block_cost + size * (node.seen + size)
+        parts = [cut(child) for child in node.children]
+        split = block_cost + run * (node.seen + run) + sum(cost for cost, _ in parts)
+        if whole <= split:
+            return whole, [(node, node.stop)]
+        return split, [(node, node.end), *(block for _, blocks in parts for block in blocks)]
+
+    for root in forest.roots:
+        chosen += cut(root)[1]
+    return [_block(node, stop, device) for node, stop in chosen]
+
+
+def _block(node: _Node, stop: int, device: Any) -> Block:
+    import torch
+
+    size, seen = stop - node.start, node.seen
+    hidden = torch.ones(size, seen + size, dtype=torch.bool)
+    hidden[:, :seen] = False  # all of a subtree sees all that leads to it
+
+    def show(at: _Node, above: list[range]) -> None:
+        rows = slice(at.start - node.start, at.end - node.start)
+        for r in above:
+            hidden[rows, seen + r.start - node.start : seen + r.stop - node.start] = False
+        hidden[rows, seen + rows.start : seen + rows.stop].triu_(1)
+        if stop == node.stop:
+            for child in at.children:
+                show(child, [*above, range(at.start, at.end)])
+
+    show(node, [])
+    keys = [slot for r in node.ancestors for slot in r] + list(range(node.start, stop))
+    mask = torch.zeros(size, seen + size).masked_fill_(hidden, float("-inf"))
+    return Block(node.start, stop, torch.tensor(keys, device=device), mask.to(device))
+
+
+@functools.cache
+def _forest_attention() -> Any:
+    """The autograd function: softmax attention block by block. Scores are computed again in the backward pass rather
+    than kept: they are the largest tensors and the cheapest products."""
+    import torch
+
+    class ForestAttention(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, query: Any, key: Any, value: Any, blocks: list[Block], scale: float) -> Any:
+            # query (key heads, group, slots, size); key, value (key heads, slots, size)
+            out = torch.empty_like(query)
+            for block in blocks:
+                weights = _weights(query, key, block, scale)
+                rows = out[:, :, block.start : block.stop]
+                rows.copy_((weights @ value[:, block.keys]).view(rows.shape))
+            ctx.save_for_backward(query, key, value, out)
+            ctx.blocks, ctx.scale = blocks, scale
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            query, key, value, out = ctx.saved_tensors
+            grad_query, grad_key, grad_value = (torch.zeros_like(t) for t in (query, key, value))
+            for block in ctx.blocks:
+                rows = slice(block.start, block.stop)
+                keys, values = key[:, block.keys], value[:, block.keys]
+                weights = _weights(query, key, block, ctx.scale)
+                above = grad[:, :, rows].flatten(1, 2)
+                grad_value.index_add_(1, block.keys, weights.transpose(1, 2) @ above)
+                inner = (above * out[:, :, rows].flatten(1, 2)).sum(-1, keepdim=True)
+                scores = weights.mul_((above @ values.transpose(1, 2)).sub_(inner)).mul_(ctx.scale)
+                grad_query[:, :, rows] = (scores @ keys).view(grad_query[:, :, rows].shape)
+                grad_key.index_add_(1, block.keys, scores.transpose(1, 2) @ query[:, :, rows].flatten(1, 2))
+            return grad_query, grad_key, grad_value, None, None
+
+    def _weights(query: Any, key: Any, block: Block, scale: float) -> Any:
+        rows = query[:, :, block.start : block.stop]
+        heads, group, length, _ = rows.shape
+        scores = rows.flatten(1, 2) @ key[:, block.keys].transpose(1, 2)
+        scores.view(heads, group, length, -1).mul_(scale).add_(block.mask.to(scores.dtype))
+        return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+
+    return ForestAttention
+
+
+def _attend(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, blocks: Any = None, **kwargs: Any
+) -> tuple[Any, None]:
+    """The attention transformers calls. Without `blocks` (generation, TRL's own path) it is plain SDPA."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if blocks is None:
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+    _, heads, slots, size = query.shape
+    with torch.autocast(query.device.type, enabled=False):
+        # on CPU float32 is both the faster and the more exact: the blocks are small
+        q, k, v = (t[0].float() if t.device.type == "cpu" else t[0] for t in (query, key, value))
+        out = _forest_attention().apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scaling)
+    return out.reshape(heads, slots, size).transpose(0, 1)[None].to(query.dtype), None
+
+
+def forest_log_probs(model: Any, sequences: list[list[int]], prompt_lengths: list[int]) -> tuple[Any, Any, Any, Any]:
+    """log_probs, entropy, mean_logits and is_top1 of the answers' tokens: flat, sequence by sequence.
+
+    `model` is a causal LM whose attention is `ATTENTION`.
+    """
+    import torch
+
+    device = model.get_input_embeddings().weight.device
+    forest = grow(sequences)
+    states = model.base_model(
+        input_ids=torch.tensor([forest.tokens], device=device),
+        position_ids=torch.tensor([forest.positions], device=device),
+        blocks=attention_blocks(forest, device, BLOCK_COST.get(device.type, BLOCK_COST["cuda"])),
+        use_cache=False,
+    ).last_hidden_state[0]
+    before = [slot for path, p in zip(forest.paths, prompt_lengths, strict=True) for slot in path[p - 1 : -1]]
+    targets = torch.tensor([t for s, p in zip(sequences, prompt_lengths, strict=True) for t in s[p:]], device=device)
+    slots, which = torch.tensor(before, device=device).unique(return_inverse=True)  # answers that begin alike share these
+    logits = model.get_output_embeddings()(states[slots]).float()
+    total = logits.logsumexp(-1)
+    with torch.no_grad():
+        entropy = (total - (torch.softmax(logits, -1) * logits).sum(-1))[which]
+        mean, top = logits.mean(-1)[which], logits.argmax(-1)[which]
+    return logits[which, targets] - total[which], entropy, mean, top == targets
+
+
+def load_sharing(policy: str) -> Any:
+    """The causal LM in directory `policy` in float32, with the attention that can share prefixes."""
+    import torch
+    from transformers import AttentionInterface, AutoModelForCausalLM
+
+    AttentionInterface.register(ATTENTION, _attend)
+    return AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation=ATTENTION)
+
+
+def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:
+    """Let `model(..., labels=…, fused_lm_head=True)` (TRL's `add_fused_lm_head`, already added) share prefixes.
+
+    First compares both ways on one sequence, in float32: a model whose layers do more than attend to what came before
+    (a sliding window, state-space layers, scaled logits) would differ. Then it stays with TRL's way; returns whether
+    prefixes are shared.
+    """
+    import torch
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    plain: Callable[..., Any] = model.forward
+
+    def forward(
+        self: Any, *args: Any, fused_lm_head: bool = False, input_ids: Any = None, attention_mask: Any = None,
+        labels: Any = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        if not fused_lm_head:
+            return plain(*args, input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        lengths = attention_mask.sum(1).tolist()
+        sequences = [row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)]
+        answered = labels != -100
+        prompts = [n - a for n, a in zip(lengths, answered.sum(1).tolist(), strict=True)]
+        mask = answered[:, 1:]
+        fields = forest_log_probs(self, sequences, prompts)
+        log_probs, entropy, mean, top = (f.new_zeros(mask.shape).masked_scatter(mask, f) for f in fields)
+        return FusedCausalLMOutput(log_probs=log_probs, entropy=entropy, mean_logits=mean, is_top1=top, label_mask=mask)
+
+    ids = torch.tensor([sequence], device=model.device)
+    labels = ids.masked_fill(torch.arange(len(sequence), device=model.device) < prompt_length, -100)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
+    with torch.no_grad():
+        same = _all_attend_to_all(model.config.get_text_config()) and torch.allclose(
+            MethodType(forward, model)(**inputs).log_probs, plain(**inputs).log_probs, atol=1e-3
+        )
+    if same:
+        model.forward = MethodType(forward, model)
+    else:
+        model.set_attn_implementation("sdpa")
+    return same
+
+
+def _all_attend_to_all(config: Any) -> bool:
+    """A window wider than one sequence would not show in a comparison of that sequence, nor would a router's own loss."""
+    layers = getattr(config, "layer_types", None) or []
+    windowed = any(kind != "full_attention" for kind in layers) if layers else getattr(config, "sliding_window", None)
+    return not windowed and not hasattr(config, "output_router_logits")

@@ -1,0 +1,188 @@
+"""Policy t from policy t-1, with TRL, in a process of its own.
+
+    refine      DPO(β; reference = policy t-1) + λ·SFT(chosen), on pairs (Rafailov et al. 2305.18290; 2411.05199)
+    warm_start  SFT on the references of train problems
+    supervise   SFT on any (prompt, completion) rows
+
+Each writes a policy directory that transformers and vLLM load, and resumes from its last whole checkpoint when it is
+called again with the same `work` folder. `trainer.py` is what runs inside the process; a process, because its end is the
+one sure way to get the memory back, and because nothing of it may outlive us: it holds one end of a pipe whose other
+end only we hold, and ends when that closes, however we died.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra.config import TrainSection, WarmStartSection
+from codelutra.errors import CodelutraError, StageError, UserError
+from codelutra.schema import PAIRS, PROBLEMS, check
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+OUT_OF_MEMORY = 77  # exit code of the training process
+EXAMPLES = pl.Schema({"problem_id": pl.String, "prompt": pl.String, "completion": pl.String})
+
+
+def refine(
+    policy: Path, pairs: pl.DataFrame, *, system: str, config: TrainSection, seed: int, out: Path, work: Path, log: Path,
+    lock: Path, references: pl.DataFrame | None = None, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the policy in directory `policy` on PAIRS into directory `out`; returns the summary.
+
+    `out` gets float32 safetensors, config, tokenizer, `training.jsonl` (one record a step) and, with LoRA, `adapter/`.
+    `work` keeps checkpoints and reference log-probabilities between calls; remove it once `out` is safe. `references`
+    (PROBLEMS) joins the SFT term when `config.replay_references`. `lock` is held while the model is in memory.
+
+    Raises StageError: no pairs, all too long, a loss that is not finite, a reference that is not policy t-1, out of memory.
+    """
+    pairs = check(pairs, PAIRS)
+    if pairs.is_empty():
+        raise StageError(
+            "there are no pairs to train on: every sample was right, or all were wrong and pairs.references is off; "
+            "more samples (sample.samples_per_problem) or a higher sample.temperature help"
+        )
+    spec = _spec("preference", policy, system, config, seed, out)
+    replayed = _as_examples(references) if references is not None and config.replay_references else None
+    return _run(spec, pairs, replayed, work, log, lock, progress)
+
+
+def warm_start(
+    policy: Path, problems: pl.DataFrame, *, system: str, config: WarmStartSection, seed: int, out: Path, work: Path,
+    log: Path, lock: Path, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """SFT on the references of `problems` (PROBLEMS, train rows), loss on the answers only. Otherwise as `refine`."""
+    return supervise(policy, _as_examples(problems), system=system, config=config, seed=seed, out=out, work=work, log=log,
+                     lock=lock, progress=progress)  # fmt: skip
+
+
+def supervise(
+    policy: Path, examples: pl.DataFrame, *, system: str, config: WarmStartSection, seed: int, out: Path, work: Path,
+    log: Path, lock: Path, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """SFT on `examples` (problem_id, prompt, completion)."""
+    examples = check(examples, EXAMPLES)
+    if examples.is_empty():
+        raise StageError("there are no examples to train on; a train split with usable references is needed")
+    return _run(_spec("supervised", policy, system, config, seed, out), examples, None, work, log, lock, progress)
+
+
+def _as_examples(problems: pl.DataFrame) -> pl.DataFrame:
+    return check(problems, PROBLEMS).select("problem_id", "prompt", completion="reference")
+
+
+def _spec(
+    kind: str, policy: Path, system: str, config: TrainSection | WarmStartSection, seed: int, out: Path
+) -> dict[str, Any]:
+    settings = config.model_dump(mode="json")
+    return {"kind": kind, "policy": str(policy), "system": system, "config": settings, "seed": seed, "out": str(out)}
+
+
+def _run(
+    spec: dict[str, Any], examples: pl.DataFrame, references: pl.DataFrame | None, work: Path, log: Path, lock: Path,
+    progress: Progress | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the process; once more at half the micro-batch (the same effective batch) when memory did not suffice."""
+    work.mkdir(parents=True, exist_ok=True)
+    spec |= {"work": str(work), "lock": str(lock), "examples": str(work / "examples.parquet")}
+    examples.write_parquet(spec["examples"])
+    if references is not None:
+        spec["references"] = str(work / "references.parquet")
+        references.write_parquet(spec["references"])
+    micro_batch = spec["config"]["micro_batch"]
+    summary = _process(spec, log, progress)
+    if summary is None and micro_batch > 1:
+        spec["config"]["micro_batch"] = micro_batch // 2
+        summary = _process(spec, log, progress)
+    if summary is None:
+        raise StageError(
+            f"out of memory with micro_batch {micro_batch}, and again with {max(1, micro_batch // 2)}; lower micro_batch or "
+            f"max_length ({spec['config']['max_length']}), or use train.method lora. What was done is kept; see {log}"
+        )
+    return summary
+
+
+def _process(spec: dict[str, Any], log: Path, progress: Progress | None) -> dict[str, Any] | None:
+    """One training process from start to end; None when it ran out of memory."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    root = str(Path(__file__).parents[1])
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    with log.open("ab") as noise:
+        child = subprocess.Popen([sys.executable, "-m", "codelutra.train"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=noise, env=os.environ | quiet | {"PYTHONPATH": paths}, start_new_session=True)  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    summary: dict[str, Any] | None = None
+    try:
+        with suppress(BrokenPipeError):  # it died at once: its exit code says more
+            child.stdin.write(json.dumps(spec).encode() + b"\n")
+            child.stdin.flush()  # and it stays open: its end of file is our death
+        for line in child.stdout:
+            event = json.loads(line)
+            match event.pop("event"):
+                case "done":
+                    summary = event
+                case "error":
+                    raise (UserError if event["kind"] == "user" else StageError)(event["message"])
+                case kind if progress:
+                    progress(event.pop("done", 0), event.pop("total", 0), {"doing": kind, **event})
+        code = child.wait()
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+    if summary is None and code not in (OUT_OF_MEMORY, -9):  # -9: the kernel's own answer to too little memory
+        raise StageError(f"the training process ended with exit code {code}; the end of {log} says why")
+    return summary
+
+
+def main() -> None:
+    """The training process: a spec on stdin, events as JSON lines on stdout, all other output to stderr (the log)."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    spec = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def emit(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    with Path(spec["lock"]).open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            emit({"event": "waiting", "for": spec["lock"]})
+            fcntl.flock(held, fcntl.LOCK_EX)
+        from codelutra import trainer
+
+        try:
+            emit({"event": "done", **trainer.train(spec, emit)})
+        except CodelutraError as e:
+            emit({"event": "error", "kind": "user" if isinstance(e, UserError) else "stage", "message": str(e)})
+        except (MemoryError, RuntimeError) as e:
+            if not trainer.is_out_of_memory(e):
+                raise
+            sys.stderr.write(f"out of memory: {e}\n")
+            os._exit(OUT_OF_MEMORY)
+
+
+def _end_with_parent() -> None:
+    """stdin ends when the parent does, for whatever reason. (A parent-death signal would follow its *thread*.)"""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
