@@ -20,6 +20,7 @@ from sandbox.protocol import PythonJob, SqlJob
 Job = SqlJob | PythonJob
 
 SUITES = {
+    "custom": "codelutra.suites.custom",
     "starter-sql": "codelutra.suites.starter_sql",
     "spider": "codelutra.suites.spider",
     "mbpp": "codelutra.suites.mbpp",

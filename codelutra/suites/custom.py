@@ -1,0 +1,293 @@
+"""custom: your own problems, as a JSONL file and a small YAML beside it. `suite.path` is the YAML, or its folder.
+
+    suite.yaml                              kind: sql | python-function | python-program
+                                            problems: problems.jsonl
+                                            databases: [shop.sqlite]        # sql only; a line names its own by stem
+                                            shares: {train: 0.6, dev: 0.15, test: 0.25}
+                                            system: "…"                     # the system message, if not the usual one
+                                            licence: "…"
+
+    problems.jsonl, a line a problem        sql: question, query, [database]
+                                            python-function: prompt, reference, asserts | function + cases, [setup]
+                                            python-program: prompt, reference, tests: [{stdin, stdout?}, …]
+                                            each: [id], [split], [group], [difficulty]
+
+Expected outputs are the reference's own (asserts and given stdouts aside). Lines without a split are dealt by `shares`;
+problems with the same normalised program or prompt stay on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import polars as pl
+import sqlglot
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sqlglot.errors import SqlglotError
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.schema import PROBLEMS
+from codelutra.suites import Suite, sql
+from codelutra.suites import python as py
+from codelutra.suites.folder import expand, read_lines
+from codelutra.suites.splits import cap, divide, normalise_prompt
+
+SHOWN = 10  # broken lines in one message
+MAX_DATABASE_GIB = 1.0  # databases travel into the sandbox's memory
+DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
+Split = Literal["train", "dev", "test"]
+L = TypeVar("L", bound="Line")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class About(Strict):
+    """suite.yaml"""
+
+    kind: Literal["sql", "python-function", "python-program"]
+    problems: str = "problems.jsonl"
+    databases: tuple[str, ...] = ()
+    shares: dict[Split, float] = {"train": 0.6, "test": 0.25, "dev": 0.15}
+    system: str = ""
+    licence: str = ""
+
+
+class Line(Strict):
+    id: str = ""
+    split: Split | None = None
+    group: str = ""
+    difficulty: str = ""
+
+
+class SqlLine(Line):
+    question: str = Field(min_length=1)
+    query: str = Field(min_length=1)
+    database: str = ""
+
+
+class FunctionLine(Line):
+    prompt: str = Field(min_length=1)
+    reference: str = Field(min_length=1)
+    setup: str = ""
+    asserts: tuple[str, ...] = ()
+    function: str = ""
+    cases: tuple[tuple[Any, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _judged(self) -> FunctionLine:
+        if not self.asserts and not (self.function and self.cases):
+            raise ValueError("nothing to judge by: give `asserts`, or `function` and `cases` (a list of argument lists)")
+        return self
+
+
+class Run(Strict):
+    stdin: str = ""
+    stdout: str | None = None
+
+
+class ProgramLine(Line):
+    prompt: str = Field(min_length=1)
+    reference: str = Field(min_length=1)
+    tests: tuple[Run, ...] = Field(min_length=1)
+
+
+def load(section: SuiteSection) -> Suite:
+    if section.path is None:
+        raise ConfigError("suite custom: set suite.path to your suite.yaml; `codelutra init` writes one")
+    path = expand(section.path)
+    path = path / "suite.yaml" if path.is_dir() else path
+    about = _about(path)
+    name = f"custom-{path.absolute().parent.name}"
+    if about.kind == "sql":
+        return _sql(about, path, section, name)
+    shape, judging, mode = (
+        (FunctionLine, _function, "python-value/v1")
+        if about.kind == "python-function"
+        else (ProgramLine, _program, "text/v1")
+    )
+    frame = _python_rows(_lines(path.parent / about.problems, shape), judging, path.parent / about.problems)
+    frame = _dealt(frame, about, section, py.normalise)
+    return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------------
+
+
+def _about(path: Path) -> About:
+    try:
+        return About.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as e:
+        raise ConfigError(f"suite custom: no {path}: {e.strerror}; `codelutra init` writes one") from e
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path} is not YAML: {e}") from e
+    except ValidationError as e:
+        raise ConfigError("\n".join(f"{path}: {_said(error)}" for error in e.errors())) from e
+
+
+def _lines(path: Path, shape: type[L]) -> list[tuple[int, L]]:
+    """All lines with their numbers, ids filled in. Raises ConfigError with every broken line, up to SHOWN."""
+    found, broken, seen = list[tuple[int, L]](), list[str](), dict[str, int]()
+    for number, raw in read_lines(path):
+        try:
+            line = shape.model_validate(raw)
+        except ValidationError as e:
+            broken += [f"line {number}: {_said(error)}" for error in e.errors()]
+            continue
+        line = line if line.id else line.model_copy(update={"id": f"{number:05d}"})
+        if line.id in seen:
+            broken.append(f"line {number}: id {line.id!r} is on line {seen[line.id]} already; ids must differ")
+        seen[line.id] = number
+        found.append((number, line))
+    _refuse(path, broken)
+    if not found:
+        raise ConfigError(f"{path} is empty; give it one JSON object a line, see docs/your-own-task.md")
+    return found
+
+
+def _refuse(path: Path, broken: list[str]) -> None:
+    if broken:
+        more = [f"… and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {b}" for b in [*broken[:SHOWN], *more]))
+
+
+def _said(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, normalise: Callable[[str], str]) -> pl.DataFrame:
+    """Splits as given, the rest dealt, caps applied."""
+    given = frame["split"].is_not_null()
+    if given.all():
+        return cap(frame, section)
+    if given.any():
+        raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
+    columns = frame.select("group", "reference", "prompt").rows()
+    same = [((group, normalise(reference)), normalise_prompt(prompt)) for group, reference, prompt in columns]
+    return cap(divide(frame, same, about.shares, section.seed), section)
+
+
+def _version(frame: pl.DataFrame) -> str:
+    """Changes with anything in the problems."""
+    return "1-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
+
+
+# ---- Python -------------------------------------------------------------------------------------------------------------
+
+
+def _python_rows(lines: list[tuple[int, Any]], judging: Callable[[Any], str], path: Path) -> pl.DataFrame:
+    rows, broken = [], []
+    for number, line in lines:
+        try:
+            rows.append(_row(line, line.prompt, line.reference, "python", line.group, judging(line)))
+        except ValueError as e:
+            broken.append(f"line {number}: {e}")
+    _refuse(path, broken)
+    return pl.DataFrame(rows, schema=PROBLEMS)
+
+
+def _function(line: FunctionLine) -> str:
+    if line.asserts:
+        calls, expected = zip(*map(py.take_apart, line.asserts), strict=True)
+        return py.judging(calls, expected, setup=line.setup)
+    return py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)
+
+
+def _program(line: ProgramLine) -> str:
+    printed = [repr(run.stdout) for run in line.tests if run.stdout is not None]
+    if printed and len(printed) < len(line.tests):
+        raise ValueError(
+            "some tests have a stdout and some do not; give it to all (or to none: then the reference's counts)"
+        )
+    return py.judging([f"_printed({run.stdin!r})" for run in line.tests], printed or None, wrap=py.STDIN_WRAP)
+
+
+def _row(line: Line, prompt: str, reference: str, language: str, group: str, judging: str) -> dict[str, Any]:
+    return {
+        "problem_id": line.id, "split": line.split, "prompt": prompt, "reference": reference, "language": language,
+        "group": group, "difficulty": line.difficulty, "judge": judging,
+    }  # fmt: skip
+
+
+# ---- SQL ----------------------------------------------------------------------------------------------------------------
+
+
+def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlSuite:
+    files = _databases(about, path)
+    chosen = sql.chosen_databases(section, sorted(files), str(path))
+    digests = {stem: sql.database_digest(files[stem]) for stem in chosen}
+    schemas = {stem: sql.read_schema(files[stem]) for stem in chosen}
+    rows, broken = [], []
+    for number, line in _lines(path.parent / about.problems, SqlLine):
+        stem = line.database or (next(iter(files)) if len(files) == 1 else "")
+        if stem not in files:
+            broken.append(f"line {number}: database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})")
+        elif stem in digests:
+            reference = line.query.strip().rstrip("; \n")
+            if wrong := _not_answerable(reference, files[stem]):
+                broken.append(f"line {number}: {wrong}")
+            judging = sql.judging(reference, digests[stem])
+            prompt = f"{schemas[stem]}\n\n{line.question}"
+            rows.append(_row(line, prompt, reference, "sql", line.group or stem, judging))
+    _refuse(path.parent / about.problems, broken)
+    frame = _dealt(pl.DataFrame(rows, schema=PROBLEMS), about, section, sql.normalise)
+    return sql.SqlSuite(
+        name, _version(frame), about.licence, frame, {digests[s]: files[s] for s in chosen}, about.system or sql.SYSTEM
+    )
+
+
+def _databases(about: About, path: Path) -> dict[str, Path]:
+    if not about.databases:
+        raise ConfigError(f"{path}: kind sql needs databases, e.g. [shop.sqlite]")
+    files = {Path(d).stem: path.parent / expand(d) for d in about.databases}
+    if len(files) < len(about.databases):
+        raise ConfigError(f"{path}: two databases have the same name without folder and ending; rename one")
+    for file in files.values():
+        if file.is_file() and file.stat().st_size > MAX_DATABASE_GIB * 2**30:
+            raise ConfigError(
+                f"{file} has {file.stat().st_size / 2**30:.1f} GiB; the sandbox takes {MAX_DATABASE_GIB:g} GiB at most, as "
+                "it holds databases in memory. Cut a sample that your references still answer on"
+            )
+        log = file.with_name(file.name + "-wal")
+        if log.is_file() and log.stat().st_size:
+            raise ConfigError(
+                f"{file} has changes in {log.name} that are not in the file yet; close its other users, or run "
+                f"`sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+            )
+    return files
+
+
+def _not_answerable(query: str, database: Path) -> str:
+    """Why SQLite would not even prepare the reference on this database, or ""; runs nothing."""
+    uri = f"{database.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        reads = _prepares(connection, query)
+        if reads == "":
+            first = query.split(None, 1)[0].lower()
+            return "" if first in ("select", "with", "values", "(") else f"{first.upper()} writes; a reference only reads"
+        for dialect in DIALECTS:
+            try:
+                translated = sqlglot.transpile(query, read=dialect, write="sqlite")[0]
+            except (SqlglotError, RecursionError, IndexError):
+                continue
+            if translated != query and _prepares(connection, translated) == "":
+                return f"not SQLite's dialect ({reads}); it reads as {dialect}, in SQLite it would be: {translated}"
+        return f"SQLite refuses the query: {reads}"
+
+
+def _prepares(connection: sqlite3.Connection, query: str) -> str:
+    try:
+        connection.execute(f"EXPLAIN {query}")
+    except (sqlite3.Error, sqlite3.Warning) as e:
+        return str(e)
+    return ""

@@ -1,0 +1,186 @@
+"""Your own problems: what is right loads, what is wrong is named with its line."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.suites import Suite, open_suite
+from codelutra.suites.python import PythonSuite
+from codelutra.suites.splits import overlaps
+from codelutra.suites.sql import SqlSuite
+
+FUNCTION = {"prompt": "Write f.", "reference": "def f(x): return x", "function": "f", "cases": [[1], ["a"]]}
+
+
+def write(folder: Path, about: str, *lines: Any) -> Path:
+    (folder / "suite.yaml").write_text(about)
+    (folder / "problems.jsonl").write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines) + "\n")
+    return folder
+
+
+def opened(folder: Path, **more: Any) -> Suite:
+    return open_suite(SuiteSection(name="custom", path=str(folder), **more))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    with sqlite3.connect(tmp_path / "shop.sqlite") as connection:
+        connection.executescript("CREATE TABLE item (id, name, price); INSERT INTO item VALUES (1, 'cup', 3), (2, 'jug', 9)")
+    connection.close()
+    return tmp_path
+
+
+SQL = "kind: sql\ndatabases: [shop.sqlite]\n"
+
+
+def test_sql_lines_become_problems_over_the_database(shop: Path) -> None:
+    lines = [{"question": f"Over {n}?", "query": f"SELECT name FROM item WHERE price > {n};"} for n in range(40)]
+    suite = opened(write(shop, SQL, *lines))
+    assert isinstance(suite, SqlSuite)
+    problems = suite.problems()
+    assert problems["prompt"][0] == "item(id, name, price)\n\nOver 0?"
+    assert problems["reference"][0] == "SELECT name FROM item WHERE price > 0"
+    assert Counter(problems["split"].to_list()) == {"train": 24, "dev": 6, "test": 10}
+    job = suite.answer_job(problems.row(0, named=True), "SELECT 1", "a", 1.0)
+    assert suite.databases()[job.database] == shop / "shop.sqlite"
+
+
+def test_the_same_query_asked_twice_stays_on_one_side(shop: Path) -> None:
+    lines = [
+        {"question": f"{word} {n}?", "query": f"{select} name FROM item WHERE price > {n}"}
+        for n in range(20)
+        for word, select in (("Over", "SELECT"), ("Above", "select"))
+    ]
+    suite = opened(write(shop, SQL, *lines))
+    assert overlaps(suite.problems(), pl.Series([suite.normalise(r) for r in suite.problems()["reference"]])) == []
+
+
+def test_given_splits_are_kept_and_half_given_ones_refused(shop: Path) -> None:
+    lines = [{"question": f"{n}?", "query": f"SELECT {n}", "split": s} for n, s in enumerate(("train", "train", "dev"))]
+    assert opened(write(shop, SQL, *lines)).problems()["split"].to_list() == ["train", "train", "dev"]
+    del lines[0]["split"]
+    with pytest.raises(ConfigError, match="2 of 3 lines have a split; give it to all or to none"):
+        opened(write(shop, SQL, *lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"question": "x", ', r"line 2 is not JSON"),
+        ({"question": "x"}, r"line 2: query: Field required"),
+        ({"question": "", "query": "SELECT 1"}, r"line 2: question: .*at least 1 character"),
+        ({"question": "x", "query": "SELECT 1", "querry": ""}, r"line 2: querry: Extra inputs"),
+        ({"id": "00001", "question": "x", "query": "SELECT 1"}, r"line 2: id '00001' is on line 1 already"),
+        ({"question": "x", "query": "SELECT nam FROM item"}, r"line 2: SQLite refuses the query: no such column: nam"),
+        ({"question": "x", "query": "SELECT 1", "database": "shed"}, r"line 2: database 'shed' is none of shop"),
+        ({"question": "x", "query": "PRAGMA user_version"}, r"line 2: PRAGMA writes; a reference only reads"),
+        ({"question": "x", "query": "DELETE FROM item"}, r"line 2: (DELETE writes|SQLite refuses)"),
+        (
+            {"question": "x", "query": "SELECT TOP 1 name FROM item"},
+            r"line 2: not SQLite's dialect .*reads as tsql, in SQLite it would be: SELECT name FROM item LIMIT 1",
+        ),
+    ],
+)
+def test_a_broken_line_is_named_with_what_is_wrong(shop: Path, line: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        opened(write(shop, SQL, {"question": "ok", "query": "SELECT name FROM item"}, line))
+
+
+def test_all_broken_lines_are_said_at_once_up_to_ten(shop: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)line 1: .*line 10: .*… and 2 more"):
+        opened(write(shop, SQL, *[{"question": "x"}] * 12))
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ("kind: rust", "kind: Input should be 'sql', 'python-function' or 'python-program'"),
+        ("kind: [", "is not YAML"),
+        ("kind: sql", "kind sql needs databases"),
+        ("kind: sql\ndatabases: [gone.sqlite]", r"no database at .*gone\.sqlite"),
+        ("kind: sql\ndatabases: [a/shop.sqlite, shop.sqlite]", "two databases have the same name"),
+        ("kind: python-function\nproblems: none.jsonl", r"no none\.jsonl in "),
+    ],
+)
+def test_a_broken_yaml_is_refused_with_the_rule(shop: Path, about: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        opened(write(shop, about, {"question": "ok", "query": "SELECT 1"}))
+
+
+def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"set suite\.path"):
+        open_suite(SuiteSection(name="custom"))
+    with pytest.raises(ConfigError, match=r"no .*suite\.yaml: No such file"):
+        opened(tmp_path)
+    with pytest.raises(ConfigError, match=r"problems\.jsonl is empty"):
+        opened(write(tmp_path, "kind: python-function"))
+
+
+def test_a_database_with_a_live_write_ahead_log_is_refused(shop: Path) -> None:
+    connection = sqlite3.connect(shop / "shop.sqlite")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("INSERT INTO item VALUES (3, 'mug', 4)")
+    connection.commit()
+    with pytest.raises(ConfigError, match=r"shop\.sqlite-wal that are not in the file yet"):
+        opened(write(shop, SQL, {"question": "ok", "query": "SELECT 1"}))
+    connection.close()
+
+
+def test_functions_are_judged_by_cases_or_by_asserts(tmp_path: Path) -> None:
+    by_assert = {
+        "prompt": "Write g.",
+        "reference": "def g(): return 1",
+        "asserts": ["assert g() == 1"],
+        "setup": "import math",
+    }
+    suite = opened(write(tmp_path, "kind: python-function", {**FUNCTION, "split": "train"}, {**by_assert, "split": "dev"}))
+    assert isinstance(suite, PythonSuite)
+    first, second = suite.problems().rows(named=True)
+    assert suite.expected_job(first, "e", 1.0).calls == ("f(1)", "f('a')")
+    assert suite.answer_job(second, "def g(): return 2", "a", 1.0).calls == ("g()",)
+    assert suite.expected_job(second, "e", 1.0).calls == ("1",)
+    assert suite.mode == "python-value/v1"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"prompt": "x", "reference": "y"}, "line 1: nothing to judge by"),
+        ({**FUNCTION, "cases": [1]}, r"line 1: cases\.0: Input should be a valid (tuple|list)"),
+        ({"prompt": "x", "reference": "y", "asserts": ["g() == 1"]}, "line 1: 'g\\(\\) == 1' is not one assert"),
+    ],
+)
+def test_functions_without_a_judge_are_refused(tmp_path: Path, line: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        opened(write(tmp_path, "kind: python-function", line))
+
+
+def test_programs_are_judged_by_what_they_print(tmp_path: Path) -> None:
+    tests = [{"stdin": "2\n", "stdout": "4\n"}, {"stdin": "3\n", "stdout": "6\n"}]
+    line = {"prompt": "Double it.", "reference": "print(int(input()) * 2)", "tests": tests, "split": "train"}
+    open_tests = {**line, "prompt": "Double it too.", "tests": [{"stdin": "2"}], "split": "dev"}
+    suite = opened(write(tmp_path, "kind: python-program", line, open_tests))
+    given, derived = suite.problems().rows(named=True)
+    assert suite.expected_job(given, "e", 1.0).calls == (repr("4\n"), repr("6\n"))
+    assert suite.expected_job(derived, "e", 1.0).calls == ("_printed('2')",)
+    assert "4\\n" not in suite.answer_job(given, "x", "a", 1.0).program
+    assert suite.agrees(given, [{"value": "4"}, {"value": "6 \n"}], [{"value": "4\n"}, {"value": "6\n"}])
+    with pytest.raises(ConfigError, match="line 1: some tests have a stdout and some do not"):
+        opened(write(tmp_path, "kind: python-program", {**line, "tests": [tests[0], {"stdin": "1"}]}))
+
+
+def test_a_change_in_any_problem_is_another_version(tmp_path: Path) -> None:
+    versions = []
+    for prompt in ("one", "two", "one"):
+        write(tmp_path, "kind: python-function", {**FUNCTION, "prompt": prompt}, FUNCTION)
+        versions.append(opened(tmp_path).version)
+    assert versions[0] == versions[2] != versions[1]
