@@ -23,7 +23,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
 import sqlglot
@@ -34,7 +34,7 @@ from sqlglot.errors import SqlglotError
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
-from codelutra.suites import Suite, sql
+from codelutra.suites import sql
 from codelutra.suites import python as py
 from codelutra.suites.folder import expand, read_lines
 from codelutra.suites.splits import cap, divide, normalise_prompt
@@ -56,7 +56,7 @@ class About(Strict):
     kind: Literal["sql", "python-function", "python-program"]
     problems: str = "problems.jsonl"
     databases: tuple[str, ...] = ()
-    shares: dict[Split, float] = {"train": 0.6, "test": 0.25, "dev": 0.15}
+    shares: dict[Split, Annotated[float, Field(gt=0)]] = {"train": 0.6, "test": 0.25, "dev": 0.15}
     system: str = ""
     licence: str = ""
 
@@ -100,7 +100,7 @@ class ProgramLine(Line):
     tests: tuple[Run, ...] = Field(min_length=1)
 
 
-def load(section: SuiteSection) -> Suite:
+def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
     if section.path is None:
         raise ConfigError("suite custom: set suite.path to your suite.yaml; `codelutra init` writes one")
     path = expand(section.path)
@@ -174,7 +174,8 @@ def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, normalise: 
         raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
     columns = frame.select("group", "reference", "prompt").rows()
     same = [((group, normalise(reference)), normalise_prompt(prompt)) for group, reference, prompt in columns]
-    return cap(divide(frame, same, about.shares, section.seed), section)
+    shares = {str(side): share / sum(about.shares.values()) for side, share in about.shares.items()}
+    return cap(divide(frame, same, shares, section.seed), section)
 
 
 def _version(frame: pl.DataFrame) -> str:
