@@ -34,8 +34,8 @@ from sqlglot.errors import SqlglotError
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
-from codelutra.suites import sql
 from codelutra.suites import python as py
+from codelutra.suites import sql
 from codelutra.suites.folder import expand, read_lines
 from codelutra.suites.splits import cap, divide, normalise_prompt
 
