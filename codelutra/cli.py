@@ -96,7 +96,10 @@ def presets(json_: Json = False) -> None:
     from codelutra import show
     from codelutra.config import PRESETS, preset_names
 
-    rows = [{"name": n, "path": str(PRESETS / f"{n}.yaml"), "purpose": show.purpose(PRESETS / f"{n}.yaml")} for n in preset_names()]
+    rows = [
+        {"name": n, "path": str(PRESETS / f"{n}.yaml"), "purpose": show.purpose(PRESETS / f"{n}.yaml")}
+        for n in preset_names()
+    ]
     print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="presets")
 
 
@@ -108,12 +111,17 @@ def suites(json_: Json = False) -> None:
     from codelutra import show
     from codelutra.suites import SUITES
 
-    rows = [{"name": n, "what": (importlib.import_module(m).__doc__ or "").strip().split("\n")[0]} for n, m in sorted(SUITES.items())]
+    rows = [
+        {"name": n, "what": (importlib.import_module(m).__doc__ or "").strip().split("\n")[0]}
+        for n, m in sorted(SUITES.items())
+    ]
     print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="suites")
 
 
 @sandbox_app.command("build")
-def sandbox_build(kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False) -> None:
+def sandbox_build(
+    kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False
+) -> None:
     """Build the sandbox image, unless it is there."""
     from sandbox.image import ensure_image
 
@@ -122,7 +130,9 @@ def sandbox_build(kind: Annotated[str, typer.Argument(help="python or datascienc
 
 
 @sandbox_app.command("probe")
-def sandbox_probe(kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False) -> None:
+def sandbox_probe(
+    kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False
+) -> None:
     """Run honest programs and known attacks through the real sandbox. Exit 1 if any verdict is not as expected."""
     from codelutra import show
     from sandbox.image import ensure_image

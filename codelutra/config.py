@@ -254,6 +254,8 @@ def _problem(err: Any) -> str:
         section: Any = RunConfig
         for part in err["loc"][:-1]:
             annotation = section.model_fields[part].annotation
-            section = next((a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), section)
+            section = next(
+                (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), section
+            )
         return f"  {where}: unknown key; known here: {', '.join(section.model_fields)}"
     return f"  {where} = {err['input']!r}: {err['msg']}" if err["type"] != "missing" else f"  {where}: required"

@@ -192,8 +192,16 @@ class _HeldPool:
             if run._pool is None:
                 reap_orphans()
                 c = run.config.execute
-                run._pool = Pool(image=ensure_image(run.suite.image), workers=c.workers, databases=run.suite.databases(), run=run.config.name,
-                                 memory_mb=c.memory_mb, runtime=c.runtime)  # fmt: skip
+                run._pool = Pool(
+                    image=ensure_image(
+                        run.suite.image, progress=lambda line: run.dir.ledger({"event": "note", "text": line})
+                    ),
+                    workers=c.workers,
+                    databases=run.suite.databases(),
+                    run=run.config.name,
+                    memory_mb=c.memory_mb,
+                    runtime=c.runtime,
+                )
             return run._pool
         except BaseException:
             run._pool_lock.release()

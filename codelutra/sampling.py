@@ -77,7 +77,7 @@ class Sampling:
     def _fill(self) -> None:
         try:
             self._sample_missing()
-        except BaseException as e:  # handed to whoever waits for a shard: the thread itself has no caller
+        except Exception as e:  # noqa: BLE001 - whoever waits for a shard gets it raised: a thread has no caller
             with self._change:
                 self._failure = e
                 self._change.notify_all()
@@ -97,8 +97,8 @@ class Sampling:
                     missing.append(i)
             at = {self.shards[i].index: i for i in missing}
             stream = sample_shards(
-                Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing], sample=c.sample, engine=c.engine,
-                seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
+                Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing],
+                sample=c.sample, engine=c.engine, seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
                 progress=self._progress, waiting=run.waiting,
             )  # fmt: skip
             began = time.monotonic()
@@ -151,7 +151,13 @@ def _writer(frame: pl.DataFrame, seconds: float) -> Build:
         tokens = int(frame["completion_tokens"].sum())
         cut = frame.filter(pl.col("finish_reason") == "length").height
         dropped = frame.filter(pl.col("finish_reason") == "dropped").height
-        return {"rows": frame.height, "seconds": round(seconds, 2), "tokens": tokens, "cut_at_max_tokens": cut, "prompts_too_long": dropped}
+        return {
+            "rows": frame.height,
+            "seconds": round(seconds, 2),
+            "tokens": tokens,
+            "cut_at_max_tokens": cut,
+            "prompts_too_long": dropped,
+        }
 
     return build
 
@@ -160,6 +166,12 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     s, e = run.config.sample, run.config.engine
     drawn = {} if shard.greedy else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p,
                                      "seed": run.config.seed}  # fmt: skip
-    config = {**drawn, "max_tokens": s.max_tokens, "dtype": e.dtype, "max_model_len": e.max_model_len, "greedy": shard.greedy}
+    config = {
+        **drawn,
+        "max_tokens": s.max_tokens,
+        "dtype": e.dtype,
+        "max_model_len": e.max_model_len,
+        "greedy": shard.greedy,
+    }
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
     return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

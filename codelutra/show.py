@@ -53,7 +53,7 @@ def runs_table(rows: list[Row]) -> None:
 
 def summary_table(s: Row, home: Path | None) -> None:
     """The table a run ends with."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
     table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", caption_justify="left")
     for name, justify in (("policy", "left"), ("dev pass@1", "right"), ("95 % interval", "right"), ("runs", "right"),
@@ -62,7 +62,8 @@ def summary_table(s: Row, home: Path | None) -> None:
     for row in s["policies"]:
         dev, best = row["dev"], row["label"] == s["best"]
         cells = (row["title"], f"{dev['value']:.1%}", f"{dev['low']:.1%} – {dev['high']:.1%}", f"{row['executable']:.0%}",
-                 paired_text(row["paired"]["previous"]), str(row["pairs"] or ""), f"{sum(row['seconds'].values()) / 60:.1f}")  # fmt: skip
+                 paired_text(row["paired"]["previous"]), f"{row['pairs'] or ''}",
+                 f"{sum(row['seconds'].values()) / 60:.1f}")  # fmt: skip
         table.add_row(*cells, style="bold" if best else "")
     console.print(table)
     for row in s["policies"]:
@@ -71,7 +72,9 @@ def summary_table(s: Row, home: Path | None) -> None:
             console.print(f"{row['title']} against {against['against']}: {paired_text(against)}")
     if s["test"]:
         t = s["test"]
-        console.print(f"test, touched once with {s['best']}: {t['value']:.1%} [{t['low']:.1%} – {t['high']:.1%}], n = {t['n']}")
+        console.print(
+            f"test, touched once with {s['best']}: {t['value']:.1%} [{t['low']:.1%} – {t['high']:.1%}], n = {t['n']}"
+        )
     state = f"{s['state']}: {s['reason']}" if s["reason"] else s["state"]
     console.print(state + (f"  ({s['minutes']:.1f} minutes)" if "minutes" in s else ""))
     if now := s.get("now"):
@@ -90,7 +93,9 @@ def paired_text(paired: Row | None) -> str:
 def doctor_table(rows: list[Row]) -> None:
     table = Table("", "what", "found", "how to get it")
     for r in rows:
-        table.add_row("[green]✓[/]" if r["ok"] else "[red]✗[/]", r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"])
+        table.add_row(
+            "[green]✓[/]" if r["ok"] else "[red]✗[/]", r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"]
+        )
     Console().print(table)
 
 

@@ -129,8 +129,9 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
 
     config = run.config.warm_start
     assert config is not None
-    recipe = _recipe("warm-start", {**_section(config, "checkpoint_steps"), "seed": run.config.seed,
-        "system": run.suite.system}, {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest})  # fmt: skip
+    inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
+    read = {**_section(config, "checkpoint_steps"), "seed": run.config.seed, "system": run.suite.system}
+    recipe = _recipe("warm-start", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         return training.warm_start(Path(policy.path), _teachable(problems, expected), system=run.suite.system,
@@ -186,7 +187,11 @@ def _counts(outcomes: pl.DataFrame) -> dict[str, Any]:
 
 
 def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    codes = outcomes.select("problem_id", "code").vstack(asked.select("problem_id", code="reference")).unique(maintain_order=True)
+    codes = (
+        outcomes.select("problem_id", "code")
+        .vstack(asked.select("problem_id", code="reference"))
+        .unique(maintain_order=True)
+    )
     return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
 
 

@@ -307,9 +307,7 @@ _MAY_CHANGE = {"iterations", "select", "engine.gpu_memory", "engine.cache_gib", 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
     a, b = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     free = tuple(_MAY_CHANGE)
-    differ = [
-        k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and not any(k == f or k.startswith(f"{f}.") for f in free)
-    ]
+    differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and not any(k == f or k.startswith(f"{f}.") for f in free)]
     if differ:
         shown = "; ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in differ[:5])
         raise UserError(

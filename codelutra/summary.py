@@ -58,6 +58,7 @@ class Summary:
             "seconds": {}, "tokens": 0,
         }  # fmt: skip
         if self._scores:
+            row["pairs"] = self.rows[-1].get("funnel", {}).get("pairs")
             row["paired"]["previous"] = self._paired(-1, frame)
         start = self._start_index()
         if start is not None and start < len(self._scores):

@@ -41,10 +41,14 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
     with contextlib.suppress(ImportError):
         import prefect  # noqa: F401
     if "prefect" not in sys.modules:
-        raise UserError("`codelutra run` drives the loop with Prefect, which is not installed: pip install 'codelutra[prefect]'")
+        raise UserError(
+            "`codelutra run` drives the loop with Prefect, which is not installed: pip install 'codelutra[prefect]'"
+        )
     run = RunDir.create(home_dir(home) / "runs", config)
     if run.held:
-        raise UserError(f"run {config.name!r} is going on in another process; watch it with `codelutra status {config.name}`")
+        raise UserError(
+            f"run {config.name!r} is going on in another process; watch it with `codelutra status {config.name}`"
+        )
     command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home))]
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()
@@ -58,7 +62,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
 
 
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"run [bold]{run.path.name}[/]  ·  {run.path}  ·  log: {run.log.name}")
     ledger = _follow(run.path / "ledger.jsonl", seen)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
@@ -74,7 +78,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
                         break
                     reused += event["event"] == "reused"
                     if line := _line(event):
-                        bars.console.print(line)
+                        bars.console.print(line, soft_wrap=True)
                 bar.update(run.read("progress.json"))
                 if ended is not None:
                     if reused:

@@ -1,6 +1,6 @@
 """The loop: measure the policy, pair its right and wrong answers, train, repeat while it helps.
 
-    python -m flows.refine CONFIG [--set section.key=value …] [--home DIR]
+python -m flows.refine CONFIG [--set section.key=value …] [--home DIR]
 """
 
 from __future__ import annotations

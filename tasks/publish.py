@@ -26,6 +26,7 @@ from codelutra.show import paired_text
 from codelutra.store import Artifact
 
 _EVERY_SECONDS = 5.0
+_CLAUSE = re.compile(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|(?:LEFT |INNER )?JOIN|UNION)\b)", re.IGNORECASE)
 
 
 @task(task_run_name="publish {title}")
@@ -72,7 +73,10 @@ def live_progress(run: Run) -> Iterator[None]:
 
 
 def _numbers(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    lines = ["| policy | dev pass@1 | 95 % interval | executable | against the one before | pairs made |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| policy | dev pass@1 | 95 % interval | executable | against the one before | pairs made |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in rows:
         dev, made = r["dev"], (r.get("funnel") or {}).get("pairs", "")
         lines.append(f"| {r['title']} | {dev['value']:.1%} | {dev['low']:.1%} – {dev['high']:.1%} | {r['executable']:.0%} "
@@ -107,8 +111,7 @@ def _three_pairs(pairs: Artifact) -> str:
 
 def _words(code: str) -> list[str]:
     """A program in lines short enough for a diff: one SQL clause, or one source line, each."""
-    return [line.strip() for line in re.split(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|JOIN|INNER JOIN|LEFT JOIN|UNION)\b)",
-                                              code, flags=re.IGNORECASE) if line.strip()]  # fmt: skip
+    return [line.strip() for line in _CLAUSE.split(code) if line.strip()]
 
 
 def _cell(text: str) -> str:

@@ -43,7 +43,8 @@ class Command:
         self._seen = len(self.events())
         self.process = subprocess.Popen(
             [sys.executable, "-m", "codelutra.cli", "run", str(config), "--home", str(home), "--json", *more],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"COLUMNS": "200"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=os.environ | {"COLUMNS": "200"},
         )  # fmt: skip
 
     def events(self) -> list[Event]:

@@ -54,7 +54,9 @@ MOMENTS = {
 }
 
 
-def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(tiny: Path, home: Path, tmp_path: Path) -> None:
+def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
+    tiny: Path, home: Path, tmp_path: Path
+) -> None:
     config = small_config(tmp_path / "killed.yaml", tiny)
     for moment, reached in MOMENTS.items():
         command = Command(config, home)
@@ -151,7 +153,9 @@ with open_run(sys.argv[2], load_config(sys.argv[1])) as run:
 
 def test_every_stage_works_with_prefect_uninstalled(tiny: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path / "bare.yaml", tiny, suite={"name": "starter-sql", "train": 6, "dev": 4, "test": 0})
-    done = subprocess.run([sys.executable, "-c", WITHOUT_PREFECT, str(config), str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PREFECT, str(config), str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     split, pairs, trained = done.stdout.split()[-3:]
     assert split == "dev"

@@ -32,7 +32,7 @@ def prefect() -> Iterator[None]:
         yield
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunRef]:
     config = parse_config({"name": "t", "suite": {"name": "starter-sql", "train": 20, "dev": 10, "test": 0}})
     with open_run(tmp_path, config) as opened:
