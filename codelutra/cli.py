@@ -5,6 +5,7 @@ Heavy libraries are imported inside commands, so that `codelutra --help` answers
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -77,6 +78,25 @@ def report(name: Annotated[str, typer.Argument(help="A run.")], home: Home = Non
 
 
 @app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A run.")],
+    directory: Annotated[Path, typer.Argument(help="Where to; must not exist or be empty.")],
+    policy: Annotated[str | None, typer.Option(help="Which policy, e.g. policy-1; default the best by dev.")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Copy a policy out: weights, tokenizer, model card with the numbers. Loads in transformers and vLLM."""
+    from codelutra import show
+    from codelutra.export import export as export_policy
+    from codelutra.run import home_dir
+
+    runs = home_dir(home) / "runs"
+    show.read_summary(runs, name)
+    out = export_policy(runs / name, directory, policy=policy)
+    print(json.dumps({"exported": str(out)}) if json_ else f"exported: {out}")
+
+
+@app.command()
 def doctor(json_: Json = False) -> None:
     """What is here, what is missing, and how to get it. Exit 1 if something needed is missing."""
     from dataclasses import asdict
@@ -106,7 +126,6 @@ def presets(json_: Json = False) -> None:
 @app.command()
 def suites(json_: Json = False) -> None:
     """The suites a config can name."""
-    import importlib
 
     from codelutra import show
     from codelutra.suites import SUITES
