@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> s
     say = progress or (lambda line: None)
     client = connect()
     try:
-        with building():
+        with building(wanted.tag):
             if not exists(client, wanted.tag):
                 build(client, wanted, say)
     finally:
@@ -91,9 +92,9 @@ def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> s
 
 
 @contextlib.contextmanager
-def building() -> Iterator[None]:
-    """One build at a time on this host: the second finds the first one's image."""
-    path = Path(tempfile.gettempdir()) / f"codelutra-image-{os.getuid()}.lock"
+def building(tag: str) -> Iterator[None]:
+    """One build of a tag at a time on this host: the second finds the first one's image."""
+    path = Path(tempfile.gettempdir()) / f"{re.sub('[^a-z0-9]+', '-', tag)}-{os.getuid()}.lock"
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -108,7 +109,8 @@ def exists(client: docker.DockerClient, tag: str) -> bool:
 
 
 def build(client: docker.DockerClient, wanted: Recipe, say: Progress) -> None:
-    base = ensure_base(client, say)
+    with building(OWN_BASE):
+        base = ensure_base(client, say)
     with tempfile.TemporaryDirectory(prefix="codelutra-image-") as scratch:
         site = Path(scratch) / "site"
         if wanted.pins:

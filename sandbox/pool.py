@@ -21,6 +21,7 @@ from sandbox.container import Container, Gone, Settings, preload_of
 from sandbox.errors import SandboxError
 from sandbox.protocol import PythonJob, Result, SqlJob
 from sandbox.runner import wire
+from sandbox.runner.supervisor import STRETCH
 
 Job = SqlJob | PythonJob
 
@@ -57,7 +58,7 @@ class Worker:
 
     def patience(self) -> float:
         longest = max((t.job.timeout_seconds for batch in self.batches for t in batch.values()), default=0.0)
-        return 2 * longest + SILENCE_SECONDS
+        return (STRETCH + 1) * longest + SILENCE_SECONDS
 
 
 class Pool:

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import importlib
 import json
+import mmap
 import os
 import random
 import resource
@@ -26,12 +27,15 @@ from sandbox.runner import program
 
 REQUEST = struct.Struct(">I")  # CPU seconds
 REPLY = struct.Struct(">iBId")  # wait status, are strays left, maximum resident KiB, seconds
+CHILD = struct.Struct("=I")  # process id of the running program
 FILES = 4
 RUNNER_PATH = "/opt/codelutra"
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def serve(control: socket.socket, uid: int, home: str, limits: dict[str, int], preload: list[str]) -> None:
+def serve(
+    control: socket.socket, current: mmap.mmap, uid: int, home: str, limits: dict[str, int], preload: list[str]
+) -> None:
     """Fork programs until the supervisor goes away. Runs in a process of its own; never returns."""
     warm(preload)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -50,7 +54,7 @@ def serve(control: socket.socket, uid: int, home: str, limits: dict[str, int], p
         message, files, _, _ = socket.recv_fds(control, REQUEST.size, FILES)
         if not message:
             os._exit(0)
-        answer(control, message, files, uid)
+        answer(control, current, message, files, uid)
 
 
 ENVIRONMENT = {
@@ -72,7 +76,7 @@ def warm(preload: list[str]) -> None:
         importlib.import_module(name)
 
 
-def answer(control: socket.socket, message: bytes, files: list[int], uid: int) -> None:
+def answer(control: socket.socket, current: mmap.mmap, message: bytes, files: list[int], uid: int) -> None:
     """Fork one program, wait for it, say how it ended, and then wait until everything it started is gone."""
     started = time.monotonic()
     child = fork()
@@ -82,6 +86,7 @@ def answer(control: socket.socket, message: bytes, files: list[int], uid: int) -
             program.run()
         finally:
             os._exit(program.NO_RESULT)
+    CHILD.pack_into(current, 0, child)
     for file in files:
         os.close(file)
     _, status, usage = os.wait4(child, 0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -173,3 +176,18 @@ def test_a_database_nobody_announced_is_ours_to_answer_for(pool: Pool) -> None:
     assert result.status == "infra_error"
     assert result.error is not None
     assert "announced" in result.error
+
+
+def test_waiting_for_a_cpu_is_not_the_programs_time(pool: Pool) -> None:
+    if os.getloadavg()[0] > 3 * (os.cpu_count() or 1):
+        pytest.skip("others keep this machine so busy that no deadline could be stretched far enough")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        work = "import time\ndef f():\n  while time.process_time() < 0.8: pass\n  return 'done'"
+        result = python(pool, work, "f()", timeout_seconds=1.0)
+        assert result.seconds > 1.0, "the machine was not busy enough to tell"
+        assert result.value == [{"value": "done"}]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
