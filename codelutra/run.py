@@ -23,7 +23,7 @@ from codelutra.errors import CodelutraError, UserError
 from codelutra.execute import OutcomeCache
 from codelutra.store import Artifact, RunDir, Step, Store
 from codelutra.suites import Suite, open_suite
-from sandbox import reap_orphans
+from sandbox import SandboxError, reap_orphans
 from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
 from sandbox.pool import Pool
@@ -144,9 +144,32 @@ class Run:
         """The step's artifact, from the store or made now."""
         return self.store.make(step)
 
-    def use_pool(self) -> _HeldPool:
-        """The run's sandbox pool, for one caller at a time: `with run.use_pool() as pool: …`."""
-        return _HeldPool(self)
+    @contextlib.contextmanager
+    def use_pool(self) -> Iterator[Pool]:
+        """The run's sandbox pool, for one caller at a time; started on first use.
+
+        Raises UserError when there is no sandbox to be had: what a program does is data, what Docker does not is this.
+        """
+        with self._pool_lock:
+            try:
+                if self._pool is None:
+                    self._pool = self._start_pool()
+                yield self._pool
+            except SandboxError as e:
+                self._pool = None
+                raise UserError(f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)") from e
+
+    def _start_pool(self) -> Pool:
+        reap_orphans()
+        c = self.config.execute
+        return Pool(
+            image=ensure_image(self.suite.image, progress=lambda line: self.dir.ledger({"event": "note", "text": line})),
+            workers=c.workers,
+            databases=self.suite.databases(),
+            run=self.config.name,
+            memory_mb=c.memory_mb,
+            runtime=c.runtime,
+        )
 
     @contextlib.contextmanager
     def refining(self) -> Iterator[None]:
@@ -177,38 +200,6 @@ class Run:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class _HeldPool:
-    """Holds the run's pool for one thread; starts it on first use."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __enter__(self) -> Pool:
-        run = self._run
-        run._pool_lock.acquire()
-        try:
-            if run._pool is None:
-                reap_orphans()
-                c = run.config.execute
-                run._pool = Pool(
-                    image=ensure_image(
-                        run.suite.image, progress=lambda line: run.dir.ledger({"event": "note", "text": line})
-                    ),
-                    workers=c.workers,
-                    databases=run.suite.databases(),
-                    run=run.config.name,
-                    memory_mb=c.memory_mb,
-                    runtime=c.runtime,
-                )
-            return run._pool
-        except BaseException:
-            run._pool_lock.release()
-            raise
-
-    def __exit__(self, *exc: object) -> None:
-        self._run._pool_lock.release()
 
 
 _OPEN: dict[tuple[str, str], Run] = {}

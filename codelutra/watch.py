@@ -23,6 +23,7 @@ from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.run import home_dir
 from codelutra.store import Event, RunDir
+from codelutra.suites import open_suite
 
 # Where no server is set up, Prefect starts one for the run; on a busy machine that takes longer than its default 20 s.
 _ENVIRONMENT = {
@@ -44,6 +45,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
         raise UserError(
             "`codelutra run` drives the loop with Prefect, which is not installed: pip install 'codelutra[prefect]'"
         )
+    open_suite(config.suite)  # an unusable suite is told before anything is made
     run = RunDir.create(home_dir(home) / "runs", config)
     if run.held:
         raise UserError(
