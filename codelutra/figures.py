@@ -189,7 +189,7 @@ def pass_at_k_figure(policies: Sequence[Row]) -> Figure | None:
         ks = sorted({r["k"] for r in rows})
         ax.set_xscale("log", base=2)
         ax.set_xticks(ks, [str(k) for k in ks], minor=False)
-        ax.set_ylim(0, None)
+        ax.set_ylim(0, 100)
         ax.set_xlabel("k (samples a problem)")
         ax.set_ylabel("train pass@k (% of problems)")
         ax.legend(loc="upper left")

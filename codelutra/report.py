@@ -205,7 +205,10 @@ def _failures(found: Findings) -> Html | None:
     shares = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items())
     asked = outcomes.filter(pl.col("greedy")).height
     intro = f"“{best['title']}” does not solve {wrong.height} of {asked} dev problems: {shares}. Some of them:"
-    return join(tag("p", intro, class_="soft"), *(_failure(r) for r in rows.rows(named=True)))
+    note = "Where order counts, the last columns of what was expected may be those that the reference sorts by."
+    return join(
+        tag("p", intro, class_="soft"), tag("p", note, class_="facts"), *(_failure(r) for r in rows.rows(named=True))
+    )
 
 
 def _failure(r: Row) -> Html:
@@ -227,20 +230,18 @@ def _failure(r: Row) -> Html:
 
 
 def readable(output: str, most: int = 240) -> str:
-    """An output as the store keeps it (the sandbox's canonical JSON, perhaps cut short), for people."""
+    """An output as it is kept (the sandbox's canonical JSON, perhaps cut short), for people."""
     from sandbox.protocol import decode
 
     try:
         value = decode(json.loads(output))
     except ValueError:  # cut short, or not from our sandbox: shown as it is
-        rows = output.partition('["rows", ')[2]
-        return cut(rows or output, most)
-    if isinstance(value, dict) and set(value) == {"columns", "rows", "truncated"}:
-        rows = value["rows"]
-        shown = "; ".join("(" + ", ".join("NULL" if v is None else repr(v) for v in row) + ")" for row in rows[:20])
-        count = f"{len(rows)}{'+' if value['truncated'] else ''} {'row' if len(rows) == 1 else 'rows'}"
-        return cut(f"{count}: {shown}" if rows else "no rows", most)
-    return cut(repr(value), most)
+        return cut(output.partition('["rows", ')[2] or output, most)
+    rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
+    if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
+        return cut(repr(value), most)
+    shown = "; ".join("(" + ", ".join("NULL" if v is None else repr(v) for v in row) + ")" for row in rows)
+    return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {shown}" if rows else "no rows", most)
 
 
 def _asked(problem_id: str, prompt: str) -> Html:

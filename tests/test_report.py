@@ -239,6 +239,9 @@ def test_text_of_a_model_is_never_markup(own: Path) -> None:
 def test_outputs_are_shown_as_rows() -> None:
     whole = '{"d": [["columns", ["a"]], ["rows", [["x"], [null]]], ["truncated", false]]}'
     assert readable(whole) == "2 rows: ('x'); (NULL)"
+    assert readable('[["x"], [1.5]]') == "2 rows: ('x'); (1.5)"
+    assert readable('{"d": [["rows", []]]}') == "no rows"
+    assert readable('"text"') == "'text'"
     assert readable(whole[:60]).startswith('[["x"], [null')
     assert readable("not ours") == "not ours"
 
