@@ -5,11 +5,10 @@ Read `protocol.py` first. `pool.py` is the host's side, `runner/` is what runs i
 
 from __future__ import annotations
 
-from sandbox.client import ensure_daemon_reachable
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sandbox.errors import SandboxError
-from sandbox.image import ensure_image
-from sandbox.owner import reap_orphans
-from sandbox.pool import Pool
 from sandbox.protocol import (
     Malformed,
     NotRepresentable,
@@ -22,6 +21,20 @@ from sandbox.protocol import (
     encode,
     loads,
 )
+
+if TYPE_CHECKING:
+    from sandbox.client import ensure_daemon_reachable
+    from sandbox.image import ensure_image
+    from sandbox.owner import reap_orphans
+    from sandbox.pool import Pool
+
+# Imported when first used: whoever only describes jobs need not load Docker's client.
+_LATER = {
+    "Pool": "sandbox.pool",
+    "ensure_daemon_reachable": "sandbox.client",
+    "ensure_image": "sandbox.image",
+    "reap_orphans": "sandbox.owner",
+}
 
 __all__ = [
     "Malformed",
@@ -40,3 +53,9 @@ __all__ = [
     "loads",
     "reap_orphans",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'sandbox' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

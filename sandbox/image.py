@@ -66,11 +66,9 @@ def recipe(kind: str) -> Recipe:
     if kind not in kinds():
         raise SandboxError(f"unknown image {kind!r}; known: {', '.join(kinds())}")
     pins = RECIPES / f"{kind}.txt"
-    special = RECIPES / f"{kind}.Dockerfile"
-    dockerfile = special if special.exists() else RECIPES / "packages.Dockerfile"
     return Recipe(
         kind=kind,
-        dockerfile=dockerfile.read_text(),
+        dockerfile=(RECIPES / "runner.Dockerfile").read_text(),
         preload=(RECIPES / f"{kind}.preload").read_text().split(),
         pins=pins.read_text() if pins.exists() else "",
         runner={path.name: path.read_bytes() for path in sorted((HERE / "runner").glob("*.py"))},
@@ -111,39 +109,54 @@ def exists(client: docker.DockerClient, tag: str) -> bool:
 def build(client: docker.DockerClient, wanted: Recipe, say: Progress) -> None:
     with building(OWN_BASE):
         base = ensure_base(client, say)
-    with tempfile.TemporaryDirectory(prefix="codelutra-image-") as scratch:
-        site = Path(scratch) / "site"
-        if wanted.pins:
+    if wanted.pins:
+        base = ensure_packages(client, wanted, base, say)
+    files = {f"sandbox/runner/{name}": content for name, content in wanted.runner.items()}
+    labels = {LABEL: wanted.kind, f"{LABEL}.preload": json.dumps(wanted.preload)}
+    say(f"building {wanted.tag} on {base}")
+    build_layer(client, wanted.tag, base, wanted.dockerfile, {"sandbox/__init__.py": b"", **files}, None, labels)
+
+
+def ensure_packages(client: docker.DockerClient, wanted: Recipe, base: str, say: Progress) -> str:
+    """The layer with the pinned packages, which outlives changes of the runner."""
+    dockerfile = (RECIPES / "packages.Dockerfile").read_text()
+    digest = hashlib.sha256("|".join((base, dockerfile, wanted.pins)).encode()).hexdigest()[:12]
+    tag = f"codelutra/{wanted.kind}-packages:{digest}"
+    if not exists(client, tag):
+        with tempfile.TemporaryDirectory(prefix="codelutra-image-") as scratch:
+            site = Path(scratch) / "site"
             install_packages(wanted, site, say)
-        context = Path(scratch) / "context.tar"
-        pack(context, wanted, site)
-        say(f"building {wanted.tag} on {base}")
-        labels = {LABEL: wanted.kind, f"{LABEL}.preload": json.dumps(wanted.preload)}
+            say(f"building {tag} on {base}")
+            build_layer(client, tag, base, dockerfile, {}, site, {})
+    return tag
+
+
+def build_layer(
+    client: docker.DockerClient,
+    tag: str,
+    base: str,
+    dockerfile: str,
+    files: dict[str, bytes],
+    site: Path | None,
+    labels: dict[str, str],
+) -> None:
+    """Build one image on another from files given here. Raises SandboxError."""
+    with tempfile.TemporaryFile(prefix="codelutra-image-") as context:
+        with tarfile.open(fileobj=context, mode="w") as tar:
+            for name, content in {"Dockerfile": dockerfile.encode(), **files}.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(content), 0o644
+                tar.addfile(entry, io.BytesIO(content))
+            if site is not None:
+                tar.add(site, "site")
+        context.seek(0)
         try:
-            with context.open("rb") as file:
-                client.images.build(
-                    fileobj=file, custom_context=True, tag=wanted.tag, labels=labels,
-                    buildargs={"BASE": base}, rm=True, forcerm=True, network_mode="none",
-                )  # fmt: skip
+            client.images.build(
+                fileobj=context, custom_context=True, tag=tag, labels=labels, buildargs={"BASE": base}, rm=True,
+                forcerm=True, network_mode="none", timeout=1800,
+            )  # fmt: skip
         except (docker.errors.BuildError, docker.errors.APIError) as error:
-            raise SandboxError(f"building {wanted.tag} failed: {error}") from error
-
-
-def pack(context: Path, wanted: Recipe, site: Path) -> None:
-    """The build context: Dockerfile, runner, and the packages where there are any."""
-    with tarfile.open(context, "w") as tar:
-
-        def add(name: str, content: bytes) -> None:
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o644
-            tar.addfile(entry, io.BytesIO(content))
-
-        add("Dockerfile", wanted.dockerfile.encode())
-        add("sandbox/__init__.py", b"")
-        for name, content in wanted.runner.items():
-            add(f"sandbox/runner/{name}", content)
-        if site.exists():
-            tar.add(site, "site", filter=lambda entry: entry.replace(uid=0, gid=0, uname="", gname=""))
+            raise SandboxError(f"building {tag} failed: {error}") from error
 
 
 def install_packages(wanted: Recipe, site: Path, say: Progress) -> None:

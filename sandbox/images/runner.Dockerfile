@@ -1,4 +1,4 @@
-# The bare image: Python's standard library and the runner.
+# The topmost layer of every image: the runner, and nothing a program could use to become another user.
 ARG BASE
 FROM ${BASE}
 COPY sandbox /opt/codelutra/sandbox
