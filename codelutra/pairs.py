@@ -38,7 +38,7 @@ def make_pairs(
     """
     known = _numbered(problems, seed)
     rows = _usable(outcomes, known, config)
-    answers = _answers(rows, known, normalised, config)
+    answers = _answers(rows, outcomes, known, normalised, config)
     matches = _MATCH[config.order](answers, _counts(answers, known, config), outcomes)
     return _texts(matches, answers, outcomes, known)
 
@@ -141,61 +141,75 @@ def _numbered(problems: pl.DataFrame, seed: int) -> pl.DataFrame:
 
 
 def _usable(outcomes: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -> pl.DataFrame:
-    """Outcomes that may become answers: problem, code, `row` in outcomes, and `order`: right ones first, then by hash."""
+    """Outcomes that may become answers: problem, `code` (hashed), `row` in outcomes, and `order`: the right ones first."""
     train = known.lazy().filter(pl.col("split") == "train").select("problem_id", "problem", "salt")
+    right = pl.col("status") == "correct"
     rows = (
         outcomes.lazy()
-        .select("problem_id", "sample", "greedy", "status", "code", "completion")
         .with_row_index("row")
         .filter(~pl.col("greedy"))
+        .select(
+            "row", "problem_id", "sample", "status", pl.col("code").hash(), blank=~pl.col("completion").str.contains(r"\S")
+        )
         .join(train, on="problem_id")
+        .drop("problem_id")
         .collect()
     )
     out = NOT_THE_MODELS_DOING if config.timeouts else (*NOT_THE_MODELS_DOING, "timeout")
     broken = rows.filter(pl.col("status") == "reference_error")["problem"].unique()
-    right = pl.col("status") == "correct"
     rows = rows.filter(
         ~pl.col("status").is_in(out),
         ~pl.col("problem").is_in(broken.implode()),
-        ~right | pl.col("completion").str.contains(r"\S"),  # an empty answer is never chosen
+        ~(right & pl.col("blank")),  # an empty answer is never chosen
     )
-    state = rows["salt"] + rows["sample"].cast(pl.UInt64) + _twins(rows)
+    state = rows["salt"] + rows["sample"].cast(pl.UInt64) + _twins(rows, outcomes)
     return rows.select("problem", "code", "row", order=mix(state) // 2 + pl.when(right).then(0).otherwise(_WRONG))
 
 
-def _twins(rows: pl.DataFrame) -> pl.Series:
+def _twins(rows: pl.DataFrame, outcomes: pl.DataFrame) -> pl.Series:
     """Tells apart the outcomes of several iterations that share a sample number, by what they say; else 0."""
     names = rows["problem"].cast(pl.UInt64) * 2**32 + rows["sample"].cast(pl.UInt64)
     if names.n_unique() == rows.height:
         return pl.Series([0], dtype=pl.UInt64)
-    said = pl.struct("completion", "code", "status").rank("dense").over("problem", "sample")
-    return rows.select((said.cast(pl.UInt64) - 1) * 2**32).to_series()
+    said = rows.select("problem", "sample", outcomes.select("completion", "code", "status")[rows["row"]].to_struct("said"))
+    nth = pl.col("said").rank("dense").over("problem", "sample").cast(pl.UInt64) - 1
+    return said.select(nth * 2**32).to_series()
 
 
-def _answers(rows: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None, config: PairsSection) -> pl.DataFrame:
+def _answers(
+    rows: pl.DataFrame, outcomes: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None, config: PairsSection
+) -> pl.DataFrame:
     """The distinct programs of every problem, sorted by problem and `order`; `row` is null for a reference.
 
-    The first of equal programs stands for all, so what was right once is not rejected.
+    The first of equal programs stands for all, so what was right once is not rejected. Programs are grouped by a 64-bit
+    hash: two of a hundred different ones share it once in 10^15 problems.
     """
     first = pl.col("row").min_by("order"), pl.col("order").min()
-    codes = rows.lazy().group_by("problem", "code").agg(first).collect(engine="streaming")
+    codes = rows.lazy().group_by("problem", "code").agg(*first).collect(engine="streaming")
+    codes = codes.with_columns(outcomes["code"].gather(codes["row"]))
     if config.references:
         no_right = codes.group_by("problem").agg(pl.col("order").min()).filter(pl.col("order") >= _WRONG)
         references = known.join(no_right, on="problem", how="semi").filter(pl.col("reference").str.contains(r"\S"))
         mine = references.select("problem", code="reference", row=pl.lit(None, pl.UInt32), order=pl.lit(0, pl.UInt64))
         codes = pl.concat([codes, mine])
-    norms = _with_norm(codes, known, normalised).lazy().group_by("problem", "norm").agg(first)
-    return norms.sort("problem", "order").collect(engine="streaming")
+    norms = _with_norm(codes, known, normalised).with_row_index("at")
+    grouped = norms.lazy().group_by("problem", pl.col("norm").hash()).agg(*first, pl.col("at").min_by("order"))
+    answers = grouped.sort("problem", "order").collect(engine="streaming")
+    return answers.with_columns(norms["norm"].gather(answers["at"])).drop("at")
 
 
 def _with_norm(codes: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None) -> pl.DataFrame:
-    """Replace `code` by `norm`, which programs are compared by."""
-    if normalised is None:
-        return codes.with_columns(norm=collapse(pl.col("code"))).drop("code")
-    norms = normalised.join(known.select("problem_id", "problem"), on="problem_id")
-    codes = codes.join(norms.select("problem", "code", norm="normalised"), on=["problem", "code"], how="left")
-    parsed = pl.col("norm").is_not_null()
-    return pl.concat([codes.filter(parsed), codes.filter(~parsed).with_columns(norm=collapse(pl.col("code")))]).drop("code")
+    """Codes with `norm`, which programs are compared by, in any order."""
+    norm = pl.lit(None, pl.String)
+    if normalised is not None:
+        norms = normalised.join(known.select("problem_id", "problem"), on="problem_id")
+        norms = norms.select("problem", "code", given="normalised")
+        codes, norm = codes.join(norms, on=["problem", "code"], how="left"), pl.col("given")
+    # Collapsing is the dearest step of all, and most programs that no parser has seen have no space to collapse.
+    neat = pl.when(~pl.col("code").str.contains(r"[^\S ]|  |^ | $")).then("code")
+    codes = codes.with_columns(norm=pl.coalesce(norm, neat))
+    left = codes.filter(pl.col("norm").is_null()).with_columns(norm=collapse(pl.col("code")))
+    return pl.concat([codes.filter(pl.col("norm").is_not_null()), left])
 
 
 def _counts(answers: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -> pl.DataFrame:
