@@ -72,7 +72,8 @@ def mbpp_jobs(problem: dict[str, Any], number: int) -> list[tuple[str, PythonJob
     after = problem["test_setup_code"]
 
     def job(what: str, program: str, asked: tuple[str, ...]) -> tuple[str, PythonJob]:
-        return what, PythonJob(f"{problem['task_id']}-{what}", f"{program}\n{after}", asked, timeout_seconds=10.0)
+        seconds = 2.0 if what == "mutant" else 10.0  # a changed loop may have no end
+        return what, PythonJob(f"{problem['task_id']}-{what}", f"{program}\n{after}", asked, timeout_seconds=seconds)
 
     return [
         job("expected", source, expected),

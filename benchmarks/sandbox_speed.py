@@ -1,6 +1,6 @@
 """How fast is the sandbox, against what people do instead? One run, ratios, JSON and a figure.
 
-    python benchmarks/sandbox.py --spider DIR --out docs/results/sandbox.json
+    python benchmarks/sandbox_speed.py --spider DIR --out docs/results/sandbox.json
 
 Every contender runs the same trivial programs, two at a time; the rounds rotate, so that a busy machine is busy for
 all of them. `llm-sandbox` takes part where it is installed (`pip install 'llm-sandbox[docker]'`).
