@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from codelutra.compare import answer_digest
 from codelutra.errors import StageError
 from codelutra.schema import EXPECTED, OUTCOMES, check
 from codelutra.suites import Job, Suite
@@ -164,13 +163,24 @@ def _verdict(status: str, **more: Any) -> dict[str, Any]:
 def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: Any) -> dict[str, Any]:
     if result.status != "ok":
         return _verdict(result.status, seconds=result.seconds, error=(result.error or "")[-_PREVIEW:])
-    right = suite.agrees(problem, result.value, expected)
+    if suite.agrees(problem, result.value, expected):
+        status, error = "correct", ""
+    else:
+        error = _raised(result.value)
+        status = "runtime_error" if error else "wrong"
     return _verdict(
-        "correct" if right else "wrong",
-        answer=answer_digest(suite.mode, result.value),
+        status,
+        error=error[-_PREVIEW:],
+        answer=suite.answer_digest(problem, result.value),
         output=_preview(result.value),
         seconds=result.seconds,
     )
+
+
+def _raised(value: Any) -> str:
+    """What the first failing call of a Python job raised, "" where none did."""
+    calls = value if isinstance(value, list) else []
+    return next((c["error"] for c in calls if isinstance(c, dict) and "error" in c), "")
 
 
 def _preview(value: Any) -> str:
@@ -186,7 +196,11 @@ def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Re
     reason = suite.usable(row, want.value)
     if reason:
         return reason
-    return "" if suite.agrees(row, got.value, want.value) else "two runs of the reference give different outputs"
+    return (
+        ""
+        if suite.agrees(row, got.value, want.value)
+        else "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
+    )
 
 
 def _key(suite: Suite, problem: Mapping[str, Any], code: str, image: str, timeout_seconds: float) -> bytes:

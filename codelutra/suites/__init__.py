@@ -62,6 +62,10 @@ class Suite(Protocol):
         """Whether two outputs (decoded sandbox values) are the same answer under `mode`."""
         ...
 
+    def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
+        """Equal for outputs that are the same answer, as far as a tolerance lets it be."""
+        ...
+
     def normalise(self, code: str) -> str:
         """The program without what does not change its meaning; raises nothing, returns `code` where it cannot parse."""
         ...

@@ -102,7 +102,7 @@ class ProgramLine(Line):
 
 def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
     if section.path is None:
-        raise ConfigError("suite custom: set suite.path to your suite.yaml; `codelutra init` writes one")
+        raise ConfigError("suite custom: set suite.path to your suite.yaml; docs/your-own-task.md shows one")
     path = expand(section.path)
     path = path / "suite.yaml" if path.is_dir() else path
     about = _about(path)
@@ -126,7 +126,7 @@ def _about(path: Path) -> About:
     try:
         return About.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as e:
-        raise ConfigError(f"suite custom: no {path}: {e.strerror}; `codelutra init` writes one") from e
+        raise ConfigError(f"suite custom: no {path}: {e.strerror}; docs/your-own-task.md shows one") from e
     except yaml.YAMLError as e:
         raise ConfigError(f"{path} is not YAML: {e}") from e
     except ValidationError as e:

@@ -59,6 +59,9 @@ class PythonSuite:
                 return f"case {number} of the reference raises {entry['error']}"
         return "" if expected else "there is no case to judge by"
 
+    def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
+        return compare.answer_digest(self.mode, output)
+
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         return len(output) == len(expected) and all(
             "value" in got and "value" in want and compare.agrees(self.mode, got["value"], want["value"])

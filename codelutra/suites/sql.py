@@ -67,6 +67,9 @@ class SqlSuite:
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         return self.agrees_under(self.mode, problem, output, expected)
 
+    def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
+        return compare.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
+
     def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         """As `agrees`, under any of MODES: for figures reported beside the label's own."""
         judging = _judging(problem["judge"])

@@ -1,0 +1,147 @@
+"""Samples become outcomes: what is the model's doing, what is ours, and what is not run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import SuiteSection
+from codelutra.errors import StageError
+from codelutra.execute import OutcomeCache, execute, infra_share, judge_references
+from codelutra.schema import OUTCOMES
+from codelutra.suites import Job, open_suite
+from sandbox import Pool, Result, ensure_image
+
+SUITE = open_suite(SuiteSection(name="starter-sql", train=8, dev=4, test=0))
+PROBLEMS = SUITE.problems()
+
+
+class Scripted:
+    """A pool that answers from a script, and counts; for what a real sandbox cannot be made to do on demand."""
+
+    def __init__(self, *statuses: str) -> None:
+        self.statuses, self.jobs = statuses, 0
+
+    def map(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        for job in jobs:
+            status: Any = self.statuses[self.jobs % len(self.statuses)]
+            self.jobs += 1
+            yield Result(job.id, status, error="the container went away" if status == "infra_error" else None)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(image=ensure_image(SUITE.image), workers=1, databases=SUITE.databases(), run="test-execute") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def expected(pool: Pool) -> pl.DataFrame:
+    return judge_references(PROBLEMS, SUITE, pool, timeout_seconds=5)
+
+
+def samples(*codes: str, problem: int = 0) -> pl.DataFrame:
+    one = pl.lit(1, pl.Int32)
+    return pl.DataFrame({"sample": range(len(codes)), "completion": codes, "code": codes}).select(
+        problem_id=pl.lit(PROBLEMS["problem_id"][problem]),
+        sample=pl.col("sample").cast(pl.Int32),
+        greedy=pl.lit(False),
+        completion="completion",
+        code="code",
+        finish_reason=pl.lit("stop"),
+        prompt_tokens=one,
+        completion_tokens=one,
+    )
+
+
+def test_every_reference_of_the_starter_suite_is_usable(expected: pl.DataFrame) -> None:
+    assert expected["status"].unique().to_list() == ["correct"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (PROBLEMS["reference"][0], "correct"),
+        ("SELECT 'surely not this'", "wrong"),
+        ("SELECT absent FROM nowhere", "runtime_error"),
+        ("SELEC 1", "syntax_error"),
+        ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n", "timeout"),
+        ("ATTACH ':memory:' AS x", "blocked"),
+        ("", "no_code"),
+    ],
+)
+def test_what_a_program_does_is_its_status(pool: Pool, expected: pl.DataFrame, code: str, status: str) -> None:
+    (outcome,) = execute(samples(code), PROBLEMS, expected, SUITE, pool, timeout_seconds=1).rows(named=True)
+    assert outcome["status"] == status
+    assert outcome["mode"] == "sql-strict/v1"
+    assert bool(outcome["error"]) == (status in ("runtime_error", "syntax_error", "timeout", "blocked"))
+
+
+def test_a_reference_that_returns_nothing_makes_its_samples_reference_errors(pool: Pool) -> None:
+    broken = PROBLEMS.head(1).with_columns(
+        reference=pl.lit("SELECT 1 WHERE 0"), judge=pl.lit(_unkeyed(PROBLEMS["judge"][0]))
+    )
+    judged = judge_references(broken, SUITE, pool, timeout_seconds=5)
+    assert judged["status"].to_list() == ["reference_error"]
+    assert judged["error"][0]
+    outcomes = execute(samples("SELECT 1"), broken, judged, SUITE, pool, timeout_seconds=5)
+    assert outcomes["status"].to_list() == ["reference_error"]
+
+
+def test_an_outage_is_infra_error_and_is_not_remembered(tmp_path: Path, expected: pl.DataFrame) -> None:
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    broken = Scripted("infra_error")
+    outcomes = execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
+    assert outcomes["status"].to_list() == ["infra_error"] * 2
+    assert infra_share(outcomes) == 1.0
+    execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
+    assert broken.jobs == 4
+
+
+def test_an_outage_during_the_reference_check_stops_it(expected: pl.DataFrame) -> None:
+    with pytest.raises(StageError, match="the sandbox failed while checking"):
+        judge_references(PROBLEMS, SUITE, Scripted("infra_error"), timeout_seconds=5)
+
+
+def test_timeouts_are_not_remembered_but_errors_are(tmp_path: Path, expected: pl.DataFrame) -> None:
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    for status, runs in (("timeout", 2), ("runtime_error", 1)):
+        scripted = Scripted(status)
+        for _ in range(2):
+            execute(samples(f"SELECT '{status}'"), PROBLEMS, expected, SUITE, scripted, timeout_seconds=5, cache=cache)
+        assert scripted.jobs == runs, status
+
+
+def test_equal_programs_run_once_and_all_get_the_verdict(expected: pl.DataFrame) -> None:
+    scripted = Scripted("runtime_error")
+    outcomes = execute(samples("SELECT 7", "SELECT 8", "SELECT 7"), PROBLEMS, expected, SUITE, scripted, timeout_seconds=5)
+    assert scripted.jobs == 2
+    assert outcomes["sample"].to_list() == [0, 1, 2]
+    assert outcomes.schema == OUTCOMES
+
+
+def test_the_cache_tells_problems_and_images_apart(tmp_path: Path, expected: pl.DataFrame) -> None:
+    cache, scripted = OutcomeCache(tmp_path / "c.sqlite3"), Scripted("runtime_error")
+    for problem, image in ((0, "a"), (1, "a"), (0, "b"), (0, "a")):
+        execute(
+            samples("SELECT 9", problem=problem),
+            PROBLEMS,
+            expected,
+            SUITE,
+            scripted,
+            timeout_seconds=5,
+            cache=cache,
+            image=image,
+        )
+    assert scripted.jobs == 3
+
+
+def _unkeyed(judge: str) -> str:
+    import json
+
+    kept = {k: v for k, v in json.loads(judge).items() if k != "keyed"}
+    return json.dumps(kept | {"ordered": False, "sort_keys": 0})
