@@ -5,7 +5,7 @@ A shard is what a kill loses at most, and the grain at which execution overlaps 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def sample_shards(
     lock: Path,
     progress: Progress | None = None,
     waiting: Callable[[str], None] | None = None,
-) -> Iterator[tuple[Shard, pl.DataFrame]]:
+) -> Generator[tuple[Shard, pl.DataFrame], None, None]:
     """Yield each shard with its SAMPLES as soon as it is finished, about in order.
 
     The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards

@@ -8,6 +8,8 @@ A frame that leaves a stage is matched to its schema with `check`; columns are n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 STATUSES = (
@@ -24,11 +26,16 @@ STATUSES = (
 )
 NOT_THE_MODELS_DOING = ("infra_error", "reference_error")
 EXECUTABLE = ("correct", "wrong")  # the program ran to its end and gave a result
-STATUS = pl.Enum(STATUSES)
+STATUS: pl.DataType = pl.Enum(STATUSES)
 SPLITS = ("train", "dev", "test")
-SPLIT = pl.Enum(SPLITS)
+SPLIT: pl.DataType = pl.Enum(SPLITS)
 
-PROBLEMS = pl.Schema(
+
+def _schema(columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.Schema:
+    return pl.Schema(columns)
+
+
+PROBLEMS = _schema(
     {
         "problem_id": pl.String,  # unique in the suite, stable between releases
         "split": SPLIT,
@@ -41,7 +48,7 @@ PROBLEMS = pl.Schema(
     }
 )
 
-EXPECTED = pl.Schema(
+EXPECTED = _schema(
     {
         "problem_id": pl.String,
         "status": STATUS,  # "correct" or "reference_error"
@@ -50,7 +57,7 @@ EXPECTED = pl.Schema(
     }
 )
 
-SAMPLES = pl.Schema(
+SAMPLES = _schema(
     {
         "problem_id": pl.String,
         "sample": pl.Int32,  # 0 … K-1 within (problem, greedy)
@@ -63,7 +70,7 @@ SAMPLES = pl.Schema(
     }
 )
 
-OUTCOMES = pl.Schema(
+OUTCOMES = _schema(
     {
         "problem_id": pl.String,
         "sample": pl.Int32,
@@ -80,7 +87,7 @@ OUTCOMES = pl.Schema(
     }
 )
 
-PAIRS = pl.Schema(
+PAIRS = _schema(
     {
         "problem_id": pl.String,
         "prompt": pl.String,  # the user message, as in PROBLEMS
@@ -93,7 +100,7 @@ PAIRS = pl.Schema(
     }
 )
 
-SCORES = pl.Schema(
+SCORES = _schema(
     {
         "problem_id": pl.String,
         "split": SPLIT,

@@ -92,7 +92,7 @@ def shards(run: Run, sampling: Sampling, asked: Artifact, expected: Artifact, *,
     for i, label in sampling.labels(greedy=greedy):
         samples = sample.submit(sampling, i, label)
         drawn.append(samples)
-        outcomes.append(execute.submit(run.ref, samples, asked, expected, label))  # type: ignore[arg-type]
+        outcomes.append(execute.submit(run.ref, samples, asked, expected, label))  # type: ignore[call-overload]
     for samples in drawn:
         samples.result()  # raises what stopped the engine; of the outcome that waited for it Prefect only says "pending"
     return [o.result() for o in outcomes]

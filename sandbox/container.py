@@ -82,7 +82,7 @@ def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> An
         runtime=settings.runtime,
         auto_remove=True,
         binds=mounts,
-        log_config={"Type": "none"},
+        log_config=docker.types.LogConfig(type="none"),
     )
 
 

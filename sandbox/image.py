@@ -182,7 +182,8 @@ def ensure_base(client: docker.DockerClient, say: Progress) -> str:
     try:
         hurried.images.get_registry_data(REGISTRY_BASE)
         say(f"pulling {REGISTRY_BASE}")
-        client.images.pull(*REGISTRY_BASE.split(":"))
+        repository, _, tag = REGISTRY_BASE.partition(":")
+        client.images.pull(repository, tag)
         return REGISTRY_BASE
     except (docker.errors.APIError, requests.exceptions.RequestException) as error:
         say(f"no registry answers ({str(error)[:120]}); making a base image with debootstrap, about a minute")

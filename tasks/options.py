@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
-from prefect.states import State
 
 from codelutra.errors import CodelutraError
 from codelutra.run import RunRef

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from codelutra import stages
 from codelutra.run import Policy, RunRef
@@ -20,6 +21,13 @@ def references(run: RunRef, problems: Artifact) -> Artifact:
     return make(stages.references, run, problems)
 
 
-@task(name="base model", retries=2, retry_delay_seconds=5, persist_result=False, cache_policy=None, timeout_seconds=6 * HOUR)
+@task(
+    name="base model",
+    retries=2,
+    retry_delay_seconds=5,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    timeout_seconds=6 * HOUR,
+)
 def base_model(run: RunRef) -> Policy:
     return stages.base_policy(run.open())

@@ -63,7 +63,9 @@ def live_progress(run: Run) -> Iterator[None]:
                 update_progress_artifact(bars[stage], progress=share, description=text)
             else:
                 key = _slug(f"{run.config.name}-progress-{stage}")
-                bars[stage] = create_progress_artifact(progress=share, key=key, description=text)
+                made = create_progress_artifact(progress=share, key=key, description=text)
+                assert isinstance(made, UUID)  # outside an event loop it is no coroutine
+                bars[stage] = made
 
     run.on_progress = show
     try:

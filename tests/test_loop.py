@@ -16,14 +16,14 @@ import pytest
 
 from codelutra.schema import OUTCOMES, PAIRS, PROBLEMS, SAMPLES
 from tests.loop import Command, Event, python_processes, small_config
-from tests.tiny_model import make_tiny_model
+from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, task
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
 from codelutra.config import parse_config
