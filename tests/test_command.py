@@ -1,0 +1,32 @@
+"""A flow that is killed leaves nothing running for long."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.command import OWNER, reap_strays
+from sandbox.owner import started
+
+
+def child_of(owner: str) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {OWNER: owner})
+    while b"input()" not in Path(f"/proc/{child.pid}/cmdline").read_bytes():
+        pass  # between fork and exec it still has our environment
+    return child
+
+
+def test_what_a_dead_flow_left_is_killed_and_what_a_live_one_runs_is_not() -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stray, ours = child_of(f"{dead.pid}:12345"), child_of(f"{os.getpid()}:{started(os.getpid())}")
+    try:
+        assert stray.pid in reap_strays()
+        assert stray.wait(10) == -9
+        assert ours.poll() is None
+    finally:
+        for child in (stray, ours):
+            child.kill()
+            child.communicate()
