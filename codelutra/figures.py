@@ -337,7 +337,7 @@ def minutes_figure(policies: Sequence[Row]) -> Figure:
             ax.barh(y, [r["minutes"] for r in mine], height=thick * 0.92, color=_STAGE_COLOURS[stage], label=stage)
             for at, r in zip(y, mine, strict=True):
                 ax.annotate(
-                    f"{r['minutes']:.1f}",
+                    f"{r['minutes']:.1f}" if r["minutes"] >= 0.05 else "< 0.1",
                     (r["minutes"], at),
                     xytext=(3, 0),
                     textcoords="offset points",

@@ -8,6 +8,7 @@ It can be written at any time: what is not there yet is left out, and the state 
 
 from __future__ import annotations
 
+import ast
 import json
 import shlex
 from collections.abc import Mapping
@@ -230,13 +231,16 @@ def _failure(r: Row) -> Html:
 
 
 def readable(output: str, most: int = 240) -> str:
-    """An output as it is kept (the sandbox's canonical JSON, perhaps cut short), for people."""
+    """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted."""
     from sandbox.protocol import decode
 
     try:
         value = decode(json.loads(output))
-    except ValueError:  # cut short, or not from our sandbox: shown as it is
-        return cut(output.partition('["rows", ')[2] or output, most)
+    except ValueError:
+        try:
+            value = ast.literal_eval(output)
+        except (ValueError, SyntaxError):  # cut short, or nothing that can be read: shown as it is
+            return cut(output, most)
     rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
     if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
         return cut(repr(value), most)
