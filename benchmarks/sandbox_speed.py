@@ -12,6 +12,7 @@ import argparse
 import concurrent.futures
 import hashlib
 import importlib.util
+import io
 import json
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ from typing import Any
 import docker
 
 from sandbox import Pool, PythonJob, SqlJob, ensure_image
+from sandbox.image import ensure_base
 
 PROGRAM, CALL, VALUE = "def f(x):\n    return x + 1\n", "f(41)", 42
 SCRIPT = f"{PROGRAM}print({CALL})"
@@ -87,14 +89,18 @@ def warm_container(image: str) -> Iterator[str]:
 
 
 @contextmanager
-def peer(image: str) -> Iterator[Callable[[int], float] | None]:
-    """llm-sandbox with one session kept open, on the same image; None where it is not installed."""
+def peer() -> Iterator[Callable[[int], float] | None]:
+    """llm-sandbox with one session kept open, on the base image; None where it is not installed."""
     if importlib.util.find_spec("llm_sandbox") is None:
         yield None
         return
     from llm_sandbox import SandboxSession  # type: ignore[import-not-found]
 
-    with SandboxSession(lang="python", image=image, keep_template=True, skip_environment_setup=True) as session:
+    client = docker.from_env()
+    dockerfile = f"FROM {ensure_base(client, print)}\nRUN command -v python || ln -s python3 /usr/bin/python\nCMD sleep infinity\n"
+    client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag="codelutra/peer:1", rm=True)
+    client.close()
+    with SandboxSession(lang="python", image="codelutra/peer:1", keep_template=True, skip_environment_setup=True) as session:
 
         def run(count: int) -> float:
             started = time.perf_counter()
@@ -110,7 +116,7 @@ def python_rates(rounds: int) -> dict[str, list[float]]:
     with ExitStack() as stack:
         warm = stack.enter_context(warm_container(image))
         pool = stack.enter_context(Pool(image=image, workers=AT_ONCE, run="benchmark"))
-        other = stack.enter_context(peer(image))
+        other = stack.enter_context(peer())
         contenders: dict[str, Callable[[], float]] = {
             "docker run per program": lambda: both(
                 command("docker", "run", "--rm", "--entrypoint=", *WALLS, image, "/opt/codelutra/python3", "-c", SCRIPT), 6

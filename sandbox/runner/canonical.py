@@ -2,7 +2,8 @@
 
 Used on both sides of the container's wall, so it needs nothing but the standard library. A value becomes a JSON
 structure and comes back equal, type for type. Types are checked strictly (`type(x) is int`): a subclass of `int` with
-its own `__eq__` is not data, it is a program, and is refused.
+its own `__eq__` is not data, it is a program, and is refused. Counter, OrderedDict and defaultdict cross as the dict
+they equal.
 
     None bool str list   themselves              tuple      {"t": [...]}
     int                  itself; beyond 64 bits  {"i": hex}
@@ -17,6 +18,7 @@ its own `__eq__` is not data, it is a program, and is refused.
 from __future__ import annotations
 
 import base64
+import collections
 import datetime
 import decimal
 import fractions
@@ -28,6 +30,8 @@ from typing import Any
 MAX_DEPTH = 100
 MAX_COLLISIONS = 256
 _INT64 = 1 << 63
+# What everybody returns for a dict, and what equals one. Exactly these types, read by dict's own method.
+_DICTS = (collections.Counter, collections.OrderedDict, collections.defaultdict)
 
 
 class NotRepresentable(ValueError):
@@ -56,8 +60,8 @@ def encode(value: Any, depth: int = 0) -> Any:
         return [encode(item, depth + 1) for item in value]
     if kind is tuple:
         return {"t": [encode(item, depth + 1) for item in value]}
-    if kind is dict:
-        return {"d": [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in value.items()]}
+    if kind is dict or kind in _DICTS:
+        return {"d": [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in dict.items(value)]}
     if kind is set or kind is frozenset:
         members = sorted((encode(item, depth + 1) for item in value), key=json.dumps)
         return {"s" if kind is set else "z": members}
