@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
 
     Raises UserError or CodelutraError with the flow's own message when it stops early.
     """
-    with contextlib.suppress(ImportError):
-        import prefect  # noqa: F401
-    if "prefect" not in sys.modules:
+    if not find_spec("prefect"):
         raise UserError(
             "`codelutra run` drives the loop with Prefect, which is not installed: pip install 'codelutra[prefect]'"
         )

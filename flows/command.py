@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from codelutra.errors import CodelutraError
-from sandbox.owner import started
-
-OWNER = "CODELUTRA_OWNER"  # "<pid>:<start>" of the flow's process, in the environment of all it starts
+from codelutra.strays import own_what_follows, reap_strays
 
 
 def main(flow: Callable[..., Any]) -> None:
@@ -25,25 +19,10 @@ def main(flow: Callable[..., Any]) -> None:
     parser.add_argument("--home", help="folder of store/ and runs/")
     args = parser.parse_args()
     reap_strays()
-    os.environ[OWNER] = f"{os.getpid()}:{started(os.getpid())}"
+    own_what_follows()
     try:
         flow(config=args.config, overrides=args.overrides, home=args.home)
     except CodelutraError as e:
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def reap_strays() -> list[int]:
-    """Kill what flows that were killed left behind: Prefect's temporary server, above all. Returns the process ids."""
-    reaped = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
-            for item in path.read_bytes().split(b"\0"):
-                name, _, value = item.partition(b"=")
-                if name == OWNER.encode():
-                    pid, _, start = value.decode().partition(":")
-                    if started(int(pid)) != start:
-                        os.kill(int(path.parent.name), signal.SIGKILL)
-                        reaped.append(int(path.parent.name))
-    return reaped

@@ -35,7 +35,6 @@ HERE = Path(__file__).parent
 RECIPES = HERE / "images"
 REGISTRY_BASE = "python:3.11-slim"
 OWN_BASE = "codelutra/base:bookworm-1"
-MIRROR = "http://deb.debian.org/debian"
 LABEL = "codelutra.image"
 Progress = Callable[[str], None]
 
@@ -204,10 +203,10 @@ def debootstrap(client: docker.DockerClient, say: Progress) -> None:
         )
     with tempfile.TemporaryDirectory(prefix="codelutra-base-") as scratch:
         root = Path(scratch) / "root"
-        command = [tool, "--variant=minbase", "--include=python3", "bookworm", str(root), MIRROR]
+        command = [tool, "--variant=minbase", "--include=python3", "bookworm", str(root)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise SandboxError(f"debootstrap failed; is {MIRROR} reachable?\n{(done.stdout + done.stderr)[-1500:]}")
+            raise SandboxError(f"debootstrap failed; is a Debian mirror reachable?\n{(done.stdout + done.stderr)[-1500:]}")
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
             shutil.rmtree(root / waste, ignore_errors=True)
         say(f"importing {OWN_BASE}")

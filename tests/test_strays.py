@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.command import OWNER, reap_strays
+from codelutra.strays import OWNER, reap_strays
 from sandbox.owner import started
 
 

@@ -1,0 +1,32 @@
+"""What a killed process left behind: found by a mark in the environment, ended by the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from sandbox.owner import started
+
+OWNER = "CODELUTRA_OWNER"  # "<pid>:<start>" of the owning process, in the environment of all it starts
+
+
+def own_what_follows() -> None:
+    """Mark every process started from here on as ours."""
+    os.environ[OWNER] = f"{os.getpid()}:{started(os.getpid())}"
+
+
+def reap_strays() -> list[int]:
+    """Kill what flows that were killed left behind: Prefect's temporary server, above all. Returns the process ids."""
+    reaped = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            for item in path.read_bytes().split(b"\0"):
+                name, _, value = item.partition(b"=")
+                if name == OWNER.encode():
+                    pid, _, start = value.decode().partition(":")
+                    if started(int(pid)) != start:
+                        os.kill(int(path.parent.name), signal.SIGKILL)
+                        reaped.append(int(path.parent.name))
+    return reaped
