@@ -124,19 +124,28 @@ def ds1000(folder: Path, pool: Pool) -> dict[str, Any]:
     with gzip.open(folder / "test.jsonl.gz", "rt", encoding="utf-8") as file:
         problems = [p for p in map(json.loads, file) if p["metadata"]["library"] in ("Pandas", "Numpy")]
 
-    def jobs() -> Iterator[PythonJob]:
+    def jobs(stub: str = "") -> Iterator[PythonJob]:
         for problem in problems:
-            context, code = problem["code_context"], problem["reference_code"]
+            context, code = problem["code_context"], stub or problem["reference_code"]
             checks = [f"test_execution({code!r})"] + [f"test_string({code!r})"] * ("def test_string(" in context)
             name = f"{problem['metadata']['library']}-{problem['metadata']['problem_id']}"
             yield PythonJob(name, context, tuple(checks), timeout_seconds=60.0, in_process=True)
 
-    failed = {}
-    for result in pool.map(jobs()):
-        errors = [item["error"] for item in result.value or [] if "error" in item]
-        if result.status != "ok" or errors:
-            failed[result.id] = (errors[0] if errors else f"{result.status}: {(result.error or '')[-200:]}")[:300]
-    return {"problems": len(problems), "references_correct": len(problems) - len(failed), "failed": failed}
+    def failures(stub: str = "") -> dict[str, str]:
+        failed = {}
+        for result in pool.map(jobs(stub)):
+            errors = [item["error"] for item in result.value or [] if "error" in item]
+            if result.status != "ok" or errors:
+                failed[result.id] = (errors[0] if errors else f"{result.status}: {(result.error or '')[-200:]}")[:300]
+        return failed
+
+    failed, stubbed = failures(), failures("pass")
+    return {
+        "problems": len(problems),
+        "references_correct": len(problems) - len(failed),
+        "stubs_correct": len(problems) - len(stubbed),
+        "failed": failed,
+    }
 
 
 def main() -> None:
