@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 Event = dict[str, Any]
+MARK = "CODELUTRA_TEST_HOME"
 
 
 def small_config(path: Path, model: Path, **changes: Any) -> Path:
@@ -44,14 +46,14 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "codelutra.cli", "run", str(config), "--home", str(home), "--json", *more],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env=os.environ | {"COLUMNS": "200"},
+            env=os.environ | {"COLUMNS": "200", MARK: str(home)},
         )  # fmt: skip
 
     def events(self) -> list[Event]:
         ledger = self.run / "ledger.jsonl"
         return [json.loads(x) for x in ledger.read_text().splitlines()] if ledger.exists() else []
 
-    def kill_when(self, reached: Callable[[list[Event], Event], bool], timeout: float = 120) -> str:
+    def kill_when(self, reached: Callable[[list[Event], Event], bool], timeout: float = 300) -> str:
         """kill -9 the process group as soon as `reached(new events, progress)`; returns what it last said it did."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -70,7 +72,7 @@ class Command:
         state: Event = json.loads(file.read_text()) if file.exists() else {}
         return state
 
-    def finish(self, timeout: float = 240) -> tuple[int, str, str]:
+    def finish(self, timeout: float = 600) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)"""
         try:
             out, err = self.process.communicate(timeout=timeout)
@@ -81,14 +83,11 @@ class Command:
         return self.process.returncode, out, err
 
 
-def python_processes(marker: str) -> list[str]:
-    """Command lines of running processes that contain `marker`."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if marker in line:
-            lines.append(line)
+def processes_of(home: Path) -> list[str]:
+    """Command lines of running processes that a `Command` on this home started, directly or not."""
+    lines, mark = [], f"{MARK}={home}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has just ended
+            if mark in path.read_bytes().split(b"\0"):
+                lines.append((path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return lines

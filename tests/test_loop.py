@@ -15,10 +15,10 @@ import polars as pl
 import pytest
 
 from codelutra.schema import OUTCOMES, PAIRS, PROBLEMS, SAMPLES
-from tests.loop import Command, Event, python_processes, small_config
+from tests.loop import Command, Event, processes_of, small_config
 from tests.tiny_model import write_tiny_model
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,7 @@ def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
     resumed = [e for e in events if e["event"] == "resumed"]
     assert {e["stage"] for e in resumed} == {"warm-start", "train"}
     assert all(e["step"] >= 1 for e in resumed)
-    assert python_processes("codelutra.engine") == []
-    assert python_processes("codelutra.train") == []
+    assert processes_of(home) == []
     left = docker.from_env().containers.list(all=True, filters={"label": "codelutra.run=killed"})
     assert left == []
 
