@@ -23,8 +23,11 @@ def read_summary(runs: Path, name: str) -> Row:
         there = sorted(p.parent.name for p in runs.glob("*/run.yaml"))
         raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}")
     if summary["state"] == "running" and not run.held:
-        summary["state"] = "interrupted"
-        summary["reason"] = f"its process is gone; `codelutra run {run.path / 'run.yaml'}` goes on where it was"
+        last = next(reversed(run.events()), {"event": ""})
+        again = f"`codelutra run {run.path / 'run.yaml'}` goes on where it was"
+        failed = last["event"] == "error"
+        summary["state"] = "failed" if failed else "interrupted"
+        summary["reason"] = f"{last['text']}\n{again}" if failed else f"its process is gone; {again}"
     if summary["state"] == "running":
         summary["now"] = run.read("progress.json")
     return summary

@@ -52,6 +52,7 @@ def refine_run(run: Run) -> dict[str, Any]:
         made = warm_start(ref, policy, asked, expected)
         policy = Policy.of("policy-0", made)
 
+    earlier: list[Artifact] = []
     for t in range(1, iterations + 2):
         with measure_plan(run, policy, asked, expected, "dev", train=t <= iterations) as sampling:
             title = f"iteration {t - 1}" if t > 1 else "warm start" if made else "base"
@@ -61,7 +62,8 @@ def refine_run(run: Run) -> dict[str, Any]:
                 break
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         summary.sampled(sampling.made(greedy=False), outcomes, score(ref, outcomes, asked, expected, "train"))
-        paired = pairs(ref, outcomes, asked, expected)
+        paired = pairs(ref, [*earlier, *outcomes], asked, expected)
+        earlier += outcomes if run.config.pairs.accumulate else []
         summary.paired_up(paired)
         publish(run, row, paired)
         if not paired.facts["pairs"]:
