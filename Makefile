@@ -26,7 +26,7 @@ format: venv ## let ruff put the format right, and what it can of its findings
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-bench: setup ## every benchmark, one script a claim; BENCH=sandbox runs benchmarks/sandbox.py only
+bench: setup ## every benchmark, one script a claim; BENCH=sandbox_speed runs that one only
 	@set -e; for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(PY) $$script; done
 

@@ -1,0 +1,60 @@
+"""What `codelutra status` says of a run, from its files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+from codelutra.show import list_runs, paired_text, read_summary
+from codelutra.store import RunDir
+
+
+@pytest.fixture()
+def run(tmp_path: Path) -> RunDir:
+    made = RunDir.create(tmp_path, parse_config({"name": "r", "suite": {"name": "starter-sql"}}))
+    made.write("summary.json", summary("running"))
+    return made
+
+
+def summary(state: str) -> dict[str, Any]:
+    return {"run": "r", "suite": "starter-sql", "state": state, "reason": "", "best": None, "policies": []}
+
+
+def test_a_run_whose_process_is_gone_is_interrupted_and_says_how_to_go_on(run: RunDir) -> None:
+    found = read_summary(run.path.parent, "r")
+    assert found["state"] == "interrupted"
+    assert "codelutra run" in found["reason"]
+
+
+def test_a_run_that_stopped_on_an_error_says_which(run: RunDir) -> None:
+    run.ledger({"event": "error", "text": "disk full at /x", "exit_code": 2})
+    found = read_summary(run.path.parent, "r")
+    assert found["state"] == "failed"
+    assert found["reason"].startswith("disk full at /x")
+
+
+def test_a_run_that_is_held_is_running_and_shows_what_it_does_now(run: RunDir) -> None:
+    run.progress("sample base", 3, 10, "completions")
+    with run.hold():
+        found = read_summary(run.path.parent, "r")
+    assert found["state"] == "running"
+    assert (found["now"]["done"], found["now"]["total"]) == (3, 10)
+
+
+def test_a_finished_run_stays_finished(run: RunDir) -> None:
+    run.write("summary.json", summary("finished"))
+    assert [r["state"] for r in list_runs(run.path.parent)] == ["finished"]
+
+
+def test_a_run_that_is_not_there_lists_those_that_are(run: RunDir) -> None:
+    with pytest.raises(UserError, match=r"no run 'x'.*there: r"):
+        read_summary(run.path.parent, "x")
+
+
+def test_a_paired_test_reads_as_gained_lost_p() -> None:
+    assert paired_text({"gained": 23, "lost": 9, "p": 0.0201}) == "+23 −9, p = 0.02"
+    assert paired_text(None) == ""
