@@ -13,7 +13,7 @@ from codelutra.show import list_runs, paired_text, read_summary
 from codelutra.store import RunDir
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     made = RunDir.create(tmp_path, parse_config({"name": "r", "suite": {"name": "starter-sql"}}))
     made.write("summary.json", summary("running"))
