@@ -68,7 +68,7 @@ def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> An
         read_only=True,
         tmpfs={
             "/box/w": f"size={SCRATCH_MB}m,nr_inodes=4096,mode=1770,uid=0,gid={uid},nosuid,nodev,noexec",
-            "/box/db": f"size={settings.database_mb + 1}m,mode=0755,uid=0,gid=0,nosuid,nodev,noexec",
+            "/box/db": f"size={settings.database_mb + 1}m,mode=0750,uid=0,gid={uid + 2},nosuid,nodev,noexec",
         },
         cap_drop=["ALL"],
         cap_add=["SETUID", "SETGID", "KILL"],

@@ -191,12 +191,14 @@ class Supervisor:
         if os.WIFSIGNALED(ended):
             status, error = self.judge_signal(os.WTERMSIG(ended))
             return status, b"", printed, error + tail(stderr)
+        if not os.WIFEXITED(ended):
+            raise Unfit(f"the zygote reports a program that has not ended: wait status {ended}")
         size = os.fstat(result).st_size
         if size > max_bytes + program.HEAD.size + 4 * program.ERROR_CHARS:
             return wire.RESOURCE_LIMIT, b"", printed, b"the result has more than %d bytes" % max_bytes
         document = os.pread(result, size, 0)
         if size < program.HEAD.size:
-            code = os.waitstatus_to_exitcode(ended)
+            code = os.WEXITSTATUS(ended)
             return wire.RUNTIME_ERROR, b"", printed, b"ended without a result (exit code %d) " % code + tail(stderr)
         mark, status, n_value, n_error = program.HEAD.unpack_from(document)
         if mark != program.MARK or size != program.HEAD.size + n_value + n_error or status >= wire.INFRA_ERROR:

@@ -90,6 +90,8 @@ def answer(control: socket.socket, current: mmap.mmap, message: bytes, files: li
     for file in files:
         os.close(file)
     _, status, usage = os.wait4(child, 0)
+    while os.WIFSTOPPED(status):  # it made us its tracer: let it hang there until its deadline
+        _, status, usage = os.wait4(child, 0)
     strays = children_left(block=False)
     control.send(REPLY.pack(status, strays, usage.ru_maxrss & 0xFFFFFFFF, time.monotonic() - started))
     if strays:

@@ -123,6 +123,14 @@ def test_only_the_loopback_interface_exists(pool: Pool) -> None:
     assert values(pool, "import socket", "[name for _, name in socket.if_nameindex()]") == [["lo"]]
 
 
+def test_the_databases_of_queries_are_closed_to_programs(pool: Pool, database: str) -> None:
+    query = SqlJob("q", database, RIGHT_QUERY)
+    look = PythonJob("look", "import os", ("os.listdir('/box/db')", f"open('/box/db/{database}')"))
+    answer, seen = pool.map([query, look])
+    assert answer.status == "ok"
+    assert [item["error"].split(":")[0] for item in seen.value] == ["PermissionError"] * 2
+
+
 def test_queries_cannot_be_seen_from_a_program_and_leave_nothing(pool: Pool, database: str) -> None:
     tries = [
         "create temp table singer as select 9 id, 'Zoe' name, 99 age",
