@@ -32,6 +32,7 @@ class Job:
     replayed: list[Example]
     tokenizer: Any
     emit: Emit
+    bf16: bool = True  # autocast; weights are float32 either way
     key: str = ""  # of everything that decides the result; checkpoints of another key are not continued
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
     reference: dict[tuple[int, int], Any] = field(default_factory=dict)  # (example, answer) -> per-token log-probabilities

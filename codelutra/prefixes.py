@@ -43,7 +43,8 @@ class _Node:
 
 @dataclass(frozen=True)
 class Block:
-    """Queries of slots start … stop against the keys in `keys`; `mask` (stop - start, len(keys)) is added to the scores."""
+    """Queries of slots start … stop against the keys in slots `keys`, the block's own last; `mask` (own, own) is added to
+    the scores of those. All of a block sees all that leads to it."""
 
     start: int
     stop: int
@@ -117,66 +118,64 @@ def attention_blocks(forest: Forest, device: Any, block_cost: int) -> list[Block
 def _block(node: _Node, stop: int, device: Any) -> Block:
     import torch
 
-    size, seen = stop - node.start, node.seen
-    hidden = torch.ones(size, seen + size, dtype=torch.bool)
-    hidden[:, :seen] = False  # all of a subtree sees all that leads to it
+    hidden = torch.ones(stop - node.start, stop - node.start, dtype=torch.bool)
 
-    def show(at: _Node, above: list[range]) -> None:
+    def show(at: _Node, above: list[slice]) -> None:
         rows = slice(at.start - node.start, at.end - node.start)
-        for r in above:
-            hidden[rows, seen + r.start - node.start : seen + r.stop - node.start] = False
-        hidden[rows, seen + rows.start : seen + rows.stop].triu_(1)
+        for columns in above:
+            hidden[rows, columns] = False
+        hidden[rows, rows].triu_(1)
         if stop == node.stop:
             for child in at.children:
-                show(child, [*above, range(at.start, at.end)])
+                show(child, [*above, rows])
 
     show(node, [])
     keys = [slot for r in node.ancestors for slot in r] + list(range(node.start, stop))
-    mask = torch.zeros(size, seen + size).masked_fill_(hidden, float("-inf"))
+    mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
     return Block(node.start, stop, torch.tensor(keys, device=device), mask.to(device))
 
 
 @functools.cache
 def _forest_attention() -> Any:
-    """The autograd function: softmax attention block by block. Scores are computed again in the backward pass rather
-    than kept: they are the largest tensors and the cheapest products."""
+    """The autograd function: softmax attention block by block.
+
+    Scores and softmax are float32; the products of probabilities, values and gradients are in `low`, the autocast dtype,
+    as in flash attention. Probabilities are kept for the backward pass: little beside what the layers keep anyway.
+    """
     import torch
 
     class ForestAttention(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, query: Any, key: Any, value: Any, blocks: list[Block], scale: float) -> Any:
+        def forward(ctx: Any, query: Any, key: Any, value: Any, blocks: list[Block], scale: float, low: Any) -> Any:
             # query (key heads, group, slots, size); key, value (key heads, slots, size)
-            out = torch.empty_like(query)
+            query, value, out = query * scale, value.to(low), torch.empty_like(query)
+            kept = []
             for block in blocks:
-                weights = _weights(query, key, block, scale)
-                rows = out[:, :, block.start : block.stop]
-                rows.copy_((weights @ value[:, block.keys]).view(rows.shape))
-            ctx.save_for_backward(query, key, value, out)
-            ctx.blocks, ctx.scale = blocks, scale
+                rows = query[:, :, block.start : block.stop]
+                scores = rows.flatten(1, 2) @ key[:, block.keys].transpose(1, 2)
+                scores.view(*rows.shape[:3], -1)[..., -block.mask.shape[1] :].add_(block.mask)
+                weights = torch.softmax(scores, -1).to(low)
+                out[:, :, block.start : block.stop] = (weights @ value[:, block.keys]).view(rows.shape)
+                kept.append(weights)
+            ctx.save_for_backward(query, key, value, out, *kept)
+            ctx.blocks, ctx.scale, ctx.low = blocks, scale, low
             return out
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
-            query, key, value, out = ctx.saved_tensors
-            grad_query, grad_key, grad_value = (torch.zeros_like(t) for t in (query, key, value))
-            for block in ctx.blocks:
+            query, key, value, out, *kept = ctx.saved_tensors
+            inner = (grad * out).sum(-1, keepdim=True)
+            grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(key)
+            query, key, grad = query.to(ctx.low), key.to(ctx.low), grad.to(ctx.low)
+            for block, weights in zip(ctx.blocks, kept, strict=True):
                 rows = slice(block.start, block.stop)
-                keys, values = key[:, block.keys], value[:, block.keys]
-                weights = _weights(query, key, block, ctx.scale)
-                above = grad[:, :, rows].flatten(1, 2)
-                grad_value.index_add_(1, block.keys, weights.transpose(1, 2) @ above)
-                inner = (above * out[:, :, rows].flatten(1, 2)).sum(-1, keepdim=True)
-                scores = weights.mul_((above @ values.transpose(1, 2)).sub_(inner)).mul_(ctx.scale)
-                grad_query[:, :, rows] = (scores @ keys).view(grad_query[:, :, rows].shape)
-                grad_key.index_add_(1, block.keys, scores.transpose(1, 2) @ query[:, :, rows].flatten(1, 2))
-            return grad_query, grad_key, grad_value, None, None
-
-    def _weights(query: Any, key: Any, block: Block, scale: float) -> Any:
-        rows = query[:, :, block.start : block.stop]
-        heads, group, length, _ = rows.shape
-        scores = rows.flatten(1, 2) @ key[:, block.keys].transpose(1, 2)
-        scores.view(heads, group, length, -1).mul_(scale).add_(block.mask.to(scores.dtype))
-        return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+                above, own = grad[:, :, rows].flatten(1, 2), inner[:, :, rows].flatten(1, 2)
+                grad_value.index_add_(1, block.keys, (weights.transpose(1, 2) @ above).to(grad_value.dtype))
+                scores = (above @ value[:, block.keys].transpose(1, 2)).to(own.dtype).sub_(own).mul_(weights).to(ctx.low)
+                grad_query[:, :, rows] = (scores @ key[:, block.keys]).view(grad_query[:, :, rows].shape)
+                products = scores.transpose(1, 2) @ query[:, :, rows].flatten(1, 2)
+                grad_key.index_add_(1, block.keys, products.to(grad_key.dtype))
+            return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
 
     return ForestAttention
 
@@ -191,10 +190,11 @@ def _attend(
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     _, heads, slots, size = query.shape
-    with torch.autocast(query.device.type, enabled=False):
-        # on CPU float32 is both the faster and the more exact: the blocks are small
-        q, k, v = (t[0].float() if t.device.type == "cpu" else t[0] for t in (query, key, value))
-        out = _forest_attention().apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scaling)
+    device = query.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    with torch.autocast(device, enabled=False):
+        q, k, v = (t[0].float() for t in (query, key, value))
+        out = _forest_attention().apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scaling, low)
     return out.reshape(heads, slots, size).transpose(0, 1)[None].to(query.dtype), None
 
 

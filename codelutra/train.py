@@ -116,7 +116,8 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None) -> dict
     """One training process from start to end; None when it ran out of memory."""
     log.parent.mkdir(parents=True, exist_ok=True)
     root = str(Path(__file__).parents[1])
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
+             "OMP_WAIT_POLICY": "passive"}  # threads that spin at barriers starve the sandbox beside us  # fmt: skip
     paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     with log.open("ab") as noise:
         child = subprocess.Popen([sys.executable, "-m", "codelutra.train"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

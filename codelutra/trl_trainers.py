@@ -38,7 +38,7 @@ def _arguments(job: Job, config_class: Any, parameters: int, **more: Any) -> Any
     cuda = torch.cuda.is_available()
     config, steps = job.config, len(job.steps)
     return config_class(
-        output_dir=str(job.work), seed=job.seed, use_cpu=not cuda, bf16=_bf16(),
+        output_dir=str(job.work), seed=job.seed, use_cpu=not cuda, bf16=job.bf16,
         per_device_train_batch_size=1, num_train_epochs=1, gradient_accumulation_steps=1, max_length=None,
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * steps), lr_scheduler_type="cosine",
         weight_decay=getattr(config, "weight_decay", 0.0), optim="adamw_torch_fused", max_grad_norm=1.0,
@@ -46,13 +46,6 @@ def _arguments(job: Job, config_class: Any, parameters: int, **more: Any) -> Any
         save_strategy="steps", save_steps=config.checkpoint_steps, logging_steps=1, logging_nan_inf_filter=False,
         remove_unused_columns=False, dataloader_pin_memory=cuda, report_to="none", disable_tqdm=True, **more,
     )  # fmt: skip
-
-
-def _bf16() -> bool:
-    """bf16 autocast where the hardware multiplies bf16: all GPUs of today, CPUs with AVX512-BF16 or AMX."""
-    import torch
-
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _stepping(base: Any, job: Job) -> Any:
@@ -92,20 +85,29 @@ def _stepping(base: Any, job: Job) -> Any:
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             step, micros = self.state.global_step, inputs["micros"]
             self.parts: list[dict[str, float]] = []  # what each micro-batch adds to this step's record
-            started, total = time.monotonic(), 0.0
+            self.started, total = time.monotonic(), 0.0
             self.before_step(step, micros)
             for i, micro in enumerate(micros):
                 loss = super().training_step(model, micro, num_items_in_batch=self.answer_tokens(micros))
                 if not torch.isfinite(loss):
                     names = sorted({job.examples[k].problem_id for m in job.steps[step][i : i + 1] for k in m})
-                    raise StageError(
-                        f"the loss is {loss.item()} at step {step + 1} of {len(job.steps)}, on {', '.join(names[:8])}; "
-                        f"the last good checkpoint is {job.last_good()}. Lower learning_rate ({job.config.learning_rate:g})"
-                    )
+                    raise self.broken(f"the loss is {loss.item()}", f", on {', '.join(names[:8])}")
                 total = total + loss
             tokens = sum(job.examples[k].tokens for m in job.steps[step] for k in m)
-            self.row = {"step": step + 1, **_added(self.parts), "tokens": tokens, "seconds": time.monotonic() - started}
+            self.row = {"step": step + 1, **_added(self.parts), "tokens": tokens}
             return total
+
+        def _clip_grad_norm(self, model: Any) -> Any:
+            norm = super()._clip_grad_norm(model)
+            if norm is not None and not math.isfinite(norm):
+                raise self.broken(f"the norm of the gradient is {float(norm)}", "")
+            return norm
+
+        def broken(self, what: str, where: str) -> StageError:
+            return StageError(
+                f"{what} at step {self.state.global_step + 1} of {len(job.steps)}{where}; the last good checkpoint is "
+                f"{job.last_good()}. Lower learning_rate ({job.config.learning_rate:g})"
+            )
 
         def before_step(self, step: int, micros: list[Any]) -> None: ...
 
@@ -114,9 +116,10 @@ def _stepping(base: Any, job: Job) -> Any:
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "grad_norm" in logs:
+                seconds = time.monotonic() - self.started  # clipping and the optimizer included
                 row = self.row | {
                     "loss": logs["loss"], "grad_norm": float(logs["grad_norm"]), "learning_rate": logs["learning_rate"],
-                    "tokens_per_second": round(self.row["tokens"] / self.row["seconds"], 1),
+                    "seconds": round(seconds, 3), "tokens_per_second": round(self.row["tokens"] / seconds, 1),
                 }  # fmt: skip
                 job.rows.append(row)
                 with (job.work / "training.jsonl").open("a") as f:
