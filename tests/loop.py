@@ -30,7 +30,7 @@ def small_config(path: Path, model: Path, **changes: Any) -> Path:
         "sample": {"samples_per_problem": 4, "max_tokens": 16, "shard_problems": 8},
         "engine": {"max_model_len": 512, "cache_gib": 0.5},
         "pairs": {"per_problem": 2},
-        "train": {"batch_size": 4, "micro_batch": 4, "checkpoint_steps": 1, "max_length": 512},
+        "train": {"batch_size": 2, "micro_batch": 2, "checkpoint_steps": 1, "max_length": 512},
         "select": {"patience": 5},
     }
     path.write_text(yaml.safe_dump(config | changes))
@@ -42,6 +42,7 @@ class Command:
 
     def __init__(self, config: Path, home: Path, *more: str) -> None:
         self.run = home / "runs" / config.stem
+        self._partial = home / "store" / ".partial"
         self._seen = len(self.events())
         self.process = subprocess.Popen(
             [sys.executable, "-m", "codelutra.cli", "run", str(config), "--home", str(home), "--json", *more],
@@ -70,7 +71,8 @@ class Command:
     def progress(self) -> Event:
         file = self.run / "progress.json"
         state: Event = json.loads(file.read_text()) if file.exists() else {}
-        return state
+        whole = self._partial.glob("train-*/work/checkpoint-*/whole.json")
+        return state | {"checkpoints": len(list(whole))}
 
     def finish(self, timeout: float = 600) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)"""
