@@ -47,7 +47,8 @@ def test_overrides_reach_into_sections_that_are_not_there_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("train.beta", "section.key=value"), ("name.x=1", "a value, not a section"), ("train.nope=1", "unknown key")]
+    ("text", "says"),
+    [("train.beta", "section.key=value"), ("name.x=1", "a value, not a section"), ("train.nope=1", "unknown key")],
 )
 def test_a_bad_override_says_how_to_write_it(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -78,7 +79,16 @@ def test_every_field_says_what_it_trades() -> None:
     for section in sections:
         for name, field in getattr(section, "model_fields", {}).items():
             nested = hasattr(field.annotation, "model_fields")
-            obvious = {"seed", "batch_size", "micro_batch", "max_length", "warmup", "checkpoint_steps", "weight_decay", "lora_alpha"}
+            obvious = {
+                "seed",
+                "batch_size",
+                "micro_batch",
+                "max_length",
+                "warmup",
+                "checkpoint_steps",
+                "weight_decay",
+                "lora_alpha",
+            }
             if not field.description and not nested and name not in obvious | {"name"}:
                 silent.append(f"{section.__name__}.{name}")
     assert silent == []
