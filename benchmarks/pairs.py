@@ -311,6 +311,8 @@ def as_table(found: dict[str, Any]) -> str:
     lines = [
         f"# Outcomes to pairs ({machine['cpus']} cores, polars {machine['polars']}, pandas {machine['pandas']})",
         "",
+        f"Load average when it began: {machine['load']}; near 0 the numbers are the machine's own.",
+        "",
         f"{whole['rows']:,} outcomes in one frame: {whole['seconds']} s to read, pair, write; peak {whole['peak_mb']:,} MB.",
         "",
         f"| {head} | pairing, s | with reading, s | pairing, × polars | with reading, × polars |",
