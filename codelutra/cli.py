@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 sandbox_app = typer.Typer(no_args_is_help=True, help="The containers untrusted programs run in.")
 app.add_typer(sandbox_app, name="sandbox")
+init_app = typer.Typer(no_args_is_help=True, help="A suite folder and a config for your own problems.")
+app.add_typer(init_app, name="init")
 
 Home = Annotated[Path | None, typer.Option(help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -47,6 +49,49 @@ def run(
     parsed = load_config(config, tuple(set_ or ()))
     summary = watch_run(config, tuple(set_ or ()), parsed, home)
     _print_summary(summary, home, json_)
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
+    methods: Annotated[str, typer.Option(help="Comma-separated, or `all`; `--list` says what each is.")]
+    = "base,warm-start,sft,rft,dpo,codelutra",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; every method runs once with each.")] = "0",
+    list_: Annotated[bool, typer.Option("--list", help="Say what each method is, and stop.")] = False,
+    only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare what has finished.")] = False,
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Hold methods against each other: same model, warm start, problems; one run each, work they share is done once.
+
+    Interrupted or killed, the same command goes on where it was. Several commands with other --methods or --seeds add up:
+    finished runs are reused.
+    """
+    from codelutra import show
+    from codelutra.comparison import compare as compare_runs
+    from codelutra.comparison import table_rows, write_comparison
+    from codelutra.config import load_config
+    from codelutra.methods import METHODS, arm, chosen_methods, chosen_seeds
+    from codelutra.run import home_dir
+    from codelutra.watch import watch_run
+
+    if list_:
+        show.rows_table([{"method": n, "what": m.what} for n, m in METHODS.items()], title="methods")
+        return
+    arms, drawn, laid_over = chosen_methods(methods), chosen_seeds(seeds), tuple(set_ or ())
+    for seed in () if only_table else drawn:
+        for method in arms:
+            parsed, more = arm(config, laid_over, method, seed)
+            watch_run(config, more, parsed, home)
+    result = compare_runs(home_dir(home), config, laid_over, arms, dict.fromkeys(arms, drawn))
+    out = home_dir(home) / "comparisons" / load_config(config, laid_over).name
+    written = write_comparison(result, out)
+    if json_:
+        print(json.dumps(result, indent=1))
+    else:
+        show.rows_table(table_rows(result), title=f"{result['suite']}: test split, policies chosen on dev")
+        print(f"written: {written.parent}", file=sys.stderr)
 
 
 @app.command()
@@ -137,6 +182,34 @@ def suites(json_: Json = False) -> None:
     print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="suites")
 
 
+Folder = Annotated[Path | None, typer.Argument(help="Where to; default a folder here, named after the file.")]
+
+
+@init_app.command("sql")
+def init_sql(
+    database: Annotated[Path, typer.Argument(help="A SQLite file. It is read where it lies, not copied.")],
+    questions: Annotated[Path, typer.Argument(help='JSONL: {"question": …, "query": …} a line.')],
+    folder: Folder = None,
+    json_: Json = False,
+) -> None:
+    """Your own database and questions. Every line is checked first; what is there already is not overwritten."""
+    from codelutra import newsuite
+
+    _print_made(newsuite.init_sql(database, questions, folder), json_)
+
+
+@init_app.command("python")
+def init_python(
+    problems: Annotated[Path, typer.Argument(help="JSONL of functions or programs; docs/your-own-task.md names the fields.")],
+    folder: Folder = None,
+    json_: Json = False,
+) -> None:
+    """Your own Python problems. Every line is checked first; what is there already is not overwritten."""
+    from codelutra import newsuite
+
+    _print_made(newsuite.init_python(problems, folder), json_)
+
+
 @sandbox_app.command("build")
 def sandbox_build(
     kind: Annotated[str, typer.Argument(help="python or datascience")] = "python", json_: Json = False
@@ -163,6 +236,15 @@ def sandbox_probe(
     print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="sandbox probe")
     if not all(r["ok"] for r in rows):
         raise typer.Exit(1)
+
+
+def _print_made(made: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"suite": str(made.suite), "config": str(made.config), "splits": dict(made.splits)}))
+        return
+    splits = ", ".join(f"{n} {split}" for split, n in made.splits.items())
+    print(f"wrote {made.suite} and {made.config}: {splits}")
+    print(f"next:  codelutra check {made.config}\n       codelutra run {made.config}")
 
 
 def _print_summary(summary: dict[str, Any], home: Path | None, as_json: bool) -> None:

@@ -38,6 +38,8 @@ class SuiteSection(Section):
     """At most this many test problems; they are touched once, with the chosen policy."""
     seed: int = 0
     """Of the splits and the choices above."""
+    shots: int = Field(0, ge=0)
+    """Worked examples in every prompt: train problems of the same group, with their references."""
 
 
 class EngineSection(Section):
@@ -99,6 +101,10 @@ class PairsSection(Section):
 
 
 class TrainSection(Section):
+    objective: Literal["preference", "rft", "sft", "grpo"] = "preference"
+    """What an iteration learns from. preference: pairs, by DPO + λ·SFT (CodeLutra; λ = 0 is plain DPO). rft: SFT on the
+    policy's own right answers. sft: SFT on the references; no sampling. grpo: TRL's GRPO on sandbox rewards, K answers a
+    problem drawn while training, by transformers (slow on a CPU)."""
     method: Literal["full", "lora"] = "full"
     """full moves every weight; lora trains an adapter that is merged in float32 afterwards."""
     beta: float = Field(0.1, gt=0)

@@ -69,6 +69,28 @@ def pairs_by_batch(
         yield make_pairs(batch, problems, config, seed=seed, normalised=normalised)
 
 
+def right_answers(outcomes: pl.DataFrame, problems: pl.DataFrame, *, normalised: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The distinct right samples of train problems as (problem_id, prompt, completion), sorted; the shortest of equals.
+
+    What rejection-sampling fine-tuning learns from (Yuan et al. 2308.01825). `normalised` as in `make_pairs`.
+    """
+    train = problems.filter(pl.col("split") == "train").select("problem_id", "prompt")
+    right = outcomes.filter(~pl.col("greedy"), pl.col("status") == "correct").join(train, on="problem_id")
+    if normalised is None:
+        named = right.with_columns(norm=collapse(pl.col("code")))
+    else:
+        known = normalised.select("problem_id", "code", norm="normalised").unique()
+        named = right.join(known, on=["problem_id", "code"], how="left").with_columns(
+            pl.col("norm").fill_null(collapse(pl.col("code")))
+        )
+    completion = pl.col("completion").str.strip_chars_end()
+    ranked = named.with_columns(completion, length=completion.str.len_chars()).sort(
+        "problem_id", "norm", "length", "completion"
+    )
+    distinct = ranked.unique(["problem_id", "norm"], keep="first", maintain_order=True)
+    return distinct.select("problem_id", "prompt", "completion")
+
+
 def funnel(
     problems: pl.DataFrame, expected: pl.DataFrame, outcomes: pl.DataFrame, pairs: pl.DataFrame
 ) -> dict[str, int | str]:

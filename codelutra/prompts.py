@@ -5,8 +5,12 @@ Sampling and training both go through `prompt_ids` and `answer_ids`, so what is 
 
 from __future__ import annotations
 
+import random
 import re
+from itertools import takewhile
 from typing import Any
+
+import polars as pl
 
 _FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _LANGUAGES = {"sql": {"", "sql", "sqlite"}, "python": {"", "python", "py", "python3"}}
@@ -43,3 +47,30 @@ def extract_code(completion: str, language: str) -> str:
     blocks = [body for tag, body in _FENCE.findall(completion) if tag.lower() in _LANGUAGES[language]]
     code = blocks[-1] if blocks else completion
     return code.strip()
+
+
+def with_examples(problems: pl.DataFrame, shots: int, seed: int) -> pl.DataFrame:
+    """PROBLEMS whose prompts show `shots` worked train problems of the same group, never the problem itself.
+
+    They stand between the lines with which all prompts of the group begin (a schema) and the problem's own lines.
+    """
+    if not shots:
+        return problems
+    train = problems.filter(pl.col("split") == "train")
+    known = {g: rows.select("problem_id", "prompt", "reference").rows() for (g,), rows in train.group_by("group")}
+    shared = {g: _shared_lines(rows["prompt"].to_list()) for (g,), rows in problems.group_by("group")}
+    prompts = []
+    for problem_id, group, prompt in problems.select("problem_id", "group", "prompt").rows():
+        others = sorted(row for row in known.get(group, []) if row[0] != problem_id)
+        drawn = random.Random(f"{seed} {problem_id}").sample(others, min(shots, len(others)))
+        head = prompt.split("\n")[: shared[group]]
+        own = ["\n".join(text.split("\n")[len(head) :]).strip() for text in (*(p for _, p, _ in drawn), prompt)]
+        examples = [f"{asked}\n{reference.strip()}" for asked, (_, _, reference) in zip(own, drawn, strict=False)]
+        prompts.append("\n\n".join(["\n".join(head).strip(), *examples, own[-1]]).strip())
+    return problems.with_columns(prompt=pl.Series(prompts, dtype=pl.String))
+
+
+def _shared_lines(texts: list[str]) -> int:
+    """With how many equal lines all of `texts` begin."""
+    columns = zip(*(t.split("\n") for t in texts), strict=False)
+    return sum(1 for _ in takewhile(lambda lines: len(set(lines)) == 1, columns))

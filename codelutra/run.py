@@ -21,6 +21,7 @@ import yaml
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import CodelutraError, UserError
 from codelutra.execute import OutcomeCache
+from codelutra.prompts import with_examples
 from codelutra.store import Artifact, RunDir, Step, Store
 from codelutra.suites import Suite, open_suite
 from sandbox import SandboxError, reap_orphans
@@ -28,7 +29,8 @@ from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
 from sandbox.pool import Pool
 
-Progress = Callable[[str, int, int, str], None]
+Measures = dict[str, float]  # what a step of training was like: a line of training.jsonl
+Progress = Callable[[str, int, int, str, Measures], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Run:
 
     @cached_property
     def all_problems(self) -> pl.DataFrame:
-        return self.suite.problems()
+        return with_examples(self.suite.problems(), self.config.suite.shots, self.config.suite.seed)
 
     @cached_property
     def image(self) -> str:
@@ -101,12 +103,12 @@ class Run:
         return OutcomeCache(self.store.root / "outcomes.sqlite3")
 
     def progress(self, stage: str, unit: str) -> Callable[..., None]:
-        """A callback (done, total) that shows how far `stage` is."""
+        """A callback (done, total) that shows how far `stage` is; training says how it goes as well (`measures`)."""
 
-        def show(done: int, total: int, *more: Any) -> None:
-            self.dir.progress(stage, done, total, unit)
+        def show(done: int, total: int, *more: Any, measures: Measures | None = None) -> None:
+            self.dir.progress(stage, done, total, unit, measures=measures or {})
             if self.on_progress:
-                self.on_progress(stage, done, total, unit)
+                self.on_progress(stage, done, total, unit, measures or {})
 
         return show
 
@@ -122,7 +124,7 @@ class Run:
                         self.dir.ledger({"event": "resumed", "stage": stage, "label": label, "step": step, "text": text})
                     steps(done, total)
                 case "progress":
-                    steps(done, total)
+                    steps(done, total, measures={k: v for k, v in event.items() if k != "doing"})
                 case "reference":
                     reference(done, total)
                 case "waiting":

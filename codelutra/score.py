@@ -46,6 +46,17 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How much more the second of two methods solves, as a share of problems, over the seeds of each."""
+
+    value: float
+    low: float
+    high: float
+    p: float  # two-sided, signs of the problems' differences flipped at random
+    n: int  # problems that all seeds of both were asked
+
+
+@dataclass(frozen=True)
 class Seeds:
     """One number over several seeds. `low` and `high` are the smallest and largest value: three seeds give no interval."""
 
@@ -141,6 +152,48 @@ def mcnemar(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Paired:
     a, b = (pl.col(c) == "correct" for c in ("greedy_status", "greedy_status_b"))
     gained, lost = both.select((b & ~a).sum().alias("gained"), (a & ~b).sum().alias("lost")).row(0)
     return Paired(gained, lost, _sign_test(gained, lost), both.height)
+
+
+def mean_pass_at_1(seeds: Sequence[pl.DataFrame], *, confidence: float = CONFIDENCE) -> Estimate:
+    """pass@1 averaged over the SCORES of several seeds; the interval is over problems: Wilson's for one seed, else a
+    percentile bootstrap. `correct` counts problems that every seed solves."""
+    if len(seeds) == 1:
+        return pass_at_1(seeds[0], confidence=confidence)
+    shares = _solved(seeds)["share"].to_numpy()
+    low, high = _bootstrap(shares, confidence)
+    return Estimate(float(shares.mean()), low, high, len(shares), int((shares == 1).sum()), seeds[0].height - len(shares))
+
+
+def difference(
+    first: Sequence[pl.DataFrame], second: Sequence[pl.DataFrame], *, confidence: float = CONFIDENCE, flips: int = 10_000
+) -> Difference:
+    """Mean pass@1 of `second` less that of `first` (SCORES, one frame a seed), paired by problem.
+
+    Seeds are averaged within a problem first, so problems stay the unit: percentile bootstrap over problems, and a
+    sign-flipping permutation test (Fisher 1935), which for one seed each is McNemar's up to its random draws.
+    """
+    both = _solved(first).join(_solved(second), on="problem_id", suffix="_b").sort("problem_id")
+    gains = (both["share_b"] - both["share"]).to_numpy()
+    if not len(gains):
+        raise StageError("the two methods were not measured on a common problem")
+    moved = gains[gains != 0]
+    signs = np.random.default_rng(0).integers(0, 2, size=(flips, len(moved)), dtype=np.int8) * 2.0 - 1
+    beyond = int((np.abs(signs @ moved) >= abs(moved.sum()) - 1e-9).sum())
+    low, high = _bootstrap(gains, confidence)
+    return Difference(float(gains.mean()), low, high, (beyond + 1) / (flips + 1) if len(moved) else 1.0, len(gains))
+
+
+def _solved(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """(problem_id, share of seeds that solve it), of the problems that count in all of them."""
+    each = pl.concat([_counting(s).select("problem_id", solved=pl.col("greedy_status") == "correct") for s in seeds])
+    shares = each.group_by("problem_id").agg(share=pl.col("solved").mean(), seeds=pl.len())
+    return shares.filter(pl.col("seeds") == len(seeds)).drop("seeds")
+
+
+def _bootstrap(values: Any, confidence: float, resamples: int = 10_000) -> tuple[float, float]:
+    drawn = np.random.default_rng(0).integers(0, len(values), size=(resamples, len(values)))
+    means = values[drawn].mean(axis=1)
+    return float(np.quantile(means, (1 - confidence) / 2)), float(np.quantile(means, (1 + confidence) / 2))
 
 
 def status_mix(statuses: pl.Series) -> dict[str, int]:

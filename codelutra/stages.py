@@ -17,13 +17,15 @@ import polars as pl
 from codelutra import execute as execution
 from codelutra import models
 from codelutra import score as scoring
-from codelutra.config import Section
+from codelutra.config import Section, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
-from codelutra.pairs import funnel, make_pairs
+from codelutra.pairs import funnel, make_pairs, right_answers
 from codelutra.run import Policy, Run, cache_dir
+from codelutra.schema import PAIRS
 from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
 
-VERSIONS = {"problems": 1, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "warm-start": 1, "train": 1}
+VERSIONS = {"problems": 1, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "answers": 1, "warm-start": 1,
+            "train": 1}  # fmt: skip
 
 
 def base_policy(run: Run) -> Policy:
@@ -123,6 +125,25 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     return Step(recipe, build)
 
 
+def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
+    """The policy's own right answers, for SFT (`train.objective: rft`). An empty artifact is a result, as with pairs."""
+    inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        asked = problems.frame("problems").filter(pl.col("split") == "train")
+        frame = _concat(outcomes)
+        made = right_answers(frame, asked, normalised=_normalised(run, frame, asked))
+        write_frame(made, out / "answers.parquet")
+        counts = {
+            k: v
+            for k, v in funnel(asked, expected.frame("expected"), frame, pl.DataFrame(schema=PAIRS)).items()
+            if "pair" not in k
+        }
+        return {**counts, "answers": made.height, "why": "" if made.height else "no sample was right"}
+
+    return Step(_recipe("answers", {"suite": run.suite.version}, inputs), build)
+
+
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
     """SFT on the usable references of the train split: policy 0."""
     from codelutra import train as training
@@ -141,24 +162,38 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     return Step(recipe, build)
 
 
-def train(run: Run, policy: Policy, pairs: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
-    """Policy t from policy t-1: DPO against policy t-1, plus λ times SFT on the chosen answers."""
+def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
+    """Policy t from policy t-1 and its lesson: pairs, or by `train.objective` its right answers, or the problems."""
     from codelutra import train as training
 
-    config = run.config.train
-    inputs = {"policy": policy.digest, "pairs": pairs.digest}
-    if config.replay_references:
+    config, system, seed = run.config.train, run.suite.system, run.config.seed
+    inputs = {"policy": policy.digest, "lesson": lesson.digest}
+    if config.replay_references or config.objective == "sft":
         inputs |= {"problems": problems.digest, "expected": expected.digest}
-    recipe = _recipe("train", {**_section(config, "checkpoint_steps"), "seed": run.config.seed,
-        "system": run.suite.system}, inputs)  # fmt: skip
+    recipe = _recipe("train", {**_section(config, "checkpoint_steps"), "seed": seed, "system": system}, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        return training.refine(Path(policy.path), pairs.frame("pairs"), system=run.suite.system, config=config,
-            seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
-            references=_teachable(problems, expected) if config.replay_references else None,
-            progress=run.training_progress("train", f"train {label}".strip()))  # fmt: skip
+        common: dict[str, Any] = {"system": system, "seed": seed, "out": out, "work": work, "log": run.dir.log,
+            "lock": run.accelerator_lock, "progress": run.training_progress("train", f"train {label}".strip())}  # fmt: skip
+        match config.objective:
+            case "preference":
+                known = _teachable(problems, expected) if config.replay_references else None
+                return training.refine(Path(policy.path), lesson.frame("pairs"), config=config, references=known, **common)
+            case "rft":
+                supervised = _supervised(config)
+                return training.supervise(Path(policy.path), lesson.frame("answers"), config=supervised, **common)
+            case "sft":
+                known = _teachable(problems, expected)
+                return training.warm_start(Path(policy.path), known, config=_supervised(config), **common)
+            case "grpo":
+                raise UserError("train.objective grpo is not there yet; use preference, rft or sft")
 
     return Step(recipe, build, label)
+
+
+def _supervised(config: TrainSection) -> WarmStartSection:
+    """The settings that plain SFT shares with training on pairs."""
+    return WarmStartSection(**config.model_dump(include=set(WarmStartSection.model_fields)))
 
 
 def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recipe:

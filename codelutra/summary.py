@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import polars as pl
+
 from codelutra.run import Policy, Run
 from codelutra.score import mcnemar, pass_at_1
 from codelutra.select import Decision, PolicyScore, decide
 from codelutra.show import paired_text
 from codelutra.store import Artifact
+
+ENDED_FALL = 0.1  # a fall of the share of answers that end by themselves that is worth an alarm
 
 
 class Summary:
@@ -55,7 +59,7 @@ class Summary:
             "executable": scores.facts["executable"],
             "statuses": {"dev": scores.facts["statuses"]["greedy"], "train": {}},
             "paired": {"previous": None, "start": None}, "pairs": None, "training": made.facts if made else None,
-            "seconds": {}, "tokens": 0,
+            "answers": {}, "alarms": [], "seconds": {}, "tokens": 0,
         }  # fmt: skip
         if self._scores:
             row["pairs"] = self.rows[-1].get("funnel", {}).get("pairs")
@@ -66,7 +70,8 @@ class Summary:
         self.rows.append(row)
         self._scores.append(scores)
         self._measured.append(policy)
-        self._sampled(row, samples)
+        self._drifted(row)
+        self._sampled(row, "dev", samples)
         row["seconds"]["execute"] = sum(o.seconds for o in outcomes)
         if made:
             row["seconds"]["train"] = made.seconds
@@ -94,21 +99,23 @@ class Summary:
     def sampled(self, samples: Sequence[Artifact], outcomes: Sequence[Artifact], train_scores: Artifact) -> None:
         """Add what the last policy's train samples showed."""
         row = self.rows[-1]
-        self._sampled(row, samples)
+        self._sampled(row, "train", samples)
         row["seconds"]["execute"] = row["seconds"].get("execute", 0.0) + sum(o.seconds for o in outcomes)
         row["statuses"]["train"] = train_scores.facts["statuses"]["sampled"]
         row["train"] = {k: v for k, v in train_scores.facts.items() if k != "statuses"}
         self._write()
 
-    def paired_up(self, pairs: Artifact) -> None:
-        row = self.rows[-1]
-        self._run.dir.link(f"{row['folder']}/pairs.parquet", pairs)
-        row["funnel"] = pairs.facts
-        row["seconds"]["pairs"] = pairs.seconds
+    def learned_from(self, lesson: Artifact) -> None:
+        """Add the lesson (pairs or right answers) that the next policy learns from."""
+        row, kind = self.rows[-1], lesson.stage
+        self._run.dir.link(f"{row['folder']}/{kind}.parquet", lesson)
+        row["funnel"] = lesson.facts
+        row["seconds"][kind] = lesson.seconds
         self._write()
 
     def tested(self, scores: Artifact) -> None:
         frame = scores.frame("scores")
+        self._run.dir.link("test-scores", scores)
         self.facts["test"] = {"policy": self.facts["best"], **asdict(pass_at_1(frame)), "statuses": scores.facts["statuses"]}
         self._write()
 
@@ -133,10 +140,42 @@ class Summary:
     def _paired(self, against: int, frame: Any) -> dict[str, Any]:
         return {"against": self.rows[against]["title"], **asdict(mcnemar(self._scores[against].frame("scores"), frame))}
 
-    @staticmethod
-    def _sampled(row: dict[str, Any], samples: Sequence[Artifact]) -> None:
+    def _sampled(self, row: dict[str, Any], split: str, samples: Sequence[Artifact]) -> None:
         row["seconds"]["sample"] = round(row["seconds"].get("sample", 0.0) + sum(s.facts["seconds"] for s in samples), 2)
         row["tokens"] += sum(s.facts["tokens"] for s in samples)
+        row["answers"][split] = now = shape([s.frame("samples") for s in samples])
+        before = next((r for r in reversed(self.rows) if r is not row and split in r["answers"]), None)
+        if not before:
+            return
+        was = before["answers"][split]
+        now["length_drift"] = now["tokens"] / was["tokens"] - 1 if was["tokens"] else None
+        if was["ended"] - now["ended"] > ENDED_FALL:
+            self._alarm(
+                row, f"{row['title']}: {now['ended']:.0%} of the {split} answers end by themselves, {was['ended']:.0%} did "
+                f"before ({before['title']}); the rest ran into sample.max_tokens. Training makes the model forget its end "
+                "token: a lower train.learning_rate or a higher train.sft_weight helps")  # fmt: skip
+
+    def _drifted(self, row: dict[str, Any]) -> None:
+        training, bound = row["training"] or {}, self._run.config.train.min_chosen_drift
+        if step := training.get("drift_alarm_step"):
+            ended = "; it was stopped there" if training.get("stopped_early") else ""
+            self._alarm(row, f"Training of {row['title']}: from step {step} on the chosen answers were more than {-bound:g} "
+                             f"nats less likely than under the policy before{ended}.")  # fmt: skip
+
+    def _alarm(self, row: dict[str, Any], text: str) -> None:
+        """Tell now, and keep it beside the numbers it casts doubt on."""
+        row["alarms"].append(text)
+        self._run.dir.ledger({"event": "note", "label": row["label"], "text": text})
 
     def _write(self) -> None:
         self._run.dir.write("summary.json", self.facts)
+
+
+def shape(samples: Sequence[pl.DataFrame]) -> dict[str, Any]:
+    """How long answers are and whether they end: SAMPLES → n, `ended` (share that stopped by an end token, not by
+    max_tokens), mean `tokens`. Prompts that were too long to be asked are no answers."""
+    asked = pl.concat([s.select("finish_reason", "completion_tokens") for s in samples]).filter(
+        pl.col("finish_reason") != "dropped"
+    )
+    ended = int((asked["finish_reason"] == "stop").sum())
+    return {"n": asked.height, "ended": ended / max(1, asked.height), "tokens": asked["completion_tokens"].mean() or 0.0}

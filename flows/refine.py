@@ -16,7 +16,7 @@ from codelutra.sampling import Sampling, measure_plan
 from codelutra.store import Artifact
 from codelutra.summary import Summary
 from tasks.execute import execute
-from tasks.pairs import pairs
+from tasks.pairs import answers, pairs
 from tasks.prepare import base_model, problems, references
 from tasks.publish import live_progress, publish
 from tasks.sample import sample
@@ -52,30 +52,36 @@ def refine_run(run: Run) -> dict[str, Any]:
         made = warm_start(ref, policy, asked, expected)
         policy = Policy.of("policy-0", made)
 
+    objective = run.config.train.objective
+    draws = objective in ("preference", "rft")  # the others need no samples of the train problems
     earlier: list[Artifact] = []
+    reason = ""  # of an early end
     for t in range(1, iterations + 2):
-        with measure_plan(run, policy, asked, expected, "dev", train=t <= iterations) as sampling:
+        with measure_plan(run, policy, asked, expected, "dev", train=draws and t <= iterations) as sampling:
             title = f"iteration {t - 1}" if t > 1 else "warm start" if made else "base"
             row = measure(run, summary, sampling, asked, expected, title, f"iteration-{t:02}", made)
             if not summary.decide().go_on:
                 publish(run, row)
                 break
             outcomes = shards(run, sampling, asked, expected, greedy=False)
-        summary.sampled(sampling.made(greedy=False), outcomes, score(ref, outcomes, asked, expected, "train"))
-        paired = pairs(ref, [*earlier, *outcomes], asked, expected)
-        earlier += outcomes if run.config.pairs.accumulate else []
-        summary.paired_up(paired)
-        publish(run, row, paired)
-        if not paired.facts["pairs"]:
-            return summary.finish("finished", f"no pairs to learn from in iteration {t}: {paired.facts['why']}")
-        made = train(ref, policy, paired, asked, expected, f"iteration {t}")
+        lesson, known = asked, [*earlier, *outcomes]
+        if draws:
+            summary.sampled(sampling.made(greedy=False), outcomes, score(ref, outcomes, asked, expected, "train"))
+            lesson = (pairs if objective == "preference" else answers)(ref, known, asked, expected)
+            summary.learned_from(lesson)
+            earlier += outcomes if run.config.pairs.accumulate else []
+        publish(run, row, lesson if objective == "preference" else None)
+        if lesson.facts.get("why"):
+            reason = f"nothing to learn from in iteration {t}: {lesson.facts['why']}"
+            break
+        made = train(ref, policy, lesson, asked, expected, f"iteration {t}")
         policy = Policy.of(f"policy-{t}", made)
 
     if asked.facts["splits"].get("test"):
         with measure_plan(run, summary.best(), asked, expected, "test") as sampling:
             outcomes = shards(run, sampling, asked, expected, greedy=True)
         summary.tested(score(ref, outcomes, asked, expected, "test"))
-    return summary.finish("finished")
+    return summary.finish("finished", reason)
 
 
 def measure(

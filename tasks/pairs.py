@@ -1,4 +1,4 @@
-"""Right and wrong answers side by side."""
+"""What the next step learns from: right and wrong answers side by side, or right answers alone."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ from tasks.options import cached_as, make
 @task(name="pairs", **cached_as(stages.pairs))
 def pairs(run: RunRef, outcomes: list[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
     return make(stages.pairs, run, outcomes, problems, expected)
+
+
+@task(name="right answers", **cached_as(stages.answers))
+def answers(run: RunRef, outcomes: list[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
+    return make(stages.answers, run, outcomes, problems, expected)

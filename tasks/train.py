@@ -16,5 +16,5 @@ def warm_start(run: RunRef, policy: Policy, problems: Artifact, expected: Artifa
 
 
 @task(task_run_name="train {label}", **cached_as(stages.train), timeout_seconds=48 * HOUR)
-def train(run: RunRef, policy: Policy, pairs: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
-    return make(stages.train, run, policy, pairs, problems, expected, label)
+def train(run: RunRef, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
+    return make(stages.train, run, policy, lesson, problems, expected, label)

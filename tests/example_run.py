@@ -51,8 +51,10 @@ class Sqlite:
 
 
 def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path | None = None, name: str = "example",
-                finished: bool = True, **changes: Any) -> Path:  # fmt: skip
-    """Write runs/NAME with a row for each of `skills`; returns its path. `weights`: a model directory all policies share."""
+                finished: bool = True, ended: Sequence[float] | None = None, drift_alarm_step: int | None = None,
+                **changes: Any) -> Path:  # fmt: skip
+    """Write runs/NAME with a row for each of `skills`; returns its path. `weights`: a model directory all policies share;
+    `ended`: the share of each policy's answers that end by themselves; `drift_alarm_step`: what the trainer says."""
     config = RunConfig.model_validate(
         {
             "name": name,
@@ -66,11 +68,11 @@ def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path |
         | changes
     )
     with Run(home, config) as run:
-        played = _Played(run, weights)
+        played = _Played(run, weights, drift_alarm_step)
         summary = Summary(run)
         summary.prepared(played.problems, played.expected)
         for i, skill in enumerate(skills):
-            last = i == len(skills) - 1
+            last, played.ended = i == len(skills) - 1, ended[i] if ended else 1.0
             label, title = (
                 ("base", "base") if i == 0 else (f"policy-{i - 1}", f"iteration {i - 1}" if i > 1 else "warm start")
             )
@@ -85,7 +87,7 @@ def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path |
                 drawn, judged = played.answers("train", skill, config.sample.samples_per_problem)
                 scores = run.make(stages.score(run, [judged], played.problems, played.expected, "train"))
                 summary.sampled([drawn], [judged], scores)
-                summary.paired_up(run.make(stages.pairs(run, [judged], played.problems, played.expected)))
+                summary.learned_from(run.make(stages.pairs(run, [judged], played.problems, played.expected)))
         if finished:
             _, judged = played.answers("test", skills[-1], 1)
             summary.tested(run.make(stages.score(run, [judged], played.problems, played.expected, "test")))
@@ -94,8 +96,8 @@ def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path |
 
 
 class _Played:
-    def __init__(self, run: Run, weights: Path | None) -> None:
-        self.run, self.weights = run, weights
+    def __init__(self, run: Run, weights: Path | None, drift_alarm_step: int | None) -> None:
+        self.run, self.weights, self.drift_alarm_step, self.ended = run, weights, drift_alarm_step, 1.0
         self.random = random.Random(7)
         self.pool = Sqlite(run.suite.databases())
         self.problems = run.make(stages.problems(run))
@@ -113,7 +115,9 @@ class _Played:
             for p, reference in asked.select("problem_id", "reference").rows()
             for i in range(k) for code in [self._code(p, reference, skill)]
         ]  # fmt: skip
-        samples = pl.DataFrame(rows, schema=SAMPLES)
+        cut = pl.int_range(pl.len()) >= self.ended * pl.len()
+        reason = pl.when(cut).then(pl.lit("length")).otherwise("finish_reason")
+        samples = pl.DataFrame(rows, schema=SAMPLES).with_columns(finish_reason=reason)
         facts = {"rows": samples.height, "tokens": int(samples["completion_tokens"].sum()), "seconds": 12.5}
         drawn = self._put("sample", "samples", samples, facts)
         problems, expected = self.problems.frame("problems"), self.expected.frame("expected")
@@ -129,7 +133,8 @@ class _Played:
             lines = [self._step(kind, step / 30) | {"step": step} for step in range(1, 31)]
             (out / "training.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             last = {k: v for k, v in lines[-1].items() if k.startswith("chosen")}
-            return {"steps": 30, "examples": 200, "seconds": 88.0, "last": last, "drift_alarm_step": None}
+            alarm = self.drift_alarm_step if kind == "train" else None
+            return {"steps": 30, "examples": 200, "seconds": 88.0, "last": last, "drift_alarm_step": alarm}
 
         config = {"system": self.run.suite.system, "title": title}
         return self.run.make(Step(Recipe(kind, 0, config, {"policy": "before"}), build))

@@ -1,0 +1,59 @@
+"""What a user would do instead, each as overrides of one config: the arms of a comparison.
+
+All start from the same model and (but for `base`) the same warm start, and share through the store whatever they have in
+common: the warm start, its samples, their execution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codelutra.config import RunConfig, load_config
+from codelutra.errors import UserError
+
+Overrides = tuple[str, ...]
+_NO_TRAINING: Overrides = ("iterations=0", "warm_start=null")
+
+
+@dataclass(frozen=True)
+class Method:
+    what: str
+    overrides: Overrides
+
+
+METHODS = {
+    "base": Method("the model as it comes", _NO_TRAINING),
+    "base-few-shot": Method("the model as it comes, with worked examples in the prompt", (*_NO_TRAINING, "suite.shots=3")),
+    "warm-start": Method("SFT on the references, once", ("iterations=0",)),
+    "sft": Method("SFT on the references, again in every iteration", ("train.objective=sft",)),
+    "rft": Method("SFT on own right answers (Yuan et al. 2308.01825)", ("train.objective=rft",)),
+    "dpo": Method("DPO on the same pairs, no SFT term (λ = 0)", ("train.sft_weight=0",)),
+    "codelutra": Method("DPO + λ·SFT on the chosen answer", ()),
+    "codelutra-no-reference": Method("the same, chosen answers only from own samples", ("pairs.references=false",)),
+    "grpo": Method("TRL's GRPO on sandbox rewards, as many samples", ("train.objective=grpo",)),
+}
+
+
+def chosen_methods(names: str) -> list[str]:
+    """`names`: comma-separated, or "all". Raises UserError for one nobody knows."""
+    wanted = list(METHODS) if names == "all" else [n.strip() for n in names.split(",") if n.strip()]
+    unknown = [n for n in wanted if n not in METHODS]
+    if unknown or not wanted:
+        raise UserError(f"unknown method {', '.join(unknown) or names!r}; known: {', '.join(METHODS)}, or `all`")
+    return wanted
+
+
+def chosen_seeds(text: str) -> list[int]:
+    """`text`: comma-separated integers. Raises UserError for anything else."""
+    try:
+        return [int(s) for s in text.split(",")]
+    except ValueError as e:
+        raise UserError(f"--seeds {text!r}: write whole numbers with commas between, e.g. --seeds 0,1,2") from e
+
+
+def arm(config: str, overrides: Overrides, method: str, seed: int) -> tuple[RunConfig, Overrides]:
+    """The config of one method and seed, and the overrides that make it of `config`. What the user sets wins over nothing
+    a method is defined by."""
+    base = load_config(config, overrides)
+    more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={base.name}-{method}-s{seed}")
+    return load_config(config, more), more

@@ -1,0 +1,45 @@
+"""Methods against each other on one config: every arm a run of its own, all sharing one store.
+
+python -m flows.compare is not needed: `codelutra compare CONFIG` starts the arms one by one; this flow is for deployments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from codelutra.comparison import compare as compare_runs
+from codelutra.comparison import table_rows, write_comparison
+from codelutra.config import load_config
+from codelutra.methods import arm
+from codelutra.run import home_dir
+from flows.refine import refine
+
+
+@flow(name="compare", flow_run_name="compare-{config}")
+def compare(
+    config: str = "demo", methods: list[str] | None = None, seeds: list[int] | None = None,
+    overrides: list[str] | None = None, home: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Refine one model by several methods and hold them against each other on the test split.
+
+    Args:
+        config: a preset's name or the path of a YAML file.
+        methods: names from codelutra/methods.py; default warm-start, sft, rft, dpo, codelutra.
+        seeds: of sampling, pairing and training; default 0.
+        overrides: `section.key=value` strings laid over the config of every arm.
+        home: folder of store/ and runs/; default $CODELUTRA_HOME, else the current folder.
+    """
+    arms = methods or ["warm-start", "sft", "rft", "dpo", "codelutra"]
+    drawn, laid_over = seeds or [0], tuple(overrides or ())
+    for seed in drawn:
+        for method in arms:
+            _, more = arm(config, laid_over, method, seed)
+            refine(config=config, overrides=list(more), home=home)
+    result = compare_runs(home_dir(home), config, laid_over, arms, dict.fromkeys(arms, drawn))
+    name = load_config(config, laid_over).name
+    write_comparison(result, home_dir(home) / "comparisons" / name)
+    create_table_artifact(table_rows(result), key=f"comparison-{name}".lower(), description=f"{name}: methods compared")
+    return result
