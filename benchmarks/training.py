@@ -4,7 +4,8 @@ at least 0.8 of the floor (forward and backward of the same tokens in plain PyTo
     python -m benchmarks.training [--model DIR] [--suite NAME --suite-path DIR --databases A,B] [--out FILE]
 
 Every way trains the same pairs (chosen: a problem's reference; rejected: another problem's, over the same database) in a
-process of its own, whose peak memory and CPU time are taken; pairs and steps are in the same order. tokens/s count
+process of its own, whose peak memory and CPU time are taken; pairs and steps are in the same order, the first quarter of
+the steps warms up. tokens/s count
 prompt + answer of every sequence, as if nothing were shared or padded, and include the reference model's part. "floor" is
 a bare loop over the padded batches: no reference model, no optimizer, output layer only where answers are. Losses are
 compared in float32, where rounding does not hide a difference.
@@ -54,8 +55,9 @@ def ours(spec: dict[str, Any]) -> dict[str, Any]:
     summary = train(spec, lambda event: None)
     rows = pl.read_ndjson(work / "training.jsonl")
     assert summary["shared_prefixes"]
-    seconds = rows["seconds"].sum() + summary["reference_seconds"]
-    return {"losses": rows["loss"].to_list(), "tokens": rows["tokens"].sum(), "seconds": seconds}
+    reference = summary["reference_seconds"] / rows.height
+    seconds = [s + reference for s in rows["seconds"]]
+    return {"losses": rows["loss"].to_list(), "step_tokens": rows["tokens"].to_list(), "step_seconds": seconds}
 
 
 def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +72,15 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        seconds = 0.0
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.monotonic()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds += time.monotonic() - self.began
+            synchronize()
+            self.seconds.append(time.monotonic() - self.began)
 
     def prompt(text: str) -> str:
         messages = [{"role": "system", "content": spec["system"]}] if spec["system"] else []
@@ -118,7 +122,8 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     trainer.add_callback(clock)
     trainer.train()
     losses = [r["loss"] for r in trainer.state.log_history if "grad_norm" in r]
-    return {"losses": losses, "tokens": sum(examples[i].tokens for i in order), "seconds": clock.seconds}
+    tokens = [sum(examples[i].tokens for micro in step for i in micro) for step in steps]
+    return {"losses": losses, "step_tokens": tokens, "step_seconds": clock.seconds}
 
 
 def floor(spec: dict[str, Any]) -> dict[str, Any]:
@@ -129,22 +134,33 @@ def floor(spec: dict[str, Any]) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(spec["policy"], dtype=torch.float32).train()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
-    seconds, tokens = 0.0, 0
-    for micro in steps[0]:
-        began = time.monotonic()
-        sequences = [(e.prompt + a, len(e.prompt)) for e in (examples[i] for i in micro) for a in e.answers]
-        longest = max(len(s) for s, _ in sequences)
-        ids = torch.tensor([s + [0] * (longest - len(s)) for s, _ in sequences], device=device)
-        mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s, _ in sequences], device=device)
-        row = torch.tensor([i for i, (s, p) in enumerate(sequences) for _ in s[p:]], device=device)
-        column = torch.tensor([j for s, p in sequences for j in range(p, len(s))], device=device)
-        with torch.autocast(device, torch.bfloat16):
-            states = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            loss = torch.nn.functional.cross_entropy(model.lm_head(states[row, column - 1]).float(), ids[row, column])
-        loss.backward()
-        seconds += time.monotonic() - began
-        tokens += sum(len(s) for s, _ in sequences)
-    return {"losses": [], "tokens": tokens, "seconds": seconds}
+    made: dict[str, list[Any]] = {"losses": [], "step_tokens": [], "step_seconds": []}
+    for step in steps:
+        began, tokens = time.monotonic(), 0
+        for micro in step:
+            sequences = [(e.prompt + a, len(e.prompt)) for e in (examples[i] for i in micro) for a in e.answers]
+            longest = max(len(s) for s, _ in sequences)
+            ids = torch.tensor([s + [0] * (longest - len(s)) for s, _ in sequences], device=device)
+            mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s, _ in sequences], device=device)
+            row = torch.tensor([i for i, (s, p) in enumerate(sequences) for _ in s[p:]], device=device)
+            column = torch.tensor([j for s, p in sequences for j in range(p, len(s))], device=device)
+            with torch.autocast(device, torch.bfloat16):
+                states = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                loss = torch.nn.functional.cross_entropy(model.lm_head(states[row, column - 1]).float(), ids[row, column])
+            loss.backward()
+            tokens += sum(len(s) for s, _ in sequences)
+        synchronize()
+        made["step_seconds"].append(time.monotonic() - began)
+        made["step_tokens"].append(tokens)
+        model.zero_grad()
+    return made
+
+
+def synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def planned(spec: dict[str, Any]) -> tuple[list[Any], list[list[list[int]]]]:
@@ -172,7 +188,14 @@ def measure(way: str, spec: dict[str, Any], scratch: Path) -> dict[str, Any]:
     ran = subprocess.run([sys.executable, "-m", "benchmarks.training", "--way", way, "--spec", json.dumps(spec)], cwd=ROOT,
                          env=quiet, check=True, capture_output=True, text=True)  # fmt: skip
     found = json.loads(ran.stdout.splitlines()[-1])
-    return found | {"tokens_per_second": round(found["tokens"] / found["seconds"], 1), "seconds": round(found["seconds"], 1)}
+    tokens, seconds = found.pop("step_tokens"), found.pop("step_seconds")
+    warm = len(tokens) // 4  # the first steps load kernels and grow buffers
+    rate = sum(tokens[warm:]) / sum(seconds[warm:])
+    return found | {
+        "tokens_per_second": round(rate, 1),
+        "tokens": sum(tokens[warm:]),
+        "seconds": round(sum(seconds[warm:]), 1),
+    }
 
 
 def main() -> None:
@@ -263,14 +286,16 @@ def table(result: dict[str, Any]) -> str:
             ("floor", "plain PyTorch, forward + backward"),
         ):
             r = result[kind][way]
-            speed = f"{r['tokens_per_second']:,.0f} | {r['peak_gib']:.1f} | {r['cpu_seconds']:.0f}"
+            peak = r.get("peak_gpu_gib", r["peak_gib"])
+            speed = f"{r['tokens_per_second']:,.0f} | {peak:.1f} | {r['cpu_seconds']:.0f}"
             lines.append(f"| {kind.upper()} | {label} | {speed} |")
     trl, least, gap = result["times_trl"], result["times_floor"], result["largest_loss_gap_float32"]
     return "\n".join([
         *lines, "",
         f"DPO: {trl['dpo']} × TRL, {least['dpo']} × the floor. SFT: {trl['sft']} × TRL, {least['sft']} × the floor.",
         f"Largest difference of a loss from TRL's, in float32: {gap:.1e}.",
-        f"{result['pairs']} pairs of {result['suite']}; {result['cores']} cores.",
+        (f"{result['pairs']} pairs of {result['suite']}, {result['model']}; {result['dpo']['ours']['device']}, "
+        f"{result['cores']} cores."),
         f"`{result['command']}`", "",
     ])  # fmt: skip
 
