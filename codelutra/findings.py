@@ -84,14 +84,7 @@ class Findings:
     @property
     def alarms(self) -> list[str]:
         """What went wrong in training, a sentence each."""
-        trained = [(r["title"], r["training"]) for r in self.policies if r["training"]]
-        drifted = [(title, t) for title, t in trained if t.get("drift_alarm_step")]
-        return [
-            f"Training of {title}: from step {t['drift_alarm_step']} on the chosen answers were more than "
-            f"{-self.config.train.min_chosen_drift:g} nats less likely than under the policy before"
-            f"{'; it was stopped there' if t.get('stopped_early') else ''}."
-            for title, t in drifted
-        ]
+        return [text for r in self.policies for text in r.get("alarms", [])]
 
     @cached_property
     def training(self) -> list[tuple[str, list[Row]]]:

@@ -22,7 +22,7 @@ from codelutra.figures import run_figures
 from codelutra.findings import Findings, Row, headline, libraries, question, read_findings, spread
 from codelutra.page import Html, cut, folded, join, page, section, side_by_side, table, tag
 from codelutra.schema import STATUSES
-from codelutra.show import paired_text
+from codelutra.show import ended_text, length_text, paired_text
 from codelutra.store import write_atomic
 
 _PAIRS_SHOWN = 3  # an iteration
@@ -117,12 +117,15 @@ def _numbers(found: Findings) -> Html | None:
                 f"{dev['value']:.1%}",
                 f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}",
                 f"{r['executable']:.1%}",
+                ended_text(r),
+                length_text(r),
                 paired_text(r["paired"]["previous"]),
                 f"{learned['pairs']:,}" if learned else "",
                 f"{sum(r['seconds'].values()) / 60:.1f}",
             ]
         )
-    columns = ("policy", "dev pass@1", "95 % interval", "executable", "against the one before", "made from pairs", "minutes")
+    columns = ("policy", "dev pass@1", "95 % interval", "executable", "ends by itself", "tokens", "against the one before",
+               "made from pairs", "minutes")  # fmt: skip
     notes = [
         f"{r['title']} against {p['against']}: {paired_text(p)}"
         for r in rows
@@ -131,8 +134,9 @@ def _numbers(found: Findings) -> Html | None:
     broken = found.summary["problems"].get("reference_errors", 0)
     explained = (
         "pass@1: share of dev problems whose greedy answer is correct when run; Wilson interval. executable: answers that "
-        "ran to their end. +a −b: problems solved now and not before, and the other way round; p of the exact McNemar "
-        "test. The chosen policy is marked."
+        "ran to their end. ends by itself: answers that stopped at an end token, not at sample.max_tokens; tokens: an "
+        "answer's mean length, and how much longer than the policy before it. +a −b: problems solved now, not before, and "
+        "the other way round; p of the exact McNemar test. The chosen policy is marked."
     )
     if broken:
         explained += (
@@ -140,7 +144,7 @@ def _numbers(found: Findings) -> Html | None:
         )
     at = rows.index(best) if best else None
     return join(
-        table(columns, cells, numbers=(1, 2, 3, 5, 6), best=at),
+        table(columns, cells, numbers=(1, 2, 3, 4, 5, 7, 8), best=at),
         *(tag("p", n) for n in notes),
         tag("p", explained, class_="facts"),
     )

@@ -60,12 +60,13 @@ def summary_table(s: Row, home: Path | None) -> None:
     counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
     table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", caption_justify="left")
     for name, justify in (("policy", "left"), ("dev pass@1", "right"), ("95 % interval", "right"), ("runs", "right"),
-                          ("against the one before", "left"), ("pairs", "right"), ("minutes", "right")):  # fmt: skip
+                          ("ends", "right"), ("tokens", "right"), ("against the one before", "left"), ("pairs", "right"),
+                          ("minutes", "right")):  # fmt: skip
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in s["policies"]:
         dev, best = row["dev"], row["label"] == s["best"]
         cells = (row["title"], f"{dev['value']:.1%}", f"{dev['low']:.1%} – {dev['high']:.1%}", f"{row['executable']:.0%}",
-                 paired_text(row["paired"]["previous"]), f"{row['pairs'] or ''}",
+                 ended_text(row), length_text(row), paired_text(row["paired"]["previous"]), f"{row['pairs'] or ''}",
                  f"{sum(row['seconds'].values()) / 60:.1f}")  # fmt: skip
         table.add_row(*cells, style="bold" if best else "")
     console.print(table)
@@ -80,10 +81,40 @@ def summary_table(s: Row, home: Path | None) -> None:
         )
     state = f"{s['state']}: {s['reason']}" if s["reason"] else s["state"]
     console.print(state + (f"  ({s['minutes']:.1f} minutes)" if "minutes" in s else ""))
+    for text in (a for row in s["policies"] for a in row.get("alarms", [])):
+        console.print(f"! {text}", style="yellow")
     if now := s.get("now"):
-        console.print(f"now: {now['stage']} {now['done']:,}/{now['total']:,} {now['unit']}")
+        console.print(
+            f"now: {now['stage']} {now['done']:,}/{now['total']:,} {now['unit']}{training_text(now.get('measures'))}"
+        )
     folder = home_dir(home) / "runs" / s["run"]
     console.print(f"files: {folder}   report: codelutra report {s['run']}   UI: make ui", style="dim")
+
+
+def training_text(measures: Row | None, before: str = "  ·  ") -> str:
+    """A step of training in words: summed log-probabilities of an answer in nats, in brackets how far they moved from the
+    reference model's; "" where there is nothing to say."""
+    m = measures or {}
+    said = [f"{name} {m[name]:.3f}" for name in ("loss", "reward") if name in m]
+    said += [f"{side} {m[f'{side}_log_prob']:.1f} ({m[f'{side}_drift']:+.1f})" for side in ("chosen", "rejected")
+             if f"{side}_log_prob" in m]  # fmt: skip
+    said += [f"{label} {m[name]:.3f}" for name, label in (("margin", "margin"), ("kl", "KL")) if name in m]
+    return (before + "  ".join(said)).replace("-", "−") if said else ""
+
+
+def ended_text(row: Row, split: str = "dev") -> str:
+    """The share of a policy's answers that end by themselves, "" where it is not known."""
+    answers = row.get("answers", {}).get(split)
+    return f"{answers['ended']:.0%}" if answers else ""
+
+
+def length_text(row: Row, split: str = "dev") -> str:
+    """Mean tokens of a policy's answers, and how much that is more than the policy before it."""
+    answers = row.get("answers", {}).get(split)
+    if not answers:
+        return ""
+    drift = answers.get("length_drift")
+    return f"{answers['tokens']:.0f}" + (f" ({drift:+.0%})".replace("-", "−") if drift is not None else "")
 
 
 def paired_text(paired: Row | None) -> str:

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.run import home_dir
+from codelutra.show import training_text
 from codelutra.store import Event, RunDir
 from codelutra.suites import open_suite
 
@@ -92,12 +93,13 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
 
 
 class _Bar:
-    """One bar: whatever stage wrote progress.json last."""
+    """One bar: whatever stage wrote progress.json last. Above it, of a training, a line every tenth of its steps."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._id: TaskID | None = None
         self._stage = ""
+        self._told = -1
         self._first = (0.0, 0)
         self._began = time.time()
 
@@ -107,13 +109,17 @@ class _Bar:
         if state["stage"] != self._stage:
             if self._id is not None:
                 self._bars.remove_task(self._id)
-            self._stage, self._first = state["stage"], (state["at"], state["done"])
+            self._stage, self._first, self._told = state["stage"], (state["at"], state["done"]), -1
             self._id = self._bars.add_task(state["stage"], total=state["total"] or None, count="", rate="")
         assert self._id is not None
         spent = state["at"] - self._first[0]
         rate = f"{(state['done'] - self._first[1]) / spent:,.1f}/s" if spent > 1 else ""
         count = f"{state['done']:,}/{state['total']:,} {state['unit']}"
         self._bars.update(self._id, completed=state["done"], total=state["total"] or None, count=count, rate=rate)
+        tenth = 10 * state["done"] // max(1, state["total"])
+        if tenth > self._told and (said := training_text(state.get("measures"), "")):
+            self._told = tenth
+            self._bars.console.print(f"[dim]  {state['stage']}, step {state['done']:,}:[/] {said}", soft_wrap=True)
 
 
 def _line(event: Event) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 import threading
 import time
@@ -19,13 +20,19 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.context import SyncClientContext
 
-from codelutra.run import Run
+from codelutra.run import Measures, Run
 from codelutra.schema import STATUSES
-from codelutra.show import paired_text
+from codelutra.show import ended_text, length_text, paired_text, training_text
 from codelutra.store import Artifact
 
 _EVERY_SECONDS = 5.0
+_STEPS_SHOWN = 25
+_SHOWN = ("step", "loss", "reward", "chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin",
+          "accuracy", "kl", "grad_norm", "learning_rate")  # of a line of training.jsonl  # fmt: skip
 _CLAUSE = re.compile(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|(?:LEFT |INNER )?JOIN|UNION)\b)", re.IGNORECASE)
 
 
@@ -46,26 +53,15 @@ def publish(run: Run, row: dict[str, Any], pairs: Artifact | None = None) -> Non
 
 @contextlib.contextmanager
 def live_progress(run: Run) -> Iterator[None]:
-    """Show every stage's progress as an artifact of the flow run, updated while it goes."""
-    bars = dict[str, UUID]()
-    due = dict[str, float]()
+    """Show every stage's progress as an artifact of the flow run, and of a training its steps as a table, while it goes."""
+    stages = dict[str, _Stage]()
     lock = threading.Lock()
 
-    def show(stage: str, done: int, total: int, unit: str) -> None:
-        now = time.monotonic()
+    def show(stage: str, done: int, total: int, unit: str, measures: Measures) -> None:
         with lock:
-            if now < due.get(stage, 0.0) and done < total:
-                return
-            due[stage] = now + _EVERY_SECONDS
-            share = 100.0 * done / max(total, 1)
-            text = f"{run.config.name}: {stage}, {done:,} of {total:,} {unit}"
-            if stage in bars:
-                update_progress_artifact(bars[stage], progress=share, description=text)
-            else:
-                key = _slug(f"{run.config.name}-progress-{stage}")
-                made = create_progress_artifact(progress=share, key=key, description=text)
-                assert isinstance(made, UUID)  # outside an event loop it is no coroutine
-                bars[stage] = made
+            if stage not in stages:
+                stages[stage] = _Stage(run.config.name, stage)
+            stages[stage].show(done, total, unit, measures)
 
     run.on_progress = show
     try:
@@ -74,15 +70,68 @@ def live_progress(run: Run) -> Iterator[None]:
         run.on_progress = None
 
 
+class _Stage:
+    """A stage's artifacts: made at its first news, then changed in place, every few seconds at most."""
+
+    def __init__(self, run: str, stage: str) -> None:
+        self._key, self._title = _slug(f"{run}-progress-{stage}"), f"{run}: {stage}"
+        self._due = 0.0
+        self._bar: UUID | None = None
+        self._table: UUID | None = None
+        self._steps: list[Measures] = []
+
+    def show(self, done: int, total: int, unit: str, measures: Measures) -> None:
+        if measures:
+            self._steps.append(measures)
+        now = time.monotonic()
+        if now < self._due and done < total:
+            return
+        self._due = now + _EVERY_SECONDS
+        with SyncClientContext.get_or_create():  # the sampling thread has none, and every call would leave a client open
+            self._show(done, total, unit, measures)
+
+    def _show(self, done: int, total: int, unit: str, measures: Measures) -> None:
+        share, text = 100.0 * done / max(total, 1), f"{self._title}, {done:,} of {total:,} {unit}{training_text(measures)}"
+        if self._bar:
+            update_progress_artifact(self._bar, progress=share, description=text)
+        else:
+            self._bar = _id(create_progress_artifact(progress=share, key=self._key, description=text))
+        if self._steps:
+            self._show_steps()
+
+    def _show_steps(self) -> None:
+        """At most so many rows, evenly spread, the newest always among them."""
+        every = -(-len(self._steps) // _STEPS_SHOWN)
+        rows = [{k: _short(s[k]) for k in _SHOWN if k in s} for s in self._steps[::-1][::every][::-1]]
+        if self._table:
+            get_client(sync_client=True).update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows)))
+        else:
+            said = (
+                f"{self._title}: log-probabilities and drift from the reference model in nats an answer, KL in nats a token"
+            )
+            self._table = _id(create_table_artifact(rows, key=f"{self._key}-steps", description=said))
+
+
+def _id(made: Any) -> UUID:
+    assert isinstance(made, UUID)  # outside an event loop it is no coroutine
+    return made
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
 def _numbers(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| policy | dev pass@1 | 95 % interval | executable | against the one before | pairs made |",
-        "|---|---|---|---|---|---|",
+        "| policy | dev pass@1 | 95 % interval | executable | ends | tokens | against the one before | pairs made |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         dev, made = r["dev"], (r.get("funnel") or {}).get("pairs", "")
-        lines.append(f"| {r['title']} | {dev['value']:.1%} | {dev['low']:.1%} – {dev['high']:.1%} | {r['executable']:.0%} "
-                     f"| {paired_text(r['paired']['previous'])} | {made} |")  # fmt: skip
+        cells = (r["title"], f"{dev['value']:.1%}", f"{dev['low']:.1%} – {dev['high']:.1%}", f"{r['executable']:.0%}",
+                 ended_text(r), length_text(r), paired_text(r["paired"]["previous"]), str(made))  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"\n> **{text}**" for text in row.get("alarms", [])]
     if funnel := row.get("funnel"):
         lines += ["", "### Funnel", "", "| step | count |", "|---|---|"]
         lines += [f"| {k.replace('_', ' ')} | {v:,} |" for k, v in funnel.items() if isinstance(v, int)]

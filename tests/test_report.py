@@ -277,9 +277,10 @@ def test_artifacts_that_are_gone_leave_a_shorter_report(own: Path) -> None:
 
 def test_an_alarm_of_the_trainer_is_not_hidden(own: Path) -> None:
     policies = json.loads((own / "summary.json").read_text())["policies"]
-    policies[-1]["training"] |= {"drift_alarm_step": 12, "stopped_early": "drift"}
+    policies[-1]["alarms"].append("Training of iteration 2: from step 12 on the chosen answers were less likely.")
     change(own, policies=policies)
-    assert "Training of iteration 2: from step 12 on" in page(own).text
+    shown = page(own).text
+    assert shown.index("Training of iteration 2: from step 12 on") < shown.index("Numbers")
 
 
 def test_writing_again_replaces_the_report(own: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 from prefect import flow, task
+from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
 from codelutra.config import parse_config
 from codelutra.errors import StageError
 from codelutra.run import RunRef, open_run
+from tasks import publish
 from tasks.execute import execute
 from tasks.options import is_transient
 from tasks.pairs import pairs
@@ -94,3 +97,31 @@ def test_only_transient_faults_are_tried_again(error: Exception, tries: int) -> 
 
     once(return_state=True)
     assert len(calls) == tries
+
+
+def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
+    step = {"loss": 1.5, "chosen_log_prob": -4.0, "chosen_drift": 0.5, "rejected_log_prob": -9.0, "rejected_drift": -2.0,
+            "margin": 0.25, "kl": 0.0123456}  # fmt: skip
+    tables = list[Any]()
+
+    @flow
+    def training() -> None:
+        opened = run.open()
+        with publish.live_progress(opened):
+            hear = opened.training_progress("train", "train iteration 1")
+            hear(0, 60, {"doing": "training", "resumed_from_step": None})
+            for i in range(1, 31):
+                hear(i, 60, {"doing": "progress", "step": i, **step})
+                tables.append(Artifact.get("t-progress-train-iteration-1-steps"))
+            tables.append(Artifact.get("t-progress-train-iteration-1"))
+
+    training()
+    bar = tables.pop()
+    assert {t.id for t in tables} == {tables[0].id}, "changed in place, not piled up"
+    rows = json.loads(tables[-1].data)
+    assert rows[-1] == {"step": 30} | step | {"kl": 0.01235}
+    assert len(rows) <= 25
+    assert rows[0]["step"] <= 2
+    assert bar.data == 50.0
+    assert "30 of 60 steps  ·  loss 1.500  chosen −4.0 (+0.5)" in bar.description
