@@ -25,11 +25,18 @@ class SuiteSection(Section):
     name: str
     """A suite: `codelutra suites` lists them."""
     path: str | None = None
-    """Folder with the suite's official layout; not needed by the starter suites. `$CODELUTRA_DATA` and `~` are expanded."""
+    """Folder with the suite's official layout, or `hf:org/name@revision`, a data set on the hub that has it; not needed by
+    the starter suites. `$CODELUTRA_DATA` and `~` are expanded."""
     protocol: Literal["cross-domain", "in-domain"] = "cross-domain"
     """Spider/BIRD. cross-domain: the official splits. in-domain: the questions of `databases`, split by SQL."""
     databases: tuple[str, ...] = ()
     """Only problems over these databases; empty means all. Required by the in-domain protocol."""
+    evidence: bool = True
+    """BIRD: each question's hint in the prompt. Most published numbers have it; without it questions are much harder."""
+    descriptions: bool = False
+    """BIRD: what its CSV files say about columns, in the prompt. Helps with cryptic names, costs hundreds of tokens."""
+    libraries: tuple[str, ...] = ()
+    """DS-1000: only problems of these libraries, e.g. [Pandas, Numpy]; empty means all."""
     train: int | None = Field(None, ge=2)
     """At most this many train problems (a seeded, stratified choice); none means all."""
     dev: int | None = Field(None, ge=1)

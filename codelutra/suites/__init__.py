@@ -23,6 +23,7 @@ SUITES = {
     "custom": "codelutra.suites.custom",
     "starter-sql": "codelutra.suites.starter_sql",
     "spider": "codelutra.suites.spider",
+    "bird": "codelutra.suites.bird",
     "mbpp": "codelutra.suites.mbpp",
     "mbpp-sanitized": "codelutra.suites.mbpp",
 }

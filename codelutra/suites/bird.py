@@ -1,0 +1,112 @@
+"""bird: text-to-SQL over large databases (Li et al., 2023, arXiv 2305.03111; CC BY-SA 4.0), from its official layout.
+
+    <suite.path>/[train/]train.json   [train/]train_databases/<db_id>/<db_id>.sqlite
+                 [dev/]dev.json       [dev/]dev_databases/<db_id>/<db_id>.sqlite
+                                      …/<db_id>/database_description/<table>.csv
+
+Folders may carry a release in their name (`dev_20240627`), a cut of a file what was cut out (`dev_superhero.json`).
+Schemas are read from the databases. `suite.evidence` puts each question's hint into the prompt, as most published
+numbers do; `suite.descriptions` adds what the CSV files say about columns. Protocols and splits are `text_to_sql`'s;
+without the train files (9 GB) there is only a test split in the cross-domain protocol.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.suites.folder import find, read_json
+from codelutra.suites.sql import SqlSuite, chosen_databases, read_schema
+from codelutra.suites.text_to_sql import Asked, Official, suite
+
+VERSION = "1"
+LICENCE = "CC-BY-SA-4.0"
+SIDES: tuple[Official, ...] = ("train", "dev")
+_NOT_QUESTIONS = ("tables", "tied_append")  # other JSON files of a release whose names begin like the questions'
+
+
+def load(section: SuiteSection) -> SqlSuite:
+    folder = find(section, "bird")
+    files = {side: file for side in SIDES if (file := _questions(folder, side))}
+    if not files:
+        raise ConfigError(f"neither dev.json nor train.json in {folder}; check suite.path, or unpack BIRD's release there")
+    entries = [(side, n, _entry(q, file, n)) for side, file in files.items() for n, q in enumerate(read_json(file))]
+    where = {q["db_id"]: files[side].parent / f"{side}_databases" / q["db_id"] for side, _, q in entries}
+    names = chosen_databases(section, sorted(where), " and ".join(map(str, files.values())))
+    paths = {name: where[name] / f"{name}.sqlite" for name in names}
+    contexts = {name: _context(path, section.descriptions) for name, path in paths.items()}
+    asked = [
+        Asked(
+            side,
+            q.get("question_id", number),
+            q["db_id"],
+            q["question"].strip(),
+            f"{contexts[q['db_id']]}\n\n{_prompt(q, section.evidence)}",
+            q["SQL"].strip().rstrip("; \n"),
+            q.get("difficulty", ""),
+        )
+        for side, number, q in entries
+        if q["db_id"] in contexts
+    ]
+    shown = [what for what in ("evidence", "descriptions") if getattr(section, what)]
+    version = "-".join([VERSION, section.protocol, *shown])
+    needed = ("train", "dev") if "train" in files or section.protocol == "in-domain" else ()
+    return suite(section, asked, paths, version, LICENCE, needed)
+
+
+def _questions(folder: Path, side: str) -> Path | None:
+    """The official file of questions, in the folder or in one below it."""
+    for pattern in (f"{side}.json", f"{side}*/{side}.json", f"{side}_*.json"):
+        found = [p for p in sorted(folder.glob(pattern)) if not any(other in p.stem for other in _NOT_QUESTIONS)]
+        if len(found) > 1:
+            raise ConfigError(f"{folder} holds {' and '.join(p.name for p in found)}; keep one, or rename it {side}.json")
+        if found:
+            return found[0]
+    return None
+
+
+def _entry(question: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
+    missing = [key for key in ("db_id", "question", "SQL") if not question.get(key)]
+    if missing:
+        raise ConfigError(f"{file}, entry {number}: no {', '.join(missing)}; take the file of an official release")
+    return question
+
+
+def _prompt(question: dict[str, Any], evidence: bool) -> str:
+    hint = question.get("evidence", "").strip() if evidence else ""
+    return question["question"].strip() + (f"\nHint: {hint}" if hint else "")
+
+
+def _context(database: Path, descriptions: bool) -> str:
+    if not database.is_file():
+        raise ConfigError(f"no database at {database}; check suite.path and suite.databases")
+    lines = [read_schema(database)]
+    if descriptions:
+        for file in sorted((database.parent / "database_description").glob("*.csv")):
+            lines += _described(file)
+    return "\n".join(lines)
+
+
+def _described(file: Path) -> Iterator[str]:
+    """`table.column: what it is; what its values mean`, a line for each column whose description says more than its name."""
+    raw = file.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:  # some of the release's files are in Windows' encoding
+        text = raw.decode("cp1252", errors="replace")
+    for row in csv.DictReader(io.StringIO(text)):
+        row = {(key or "").strip(): " ".join((value or "").split()) for key, value in row.items() if isinstance(key, str)}
+        column = row.get("original_column_name", "")
+        said = [row.get(key, "") for key in ("column_description", "value_description")]
+        said = [text for text in said if _letters(text) not in ("", _letters(column))]
+        if column and said:
+            yield f"{file.stem}.{column}: {'; '.join(said)}"
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))
