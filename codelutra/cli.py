@@ -200,7 +200,7 @@ def init_sql(
 
 @init_app.command("python")
 def init_python(
-    problems: Annotated[Path, typer.Argument(help="JSONL of functions or programs; docs/your-own-task.md names the fields.")],
+    problems: Annotated[Path, typer.Argument(help="JSONL of functions or programs; docs/your-own-task.md has the fields.")],
     folder: Folder = None,
     json_: Json = False,
 ) -> None:

