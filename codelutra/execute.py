@@ -161,15 +161,17 @@ def _verdict(status: str, **more: Any) -> dict[str, Any]:
 
 
 def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: Any) -> dict[str, Any]:
+    verdict = "in-process" if suite.in_process(problem) else "host"
     if result.status != "ok":
-        return _verdict(result.status, seconds=result.seconds, error=(result.error or "")[-_PREVIEW:])
+        return _verdict(result.status, verdict=verdict, seconds=result.seconds, error=(result.error or "")[-_PREVIEW:])
     if suite.agrees(problem, result.value, expected):
         status, error = "correct", ""
     else:
         error = _raised(result.value)
-        status = "runtime_error" if error else "wrong"
+        status = _failed(error) if verdict == "in-process" else "runtime_error" if error else "wrong"
     return _verdict(
         status,
+        verdict=verdict,
         error=error[-_PREVIEW:],
         answer=suite.answer_digest(problem, result.value),
         output=_preview(result.value),
@@ -181,6 +183,14 @@ def _raised(value: Any) -> str:
     """What the first failing call of a Python job raised, "" where none did."""
     calls = value if isinstance(value, list) else []
     return next((c["error"] for c in calls if isinstance(c, dict) and "error" in c), "")
+
+
+def _failed(error: str) -> str:
+    """What an in-process check's error says of the answer: it ran and was wrong, it is no Python, or it raised."""
+    kind = error.partition(":")[0]
+    if kind in ("", "AssertionError"):
+        return "wrong"
+    return "syntax_error" if kind in ("SyntaxError", "IndentationError", "TabError") else "runtime_error"
 
 
 def _preview(value: Any) -> str:

@@ -26,6 +26,8 @@ SUITES = {
     "bird": "codelutra.suites.bird",
     "mbpp": "codelutra.suites.mbpp",
     "mbpp-sanitized": "codelutra.suites.mbpp",
+    "humaneval": "codelutra.suites.humaneval",
+    "ds1000": "codelutra.suites.ds1000",
 }
 
 
@@ -53,6 +55,10 @@ class Suite(Protocol):
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> Job:
         """The job that gives the expected output; never sees the candidate."""
+        ...
+
+    def in_process(self, problem: Mapping[str, Any]) -> bool:
+        """Whether checks in the answer's own process decide, as they cannot be taken apart: as honest as the program."""
         ...
 
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:

@@ -46,12 +46,17 @@ class PythonSuite:
         wrap = material["wrap"]
         parts = (material["setup"], wrap.replace(PLACE, repr(code)) if wrap else code, material["after"])
         program = "\n".join(part for part in parts if part)
-        return PythonJob(job_id, program, tuple(material["calls"]), timeout_seconds=timeout_seconds)
+        return PythonJob(
+            job_id, program, tuple(material["calls"]), timeout_seconds=timeout_seconds, in_process=self.in_process(problem)
+        )
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> PythonJob:
         material = _material(problem["judge"])
         job = self.answer_job(problem, problem["reference"], job_id, timeout_seconds)
         return job if material["expected"] is None else replace(job, calls=tuple(material["expected"]))
+
+    def in_process(self, problem: Mapping[str, Any]) -> bool:
+        return bool(_material(problem["judge"]).get("in_process", False))
 
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
         for number, entry in enumerate(expected, 1):
@@ -94,16 +99,23 @@ def _material(text: str) -> dict[str, Any]:
 
 
 def judging(
-    calls: Sequence[str], expected: Sequence[str] | None = None, *, setup: str = "", after: str = "", wrap: str = ""
+    calls: Sequence[str],
+    expected: Sequence[str] | None = None,
+    *,
+    setup: str = "",
+    after: str = "",
+    wrap: str = "",
+    in_process: bool = False,
 ) -> str:
     """A problem's judging material.
 
     calls: expressions over the program's names. expected: expressions for their values, evaluated beside the reference,
     never the candidate; None takes the values of the reference's calls. setup, after: run before and after the program.
-    wrap: a program that holds the program as text at PLACE.
+    wrap: a program that holds the program as text at PLACE. in_process: the calls are checks that raise AssertionError
+    on a wrong answer, for what cannot be taken apart.
     """
     material = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}
-    return json.dumps(material)
+    return json.dumps(material | ({"in_process": True} if in_process else {}))
 
 
 def take_apart(statement: str) -> tuple[str, str]:

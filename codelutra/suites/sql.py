@@ -59,6 +59,9 @@ class SqlSuite:
         query = judging.get("keyed", problem["reference"])
         return SqlJob(job_id, judging["database"], query, timeout_seconds, connection="reference")
 
+    def in_process(self, problem: Mapping[str, Any]) -> bool:
+        return False
+
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
         if expected["truncated"]:
             return "the reference returns more than the sandbox keeps"

@@ -1,0 +1,99 @@
+"""ds1000: 1,000 data-science questions from Stack Overflow (Lai et al., 2023, arXiv 2211.11501; CC BY-SA 4.0).
+
+    <suite.path>/ds1000.jsonl[.gz]  or  test.jsonl[.gz]
+
+The current format: prompt, reference_code, code_context, metadata. There are no official splits: half trains, a tenth is dev, the rest test, library by library; the perturbations of one
+origin problem stay on one side. The benchmark's own checks need the answer's process, so every verdict is `in-process`.
+Library versions decide some answers: those of the `datascience` image are the benchmark's, and it has neither torch nor
+tensorflow (113 problems, and four of numpy's). The authors ask that the problems stay out of general training corpora.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.schema import PROBLEMS
+from codelutra.suites.folder import find, first_file, read_lines
+from codelutra.suites.python import PLACE, PythonSuite, judging
+from codelutra.suites.splits import cap, divide, normalise_prompt
+from sandbox.protocol import PythonJob
+
+VERSION = "1"
+LICENCE = "CC-BY-SA-4.0"
+SYSTEM = "Complete the solution. Answer with one Python code block: only the code that is missing, nothing given before."
+SHARES = {"train": 0.5, "test": 0.4, "dev": 0.1}
+FILES = tuple(f"{stem}.jsonl{end}" for stem in ("ds1000", "test") for end in ("", ".gz"))
+_END = re.compile(r"</code>|```|^(?:# SOLUTION END|END SOLUTION).*", re.MULTILINE)  # as the official postprocessing cuts
+
+
+class Ds1000(PythonSuite):
+    """Answers are pieces of a program: brought into the shape the benchmark inserts before they are judged."""
+
+    def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
+        return super().answer_job(problem, piece(code, problem["reference"]), job_id, timeout_seconds)
+
+
+def load(section: SuiteSection) -> PythonSuite:
+    path = first_file(find(section, "ds1000"), *FILES)
+    entries = [entry for _, entry in read_lines(path)]
+    try:
+        libraries = sorted({entry["metadata"]["library"] for entry in entries})
+        chosen = _chosen(section, libraries)
+        entries = [entry for entry in entries if entry["metadata"]["library"] in chosen]
+        rows = [_row(entry) for entry in entries]
+        origins = [(e["metadata"]["library"], e["metadata"]["perturbation_origin_id"]) for e in entries]
+    except (KeyError, TypeError) as e:
+        raise ConfigError(f"{path} is not DS-1000's current format (no {e}); take ds1000.jsonl.gz of its repository") from e
+    frame = pl.DataFrame(rows, schema=PROBLEMS)
+    same = [(origin, normalise_prompt(prompt)) for origin, prompt in zip(origins, frame["prompt"], strict=True)]
+    frame = divide(frame, same, SHARES, section.seed)
+    return Ds1000("ds1000", VERSION, LICENCE, cap(frame, section), SYSTEM, "datascience")
+
+
+def _chosen(section: SuiteSection, known: list[str]) -> set[str]:
+    unknown = [name for name in section.libraries if name not in known]
+    if unknown:
+        raise ConfigError(f"suite.libraries: {', '.join(unknown)} not in DS-1000; known: {', '.join(known)}")
+    return set(section.libraries or known)
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    about, context = entry["metadata"], entry["code_context"]
+    checks = [name for name in ("test_execution", "test_string") if f"def {name}(" in context]
+    return {
+        "problem_id": f"{about['library']}-{about['problem_id']:04d}",
+        "split": "train",
+        "prompt": entry["prompt"].strip(),
+        "reference": entry["reference_code"].strip("\n").rstrip(),
+        "language": "python",
+        "group": about["library"],
+        "difficulty": about["perturbation_type"],
+        "judge": judging(
+            [f"{check}(_solution)" for check in checks], setup=context, wrap=f"_solution = {PLACE}", in_process=True
+        ),
+    }
+
+
+def piece(code: str, reference: str) -> str:
+    """`code` without what models write after it, indented as the reference is where it continues a function.
+
+    Extraction takes the blanks before an answer's first line; here they come back.
+    """
+    code = _END.split(code.replace("<code>", "").removeprefix("```python\n"), maxsplit=1)[0].strip("\n").rstrip()
+    first = reference.split("\n", 1)[0]
+    indent = first[: len(first) - len(first.lstrip())]
+    if not indent or code.startswith(indent):
+        return code
+    try:
+        ast.parse(code)
+    except SyntaxError:  # only the first line lost its blanks
+        return indent + code
+    return textwrap.indent(code, indent)

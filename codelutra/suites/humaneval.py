@@ -1,0 +1,97 @@
+"""humaneval: 164 Python functions to complete from their docstring (Chen et al., 2021, arXiv 2107.03374; MIT).
+
+    <suite.path>/HumanEval.jsonl[.gz]
+
+For measuring only: every problem is a test problem. An answer is the whole function; what stands before it in the prompt
+(imports, helper functions) is there already. The asserts of a problem's `check` are taken apart, so the expected values
+are nowhere in the candidate's process; the few checks that draw inputs at random or keep names run in it, and are marked
+(`verdict: in-process`). `abs(f(x) - y) < 1e-6` compares f(x) with y under the mode's own tolerance.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import polars as pl
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.schema import PROBLEMS
+from codelutra.suites.folder import find, first_file, read_lines
+from codelutra.suites.python import PythonSuite, judging, take_apart
+from codelutra.suites.splits import cap
+
+VERSION = "1"
+LICENCE = "MIT"
+NEAR = 1e-6  # the widest `abs(…) < NEAR` that the comparison mode's tolerance stands for
+
+
+def load(section: SuiteSection) -> PythonSuite:
+    path = first_file(find(section, "humaneval"), "HumanEval.jsonl", "HumanEval.jsonl.gz")
+    rows = []
+    for number, entry in read_lines(path):
+        try:
+            rows.append(_row(entry))
+        except KeyError as e:
+            raise ConfigError(f"{path}, line {number}: no {e}; take the file of the official release") from e
+        except (SyntaxError, ValueError) as e:
+            raise ConfigError(
+                f"{path}, line {number} ({entry['task_id']}): {e}; take the file of the official release"
+            ) from e
+    if not rows:
+        raise ConfigError(f"{path} is empty; take the file of the official release")
+    return PythonSuite("humaneval", VERSION, LICENCE, cap(pl.DataFrame(rows, schema=PROBLEMS), section))
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    reference = entry["prompt"] + entry["canonical_solution"]
+    return {
+        "problem_id": entry["task_id"],
+        "split": "test",
+        "prompt": f"Complete this function:\n\n```python\n{entry['prompt'].strip()}\n```",
+        "reference": reference.strip(),
+        "language": "python",
+        "group": "humaneval",
+        "difficulty": "",
+        "judge": _judging(entry["test"], entry["entry_point"], _before(reference, entry["entry_point"])),
+    }
+
+
+def _before(program: str, function: str) -> str:
+    """What stands before the function."""
+    for node in ast.parse(program).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return "\n".join(program.splitlines()[: node.lineno - 1]).strip()
+    raise ValueError(f"its prompt defines no function {function}")
+
+
+def _judging(test: str, function: str, setup: str) -> str:
+    """The checks taken apart; where one is more than asserts over `candidate`, all of them in the candidate's process."""
+    tree = ast.parse(test)
+    check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    if check is None:
+        raise ValueError("its test defines no check(candidate)")
+    if any(isinstance(n, ast.Assign | ast.For | ast.Import | ast.ImportFrom) for n in check.body):
+        return judging([f"check({function})"], setup=setup, after=test, in_process=True)
+    asserts = [n for n in check.body if isinstance(n, ast.Assert) and _mentions(n, "candidate")]
+    for node in (n for a in asserts for n in ast.walk(a)):
+        if isinstance(node, ast.Name) and node.id == "candidate":
+            node.id = function
+    calls, expected = zip(*map(_take_apart, asserts), strict=True)
+    return judging(calls, expected, setup=setup)
+
+
+def _take_apart(statement: ast.Assert) -> tuple[str, str]:
+    match statement.test:
+        case ast.Compare(
+            left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=got, op=ast.Sub(), right=wanted)]),
+            ops=[ast.Lt() | ast.LtE()],
+            comparators=[ast.Constant(value=float(near))],
+        ) if near <= NEAR:
+            return ast.unparse(got), ast.unparse(wanted)
+    return take_apart(ast.unparse(statement))
+
+
+def _mentions(node: ast.AST, name: str) -> bool:
+    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))

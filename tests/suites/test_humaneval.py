@@ -1,0 +1,110 @@
+"""HumanEval: asserts are taken apart where they can be, and what cannot be is marked."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from codelutra.execute import judge_references
+from codelutra.suites.humaneval import load
+from codelutra.suites.python import PythonSuite
+from sandbox import Pool, ensure_image
+
+REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "humaneval"
+needs_humaneval = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds humaneval/")
+
+FLAT = '''METADATA = {}
+
+def check(candidate):
+    """Flat."""
+    assert candidate(3.5) == [1, 2], "why"
+    assert abs(candidate(1.25) - 0.25) < 1e-6
+    assert abs(candidate(1.25) - 0.25) < 0.1
+    assert tuple(candidate([1])) == tuple(scaled([1]))
+    assert not candidate('')
+    assert True
+'''
+LOOP = """def check(candidate):
+    import random
+    for _ in range(9):
+        n = random.randint(0, 9)
+        assert candidate(n) == 2 * n
+"""
+
+
+def entry(test: str, **more: Any) -> dict[str, Any]:
+    prompt = 'from typing import List\n\ndef half(x):\n    return x / 2\n\n\ndef scaled(x: List[int]):\n    """ Twice. """\n'
+    return {
+        "task_id": "HumanEval/0", "prompt": prompt, "entry_point": "scaled", "canonical_solution": "    return x * 2\n",
+        "test": test, **more,
+    }  # fmt: skip
+
+
+def suite(folder: Path, *entries: dict[str, Any]) -> PythonSuite:
+    (folder / "HumanEval.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    return load(SuiteSection(name="humaneval", path=str(folder)))
+
+
+def test_flat_asserts_are_taken_apart_and_expected_values_stay_outside(tmp_path: Path) -> None:
+    made = suite(tmp_path, entry(FLAT))
+    problem = made.problems().row(0, named=True)
+    answer = made.answer_job(problem, "def scaled(x): ...", "a", 2.0)
+    assert answer.calls == (
+        "scaled(3.5)", "scaled(1.25)", "not not (abs(scaled(1.25) - 0.25) < 0.1)", "tuple(scaled([1]))",
+        "not not (not scaled(''))",
+    )  # fmt: skip
+    assert made.expected_job(problem, "e", 2.0).calls == ("[1, 2]", "0.25", "True", "tuple(scaled([1]))", "True")
+    assert answer.program == "from typing import List\n\ndef half(x):\n    return x / 2\ndef scaled(x): ..."
+    assert not answer.in_process
+    assert not made.in_process(problem)
+
+
+def test_a_check_that_is_more_than_asserts_runs_in_the_answers_process_and_says_so(tmp_path: Path) -> None:
+    made = suite(tmp_path, entry(LOOP))
+    problem = made.problems().row(0, named=True)
+    job = made.answer_job(problem, problem["reference"], "a", 2.0)
+    assert (job.calls, job.in_process, made.in_process(problem)) == (("check(scaled)",), True, True)
+    assert "def check(candidate)" in job.program
+
+
+def test_every_problem_is_a_test_problem_and_asks_for_the_whole_function(tmp_path: Path) -> None:
+    problem = suite(tmp_path, entry(FLAT)).problems().row(0, named=True)
+    assert problem["split"] == "test"
+    assert problem["prompt"].startswith("Complete this function:\n\n```python\nfrom typing import List")
+    assert problem["reference"].endswith("return x * 2")
+
+
+def test_broken_files_are_refused_with_their_place(tmp_path: Path) -> None:
+    without = {k: v for k, v in entry(FLAT).items() if k != "test"}
+    for broken, says in (
+        (without, r"line 1: no 'test'"),
+        (entry("x = 1"), r"line 1 \(HumanEval/0\): its test defines no check"),
+        (entry(FLAT, entry_point="other"), r"line 1 \(HumanEval/0\): its prompt defines no function other"),
+        (entry(FLAT, prompt="def f(:"), r"line 1 \(HumanEval/0\): "),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            suite(tmp_path, broken)
+    (tmp_path / "HumanEval.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"no HumanEval\.jsonl or HumanEval\.jsonl\.gz in "):
+        load(SuiteSection(name="humaneval", path=str(tmp_path)))
+    (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(ConfigError, match=r"HumanEval\.jsonl\.gz is empty"):
+        load(SuiteSection(name="humaneval", path=str(tmp_path)))
+
+
+@needs_humaneval
+def test_every_real_reference_is_correct() -> None:
+    made = load(SuiteSection(name="humaneval", path=str(REAL)))
+    with Pool(image=ensure_image("python"), workers=1, run="tests") as pool:
+        expected = judge_references(made.problems(), made, pool, timeout_seconds=10)
+    assert expected.filter(pl.col("status") != "correct")["problem_id"].to_list() == []
+    assert expected.height == 164
+    assert sum(map(made.in_process, made.problems().rows(named=True))) == 6
