@@ -1,0 +1,53 @@
+"""The arithmetic of the benchmarks that only read what a run left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.loop import REST, account
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+from codelutra.store import RunDir
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path, parse_config({"name": "r", "suite": {"name": "starter-sql"}}))
+
+
+def made(run: RunDir, stage: str, start: float, end: float, key: str = "k", **facts: Any) -> None:
+    same = {"stage": stage, "key": key, "label": facts.pop("label", ""), "pid": 1}
+    run.ledger({"event": "start", "at": start, **same})
+    run.ledger({"event": "made", "at": end, "seconds": end - start, "facts": facts, **same})
+
+
+def test_every_second_of_a_run_belongs_to_one_part(run: RunDir) -> None:
+    made(run, "references", 0, 4)
+    run.ledger({"event": "note", "at": 5, "pid": 1, "text": "dequantising"})  # and from 10 on the engine starts
+    made(run, "sample", 30, 30, "a", seconds=20)
+    made(run, "execute", 30, 38, "a")
+    made(run, "sample", 40, 40, "b", seconds=10)
+    made(run, "execute", 40, 42, "b")
+    made(run, "score", 42, 43)
+    made(run, "train", 50, 90, label="iteration 1")
+    made(run, "sample", 100, 100, "c", seconds=8)
+    run.ledger({"event": "reused", "at": 5000, "pid": 2, "stage": "problems", "key": "p"})
+    got = account(run)
+    whole = got["whole"]
+    assert whole["wall_seconds"] == 100
+    assert {part: s for part, s in whole["seconds"].items() if s} == {
+        "reference check": 4, "model": 5, "sampling": 38, "execution in the open": 2, "scoring": 1, "training": 40, REST: 10,
+    }  # fmt: skip
+    assert sum(whole["share"].values()) == pytest.approx(1)
+    assert (whole["execution_seconds"], whole["execution_hidden"]) == (10, 0.8)
+    assert got["claims"] == {REST: False, "execution in the open": True}
+    assert list(got["windows"]) == ["iteration 1", "last measurement and test"]
+    assert got["windows"]["last measurement and test"]["seconds"][REST] == 2
+
+
+def test_a_run_without_work_is_refused(run: RunDir) -> None:
+    with pytest.raises(UserError, match="no ledger of work done"):
+        account(run)
