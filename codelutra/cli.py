@@ -95,6 +95,30 @@ def compare(
 
 
 @app.command()
+def check(
+    config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
+    against: Annotated[list[str] | None, typer.Option(help="Another suite's name, or a config: train must share no problem "
+                                                           "with it; repeatable.")] = None,
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Judge every reference twice in the sandbox, count prompts, find leaks: before a run spends anything.
+
+    Exit 1 where something spoils the run's numbers. What was judged is in the store; the run will not judge it again.
+    """
+    from codelutra import show
+    from codelutra.check import check as check_config
+    from codelutra.config import load_config
+    from codelutra.run import home_dir
+
+    report = check_config(load_config(config, tuple(set_ or ())), home_dir(home), against or (), show.progress_line)
+    print(json.dumps(show.check_rows(report), indent=1)) if json_ else show.check_table(report)
+    if report.spoilt:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(name: Annotated[str | None, typer.Argument(help="A run; none lists all.")] = None, home: Home = None,
            json_: Json = False) -> None:  # fmt: skip
     """What a run has found so far, and what it is doing now."""

@@ -70,11 +70,12 @@ def cache_dir() -> Path:
 class Run:
     """One run, opened. Close it (or use `with`) so that its containers go."""
 
-    def __init__(self, home: Path, config: RunConfig) -> None:
+    def __init__(self, home: Path, config: RunConfig, runs: Path | None = None) -> None:
+        """`runs`: where its directory goes, if not beside the other runs."""
         self.home = home
         self.config = config
         self.suite: Suite = open_suite(config.suite)
-        self.dir = RunDir.create(home / "runs", config)
+        self.dir = RunDir.create(runs or home / "runs", config)
         self.store = Store(home / "store", self.dir.ledger)
         self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
         self._pool: Pool | None = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +15,11 @@ from codelutra.errors import UserError
 from codelutra.run import home_dir
 from codelutra.store import RunDir
 
+if TYPE_CHECKING:
+    from codelutra.check import Report
+
 Row = dict[str, Any]
+_SHOWN = 10  # of a kind, for people; JSON has all
 
 
 def read_summary(runs: Path, name: str) -> Row:
@@ -131,6 +138,44 @@ def doctor_table(rows: list[Row]) -> None:
             "[green]✓[/]" if r["ok"] else "[red]✗[/]", r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"]
         )
     Console().print(table)
+
+
+def progress_line(stage: str, done: int, total: int, unit: str, measures: dict[str, float]) -> None:
+    """How far a stage is, on a terminal's last line."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{stage}: {done:,}/{total:,} {unit}" if done < total else "\r\033[K", end="", file=sys.stderr)
+
+
+def check_rows(report: Report) -> Row:
+    return {**asdict(report), "spoilt": report.spoilt}
+
+
+def check_table(report: Report) -> None:
+    """What `codelutra check` found: counts a split, the first of what fails and leaks, and what it comes to."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title=f"{report.suite['name']} {report.suite['version']}, {report.suite['mode']}", title_justify="left")
+    for name in ("split", "problems", "usable", "too long", "errors", "flaky", "digest"):
+        table.add_column(name, justify="left" if name in ("split", "digest") else "right")
+    for row in report.splits:
+        table.add_row(*("not counted" if v is None else str(v) for v in row.values()))
+    console.print(table)
+    for kind, n in Counter(f["kind"] for f in report.failures).most_common():
+        console.print(f"{n} × {kind}", markup=False)
+        for f in [f for f in report.failures if f["kind"] == kind][:_SHOWN]:
+            why = "" if f["why"] == kind else f": {' '.join(f['why'].split())[:160]}"
+            console.print(f"    {f['split']} {f['problem_id']}{why}", markup=False)
+            console.print(f"        {' '.join(f['reference'].split())[:160]}", markup=False, style="dim")
+    for leak in report.leaks[:_SHOWN]:
+        where = f"{leak['suite']} {leak['split']} {leak['problem_id']}"
+        console.print(f"leak: {where} has the {leak['shares']} of train {leak['train_id']}", markup=False)
+    if len(report.leaks) > _SHOWN:
+        console.print(f"… and {len(report.leaks) - _SHOWN} more leaks (--json lists all)")
+    for line in report.notes:
+        console.print(line, markup=False)
+    errors = sum(row["reference_errors"] + row["flaky"] for row in report.splits)
+    if errors:
+        console.print(f"{errors} references are no use: counted, kept out of pairs, never right (--json lists all)")
+    console.print(f"not fine: {'; '.join(report.spoilt)}" if report.spoilt else "fine: no leak, and references to judge by")
 
 
 def rows_table(rows: list[Row], *, title: str) -> None:

@@ -23,8 +23,9 @@ from codelutra.pairs import funnel, make_pairs, right_answers
 from codelutra.run import Policy, Run, cache_dir
 from codelutra.schema import PAIRS
 from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
+from codelutra.suites.splits import digests
 
-VERSIONS = {"problems": 1, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "answers": 1, "warm-start": 1,
+VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "answers": 1, "warm-start": 1,
             "train": 1}  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def problems(run: Run) -> Step:
     def build(out: Path, work: Path) -> dict[str, Any]:
         write_frame(frame, out / "problems.parquet")
         counts = dict(frame.group_by("split").len().rows())
-        return {"suite": s.name, "suite_version": s.version, "licence": s.licence, "splits": counts}
+        return {"suite": s.name, "suite_version": s.version, "licence": s.licence, "splits": counts,
+                "digests": digests(frame)}  # fmt: skip
 
     return Step(recipe, build)
 

@@ -43,6 +43,7 @@ class Summary:
 
     def prepared(self, problems: Artifact, expected: Artifact) -> None:
         self.facts["problems"] = {**problems.facts["splits"], "reference_errors": expected.facts["reference_errors"]}
+        self.facts["split_digests"] = problems.facts["digests"]
         self._run.dir.link("problems.parquet", problems)
         self._run.dir.link("expected.parquet", expected)
         self._write()

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import polars as pl
 
 from codelutra.config import SuiteSection
-from codelutra.schema import PROBLEMS, SPLIT, check
+from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
 
 
 def draw(seed: int, *what: object) -> float:
@@ -80,6 +80,13 @@ def divide(
             split[i] = side
             counts[groups[i]][side] += 1
     return problems.with_columns(split=pl.Series(split, dtype=SPLIT))
+
+
+def digests(problems: pl.DataFrame) -> dict[str, str]:
+    """12 hex digits a split that has problems: equal for equal problems, in whatever order they come."""
+    parts = problems.sort("problem_id").partition_by("split", as_dict=True)
+    content = {split: parts[(split,)].write_ndjson().encode() for split in SPLITS if (split,) in parts}
+    return {split: hashlib.sha256(text).hexdigest()[:12] for split, text in content.items()}
 
 
 def overlaps(problems: pl.DataFrame, key: pl.Series) -> list[str]:
