@@ -1,36 +1,120 @@
-"""Do right programs come out correct, and wrong ones not? MBPP's and DS-1000's references, through the real sandbox.
+"""Do right programs come out correct, and wrong ones not? Every reference of every suite, through the real sandbox.
 
-    python benchmarks/references.py --mbpp DIR --ds1000 DIR --out docs/results/references.json
+    python benchmarks/references.py DATA [--only SUITE …] [--out docs/results/references.json]
 
-MBPP: every reference must be correct; a stub that returns None and one that raises must not; of programs with one
-operator or constant changed, the share that is caught says how much the given tests see. DS-1000: the references of
-the pandas and numpy problems in the `datascience` image, judged by the benchmark's own checks (an in-process verdict).
+DATA holds spider/, mbpp/, ds1000/, bird-superhero/ and humaneval/, each in its official layout; what is not there is left
+out. A reference runs twice as the expectation's job and the answer's, as `codelutra check` and every run do. For
+MBPP and starter-python, wrong programs follow: stubs that return None or raise must not come out correct, and of
+programs with one operator or constant changed, the share that is caught says how much the cases see (some changes
+leave a function what it was, so 1.0 is out of reach).
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import gzip
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from codelutra import compare
-from codelutra.suites.python import take_apart
-from sandbox import Pool, PythonJob, Result, ensure_image
+import polars as pl
 
-MODE = "python-value/v1"
+from codelutra.config import SuiteSection
+from codelutra.execute import execute, judge_references
+from codelutra.schema import PROBLEMS, SAMPLES
+from codelutra.suites import Suite, mbpp, open_suite
+from codelutra.suites.folder import read_lines
+from codelutra.suites.python import PythonSuite
+from sandbox import Pool, ensure_image
+
+SECTIONS = {
+    "starter-sql": {"name": "starter-sql"},
+    "starter-python": {"name": "starter-python"},
+    "spider": {"name": "spider", "path": "spider"},
+    "bird-superhero": {"name": "bird", "path": "bird-superhero"},
+    "mbpp": {"name": "mbpp", "path": "mbpp"},
+    "mbpp-sanitized": {"name": "mbpp-sanitized", "path": "mbpp"},
+    "humaneval": {"name": "humaneval", "path": "humaneval"},
+    "ds1000": {"name": "ds1000", "path": "ds1000"},
+}
+WITH_WRONG_PROGRAMS = ("starter-python", "mbpp")
+TIMEOUT_SECONDS = {"ds1000": 60.0}  # of a reference; 10 elsewhere. A changed loop may have no end: 2 seconds
 MUTANTS = 3  # a problem
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
+
+
+# ---- references ---------------------------------------------------------------------------------------------------------
+
+
+def open_whole(name: str, data: Path) -> Suite:
+    """A suite with all its problems; MBPP's with the ten few-shot examples, which no run asks."""
+    section = dict(SECTIONS[name])
+    if "path" in section:
+        section["path"] = str(data / section["path"])
+    suite = open_suite(SuiteSection(**section))
+    if name != "mbpp":
+        return suite
+    path = data / "mbpp" / "mbpp.jsonl"
+    rows = [mbpp.row(entry, path) for _, entry in read_lines(path)]
+    return PythonSuite("mbpp", suite.version, suite.licence, pl.DataFrame(rows, schema=PROBLEMS))
+
+
+def references(problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, Any]:
+    """How many references are usable, and why the others are not."""
+    failed = expected.filter(pl.col("status") != "correct")
+    right = expected.height - failed.height
+    found: dict[str, Any] = {"problems": expected.height, "references_correct": right}
+    groups = problems.select("problem_id", "group").join(expected.select("problem_id", "status"), on="problem_id")
+    if 1 < groups["group"].n_unique() < 10:
+        counts = groups.group_by("group").agg(n=pl.len(), right=(pl.col("status") == "correct").sum()).sort("group")
+        found["by_group"] = {group: f"{right} of {n}" for group, n, right in counts.rows()}
+    found["reasons"] = dict(Counter(map(kind_of, failed["error"])).most_common())
+    found["failed"] = dict(failed.select("problem_id", pl.col("error").str.slice(-300)).rows())
+    return found
+
+
+def kind_of(error: str) -> str:
+    """An error without what differs from problem to problem."""
+    last = error.strip().splitlines()[-1]
+    return re.sub(r"'[^']*'|\d+", "…", last)[:100] if "No module named" not in last else last
+
+
+# ---- wrong programs -----------------------------------------------------------------------------------------------------
+
+
+def wrong_programs(suite: Suite, problems: pl.DataFrame, expected: pl.DataFrame, pool: Pool) -> dict[str, Any]:
+    """Whether stubs and changed references are told from right ones."""
+    usable = problems.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
+    rows, kinds = [], []
+    for number, problem in enumerate(usable.rows(named=True)):
+        source = problem["reference"]
+        made = [("stub", stubs(source, "return None")), ("raises", stubs(source, "raise ValueError")),
+                *(("mutant", mutant) for mutant in mutants(source, number))]  # fmt: skip
+        kinds += [kind for kind, _ in made]
+        rows += [{"problem_id": problem["problem_id"], "sample": i, "greedy": False, "completion": code, "code": code,
+                  "finish_reason": "stop", "prompt_tokens": 0, "completion_tokens": 0}
+                 for i, (_, code) in enumerate(made)]  # fmt: skip
+    outcomes = execute(pl.DataFrame(rows, schema=SAMPLES), problems, expected, suite, pool, timeout_seconds=2.0)
+    statuses = Counter(zip(kinds, outcomes["status"], strict=True))
+    total = Counter(kinds)
+    passed = outcomes.filter(pl.Series([k != "mutant" for k in kinds]), pl.col("status") == "correct")
+    return {
+        "stubs_correct": statuses["stub", "correct"],
+        "raising_correct": statuses["raises", "correct"],
+        "correct_though_wrong": passed["problem_id"].to_list(),
+        "mutants": total["mutant"],
+        "mutants_caught": round(1 - statuses["mutant", "correct"] / total["mutant"], 4),
+        "outcomes": {f"{kind}: {status}": n for (kind, status), n in sorted(statuses.items())},
+    }
 
 
 def mutants(source: str, seed: int) -> Iterator[str]:
@@ -65,111 +149,39 @@ def stubs(source: str, body: str) -> str:
     return "\n".join(f"def {name}(*a, **k): {body}" for name in names)
 
 
-def mbpp_jobs(problem: dict[str, Any], number: int) -> list[tuple[str, PythonJob]]:
-    """(what it is, job): the expectation first, computed from the reference in a job that never sees a candidate."""
-    source = problem["code"].replace("\r\n", "\n")
-    calls, expected = zip(*map(take_apart, problem["test_list"]), strict=True)
-    after = problem["test_setup_code"]
-
-    def job(what: str, program: str, asked: tuple[str, ...]) -> tuple[str, PythonJob]:
-        seconds = 2.0 if what == "mutant" else 10.0  # a changed loop may have no end
-        return what, PythonJob(f"{problem['task_id']}-{what}", f"{program}\n{after}", asked, timeout_seconds=seconds)
-
-    return [
-        job("expected", source, expected),
-        job("reference", source, calls),
-        job("stub", stubs(source, "return None"), calls),
-        job("raises", stubs(source, "raise ValueError"), calls),
-        *(job("mutant", mutant, calls) for mutant in mutants(source, number)),
-    ]
-
-
-def correct(result: Result, expected: Result) -> bool:
-    if result.status != "ok" or expected.status != "ok":
-        return False
-    return all(
-        "value" in got and "value" in want and compare.agrees(MODE, got["value"], want["value"])
-        for got, want in zip(result.value, expected.value, strict=True)
-    )
-
-
-def mbpp(folder: Path, pool: Pool) -> dict[str, Any]:
-    problems = [json.loads(line) for line in (folder / "mbpp.jsonl").read_text().splitlines()]
-    planned = [mbpp_jobs(problem, number) for number, problem in enumerate(problems)]
-    results = pool.map(job for jobs in planned for _, job in jobs)
-    right, total, statuses = Counter[str](), Counter[str](), Counter[str]()
-    failed: list[str] = []
-    for jobs in planned:
-        expected = next(results)
-        for what, job in jobs[1:]:
-            result = next(results)
-            total[what] += 1
-            right[what] += (fine := correct(result, expected))
-            statuses[f"{what}: {'correct' if fine else 'wrong' if result.status == 'ok' else result.status}"] += 1
-            if fine != (what == "reference") and what != "mutant":
-                failed.append(f"{job.id}: {result.status} {result.error or ''}"[:200])
-    return {
-        "problems": len(problems),
-        "references_correct": right["reference"],
-        "stubs_correct": right["stub"],
-        "raising_correct": right["raises"],
-        "mutants": total["mutant"],
-        "mutants_caught": round(1 - right["mutant"] / total["mutant"], 4),
-        "outcomes": dict(sorted(statuses.items())),
-        "not_as_they_must_be": failed,
-    }
-
-
-def ds1000(folder: Path, pool: Pool) -> dict[str, Any]:
-    with gzip.open(folder / "test.jsonl.gz", "rt", encoding="utf-8") as file:
-        problems = [p for p in map(json.loads, file) if p["metadata"]["library"] in ("Pandas", "Numpy")]
-
-    def jobs(stub: str = "") -> Iterator[PythonJob]:
-        for problem in problems:
-            context, code = problem["code_context"], stub or problem["reference_code"]
-            checks = [f"test_execution({code!r})"] + [f"test_string({code!r})"] * ("def test_string(" in context)
-            name = f"{problem['metadata']['library']}-{problem['metadata']['problem_id']}"
-            yield PythonJob(name, context, tuple(checks), timeout_seconds=60.0, in_process=True)
-
-    def failures(stub: str = "") -> dict[str, str]:
-        failed = {}
-        for result in pool.map(jobs(stub)):
-            errors = [item["error"] for item in result.value or [] if "error" in item]
-            if result.status != "ok" or errors:
-                failed[result.id] = (errors[0] if errors else f"{result.status}: {(result.error or '')[-200:]}")[:300]
-        return failed
-
-    failed, stubbed = failures(), failures("pass")
-    return {
-        "problems": len(problems),
-        "references_correct": len(problems) - len(failed),
-        "stubs_correct": len(problems) - len(stubbed),
-        "failed": failed,
-    }
+def check(name: str, data: Path, workers: int) -> dict[str, Any]:
+    suite = open_whole(name, data)
+    problems, image = suite.problems(), ensure_image(suite.image, progress=print)
+    started = time.monotonic()
+    with Pool(image=image, workers=workers, databases=suite.databases(), run=f"references-{name}", memory_mb=1024) as pool:
+        expected = judge_references(problems, suite, pool, timeout_seconds=TIMEOUT_SECONDS.get(name, 10.0))
+        found = references(problems, expected)
+        if name in WITH_WRONG_PROGRAMS:
+            found |= wrong_programs(suite, problems, expected, pool)
+        found |= {"containers_replaced": len(pool.replaced)}
+    about = {"suite": suite.name, "version": suite.version, "mode": suite.mode, "image": image}
+    return {**about, **found, "seconds": round(time.monotonic() - started, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mbpp", type=Path)
-    parser.add_argument("--ds1000", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/references.json"))
     options = parser.parse_args()
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for name, folder, kind, judge in (
-        ("mbpp", options.mbpp, "python", mbpp),
-        ("ds1000", options.ds1000, "datascience", ds1000),
-    ):
-        if folder is None:
+    for name in options.only:
+        if not (options.data / SECTIONS[name].get("path", "")).is_dir():
+            print(f"{name:16} not in {options.data}, left out")
             continue
-        image = ensure_image(kind, progress=print)
-        started = time.monotonic()
-        with Pool(image=image, workers=options.workers, run=f"references-{name}", memory_mb=1024) as pool:
-            report[name] = judge(folder, pool) | {"image": image, "containers_replaced": len(pool.replaced)}
-        report[name]["seconds"] = round(time.monotonic() - started, 1)
-        print(name, json.dumps(report[name], indent=1))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+        report[name] = found = check(name, options.data, options.workers)
+        caught = f"  mutants caught {found['mutants_caught']:.1%}" if "mutants_caught" in found else ""
+        print(
+            f"{name:16} {found['references_correct']:5} of {found['problems']:5} correct{caught}  {found['reasons'] or ''}"
+        )
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

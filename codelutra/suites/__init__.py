@@ -22,6 +22,7 @@ Job = SqlJob | PythonJob
 SUITES = {
     "custom": "codelutra.suites.custom",
     "starter-sql": "codelutra.suites.starter_sql",
+    "starter-python": "codelutra.suites.starter_python",
     "spider": "codelutra.suites.spider",
     "bird": "codelutra.suites.bird",
     "mbpp": "codelutra.suites.mbpp",

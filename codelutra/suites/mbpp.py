@@ -29,14 +29,15 @@ SIDES = {"test": range(11, 511), "dev": range(511, 601), "train": range(601, 975
 def load(section: SuiteSection) -> PythonSuite:
     path = find(section, "mbpp") / FILES[section.name]
     raw = [entry for _, entry in read_lines(path)] if path.suffix == ".jsonl" else read_json(path)
-    rows = [_row(entry, path) for entry in raw if _side(entry["task_id"])]
+    rows = [row(entry, path) for entry in raw if _side(entry["task_id"])]
     frame = pl.DataFrame(rows, schema=PROBLEMS)
     if frame.is_empty():
         raise ConfigError(f"{path} holds no task_id from 11 to 974; take the official release")
     return PythonSuite(section.name, VERSION, LICENCE, cap(frame, section))
 
 
-def _row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
+def row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
+    """An entry of the release as a row of PROBLEMS; a few-shot example has no split."""
     try:
         calls, expected = zip(*map(take_apart, entry["test_list"]), strict=True)
     except ValueError as e:
@@ -45,7 +46,7 @@ def _row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
     text, tests = entry.get("prompt", entry.get("text")), "\n".join(entry["test_list"])
     return {
         "problem_id": f"{entry['task_id']}",
-        "split": _side(entry["task_id"]),
+        "split": _side(entry["task_id"]) or None,
         "prompt": f"{text}\nYour code should pass these tests:\n\n{tests}",
         "reference": entry["code"].replace("\r\n", "\n").strip(),
         "language": "python",
