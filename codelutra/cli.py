@@ -134,15 +134,21 @@ def status(name: Annotated[str | None, typer.Argument(help="A run; none lists al
 
 
 @app.command()
-def report(name: Annotated[str, typer.Argument(help="A run.")], home: Home = None, json_: Json = False) -> None:
+def report(
+    name: Annotated[str, typer.Argument(help="A run.")],
+    beside: Annotated[list[str] | None, typer.Option(help="Another run to show it beside; repeatable.")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
     """Write the run's report page with its figures (runs/NAME/report/index.html)."""
     from codelutra import show
     from codelutra.report import write_report
     from codelutra.run import home_dir
 
     runs = home_dir(home) / "runs"
-    show.read_summary(runs, name)
-    page = write_report(runs / name)
+    for each in (name, *(beside or ())):
+        show.read_summary(runs, each)
+    page = write_report(runs / name, [runs / other for other in beside or ()])
     print(json.dumps({"report": str(page)}) if json_ else f"report: {page}")
 
 

@@ -1,35 +1,36 @@
 """What a run's numbers look like: one function a figure, each with the rows it draws beside it.
 
 summary.json, training.jsonl ──► Figure(rows, draw) ──► NAME.svg, .png, .json, .csv
+
+Here: what policies can do. Beside it: `training_figures.py` (steps), `pipeline_figures.py` (material and minutes),
+`comparison_figures.py` (several runs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import cycle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from codelutra.drawing import (
     BLUE,
     GREEN,
-    INK,
     ORANGE,
+    PAPER,
     PURPLE,
     SERIES,
     SKY,
     VERMILION,
     Figure,
+    Row,
     draw,
-    few_ticks,
     readable_on,
     swatch,
 )
 from codelutra.findings import read_findings
+from codelutra.pipeline_figures import funnel_figure, minutes_figure
 from codelutra.schema import STATUSES
-
-Row = dict[str, Any]
-Training = Sequence[tuple[str, list[Row]]]  # (title of the policy, lines of its training.jsonl)
+from codelutra.training_figures import Training, log_probability_figure, loss_figure
 
 STATUS_COLOURS = {
     "correct": GREEN,
@@ -43,9 +44,6 @@ STATUS_COLOURS = {
     "infra_error": "#b9bec7",
     "reference_error": "#d9d2bf",
 }
-STAGES = ("sample", "execute", "pairs", "train")
-_STAGE_COLOURS = dict(zip(STAGES, (BLUE, ORANGE, PURPLE, GREEN), strict=True))
-_TRAINED = {"chosen": GREEN, "rejected": VERMILION}
 
 
 def run_figures(summary: Row, training: Training) -> list[Figure]:
@@ -74,9 +72,10 @@ def pass_at_1_figure(summaries: Sequence[Row]) -> Figure:
             "low": p["dev"]["low"],
             "high": p["dev"]["high"],
             "problems": p["dev"]["n"],
+            "after_best": s["best"] in [q["label"] for q in s["policies"][:i]],
         }
         for s in summaries
-        for p in s["policies"]
+        for i, p in enumerate(s["policies"])
     ]
     policies = list(dict.fromkeys(r["policy"] for r in rows))
     runs = list(dict.fromkeys(r["run"] for r in rows))
@@ -92,7 +91,11 @@ def pass_at_1_figure(summaries: Sequence[Row]) -> Figure:
             ax.plot(x, y, color=colour, alpha=0.45, zorder=1)
             ax.errorbar(x, y, yerr=reach, fmt="none", ecolor=colour, elinewidth=1.8, capsize=4)
             sizes = [95 if r["best"] else 42 for r in mine]
-            ax.scatter(x, y, s=sizes, color=colour, zorder=3, label=run)
+            inside = [PAPER if r["after_best"] else colour for r in mine]
+            ax.scatter(x, y, s=sizes, facecolors=inside, edgecolors=colour, linewidths=1.6, zorder=3)
+            ax.plot([], [], "o", color=colour, label=run)
+            if (best := next((k for k, r in enumerate(mine) if r["best"]), None)) is not None and mine[-1]["after_best"]:
+                ax.plot([x[best], x[-1]], [y[best]] * 2, color=colour, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
             if len(runs) == 1:
                 for at, r in zip(x, mine, strict=True):
                     text, weight = f"{100 * r['value']:.1f}", "bold" if r["best"] else "normal"
@@ -111,7 +114,8 @@ def pass_at_1_figure(summaries: Sequence[Row]) -> Figure:
         "pass-at-1",
         "Problems solved at the first try",
         "Greedy answers to the dev problems, judged by running "
-        f"them; bars are 95 % Wilson intervals, n = {problems} problems. The large dot is the chosen policy.",
+        f"them; bars are 95 % Wilson intervals, n = {problems} problems. The large dot is the chosen policy"
+        + ("; hollow ones were made after it and do not ship." if any(r["after_best"] for r in rows) else "."),
         rows,
         draw,
     )
@@ -205,194 +209,7 @@ def pass_at_k_figure(policies: Sequence[Row]) -> Figure | None:
     )
 
 
-def log_probability_figure(training: Training) -> Figure | None:
-    """Chosen and rejected log-probabilities by step, their drift from policy t-1 and the KL to it, iterations end to end."""
-    names = [f"{side}_{what}" for side in _TRAINED for what in ("log_prob", "drift")]
-    rows = list(
-        _end_to_end([(t, lines) for t, lines in training if lines and "chosen_log_prob" in lines[0]], [*names, "kl"])
-    )
-    if not rows:
-        return None
-    panels = {
-        "log_prob": "log-probability\n(nats)",
-        "drift": "drift from\npolicy t-1 (nats)",
-        "kl": "KL to policy t-1\n(nats a token)",
-    }
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
-        for ax, (what, label) in zip(axes, panels.items(), strict=True):
-            lines = {"kl": PURPLE} if what == "kl" else {f"{side}_{what}": colour for side, colour in _TRAINED.items()}
-            for policy, mine in _by_policy(rows):
-                for name, colour in lines.items():
-                    said = name.split("_")[0] if policy == rows[0]["policy"] and what == "log_prob" else None
-                    _line(ax, mine, name, colour, said)
-            _iteration_marks(ax, rows, name=ax is axes[0])
-            ax.set_ylabel(label)
-        axes[1].axhline(0, color=INK, linewidth=0.8)
-        axes[2].set_ylim(0, None)
-        axes[2].set_xlabel("optimizer step, iterations end to end")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-    caption = (
-        "Mean summed log-probability of the answers in a step's batch, how far it moved from the reference model, policy "
-        "t-1, and the divergence from it. Plain DPO is known to push both kinds down; the SFT term is to hold the chosen up."
-    )
-    return Figure("log-probability", "Chosen and rejected answers while training", caption, rows, draw, (5.4, 5.0))
-
-
-def loss_figure(training: Training) -> Figure | None:
-    """Training loss by step, the warm start included."""
-    rows = list(_end_to_end(training, ["loss"]))
-    if not rows:
-        return None
-
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for (policy, mine), colour in zip(_by_policy(rows), cycle(SERIES), strict=False):
-            _line(ax, mine, "loss", colour, policy)
-        _iteration_marks(ax, rows, name=False)
-        ax.set_ylabel("loss (nats)")
-        ax.set_xlabel("optimizer step, trainings end to end")
-        ax.set_ylim(0, None)
-        ax.legend(loc="best")
-
-    caption = (
-        "The warm start's is the mean over answer tokens; an iteration's is DPO + λ·SFT. The two have different scales."
-    )
-    return Figure("loss", "Training loss", caption, rows, draw)
-
-
-def funnel_figure(policies: Sequence[Row]) -> Figure | None:
-    """From problems and samples to pairs, by iteration."""
-    steps = {
-        "problems": ("problems", "usable_reference", "right_and_wrong", "paired_problems"),
-        "samples": ("samples", "executable", "correct", "pairs"),
-    }
-    rows = [
-        {"iteration": i + 1, "from": p["title"], "unit": unit, "step": step, "count": p["funnel"][step]}
-        for i, p in enumerate(p for p in policies if p.get("funnel"))
-        for unit, names in steps.items()
-        for step in names
-    ]
-    if not rows:
-        return None
-    iterations = sorted({r["iteration"] for r in rows})
-
-    def draw(figure: Any) -> None:
-        thick = 0.8 / len(iterations)
-        for ax, (unit, names) in zip(figure.subplots(1, 2), steps.items(), strict=True):
-            most = max(r["count"] for r in rows if r["unit"] == unit) or 1
-            for i in iterations:
-                mine = [r for r in rows if r["unit"] == unit and r["iteration"] == i]
-                y = [names.index(r["step"]) + (iterations.index(i) - (len(iterations) - 1) / 2) * thick for r in mine]
-                ax.barh(
-                    y,
-                    [r["count"] for r in mine],
-                    height=thick * 0.92,
-                    color=SERIES[iterations.index(i) % len(SERIES)],
-                    label=f"iteration {i}",
-                )
-                for at, r in zip(y, mine, strict=True):
-                    ax.annotate(
-                        f"{r['count']:,}", (r["count"], at), xytext=(3, 0), textcoords="offset points", va="center", size=7.5
-                    )
-            ax.set_yticks(range(len(names)), [n.replace("_", "\n", 1).replace("_", " ") for n in names])
-            ax.invert_yaxis()
-            ax.set_xlim(0, most * 1.28)
-            ax.set_xlabel(unit)
-            ax.xaxis.set_major_locator(few_ticks())
-            ax.grid(axis="y", visible=False)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-
-    return Figure(
-        "funnel",
-        "From samples to pairs",
-        "Left, train problems: a pair needs a right and a wrong answer to the same "
-        "problem, and where no sample is right the reference may stand in. Right, samples drawn for them.",
-        rows,
-        draw,
-        (5.4, 3.2 + 0.3 * max(0, len(iterations) - 2)),
-    )
-
-
-def minutes_figure(policies: Sequence[Row]) -> Figure:
-    """Minutes each stage took, by policy."""
-    rows = [
-        {"policy": p["title"], "stage": s, "minutes": p["seconds"][s] / 60}
-        for p in policies
-        for s in STAGES
-        if p["seconds"].get(s)
-    ]
-    names = [p["title"] for p in policies]
-
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        stages = [s for s in STAGES if any(r["stage"] == s for r in rows)]
-        thick = 0.8 / max(1, len(stages))
-        for i, stage in enumerate(stages):
-            mine = [r for r in rows if r["stage"] == stage]
-            y = [names.index(r["policy"]) + (i - (len(stages) - 1) / 2) * thick for r in mine]
-            ax.barh(y, [r["minutes"] for r in mine], height=thick * 0.92, color=_STAGE_COLOURS[stage], label=stage)
-            for at, r in zip(y, mine, strict=True):
-                ax.annotate(
-                    f"{r['minutes']:.1f}" if r["minutes"] >= 0.05 else "< 0.1",
-                    (r["minutes"], at),
-                    xytext=(3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    size=7.5,
-                )
-        ax.set_yticks(range(len(names)), names)
-        ax.invert_yaxis()
-        ax.set_xlim(0, 1.12 * max([r["minutes"] for r in rows], default=1))
-        ax.set_xlabel("minutes")
-        ax.grid(axis="y", visible=False)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-
-    return Figure(
-        "minutes",
-        "Where the time went",
-        "Time spent in each stage for a policy: training that made it, sampling and "
-        "executing its answers, pairing them. Execution runs while sampling goes on, so bars overlap in time.",
-        rows,
-        draw,
-        (5.4, 1.6 + 0.55 * len(names)),
-    )
-
-
 def save_figures(run_path: Path, out_dir: Path) -> list[Path]:
     """Write every figure of a run into `out_dir`: NAME.svg and .png, and what they show as .json and .csv."""
     found = read_findings(run_path)
     return [path for figure in run_figures(found.summary, found.training) for path in draw(figure).save(out_dir)]
-
-
-def _end_to_end(training: Training, names: Sequence[str]) -> Iterator[Row]:
-    """Rows of several trainings on one axis of steps."""
-    offset = 0
-    for policy, lines in training:
-        for line in lines:
-            at = {"policy": policy, "step": offset + line["step"], "step_in_training": line["step"]}
-            yield at | {name: line[name] for name in names}
-        offset += lines[-1]["step"]
-
-
-def _by_policy(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    return [(p, [r for r in rows if r["policy"] == p]) for p in dict.fromkeys(r["policy"] for r in rows)]
-
-
-def _line(ax: Any, rows: Sequence[Row], name: str, colour: str, label: str | None) -> None:
-    marker = "." if len(rows) < 3 else None
-    ax.plot([r["step"] for r in rows], [r[name] for r in rows], color=colour, label=label, marker=marker)
-
-
-def _iteration_marks(ax: Any, rows: Sequence[Row], *, name: bool) -> None:
-    """A line where each training but the first starts, and its name above."""
-    for policy, mine in _by_policy(rows):
-        start = mine[0]["step"] - mine[0]["step_in_training"]
-        if start:
-            ax.axvline(start, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
-        if name:
-            at = {"xycoords": ("data", "axes fraction"), "xytext": (4, 3), "textcoords": "offset points"}
-            ax.annotate(policy, (start, 1), size=7.5, **at)

@@ -157,7 +157,20 @@ def headline(found: Findings) -> list[str]:
     more = f"{gain.gained} problems gained, {gain.lost} lost, of {gain.n}. In brackets: 95 % intervals."
     if gain.p >= alpha:
         more = f"At the {alpha:g} level that is within chance: too few problems to tell the two apart. {more}"
-    return [said, more, *_what_iterations_added(found, alpha)]
+    return [said, more, *_what_iterations_added(found, alpha), *_dips(found, best)]
+
+
+def _dips(found: Findings, best: Row) -> list[str]:
+    """What came after the iteration that was chosen, is no better and so does not ship (like the paper's fourth)."""
+    if best["label"] in ("base", "policy-0"):
+        return []  # that the iterations added nothing is said already
+    later = found.policies[found.policies.index(best) + 1 :]
+    gains = [(row, gain) for row in later if (gain := found.gain(best, row))]
+    return [
+        f"{_capital(row['title'])} {'dips to' if gain.points < 0 else 'stays at'} {_share(row)}: {gain.text} against "
+        f"{best['title']} ({gain.gained} gained, {gain.lost} lost), so {best['title']} ships."
+        for row, gain in gains
+    ]
 
 
 def _what_iterations_added(found: Findings, alpha: float) -> list[str]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ast
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from codelutra.comparison_figures import figures_beside
 from codelutra.drawing import Drawing, draw
 from codelutra.figures import run_figures
 from codelutra.findings import Findings, Row, headline, libraries, question, read_findings, spread
@@ -31,24 +32,27 @@ _CODE_SHOWN = 1200  # characters
 _STATE_LOOKS = {"finished": "good", "running": "wait", "interrupted": "wait"}
 
 
-def write_report(run_path: Path) -> Path:
-    """Write runs/NAME/report/ from what the run has so far; returns its index.html. Raises UserError without results."""
-    found = read_findings(run_path)
+def write_report(run_path: Path, beside: Sequence[Path] = ()) -> Path:
+    """Write runs/NAME/report/ from what the run has so far, and figures that put it beside other runs; returns its
+    index.html. Raises UserError without results."""
+    found, others = read_findings(run_path), [read_findings(path) for path in beside]
     drawings = [draw(figure) for figure in run_figures(found.summary, found.training)]
+    compared = [draw(figure) for figure in figures_beside([found, *others])] if others else []
     out = run_path / "report"
     out.mkdir(exist_ok=True)
-    for drawing in drawings:
+    for drawing in [*drawings, *compared]:
         drawing.save(out)
     index = out / "index.html"
-    write_atomic(index, render(found, drawings))
+    write_atomic(index, render(found, drawings, compared))
     return index
 
 
-def render(found: Findings, drawings: list[Drawing]) -> str:
+def render(found: Findings, drawings: list[Drawing], compared: Sequence[Drawing] = ()) -> str:
     """The page."""
     parts = {
         "numbers": ("Numbers", _numbers(found)),
         "figures": ("Figures", _figures([d for d in drawings if d.figure.name != "minutes"])),
+        "beside": ("Beside other runs", _figures(list(compared))),
         "pairs": ("Pairs it learned from", _pairs(found)),
         "failures": ("What still fails", _failures(found)),
         "groups": ("By group", _groups(found)),
@@ -131,6 +135,10 @@ def _numbers(found: Findings) -> Html | None:
         for r in rows
         if (p := r["paired"]["start"]) and p["against"] != (r["paired"]["previous"] or {}).get("against")
     ]
+    for r in rows:
+        if others := r.get("other_modes"):
+            shown = ", ".join(f"{mode} {o['value']:.1%}" for mode, o in others.items())
+            notes.append(f"{r['title']} under comparison modes that are reported but never trained on: {shown}")
     broken = found.summary["problems"].get("reference_errors", 0)
     explained = (
         "pass@1: share of dev problems whose greedy answer is correct when run; Wilson interval. executable: answers that "

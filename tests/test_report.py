@@ -16,11 +16,12 @@ import pytest
 
 from codelutra.drawing import Figure, draw
 from codelutra.errors import UserError
-from codelutra.figures import log_probability_figure, pass_at_1_figure, save_figures, status_figure
+from codelutra.figures import pass_at_1_figure, save_figures, status_figure
 from codelutra.findings import Gain, headline, read_findings
 from codelutra.page import diff
 from codelutra.report import readable, render, write_report
 from codelutra.score import mcnemar
+from codelutra.training_figures import log_probability_figure
 from tests.example_run import SKILLS, example_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
