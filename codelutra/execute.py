@@ -51,7 +51,7 @@ class OutcomeCache:
     def put(self, found: Mapping[bytes, dict[str, Any]]) -> None:
         kept = [(k, json.dumps(v)) for k, v in found.items() if v["status"] in self.KEPT]
         with self._db:
-            self._db.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", kept)
+            self._db.executemany("INSERT OR REPLACE INTO outcomes VALUES (?, ?)", kept)
 
     def close(self) -> None:
         self._db.close()
@@ -114,6 +114,23 @@ def execute(
 
     Equal programs for one problem run once. `image` is part of the cache's key.
     """
+    return execute_and_compare(samples, problems, expected, suite, pool, timeout_seconds=timeout_seconds, cache=cache,
+                               image=image, progress=progress)[0]  # fmt: skip
+
+
+def execute_and_compare(
+    samples: pl.DataFrame,
+    problems: pl.DataFrame,
+    expected: pl.DataFrame,
+    suite: Suite,
+    pool: Runs,
+    *,
+    timeout_seconds: float,
+    cache: OutcomeCache | None = None,
+    image: str = "",
+    progress: Progress | None = None,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """As `execute`; with it, how many greedy samples are right under each of the suite's other modes."""
     by_id = {row["problem_id"]: row for row in problems.rows(named=True)}
     wanted = {e["problem_id"]: e for e in expected.rows(named=True)}
     keys, verdicts = [], dict[bytes, dict[str, Any]]()
@@ -127,7 +144,7 @@ def execute(
             verdicts[key] = _verdict("reference_error", error=wanted[s["problem_id"]]["error"])
         elif not s["code"].strip():
             verdicts[key] = _verdict("no_code")
-        elif cache and (known := cache.get(key)):
+        elif cache and (known := cache.get(key)) and ("also" in known or not suite.other_modes):
             verdicts[key] = known
         else:
             todo[key] = (by_id[s["problem_id"]], s["code"])
@@ -144,8 +161,11 @@ def execute(
         cache.put(fresh)
     verdicts |= fresh
     judged = pl.DataFrame([verdicts[k] for k in keys], schema={c: OUTCOMES[c] for c in _VERDICT})
-    return check(pl.concat([samples.drop("finish_reason", "prompt_tokens", "completion_tokens"), judged.with_columns(
+    greedy = [verdicts[k].get("also", []) for k, flag in zip(keys, samples["greedy"], strict=True) if flag]
+    others = {mode: sum(mode in also for also in greedy) for mode in suite.other_modes}
+    outcomes = check(pl.concat([samples.drop("finish_reason", "prompt_tokens", "completion_tokens"), judged.with_columns(
         mode=pl.lit(suite.mode))], how="horizontal"), OUTCOMES)  # fmt: skip
+    return outcomes, others
 
 
 def infra_share(outcomes: pl.DataFrame) -> float:
@@ -157,7 +177,8 @@ _VERDICT = ("status", "verdict", "answer", "output", "seconds", "error")
 
 
 def _verdict(status: str, **more: Any) -> dict[str, Any]:
-    return {"status": status, "verdict": "host", "answer": "", "output": "", "seconds": 0.0, "error": "", **more}
+    return {"status": status, "verdict": "host", "answer": "", "output": "", "seconds": 0.0, "error": "", "also": [],
+            **more}  # fmt: skip
 
 
 def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: Any) -> dict[str, Any]:
@@ -176,6 +197,7 @@ def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: A
         answer=suite.answer_digest(problem, result.value),
         output=_preview(result.value),
         seconds=result.seconds,
+        also=suite.also(problem, result.value, expected),
     )
 
 

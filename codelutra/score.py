@@ -8,7 +8,7 @@ A reference_error stays in the denominator as not correct, as in the official ev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist, mean, stdev
 from typing import Any
@@ -226,6 +226,18 @@ def summary(scores: pl.DataFrame) -> dict[str, Any]:
         "unique_correct": drawn["unique_correct"].mean() or 0.0,
         "pass@k": {str(k): asdict(pass_at_k(scores, k)) for k in ks},
     }
+
+
+def other_modes(counts: Sequence[Mapping[str, int]], greedy: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """pass@1 under the modes reported beside the label's own, from the counts of each shard of greedy outcomes.
+
+    A problem whose reference cannot judge counts as not correct under every mode. Empty without greedy samples, and
+    where a shard was made before these were counted.
+    """
+    if not greedy or not counts or not all(counts):
+        return {}
+    n, correct = greedy["n"], {mode: sum(c[mode] for c in counts) for mode in counts[0]}
+    return {mode: {"value": c / n if n else 0.0, "n": n, "correct": c} for mode, c in correct.items()}
 
 
 def aggregate_seeds(values: Sequence[float | Estimate]) -> Seeds:

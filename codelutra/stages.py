@@ -81,8 +81,9 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
-            frame = execution.execute(samples.frame("samples"), problems.frame("problems"), expected.frame("expected"),
-                run.suite, pool, timeout_seconds=limits.timeout_seconds, cache=run.outcome_cache, image=run.image,
+            frame, others = execution.execute_and_compare(samples.frame("samples"), problems.frame("problems"),
+                expected.frame("expected"), run.suite, pool, timeout_seconds=limits.timeout_seconds,
+                cache=run.outcome_cache, image=run.image,
                 progress=run.progress(f"execute {label}".strip(), "programs"))  # fmt: skip
         share = execution.infra_share(frame)
         if share > limits.max_infra_error:
@@ -93,7 +94,7 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
                 "same command again"
             )
         write_frame(frame, out / "outcomes.parquet")
-        return {"rows": frame.height, **_counts(frame)}
+        return {"rows": frame.height, **_counts(frame), "other_modes": others}
 
     return Step(recipe, build, label)
 
@@ -106,7 +107,9 @@ def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
         asked = problems.frame("problems").filter(pl.col("split") == split)
         frame = scoring.score_problems(_concat(outcomes), asked, expected.frame("expected"))
         write_frame(frame, out / "scores.parquet")
-        return {"split": split, **scoring.summary(frame), **_counts(_concat(outcomes))}
+        facts = scoring.summary(frame)
+        others = scoring.other_modes([o.facts.get("other_modes", {}) for o in outcomes], facts["pass@1"])
+        return {"split": split, **facts, "other_modes": others, **_counts(_concat(outcomes))}
 
     return Step(_recipe("score", {"split": split}, inputs), build)
 

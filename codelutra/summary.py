@@ -57,7 +57,7 @@ class Summary:
         dev = asdict(pass_at_1(frame))
         row = {
             "label": policy.label, "title": title, "folder": folder, "path": policy.path, "dev": dev,
-            "executable": scores.facts["executable"],
+            "executable": scores.facts["executable"], "other_modes": scores.facts.get("other_modes", {}),
             "statuses": {"dev": scores.facts["statuses"]["greedy"], "train": {}},
             "paired": {"previous": None, "start": None}, "pairs": None, "training": made.facts if made else None,
             "answers": {}, "alarms": [], "seconds": {}, "tokens": 0,
@@ -117,7 +117,8 @@ class Summary:
     def tested(self, scores: Artifact) -> None:
         frame = scores.frame("scores")
         self._run.dir.link("test-scores", scores)
-        self.facts["test"] = {"policy": self.facts["best"], **asdict(pass_at_1(frame)), "statuses": scores.facts["statuses"]}
+        self.facts["test"] = {"policy": self.facts["best"], **asdict(pass_at_1(frame)), "statuses": scores.facts["statuses"],
+                              "other_modes": scores.facts.get("other_modes", {})}  # fmt: skip
         self._write()
 
     def finish(self, state: str, reason: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import StageError
-from codelutra.execute import OutcomeCache, execute, infra_share, judge_references
+from codelutra.execute import OutcomeCache, execute, execute_and_compare, infra_share, judge_references
 from codelutra.schema import OUTCOMES
 from codelutra.suites import Job, open_suite
 from sandbox import Pool, Result, ensure_image
@@ -79,6 +79,20 @@ def test_what_a_program_does_is_its_status(pool: Pool, expected: pl.DataFrame, c
     assert outcome["status"] == status
     assert outcome["mode"] == "sql-strict/v1"
     assert bool(outcome["error"]) == (status in ("runtime_error", "syntax_error", "timeout", "blocked"))
+
+
+def test_greedy_answers_are_counted_under_the_other_modes_too(pool: Pool, expected: pl.DataFrame, tmp_path: Path) -> None:
+    reference = PROBLEMS["reference"][0]
+    twice = f"SELECT * FROM ({reference}) UNION ALL SELECT * FROM ({reference})"  # the same set of rows, another bag
+    drawn = samples(reference, twice, "SELECT 'no'", "SELEC", "")
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    for greedy, counts in ((True, (2, 1)), (False, (0, 0)), (True, (2, 1))):  # the last from the cache
+        asked = drawn.with_columns(greedy=pl.lit(greedy))
+        frame, others = execute_and_compare(
+            asked, PROBLEMS, expected, SUITE, pool, timeout_seconds=5, cache=cache, image="i"
+        )
+        assert frame["status"].to_list() == ["correct", "wrong", "wrong", "syntax_error", "no_code"]
+        assert others == dict(zip(("bird-ex/official", "spider-testsuite/v1"), counts, strict=True))
 
 
 def test_a_reference_that_returns_nothing_makes_its_samples_reference_errors(pool: Pool) -> None:

@@ -18,6 +18,7 @@ from codelutra.score import (
     aggregate_seeds,
     breakdown,
     mcnemar,
+    other_modes,
     pass_at_1,
     pass_at_k,
     score_problems,
@@ -224,3 +225,11 @@ def test_seeds_are_aggregated_into_mean_spread_and_range():
     assert aggregate_seeds([0.5]).sd == 0
     with pytest.raises(ValueError, match="no seeds"):
         aggregate_seeds([])
+
+
+def test_other_modes_are_summed_over_shards_and_left_out_where_a_shard_did_not_count_them() -> None:
+    shards = [{"bird-ex/official": 3, "spider-testsuite/v1": 2}, {"bird-ex/official": 1, "spider-testsuite/v1": 0}]
+    found = other_modes(shards, {"n": 8})
+    assert found["bird-ex/official"] == {"value": 0.5, "n": 8, "correct": 4}
+    assert found["spider-testsuite/v1"]["correct"] == 2
+    assert other_modes([*shards, {}], {"n": 8}) == other_modes(shards, None) == other_modes([], {"n": 8}) == {}

@@ -41,6 +41,7 @@ class Suite(Protocol):
     system: str  # the system message of every prompt
     image: str  # kind of sandbox image its programs need: "python", "datascience"
     mode: str  # the comparison mode that labels are made by
+    other_modes: tuple[str, ...]  # what answers are compared under besides: reported, never trained on
 
     def problems(self) -> pl.DataFrame:
         """All problems of all splits, as PROBLEMS; order and content are a function of the section alone."""
@@ -68,6 +69,10 @@ class Suite(Protocol):
 
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         """Whether two outputs (decoded sandbox values) are the same answer under `mode`."""
+        ...
+
+    def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
+        """Those of `other_modes` under which the two are the same answer."""
         ...
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:

@@ -34,6 +34,7 @@ class PythonSuite:
     system: str = SYSTEM
     image: str = "python"
     mode: str = "python-value/v1"
+    other_modes: tuple[str, ...] = ()
 
     def problems(self) -> pl.DataFrame:
         return self.frame
@@ -63,6 +64,9 @@ class PythonSuite:
             if "error" in entry:
                 return f"case {number} of the reference raises {entry['error']}"
         return "" if expected else "there is no case to judge by"
+
+    def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
+        return []
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
         return compare.answer_digest(self.mode, output)

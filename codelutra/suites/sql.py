@@ -44,6 +44,7 @@ class SqlSuite:
     system: str = SYSTEM
     image: str = "python"
     mode: str = MODES[0]
+    other_modes: tuple[str, ...] = MODES[1:]
 
     def problems(self) -> pl.DataFrame:
         return self.frame
@@ -69,6 +70,9 @@ class SqlSuite:
 
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         return self.agrees_under(self.mode, problem, output, expected)
+
+    def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
+        return [mode for mode in self.other_modes if self.agrees_under(mode, problem, output, expected)]
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
         return compare.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
