@@ -1,4 +1,11 @@
-"""Which policy is best, and whether to go on."""
+"""Which policy is best, and whether to go on.
+
+Patience counts iterations without a new best. All policies answer the same dev problems, so a new best is a positive paired
+gain over the best so far; it need not be a significant one. That would cost more than it saves: in simulated runs with 178
+dev problems (`benchmarks/stopping.py`, docs/results/stopping.json) waiting for p < 0.05 ships up to 2.6 points less, for one
+to two iterations saved, because single iterations rarely gain enough to show. Paired tests are reported beside every policy;
+a policy after the best does not ship, however good the reason to have tried it, and the report tells of the dip.
+"""
 
 from __future__ import annotations
 
