@@ -3,7 +3,7 @@
     <suite.path>/HumanEval.jsonl[.gz]
 
 For measuring only: every problem is a test problem. An answer is the whole function; what stands before it in the prompt
-(imports, helper functions) is there already. The asserts of a problem's `check` are taken apart, so the expected values
+(imports, other functions) is there already. The asserts of a problem's `check` are taken apart, so the expected values
 are nowhere in the candidate's process; the few checks that draw inputs at random or keep names run in it, and are marked
 (`verdict: in-process`). `abs(f(x) - y) < 1e-6` compares f(x) with y under the mode's own tolerance.
 """
