@@ -47,6 +47,9 @@ class SuiteSection(Section):
     """Of the splits and the choices above."""
     shots: int = Field(0, ge=0)
     """Worked examples in every prompt: train problems of the same group, with their references."""
+    generated_cases: int = Field(0, ge=0, le=100)
+    """Python functions: up to so many more cases a problem, judged by its reference. Fewer wrong programs pass for right;
+    rarely a right one fails where the problem leaves open what an input should give."""
 
 
 class EngineSection(Section):

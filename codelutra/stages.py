@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import execute as execution
-from codelutra import models
+from codelutra import models, testgen
 from codelutra import score as scoring
 from codelutra.config import Section, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
@@ -23,6 +23,7 @@ from codelutra.pairs import funnel, make_pairs, right_answers
 from codelutra.run import Policy, Run, cache_dir
 from codelutra.schema import PAIRS
 from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
+from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests
 
 VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "answers": 1, "warm-start": 1,
@@ -46,13 +47,23 @@ def problems(run: Run) -> Step:
     if run.config.iterations and train < 2:
         raise UserError(f"suite {s.name!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section")
     content = digest_of([frame.write_ndjson(), sorted(s.databases())])
-    recipe = _recipe("problems", {"suite": s.name, "suite_version": s.version}, {"content": content})
+    asked, limits = run.config.suite, run.config.execute
+    read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}
+    if asked.generated_cases:
+        read |= {"testgen": testgen.VERSION, "seed": asked.seed, "timeout": limits.timeout_seconds, "image": run.image}
+    recipe = _recipe("problems", read, {"content": content})
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        write_frame(frame, out / "problems.parquet")
-        counts = dict(frame.group_by("split").len().rows())
+        made = frame
+        if asked.generated_cases and isinstance(s, PythonSuite):
+            with run.use_pool() as pool:
+                made = testgen.extend(frame, s, pool, per_problem=asked.generated_cases, seed=asked.seed,
+                    timeout_seconds=limits.timeout_seconds, progress=run.progress("generate cases", "runs"))  # fmt: skip
+        write_frame(made, out / "problems.parquet")
+        counts = dict(made.group_by("split").len().rows())
+        extended = int((made["judge"] != frame["judge"]).sum())
         return {"suite": s.name, "suite_version": s.version, "licence": s.licence, "splits": counts,
-                "digests": digests(frame)}  # fmt: skip
+                "digests": digests(made), "with_generated_cases": extended}  # fmt: skip
 
     return Step(recipe, build)
 

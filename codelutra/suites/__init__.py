@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,4 +90,16 @@ def open_suite(section: SuiteSection) -> Suite:
     if section.name not in SUITES:
         raise ConfigError(f"unknown suite {section.name!r}; known: {', '.join(sorted(SUITES))}")
     suite: Suite = importlib.import_module(SUITES[section.name]).load(section)
-    return suite
+    return _with_cases(suite, section) if section.generated_cases else suite
+
+
+def _with_cases(suite: Suite, section: SuiteSection) -> Suite:
+    """The suite under the version it has with generated cases (codelutra/testgen.py; the `problems` stage makes them)."""
+    from codelutra.suites.python import PythonSuite, calls_of
+
+    if not isinstance(suite, PythonSuite) or not any(calls_of(judge) for judge in suite.frame["judge"]):
+        raise ConfigError(
+            f"suite.generated_cases {section.generated_cases}: {section.name} has no problems judged by calls of a Python "
+            "function; leave it at 0"
+        )
+    return replace(suite, version=f"{suite.version}+{section.generated_cases}cases")

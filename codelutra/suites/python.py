@@ -122,6 +122,21 @@ def judging(
     return json.dumps(material | ({"in_process": True} if in_process else {}))
 
 
+def calls_of(judge: str) -> list[str]:
+    """The calls a problem is judged by, where they are calls of the program's own names; else none."""
+    material = _material(judge)
+    return [] if material["wrap"] or material.get("in_process") else list(material["calls"])
+
+
+def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> str:
+    """Judging material with more calls, or with these instead; what they should give are the reference's values."""
+    material = dict(_material(judge))
+    if instead:
+        return json.dumps(material | {"calls": list(calls), "expected": None})
+    more = {side: [*material[side], *calls] for side in ("calls", "expected") if material[side] is not None}
+    return json.dumps(material | more)
+
+
 def take_apart(statement: str) -> tuple[str, str]:
     """`assert f(1) == 2` as (call, expected); `assert f(1)` and `assert not f(1)` as (their truth, "True").
 
