@@ -78,13 +78,17 @@ def references(problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, Any]
         counts = groups.group_by("group").agg(n=pl.len(), right=(pl.col("status") == "correct").sum()).sort("group")
         found["by_group"] = {group: f"{right} of {n}" for group, n, right in counts.rows()}
     found["reasons"] = dict(Counter(map(kind_of, failed["error"])).most_common())
-    found["failed"] = dict(failed.select("problem_id", pl.col("error").str.slice(-300)).rows())
+    found["failed"] = {problem_id: last_line(error) for problem_id, error in failed.select("problem_id", "error").rows()}
     return found
+
+
+def last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]
 
 
 def kind_of(error: str) -> str:
     """An error without what differs from problem to problem."""
-    last = error.strip().splitlines()[-1]
+    last = last_line(error)
     return re.sub(r"'[^']*'|\d+", "…", last)[:100] if "No module named" not in last else last
 
 
