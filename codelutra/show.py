@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -65,17 +66,22 @@ def summary_table(s: Row, home: Path | None) -> None:
     """The table a run ends with."""
     console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
-    table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", caption_justify="left")
-    for name, justify in (("policy", "left"), ("dev pass@1", "right"), ("95 % interval", "right"), ("runs", "right"),
-                          ("ends", "right"), ("tokens", "right"), ("against the one before", "left"), ("pairs", "right"),
-                          ("minutes", "right")):  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    wide = console.width >= 110
+    columns = {"policy": "left", "dev pass@1 [95 %]": "right", "runs": "right", "ends": "right", "tokens": "right",
+               "against the one before": "left", "pairs": "right", "min": "right"}  # fmt: skip
+    table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = [c for c in columns if wide or c not in ("ends", "tokens")]
+    for name in shown:
+        table.add_column(name, justify=columns[name], no_wrap=True)  # type: ignore[arg-type]
     for row in s["policies"]:
         dev, best = row["dev"], row["label"] == s["best"]
-        cells = (row["title"], f"{dev['value']:.1%}", f"{dev['low']:.1%} – {dev['high']:.1%}", f"{row['executable']:.0%}",
-                 ended_text(row), length_text(row), paired_text(row["paired"]["previous"]), f"{row['pairs'] or ''}",
-                 f"{sum(row['seconds'].values()) / 60:.1f}")  # fmt: skip
-        table.add_row(*cells, style="bold" if best else "")
+        cells = {
+            "policy": row["title"], "runs": f"{row['executable']:.0%}", "ends": ended_text(row), "tokens": length_text(row),
+            "dev pass@1 [95 %]": f"{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]",
+            "against the one before": paired_text(row["paired"]["previous"]), "pairs": f"{row['pairs'] or ''}",
+            "min": f"{sum(row['seconds'].values()) / 60:.1f}",
+        }  # fmt: skip
+        table.add_row(*(cells[c] for c in shown), style="bold" if best else "")
     console.print(table)
     for row in s["policies"]:
         against = row["paired"]["start"]
