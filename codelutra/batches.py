@@ -68,13 +68,16 @@ def _chosen(e: Example) -> tuple[str, tuple[int, ...]]:
     return e.problem_id, tuple(e.answers[0])
 
 
-def plan(examples: Sequence[Example], epochs: float, batch_size: int, micro_batch: int, seed: int) -> list[list[list[int]]]:
+def plan(
+    examples: Sequence[Example], epochs: float, batch_size: int, micro_batch: int, seed: int, processes: int = 1
+) -> list[list[list[int]]]:
     """Optimizer steps, each a list of micro-batches, each a list of indices.
 
     Batches are a seeded shuffle, of even sizes (17 examples in batches of 16 are 9 and 8, not 16 and 1). They are made
     once and their order is shuffled anew every epoch, so the reference log-probabilities of one pass serve all. Within
     a batch, examples that begin alike go into the same micro-batch: that is where prefixes are shared, and little
-    is padded where they are not.
+    is padded where they are not. The number of micro-batches is a multiple of `processes`, each of which takes as many;
+    a batch of fewer examples than processes cannot be shared, and is refused with ValueError.
     """
     draw = random.Random(seed)
     order = list(range(len(examples)))
@@ -82,7 +85,10 @@ def plan(examples: Sequence[Example], epochs: float, batch_size: int, micro_batc
     batches = []
     for batch in _evenly(order, math.ceil(len(order) / batch_size)):
         batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
-        batches.append(_evenly(batch, math.ceil(len(batch) / micro_batch)))
+        if len(batch) < processes:
+            raise ValueError(f"a batch of {len(batch)} for {processes} processes")
+        rounds = min(math.ceil(len(batch) / micro_batch / processes), len(batch) // processes)
+        batches.append(_evenly(batch, rounds * processes))
     steps: list[list[list[int]]] = []
     wanted = max(1, round(epochs * len(batches)))
     while len(steps) < wanted:

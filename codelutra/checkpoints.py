@@ -36,7 +36,13 @@ class Job:
     key: str = ""  # of everything that decides the result; checkpoints of another key are not continued
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
     reference: dict[tuple[int, int], Any] = field(default_factory=dict)  # (example, answer) -> per-token log-probabilities
+    rank: int = 0  # of this process, among the `processes` that share every step; 0 writes and speaks for all
+    processes: int = 1
     reference_gap: float | None = None  # the largest |log-probability - reference| seen at step 0, nats an answer
+
+    def mine(self, step: int) -> list[list[int]]:
+        """The micro-batches of a step that this process computes."""
+        return self.steps[step][self.rank :: self.processes]
 
     def last_good(self) -> str:
         return str(last_whole_checkpoint(self.work, self.key) or f"the policy it started from ({self.policy})")
@@ -52,10 +58,10 @@ def digest_of_file(file: Path) -> str:
 
 
 def job_key(job: Job) -> str:
-    """Everything that decides the weights; the micro-batch only decides memory."""
+    """Everything that decides the weights; micro-batch and processes only decide memory and time."""
     files = sorted(f for kind in ("*.safetensors", "*.bin") for f in job.policy.glob(kind))
     weights = [(f.name, digest_of_file(f)) for f in files]
-    config = job.config.model_dump(mode="json", exclude={"micro_batch", "checkpoint_steps"})
+    config = job.config.model_dump(mode="json", exclude={"micro_batch", "checkpoint_steps", "processes"})
     batches = [sorted(i for m in step for i in m) for step in job.steps]
     content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*job.examples, *job.replayed)]
     return digest(weights, config, job.seed, batches, content)
@@ -83,15 +89,19 @@ def last_whole_checkpoint(work: Path, key: str) -> Path | None:
 
 
 def resume(job: Job, checkpoint: Path | None) -> int:
-    """Drop what is not whole, and the records of steps that will be made again; returns the step to go on from."""
+    """Drop what is not whole, and the records of steps that will be made again; returns the step to go on from.
+
+    Process 0 comes first: the others find only what is kept, and write nothing.
+    """
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     for folder in job.work.glob("checkpoint-*"):
-        if folder != checkpoint:
+        if folder != checkpoint and not job.rank:
             shutil.rmtree(folder)
     records = job.work / "training.jsonl"
     kept = [line for line in records.read_text().splitlines(True) if line.endswith("\n")] if records.exists() else []
     job.rows += [row for line in kept if (row := json.loads(line))["step"] <= step]
-    records.write_text("".join(json.dumps(row) + "\n" for row in job.rows))
+    if not job.rank:
+        records.write_text("".join(json.dumps(row) + "\n" for row in job.rows))
     return step
 
 

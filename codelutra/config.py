@@ -136,6 +136,9 @@ class TrainSection(Section):
     """Pairs per optimizer step."""
     micro_batch: int = Field(8, ge=1)
     """Pairs in memory at once; the rest of the batch is accumulated."""
+    processes: int = Field(1, ge=1)
+    """Processes on this host that share every batch, one a GPU. Each has a copy of the model (DistributedDataParallel): the
+    same weights up to rounding, sooner; for models that fit one GPU."""
     max_length: int = Field(1024, ge=16)
     """Tokens of prompt + answer. Longer pairs are dropped and counted, never cut."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -158,6 +161,8 @@ class TrainSection(Section):
                 f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; "
                 "choose a micro_batch that divides it"
             )
+        if self.processes > 1 and self.objective == "grpo":
+            raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
         return self
 
 
@@ -168,6 +173,8 @@ class WarmStartSection(Section):
     """Of SFT on references. Small models want more than 7B ones."""
     batch_size: int = Field(16, ge=1)
     micro_batch: int = Field(16, ge=1)
+    processes: int = Field(1, ge=1)
+    """As of `train`."""
     max_length: int = Field(1024, ge=16)
     warmup: float = Field(0.05, ge=0, lt=1)
     checkpoint_steps: int = Field(50, ge=1)
@@ -175,7 +182,8 @@ class WarmStartSection(Section):
 
 class SelectSection(Section):
     patience: int = Field(1, ge=0)
-    """Iterations without a new best dev pass@1 before the run stops."""
+    """Iterations in a row without a new best dev pass@1 (a positive paired gain) before the run stops. 2 finds more where
+    gains are small, for about one iteration more."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """Significance level of the paired tests that are reported."""
 

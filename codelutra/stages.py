@@ -167,7 +167,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     config = run.config.warm_start
     assert config is not None
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
-    read = {**_section(config, "checkpoint_steps"), "seed": run.config.seed, "system": run.suite.system}
+    read = {**_section(config, "checkpoint_steps", "processes"), "seed": run.config.seed, "system": run.suite.system}
     recipe = _recipe("warm-start", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective == "sft":
         inputs |= {"problems": problems.digest, "expected": expected.digest}
-    recipe = _recipe("train", {**_section(config, "checkpoint_steps"), "seed": seed, "system": system}, inputs)
+    recipe = _recipe("train", {**_section(config, "checkpoint_steps", "processes"), "seed": seed, "system": system}, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         common: dict[str, Any] = {"system": system, "seed": seed, "out": out, "work": work, "log": run.dir.log,

@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -120,20 +121,23 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None) -> dict
              "OMP_WAIT_POLICY": "passive"}  # threads that spin at barriers starve the sandbox beside us  # fmt: skip
     paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     with log.open("ab") as noise:
-        child = subprocess.Popen([sys.executable, "-m", "codelutra.train"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=noise, env=os.environ | quiet | {"PYTHONPATH": paths}, start_new_session=True)  # fmt: skip
+        child = subprocess.Popen(_command(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
+            env=os.environ | quiet | {"PYTHONPATH": paths}, start_new_session=True)  # fmt: skip
     assert child.stdin is not None
     assert child.stdout is not None
     summary: dict[str, Any] | None = None
     try:
-        with suppress(BrokenPipeError):  # it died at once: its exit code says more
-            child.stdin.write(json.dumps(spec).encode() + b"\n")
-            child.stdin.flush()  # and it stays open: its end of file is our death
+        if spec["config"]["processes"] == 1:
+            with suppress(BrokenPipeError):  # it died at once: its exit code says more
+                child.stdin.write(json.dumps(spec).encode() + b"\n")
+                child.stdin.flush()  # and it stays open: its end of file is our death
         for line in child.stdout:
             event = json.loads(line)
             match event.pop("event"):
                 case "done":
                     summary = event
+                case "out_of_memory":
+                    return None
                 case "error":
                     raise (UserError if event["kind"] == "user" else StageError)(event["message"])
                 case kind if progress:
@@ -149,32 +153,61 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None) -> dict
     return summary
 
 
+def _command(spec: dict[str, Any]) -> list[str]:
+    """What starts the training. Of several processes torch's launcher starts each, as `accelerate launch` has it do on
+    GPUs (on CPUs that would need MPI). They all hold our pipe, so the spec comes to them in a file."""
+    run, processes = ["-m", "codelutra.train"], spec["config"]["processes"]
+    if processes == 1:
+        return [sys.executable, *run]
+    file = Path(spec["work"]) / "spec.json"
+    file.write_text(json.dumps(spec))
+    _may_load(spec).unlink(missing_ok=True)
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *launch, *run, str(file)]
+
+
+def _may_load(spec: dict[str, Any]) -> Path:
+    """Is there once the first of several processes holds the accelerator for all of them."""
+    return Path(spec["work"]) / "may-load"
+
+
 def main() -> None:
-    """The training process: a spec on stdin, events as JSON lines on stdout, all other output to stderr (the log)."""
+    """The training process: a spec on stdin (of several processes: in a file), events as JSON lines on stdout, all other
+    output to stderr (the log)."""
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    spec = json.loads(sys.stdin.readline())
+    spec = json.loads(Path(sys.argv[1]).read_text() if len(sys.argv) > 1 else sys.stdin.readline())
+    first = os.environ.get("RANK", "0") == "0"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def emit(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
+        if first or event["event"] in ("error", "out_of_memory"):
+            events.write(json.dumps(event) + "\n")
 
     with Path(spec["lock"]).open("a") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if first:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             emit({"event": "waiting", "for": spec["lock"]})
             fcntl.flock(held, fcntl.LOCK_EX)
+        if first:
+            _may_load(spec).touch()
+        while not _may_load(spec).exists():
+            time.sleep(0.05)
         from codelutra import trainer
 
         try:
             emit({"event": "done", **trainer.train(spec, emit)})
         except CodelutraError as e:
             emit({"event": "error", "kind": "user" if isinstance(e, UserError) else "stage", "message": str(e)})
+            if spec["config"]["processes"] > 1:
+                os._exit(1)  # at once: the others wait for this one
         except (MemoryError, RuntimeError) as e:
             if not trainer.is_out_of_memory(e):
                 raise
             sys.stderr.write(f"out of memory: {e}\n")
+            emit({"event": "out_of_memory"})
             os._exit(OUT_OF_MEMORY)
 
 

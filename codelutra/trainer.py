@@ -32,7 +32,8 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer, set_seed
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     set_seed(spec["seed"])
     policy, preference = Path(spec["policy"]), spec["kind"] == "preference"
     section = TrainSection if preference else WarmStartSection
@@ -58,9 +59,16 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
             f"all {frame.height} {what} are longer than max_length {config.max_length} tokens (prompt + answer); "
             "raise max_length or shorten the prompts"
         )
-    steps = plan(examples, config.epochs, config.batch_size, config.micro_batch, spec["seed"])
+    try:
+        steps = plan(examples, config.epochs, config.batch_size, config.micro_batch, spec["seed"], processes)
+    except ValueError as e:
+        raise UserError(
+            f"processes {processes}, batch_size {config.batch_size}, {len(examples)} examples: {e}; every process needs an "
+            "example of each batch: lower processes or raise batch_size"
+        ) from e
     out, work = Path(spec["out"]), Path(spec["work"])
     job = Job(policy, out, work, config, spec["seed"], examples, steps, replayed, tokenizer, emit)
+    job.rank, job.processes = rank, processes
     job.bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
     job.key = job_key(job)
     model = _load(policy)
@@ -70,11 +78,14 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if preference:
         trainer.compute_reference()
     reference_seconds = time.monotonic() - began
-    checkpoint = last_whole_checkpoint(job.work, job.key)
-    resumed = resume(job, checkpoint)
+    with trainer.accelerator.main_process_first():
+        checkpoint = last_whole_checkpoint(job.work, job.key)
+        resumed = resume(job, checkpoint)
     emit({"event": "training", "done": resumed, "total": len(steps), "resumed_from_step": resumed or None})
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer, job)
+    if not rank:
+        _save(trainer, job)
+    trainer.accelerator.wait_for_everyone()
     seconds = {"seconds": round(time.monotonic() - started, 1), "reference_seconds": round(reference_seconds, 1)}
     return seconds | _summary(job, trainer, frame.height, resumed, shared)
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import polars as pl
@@ -44,13 +45,19 @@ def _arguments(job: Job, config_class: Any, parameters: int, **more: Any) -> Any
         weight_decay=getattr(config, "weight_decay", 0.0), optim="adamw_torch_fused", max_grad_norm=1.0,
         gradient_checkpointing=cuda and parameters > 1_000_000_000,  # small models fit, and run a quarter faster without
         save_strategy="steps", save_steps=config.checkpoint_steps, logging_steps=1, logging_nan_inf_filter=False,
-        remove_unused_columns=False, dataloader_pin_memory=cuda, report_to="none", disable_tqdm=True, **more,
+        remove_unused_columns=False, dataloader_pin_memory=cuda, report_to="none", disable_tqdm=True,
+        ddp_find_unused_parameters=False, ddp_backend=None if cuda or job.processes == 1 else "gloo", **more,
     )  # fmt: skip
 
 
 def _stepping(base: Any, job: Job) -> Any:
-    """`base` (a TRL trainer class) fed the plan of `job`, with its records and its whole checkpoints."""
+    """`base` (a TRL trainer class) fed the plan of `job`, with its records and its whole checkpoints.
+
+    Of several processes each computes its share of every step's micro-batches. DistributedDataParallel averages their
+    gradients, so that a loss counts `job.processes` times; what is recorded is added up over all.
+    """
     import torch
+    from accelerate.data_loader import prepare_data_loader
 
     class Stepping(base):
         def share_prefixes(self) -> bool:
@@ -66,7 +73,10 @@ def _stepping(base: Any, job: Job) -> Any:
             def collate(steps: list[list[list[int]]]) -> dict[str, Any]:
                 return {"micros": [self.collate(micro) for micro in steps[0]]}
 
-            return self.accelerator.prepare(torch.utils.data.DataLoader(job.steps, batch_size=1, collate_fn=collate))
+            mine = [job.mine(step) for step in range(len(job.steps))]  # so accelerate has nothing to share out
+            loader = torch.utils.data.DataLoader(mine, batch_size=1, collate_fn=collate)
+            device = self.accelerator.device
+            return prepare_data_loader(loader, device, num_processes=1, process_index=0, put_on_device=True)
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             """Warm-up, then cosine, like transformers', but without a first and a last step at learning rate 0: of a
@@ -87,15 +97,36 @@ def _stepping(base: Any, job: Job) -> Any:
             self.parts: list[dict[str, float]] = []  # what each micro-batch adds to this step's record
             self.started, total = time.monotonic(), 0.0
             self.before_step(step, micros)
+            answer_tokens = self.answer_tokens(micros)
             for i, micro in enumerate(micros):
-                loss = super().training_step(model, micro, num_items_in_batch=self.answer_tokens(micros))
+                more = i + 1 < len(micros)  # gradients meet once a step
+                with self.accelerator.no_sync(model) if more else nullcontext(), self.no_gathering():
+                    loss = super().training_step(model, micro, num_items_in_batch=answer_tokens)
                 if not torch.isfinite(loss):
-                    names = sorted({job.examples[k].problem_id for m in job.steps[step][i : i + 1] for k in m})
+                    names = sorted({job.examples[k].problem_id for m in job.mine(step)[i : i + 1] for k in m})
                     raise self.broken(f"the loss is {loss.item()}", f", on {', '.join(names[:8])}")
                 total = total + loss
             tokens = sum(job.examples[k].tokens for m in job.steps[step] for k in m)
-            self.row = {"step": step + 1, **_added(self.parts), "tokens": tokens}
+            self.row = {"step": step + 1, **self.over_processes(_added(self.parts)), "tokens": tokens}
             return total
+
+        @contextmanager
+        def no_gathering(self) -> Iterator[None]:
+            """TRL gathers metrics of its own from all processes, and their micro-batches differ in size."""
+            ours: dict[str, Any] = self.accelerator.__dict__
+            if job.processes > 1:
+                ours.update(gather=lambda x: x, gather_for_metrics=lambda x, **_: x)
+            try:
+                yield
+            finally:
+                ours.pop("gather", None)
+                ours.pop("gather_for_metrics", None)
+
+        def over_processes(self, values: dict[str, float]) -> dict[str, float]:
+            if job.processes == 1:
+                return values
+            local = torch.tensor(list(values.values()), dtype=torch.float32, device=self.accelerator.device)
+            return dict(zip(values, self.accelerator.reduce(local).tolist(), strict=True))
 
         def _clip_grad_norm(self, model: Any) -> Any:
             norm = super()._clip_grad_norm(model)
@@ -122,8 +153,9 @@ def _stepping(base: Any, job: Job) -> Any:
                     "seconds": round(seconds, 3), "tokens_per_second": round(self.row["tokens"] / seconds, 1),
                 }  # fmt: skip
                 job.rows.append(row)
-                with (job.work / "training.jsonl").open("a") as f:
-                    f.write(json.dumps(row) + "\n")
+                if not job.rank:
+                    with (job.work / "training.jsonl").open("a") as f:
+                        f.write(json.dumps(row) + "\n")
                 self.watch(row)
                 job.emit({"event": "progress", "done": row["step"], "total": len(job.steps), **row})
             super().log(logs, start_time)
@@ -138,7 +170,9 @@ def _stepping(base: Any, job: Job) -> Any:
                 return  # the policy itself is written next
             require_finite(self.accelerator.unwrap_model(model), job, self.state.global_step)
             Trainer._save_checkpoint(self, model, trial)
-            mark_checkpoint(job, self.state.global_step)
+            self.accelerator.wait_for_everyone()  # each leaves the state of its random numbers there
+            if not job.rank:
+                mark_checkpoint(job, self.state.global_step)
 
     return Stepping
 
@@ -161,11 +195,11 @@ def supervised_trainer(job: Job, model: Any) -> Any:
             return _collate_answers(job, [job.examples[i] for i in micro])
 
         def answer_tokens(self, micros: list[Any]) -> Any:
-            return sum((m["labels"] != -100).sum() for m in micros)
+            return self.accelerator.reduce(sum((m["labels"] != -100).sum() for m in micros))
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            self.parts.append({"sft": loss.item()})
+            self.parts.append({"sft": loss.item() / job.processes})
             return loss
 
     dataset = Dataset.from_list([{"input_ids": [0], "labels": [0]}])  # looked at by the constructor, never trained on
@@ -194,8 +228,9 @@ def preference_trainer(job: Job, model: Any) -> Any:
 
         def compute_reference(self) -> None:
             """Log-probabilities of every answer's tokens under policy t-1: the model as loaded, adapters off."""
-            batches = list({id(b): b for b in job.steps}.values())
-            file = job.work / f"reference-{digest(job.key, batches)[:16]}.parquet"
+            first_met = {id(b): step for step, b in reversed(list(enumerate(job.steps)))}
+            batches = [job.mine(step) for step in sorted(first_met.values())]
+            file = job.work / f"reference-{digest(job.key, batches)[:16]}.parquet"  # each process has its own
             if not file.exists():
                 model = self.accelerator.unwrap_model(self.model).train()
                 adapters_off = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
@@ -227,11 +262,14 @@ def preference_trainer(job: Job, model: Any) -> Any:
             return inputs
 
         def before_step(self, step: int, micros: list[Any]) -> None:
-            self.pairs = sum(m["weights"].numel() for m in micros)
+            self.pairs = sum(map(len, job.steps[step]))
             if job.replayed and weight:
                 drawn = [job.replayed[i] for i in _replayed(job, step)]
-                if drawn:
-                    micros.append(self._prepare_inputs(_collate_answers(job, drawn)))
+                self.replayed_tokens = sum(len(e.answers[0]) for e in drawn)
+                shared = len(drawn) >= job.processes  # else every process computes all of them, for its part
+                self.replay_part = 1.0 if shared else 1.0 / job.processes
+                if mine := drawn[job.rank :: job.processes] if shared else drawn:
+                    micros.append(self._prepare_inputs(_collate_answers(job, mine)))
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             if "reference" not in inputs:
@@ -259,18 +297,19 @@ def preference_trainer(job: Job, model: Any) -> Any:
                 preference, loss = loss, loss + weight * sft
             self.parts.append(_measures(log_probs.detach(), drift, mask, config.beta, share)
                               | {"dpo": preference.item() * share, "sft": sft.item() * share})  # fmt: skip
-            return loss * share
+            return loss * share * job.processes
 
         def replay_loss(self, model: Any, inputs: Any) -> Any:
             """λ·SFT on references: each weighs as much as a chosen answer (`sequence`), or their token mean (`token`)."""
             out = model(**inputs, use_cache=False, fused_lm_head=True)
             if by_token:
-                nll = -out.log_probs.sum() / out.label_mask.sum()
+                nll = -out.log_probs.sum() / self.replayed_tokens
             else:
                 each = len(job.examples) / (_distinct_chosen(job) + len(job.replayed))
                 nll = -each * out.log_probs.sum() / self.pairs
+            nll = nll * self.replay_part
             self.parts.append({"replay": nll.item()})
-            return weight * nll
+            return weight * nll * job.processes
 
         def check_reference(self, drift: Any) -> None:
             if self.state.global_step:

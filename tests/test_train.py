@@ -194,6 +194,16 @@ def test_every_example_is_met_once_an_epoch_in_even_batches() -> None:
     assert len(plan(examples, 0.5, 8, 3, seed=1)) == 2
 
 
+@pytest.mark.parametrize(("micro_batch", "processes"), [(3, 2), (1, 2), (8, 3), (2, 5)])
+def test_every_process_gets_as_many_micro_batches_of_a_step(micro_batch: int, processes: int) -> None:
+    examples = [Example(str(i), [i % 3, i], ([1],)) for i in range(17)]
+    for step in plan(examples, 2, batch_size=8, micro_batch=micro_batch, seed=1, processes=processes):
+        assert len(step) % processes == 0
+        assert all(step), "a process without work would wait for nothing, and the others for it"
+    with pytest.raises(ValueError, match="a batch of 5 for 6 processes"):
+        plan(examples, 1, 8, 3, seed=1, processes=6)
+
+
 def test_examples_that_begin_alike_meet_in_a_micro_batch() -> None:
     examples = [Example(str(i), [i % 2] * 10, ([i],)) for i in range(16)]
     for micro in plan(examples, 1, batch_size=16, micro_batch=8, seed=0)[0]:
@@ -479,6 +489,38 @@ def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(pol
     assert summary["micro_batch"] == SMALL["micro_batch"] // 2
     assert summary["resumed_from_step"] in (1, 2, 3)
     assert summary["steps"] == 6
+
+
+def launched(at: Path, policy: Path, pairs: pl.DataFrame, references: pl.DataFrame, **settings: Any) -> dict[str, Any]:
+    """As `run`, in processes of their own."""
+    at.mkdir(exist_ok=True)
+    config = TrainSection(**(SMALL | settings))
+    spec = train._spec("preference", policy, SYSTEM, config, 0, at / "out") | {"bf16": False, "lock": str(at / "lock")}
+    return train._run(spec, pairs, answers_of(references), at / "work", at / "log", at / "lock", None)
+
+
+@pytest.mark.timeout(900)  # three processes import torch on what may be two busy cores
+@pytest.mark.parametrize(
+    "settings", [{}, {"method": "lora", "learning_rate": 0.02, "sft_norm": "token"}], ids=["full", "lora"]
+)
+def test_two_processes_train_what_one_does(policy: Path, run: Train, tmp_path: Path, settings: dict[str, Any]) -> None:
+    problems, same = some_problems(7), {"epochs": 1.5, "replay_references": True, "learning_rate": 1e-4} | settings
+    one = run(some_pairs(13), references=problems, bf16=False, **same)
+    two = launched(tmp_path / "two", policy, some_pairs(13), problems, processes=2, **same)
+    assert two["steps"] == one["steps"] == 6
+    assert two["reference_gap"] < 1e-3
+    ours, theirs = (pl.read_ndjson(tmp_path / into / "out/training.jsonl") for into in ("two", "a"))
+    assert ours["step"].to_list() == list(range(1, 7)), "one record a step, by one of them"
+    first = [c for c in theirs.columns if c not in ("seconds", "tokens_per_second")]
+    assert ours.row(0, named=True).keys() == theirs.row(0, named=True).keys()
+    for name in first:
+        assert ours[name][0] == pytest.approx(theirs[name][0], rel=1e-4, abs=1e-5), name
+    for name in ("loss", "grad_norm", "chosen_drift", "replay"):
+        assert ours[name].to_list() == pytest.approx(theirs[name].to_list(), rel=0.01, abs=1e-3), name
+    a, b, start = weights(tmp_path / "two/out"), weights(tmp_path / "a/out"), weights(policy)
+    apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
+    moved = sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
+    assert apart < 0.02 * moved
 
 
 def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: Path) -> None:
