@@ -163,6 +163,8 @@ class TrainSection(Section):
             )
         if self.processes > 1 and self.objective == "grpo":
             raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
+        if self.method == "lora" and self.objective != "preference":
+            raise ValueError(f"method lora: objective {self.objective} trains all weights; leave method at full")
         return self
 
 

@@ -21,14 +21,19 @@ def prompt_ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
 
     A tokenizer without a chat template gets the plain text "system, blank line, prompt, newline".
     """
-    if tokenizer.chat_template:
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": prompt})
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    else:
-        text = f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
+    text = as_messages(tokenizer, system, prompt)
+    if not isinstance(text, str):
+        text = tokenizer.apply_chat_template(text, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def as_messages(tokenizer: Any, system: str, prompt: str) -> list[dict[str, str]] | str:
+    """The conversation as TRL takes a prompt: chat messages, or the plain text where there is no template."""
+    if not tokenizer.chat_template:
+        return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": prompt}]
 
 
 def answer_ids(tokenizer: Any, completion: str) -> list[int]:

@@ -8,7 +8,7 @@ module; here it gets its key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from codelutra import score as scoring
 from codelutra.config import Section, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.pairs import funnel, make_pairs, right_answers
+from codelutra.prompts import extract_code
 from codelutra.run import Policy, Run, cache_dir
-from codelutra.schema import PAIRS
+from codelutra.schema import PAIRS, SAMPLES
 from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests
@@ -184,9 +185,12 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
 
     config, system, seed = run.config.train, run.suite.system, run.config.seed
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
-    if config.replay_references or config.objective == "sft":
+    if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
-    recipe = _recipe("train", {**_section(config, "checkpoint_steps", "processes"), "seed": seed, "system": system}, inputs)
+    read = {**_section(config, "checkpoint_steps", "processes"), "seed": seed, "system": system}
+    if config.objective == "grpo":
+        read |= {"sample": _section(run.config.sample, "shard_problems", "endpoints"), **_judging(run)}
+    recipe = _recipe("train", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         common: dict[str, Any] = {"system": system, "seed": seed, "out": out, "work": work, "log": run.dir.log,
@@ -202,9 +206,36 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
                 known = _teachable(problems, expected)
                 return training.warm_start(Path(policy.path), known, config=_supervised(config), **common)
             case "grpo":
-                raise UserError("train.objective grpo is not there yet; use preference, rft or sft")
+                judge = _rewards(run, problems, expected)
+                return training.grpo(Path(policy.path), _teachable(problems, expected), judge, config=config,
+                                     sample=run.config.sample, **common)  # fmt: skip
 
     return Step(recipe, build, label)
+
+
+def _rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[str], list[str]], list[float]]:
+    """1 for a correct answer, else 0, by the same path as all outcomes. Raises StageError on any outage of ours."""
+    asked, wanted = problems.frame("problems"), expected.frame("expected")
+    languages = dict(asked.select("problem_id", "language").rows())
+
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        rows = [
+            {"problem_id": p, "sample": i, "greedy": False, "completion": c, "code": extract_code(c, languages[p]),
+             "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0}
+            for i, (p, c) in enumerate(zip(problem_ids, completions, strict=True))
+        ]  # fmt: skip
+        with run.use_pool() as pool:
+            frame = execution.execute(pl.DataFrame(rows, schema=SAMPLES), asked, wanted, run.suite, pool,
+                timeout_seconds=run.config.execute.timeout_seconds, cache=run.outcome_cache, image=run.image)  # fmt: skip
+        outages = frame.filter(pl.col("status") == "infra_error")
+        if outages.height:
+            raise StageError(
+                f"{outages.height} of {frame.height} rewards are our own outage ({outages['error'][0]}); training stopped "
+                "at its last checkpoint; see `codelutra doctor`, then give the same command again"
+            )
+        return [float(s == "correct") for s in frame["status"]]
+
+    return judge
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

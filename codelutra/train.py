@@ -3,6 +3,7 @@
     refine      DPO(β; reference = policy t-1) + λ·SFT(chosen), on pairs (Rafailov et al. 2305.18290; 2411.05199)
     warm_start  SFT on the references of train problems
     supervise   SFT on any (prompt, completion) rows
+    grpo        policy gradient on rewards that the caller gives while it runs
 
 Each writes a policy directory that transformers and vLLM load, and resumes from its last whole checkpoint when it is
 called again with the same `work` folder. `trainer.py` is what runs inside the process; a process, because its end is the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -26,11 +28,12 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.config import TrainSection, WarmStartSection
+from codelutra.config import SampleSection, TrainSection, WarmStartSection
 from codelutra.errors import CodelutraError, StageError, UserError
 from codelutra.schema import PAIRS, PROBLEMS, check
 
 Progress = Callable[[int, int, dict[str, Any]], None]
+Judge = Callable[[list[str], list[str]], list[float]]
 OUT_OF_MEMORY = 77  # exit code of the training process
 EXAMPLES = pl.Schema({"problem_id": pl.String, "prompt": pl.String, "completion": pl.String})
 
@@ -78,6 +81,16 @@ def supervise(
     return _run(_spec("supervised", policy, system, config, seed, out), examples, None, work, log, lock, progress)
 
 
+def grpo(
+    policy: Path, problems: pl.DataFrame, judge: Judge, *, system: str, config: TrainSection, sample: SampleSection,
+    seed: int, out: Path, work: Path, log: Path, lock: Path, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """GRPO on `problems` (PROBLEMS, train rows). `judge` (problem ids, completions) → rewards is called in this process
+    while the training process waits. Otherwise as `refine`."""
+    spec = _spec("grpo", policy, system, config, seed, out) | {"sample": sample.model_dump(mode="json")}
+    return _run(spec, _as_examples(problems), None, work, log, lock, progress, judge)
+
+
 def _as_examples(problems: pl.DataFrame) -> pl.DataFrame:
     return check(problems, PROBLEMS).select("problem_id", "prompt", completion="reference")
 
@@ -91,7 +104,7 @@ def _spec(
 
 def _run(
     spec: dict[str, Any], examples: pl.DataFrame, references: pl.DataFrame | None, work: Path, log: Path, lock: Path,
-    progress: Progress | None,
+    progress: Progress | None, judge: Judge | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the process; once more at half the micro-batch (the same effective batch) when memory did not suffice."""
     work.mkdir(parents=True, exist_ok=True)
@@ -101,10 +114,10 @@ def _run(
         spec["references"] = str(work / "references.parquet")
         references.write_parquet(spec["references"])
     micro_batch = spec["config"]["micro_batch"]
-    summary = _process(spec, log, progress)
+    summary = _process(spec, log, progress, judge)
     if summary is None and micro_batch > 1:
         spec["config"]["micro_batch"] = micro_batch // 2
-        summary = _process(spec, log, progress)
+        summary = _process(spec, log, progress, judge)
     if summary is None:
         raise StageError(
             f"out of memory with micro_batch {micro_batch}, and again with {max(1, micro_batch // 2)}; lower micro_batch or "
@@ -113,7 +126,7 @@ def _run(
     return summary
 
 
-def _process(spec: dict[str, Any], log: Path, progress: Progress | None) -> dict[str, Any] | None:
+def _process(spec: dict[str, Any], log: Path, progress: Progress | None, judge: Judge | None) -> dict[str, Any] | None:
     """One training process from start to end; None when it ran out of memory."""
     log.parent.mkdir(parents=True, exist_ok=True)
     root = str(Path(__file__).parents[1])
@@ -140,6 +153,11 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None) -> dict
                     return None
                 case "error":
                     raise (UserError if event["kind"] == "user" else StageError)(event["message"])
+                case "judge":
+                    assert judge is not None
+                    rewards = judge(event["problem_ids"], event["completions"])
+                    child.stdin.write(json.dumps(rewards).encode() + b"\n")
+                    child.stdin.flush()
                 case kind if progress:
                     progress(event.pop("done", 0), event.pop("total", 0), {"doing": kind, **event})
         code = child.wait()
@@ -178,11 +196,17 @@ def main() -> None:
     os.dup2(2, 1)
     spec = json.loads(Path(sys.argv[1]).read_text() if len(sys.argv) > 1 else sys.stdin.readline())
     first = os.environ.get("RANK", "0") == "0"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answers: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_hear_parent, args=(answers,), daemon=True).start()
 
     def emit(event: dict[str, Any]) -> None:
         if first or event["event"] in ("error", "out_of_memory"):
             events.write(json.dumps(event) + "\n")
+
+    def ask(problem_ids: list[str], completions: list[str]) -> list[float]:
+        emit({"event": "judge", "problem_ids": problem_ids, "completions": completions})
+        rewards: list[float] = json.loads(answers.get())
+        return rewards
 
     with Path(spec["lock"]).open("a") as held:
         try:
@@ -198,7 +222,7 @@ def main() -> None:
         from codelutra import trainer
 
         try:
-            emit({"event": "done", **trainer.train(spec, emit)})
+            emit({"event": "done", **trainer.train(spec, emit, ask)})
         except CodelutraError as e:
             emit({"event": "error", "kind": "user" if isinstance(e, UserError) else "stage", "message": str(e)})
             if spec["config"]["processes"] > 1:
@@ -211,10 +235,11 @@ def main() -> None:
             os._exit(OUT_OF_MEMORY)
 
 
-def _end_with_parent() -> None:
-    """stdin ends when the parent does, for whatever reason. (A parent-death signal would follow its *thread*.)"""
-    while os.read(0, 4096):
-        pass
+def _hear_parent(answers: queue.Queue[str]) -> None:
+    """What the parent writes. stdin ends when it does, for whatever reason. (A parent-death signal would follow its
+    *thread*.)"""
+    for line in sys.stdin:
+        answers.put(line)
     os._exit(1)
 
 

@@ -19,15 +19,20 @@ from codelutra.batches import answer_examples, pair_examples, plan
 from codelutra.checkpoints import Emit, Job, job_key, last_whole_checkpoint, require_finite, resume
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
+from codelutra.grpo import Judge, batches, grpo_trainer
 from codelutra.prefixes import load_sharing
+from codelutra.prompts import as_messages
 from codelutra.trl_trainers import drift_alarm, preference_trainer, supervised_trainer
 
 KEPT = ("tokenizer*", "chat_template*", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab*",
         "merges.txt", "*.model")  # fmt: skip
 
 
-def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Train as `spec` says (see `train.py`) and return the summary. Everything heavy is imported from here on."""
+def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[str, Any]:
+    """Train as `spec` says (see `train.py`) and return the summary. Everything heavy is imported from here on.
+
+    `judge` is only asked by GRPO.
+    """
     started = time.monotonic()
     import torch
     from transformers import AutoTokenizer, set_seed
@@ -36,7 +41,7 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     set_seed(spec["seed"])
     policy, preference = Path(spec["policy"]), spec["kind"] == "preference"
-    section = TrainSection if preference else WarmStartSection
+    section = WarmStartSection if spec["kind"] == "supervised" else TrainSection
     config = section.model_validate(spec["config"])
     frame = pl.read_parquet(spec["examples"])
     tokenizer = AutoTokenizer.from_pretrained(policy)
@@ -46,6 +51,9 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # only ever behind a mask
+    if spec["kind"] == "grpo":
+        assert judge is not None
+        return _grpo(spec, frame, tokenizer, config, emit, judge, started)
     replayed = []
     if spec.get("references"):
         replayed = answer_examples(pl.read_parquet(spec["references"]), tokenizer, spec["system"], config.max_length)
@@ -90,6 +98,32 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return seconds | _summary(job, trainer, frame.height, resumed, shared)
 
 
+def _grpo(
+    spec: dict[str, Any], frame: pl.DataFrame, tokenizer: Any, config: Any, emit: Emit, judge: Judge, started: float
+) -> dict[str, Any]:
+    """The same around another trainer: no answers are known yet, and the policy writes them while it is trained."""
+    system, policy, out, work = spec["system"], Path(spec["policy"]), Path(spec["out"]), Path(spec["work"])
+    examples = answer_examples(frame, tokenizer, system, config.max_length - spec["sample"]["max_tokens"])
+    if not examples:
+        raise StageError(
+            f"all {frame.height} prompts are longer than max_length {config.max_length} less sample.max_tokens "
+            f"{spec['sample']['max_tokens']}; raise the one or lower the other"
+        )
+    steps = [[step] for step in batches(len(examples), config.batch_size, config.epochs, spec["seed"])]
+    job = Job(policy, out, work, config, spec["seed"], examples, steps, [], tokenizer, emit)
+    job.bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
+    job.key = job_key(job)
+    prompts = dict(frame.select("problem_id", "prompt").rows())
+    rows = [{"problem_id": e.problem_id, "prompt": as_messages(tokenizer, system, prompts[e.problem_id])} for e in examples]
+    checkpoint = last_whole_checkpoint(work, job.key)
+    resumed = resume(job, checkpoint)
+    trainer = grpo_trainer(job, _load(policy), rows, spec["sample"], judge)
+    emit({"event": "training", "done": resumed, "total": len(steps), "resumed_from_step": resumed or None})
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _save(trainer, job)
+    return {"seconds": round(time.monotonic() - started, 1)} | _summary(job, trainer, frame.height, resumed, False)
+
+
 def multiplies_bf16() -> bool:
     """Does the hardware? All GPUs of today, CPUs with AVX512-BF16 or AMX; elsewhere it is emulated, slower than float32."""
     import torch
@@ -131,7 +165,9 @@ def _summary(job: Job, trainer: Any, given: int, resumed: int, shared: bool) -> 
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     made = job.rows[resumed:]
     first, last = job.rows[0], job.rows[-1]
-    alarm = drift_alarm(job.rows, job.config.min_chosen_drift) if isinstance(job.config, TrainSection) else None
+    alarm = None
+    if isinstance(job.config, TrainSection) and "chosen_drift" in last:
+        alarm = drift_alarm(job.rows, job.config.min_chosen_drift)
     watched = ("chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin", "accuracy", "kl", "sft")
     return {
         "steps": trainer.state.global_step, "planned_steps": len(job.steps), "resumed_from_step": resumed or None,

@@ -237,6 +237,17 @@ def test_a_refused_request_is_an_error_at_once_and_not_retried(policy: Path) -> 
     assert len(served) <= 4
 
 
+def wait_for_port(port: int, server: subprocess.Popen[bytes], seconds: float = 240) -> None:
+    """A server that starts for the first time, on a busy machine, takes longer than the sampler's patience."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        with closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"no server on port {port} after {seconds} s (exit code {server.poll()})")
+
+
 @pytest.mark.slow
 def test_a_real_vllm_server_gives_what_the_engine_gives(policy: Path, tmp_path: Path) -> None:
     """Greedy answers of `vllm serve` and of our own engine agree: same prompts, same end, same decoding."""
@@ -248,6 +259,7 @@ def test_a_real_vllm_server_gives_what_the_engine_gives(policy: Path, tmp_path: 
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
+            wait_for_port(int(port), server)
             for name, endpoints in (("server", (f"http://127.0.0.1:{port}",)), ("engine", ())):
                 config = SAMPLE.model_copy(update={"endpoints": endpoints})
                 stream = sample_shards(

@@ -1,0 +1,81 @@
+"""GRPO: TRL's trainer, rewards asked of the process that holds the sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from codelutra import train
+from codelutra.config import SampleSection, TrainSection
+from codelutra.errors import StageError
+from codelutra.grpo import batches
+from codelutra.schema import PROBLEMS
+from tests.tiny_model import write_tiny_model
+
+CONFIG = TrainSection(objective="grpo", batch_size=2, micro_batch=2, learning_rate=1e-2, warmup=0, checkpoint_steps=1,
+                      max_length=200)  # fmt: skip
+SAMPLE = SampleSection(samples_per_problem=4, max_tokens=8, top_p=1.0)
+
+
+def problems(count: int) -> pl.DataFrame:
+    rows = [
+        {"problem_id": f"q{i}", "split": "train", "prompt": f"t(a, b)\nwhich a has b = {i}?", "reference": "SELECT 1",
+         "language": "sql", "group": "t", "difficulty": "", "judge": ""}
+        for i in range(count)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=PROBLEMS)
+
+
+def test_batches_are_whole_and_each_pass_uses_a_problem_at_most_once() -> None:
+    made = batches(10, 4, 2.0, seed=0)
+    assert [len(b) for b in made] == [4, 4, 4, 4]
+    assert len(set(made[0] + made[1])) == 8
+    assert made == batches(10, 4, 2.0, seed=0) != batches(10, 4, 2.0, seed=1)
+    assert batches(3, 16, 1.0, seed=0)[0].__len__() == 3
+
+
+@pytest.mark.slow
+def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_path: Path) -> None:
+    policy, asked = write_tiny_model(tmp_path / "policy"), list[list[str]]()
+
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        asked.append(problem_ids)
+        return [float(len(c.encode()) < 12) for c in completions]
+
+    config = CONFIG.model_copy(update={"epochs": 6})
+    facts = train.grpo(policy, problems(4), judge, system="Write SQL.", config=config, sample=SAMPLE, seed=0,
+        out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    assert facts["steps"] == facts["planned_steps"] == len(rows) == 12
+    assert [set(Counter(ids).values()) for ids in asked] == [{4}] * 12, "K answers to each problem of a step"
+    early, late = (sum(r["reward"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert late > early
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_an_outage_while_judging_stops_training_instead_of_counting_as_wrong(tmp_path: Path) -> None:
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        raise StageError("the sandbox is gone")
+
+    with pytest.raises(StageError, match="the sandbox is gone"):
+        train.grpo(write_tiny_model(tmp_path / "policy"), problems(2), judge, system="", config=CONFIG, sample=SAMPLE,
+            seed=0, out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL's imports
+def test_prompts_too_long_for_any_answer_are_told_before_training(tmp_path: Path) -> None:
+    from codelutra.trainer import train as in_process
+
+    problems(2).select("problem_id", "prompt", completion="reference").write_parquet(tmp_path / "examples.parquet")
+    config, policy = CONFIG.model_copy(update={"max_length": 20}), write_tiny_model(tmp_path / "policy")
+    spec = {"kind": "grpo", "policy": str(policy), "system": "", "seed": 0, "config": config.model_dump(mode="json"),
+            "sample": SAMPLE.model_dump(mode="json"), "examples": str(tmp_path / "examples.parquet"),
+            "out": str(tmp_path / "out"), "work": str(tmp_path / "work")}  # fmt: skip
+    with pytest.raises(StageError, match="longer than max_length 20"):
+        in_process(spec, lambda event: None, lambda ids, completions: [])
