@@ -1,0 +1,119 @@
+"""How many wrong programs do generated cases catch that the given ones let pass, and how many right ones do they fail?
+
+    python benchmarks/testgen.py --mbpp DIR --out docs/results/testgen.json
+
+Wrong programs: MBPP's references with one operator or number changed, as far as they pass the three given asserts. Some of
+those are no errors at all (a changed bound that no input reaches), so 100 % is out of reach. Right programs: where the
+hand-checked release (sanitized-mbpp.json) solves a problem in another way, that solution, as far as it passes the given
+asserts. "any input" leaves out the habits (codelutra/mutation.py) that hold new inputs to what the known ones are like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from benchmarks.references import mutants
+from codelutra import mutation, testgen
+from codelutra.config import SuiteSection
+from codelutra.execute import execute, judge_references
+from codelutra.schema import SAMPLES
+from codelutra.suites import open_suite
+from codelutra.suites.python import PythonSuite, calls_of, normalise
+from sandbox import Pool, ensure_image
+
+SECONDS = 2.0  # of a program; a changed loop may have no end
+VARIANTS = (("5 cases", 5, True), ("10 cases", 10, True), ("20 cases", 20, True), ("20 cases, any input", 20, False))
+
+
+def programs(problem_ids: list[str], codes: list[str]) -> pl.DataFrame:
+    rows = [
+        {"problem_id": p, "sample": i, "greedy": False, "completion": c, "code": c, "finish_reason": "",
+         "prompt_tokens": 0, "completion_tokens": 0}
+        for i, (p, c) in enumerate(zip(problem_ids, codes, strict=True))
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=SAMPLES)
+
+
+def passing(
+    samples: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame, suite: PythonSuite, pool: Pool
+) -> pl.DataFrame:
+    outcomes = execute(samples, problems, expected, suite, pool, timeout_seconds=SECONDS)
+    return samples.filter(outcomes["status"] == "correct")
+
+
+def share(part: int, whole: int) -> dict[str, Any]:
+    return {"n": part, "of": whole, "share": round(part / max(whole, 1), 4)}
+
+
+def measure(folder: Path, problems_at_most: int, pool: Pool) -> dict[str, Any]:
+    suite = open_suite(SuiteSection(name="mbpp", path=str(folder)))
+    assert isinstance(suite, PythonSuite)
+    asked = suite.problems()
+    asked = asked[sorted(random.Random(0).sample(range(asked.height), min(problems_at_most, asked.height)))]
+    expected = judge_references(asked, suite, pool, timeout_seconds=SECONDS)
+    asked = asked.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi", maintain_order="left")
+
+    wrong = [(p, m) for i, (p, r) in enumerate(asked.select("problem_id", "reference").rows()) for m in mutants(r, i)]
+    references = dict(asked.select("problem_id", "reference").rows())
+    checked = {str(e["task_id"]): e["code"] for e in json.loads((folder / "sanitized-mbpp.json").read_text())}
+    right = [(p, c) for p, c in checked.items() if p in references and normalise(c) != normalise(references[p])]
+    survivors = passing(programs(*map(list, zip(*wrong, strict=True))), asked, expected, suite, pool)
+    alternatives = passing(programs(*map(list, zip(*right, strict=True))), asked, expected, suite, pool)
+
+    rows, habits = {}, mutation.habits
+    for name, cases, strict in VARIANTS:
+        mutation.habits = testgen.habits = habits if strict else lambda known: []
+        began = time.monotonic()
+        more = testgen.extend(asked, suite, pool, per_problem=cases, seed=0, timeout_seconds=SECONDS)
+        seconds = time.monotonic() - began
+        wanted = judge_references(more, suite, pool, timeout_seconds=SECONDS)
+        broken = wanted.filter(pl.col("status") != "correct")["problem_id"].to_list()
+        fine = ~pl.col("problem_id").is_in(broken)
+        added = [len(calls_of(b)) - len(calls_of(a)) for a, b in zip(asked["judge"], more["judge"], strict=True)]
+        left = passing(survivors.filter(fine), more, wanted, suite, pool)
+        ok = passing(alternatives.filter(fine), more, wanted, suite, pool)
+        failed = alternatives.filter(fine).join(ok, on="problem_id", how="anti")
+        rows[name] = {
+            "problems_with_new_cases": sum(n > 0 for n in added),
+            "cases_a_problem": round(sum(added) / len(added), 2),
+            "references_broken_by_it": len(broken),
+            "wrong_caught": share(survivors.filter(fine).height - left.height, survivors.filter(fine).height),
+            "right_failed": share(failed.height, alternatives.filter(fine).height),
+            "right_failed_ids": failed["problem_id"].to_list(),
+            "seconds": round(seconds, 1),
+        }
+        print(name, json.dumps(rows[name]), flush=True)
+    return {
+        "problems": asked.height,
+        "mutants": len(wrong),
+        "mutants_past_the_given_asserts": share(survivors.height, len(wrong)),
+        "alternatives_past_the_given_asserts": alternatives.height,
+        "variants": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mbpp", type=Path, default=Path(os.environ.get("CODELUTRA_DATA", ".")) / "mbpp")
+    parser.add_argument("--problems", type=int, default=100_000, help="a seeded choice of so many")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/testgen.json"))
+    options = parser.parse_args()
+    image = ensure_image("python", progress=print)
+    with Pool(image=image, workers=options.workers, run="testgen", memory_mb=1024) as pool:
+        report = measure(options.mbpp, options.problems, pool) | {"image": image, "testgen": testgen.VERSION}
+    print(json.dumps(report, indent=1))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
