@@ -28,9 +28,10 @@ from sandbox.protocol import PythonJob
 
 VERSION = 1  # part of the key of what is made
 CANDIDATES = 3  # times as many inputs are tried as are kept
-PATIENCE = 0.2  # of an answer's seconds: the reference must be this quick on all candidates together, or alone on each
+PATIENCE = 0.2  # of an answer's seconds: the reference must be this quick on all that is kept, so that others may be slower
 WRAPPERS = {"set", "sorted", "list", "tuple", "len", "str", "round", "dict", "sum", "bool", "int", "float", "frozenset"}
 Propose = Callable[[Sequence[str]], Sequence[str]]
+Gave = tuple[Any, Any, float]  # what a call gave in one run and in another, and its seconds where it ran alone, else 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def extend(
     rows = problems.rows(named=True)
     texts = propose([proposal_prompt(row, per_problem) for row in rows]) if propose else [""] * len(rows)
     tried = [candidates(row, per_problem * CANDIDATES, seed, text) for row, text in zip(rows, texts, strict=True)]
-    found = _twice(rows, tried, suite, pool, timeout_seconds * PATIENCE, progress)
+    budget = timeout_seconds * PATIENCE
+    found = _twice(rows, tried, suite, pool, budget, progress)
     judges = []
     for row, calls, results in zip(rows, tried, found, strict=True):
-        kept = _informative(row, calls, results, suite)[:per_problem]
+        kept = _informative(row, calls, results, suite, budget)[:per_problem]
         judges.append(with_calls(row["judge"], kept) if kept else row["judge"])
     return check(problems.with_columns(judge=pl.Series(judges, dtype=pl.String)), PROBLEMS)
 
@@ -154,8 +156,8 @@ def proposed_calls(text: str, functions: set[str]) -> list[Call]:
 def _twice(
     rows: Sequence[Mapping[str, Any]], tried: Sequence[Sequence[str]], suite: PythonSuite, pool: Runs, seconds: float,
     progress: Progress | None,
-) -> list[list[tuple[Any, Any]]]:  # fmt: skip
-    """For each problem what the reference gave for each candidate in two runs, (None, None) where it did not finish.
+) -> list[list[Gave]]:  # fmt: skip
+    """For each problem what the reference gave for each candidate in two runs, None where it did not finish.
 
     All candidates of a problem run together; those of a problem that did not get through run alone.
     """
@@ -165,11 +167,11 @@ def _twice(
     stuck = [i for i, results in enumerate(found) if results is None]
     alone = _run_twice([_job(suite, rows[i], [call], seconds) for i in stuck for call in tried[i]], pool, progress)
     for i in stuck:
-        found[i] = [pair[0] if (pair := next(alone)) else (None, None) for _ in tried[i]]
+        found[i] = [pair[0] if (pair := next(alone)) else (None, None, 0.0) for _ in tried[i]]
     return [results or [] for results in found]
 
 
-def _run_twice(jobs: Sequence[PythonJob], pool: Runs, progress: Progress | None) -> Iterator[list[tuple[Any, Any]] | None]:
+def _run_twice(jobs: Sequence[PythonJob], pool: Runs, progress: Progress | None) -> Iterator[list[Gave] | None]:
     """What the calls of each job gave in two runs; None where either did not get to its end."""
     results = []
     for result in pool.map(job for job in jobs for _ in (1, 2)):
@@ -178,11 +180,15 @@ def _run_twice(jobs: Sequence[PythonJob], pool: Runs, progress: Progress | None)
                 f"the sandbox failed while generating cases for {result.id}: {result.error}; see `codelutra doctor`, then "
                 "give the same command again"
             )
-        results.append(result.value if result.status == "ok" else None)
+        results.append(result)
         if progress:
             progress(len(results), 2 * len(jobs))
     for one, two in zip(results[::2], results[1::2], strict=True):
-        yield None if one is None or two is None else list(zip(one, two, strict=True))
+        if one.status == two.status == "ok":
+            seconds = max(one.seconds, two.seconds) if len(one.value) == 1 else 0.0
+            yield [(first, second, seconds) for first, second in zip(one.value, two.value, strict=True)]
+        else:
+            yield None
 
 
 def _job(suite: PythonSuite, row: Mapping[str, Any], calls: Sequence[str], seconds: float) -> PythonJob:
@@ -191,13 +197,14 @@ def _job(suite: PythonSuite, row: Mapping[str, Any], calls: Sequence[str], secon
 
 
 def _informative(
-    row: Mapping[str, Any], calls: Sequence[str], results: Sequence[tuple[Any, Any]], suite: PythonSuite
+    row: Mapping[str, Any], calls: Sequence[str], results: Sequence[Gave], suite: PythonSuite, budget: float
 ) -> list[str]:
-    """The calls that finished alike twice; those that gave an output not seen before come first."""
+    """The calls that finished alike twice, within `budget` seconds together; outputs not seen before come first."""
     new, again, outputs = list[str](), list[str](), set[str]()
-    for call, (one, two) in zip(calls, results, strict=True):
-        if one is None or "value" not in one or not suite.agrees(row, [one], [two]):
+    for call, (one, two, seconds) in zip(calls, results, strict=True):
+        if one is None or "value" not in one or seconds > budget or not suite.agrees(row, [one], [two]):
             continue
+        budget -= seconds
         digest = suite.answer_digest(row, [one])
         (again if digest in outputs else new).append(call)
         outputs.add(digest)
