@@ -51,8 +51,8 @@ $facts
 
 ## Use
 
-Loads with transformers and vLLM. Answers come in the form it was trained on: the system message, then the prompt as the
-suite writes it.
+Loads with transformers and vLLM.$adapter
+Answers come in the form it was trained on: the system message, then the prompt as the suite writes it.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -73,6 +73,10 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_to
 - Run what it writes in a sandbox.
 $licence_note
 """)
+
+
+_ADAPTER = """ The weights are merged: `adapter/` is in them already. It is what the
+last iteration added to the policy before it, not to the base model, and is there to be looked at."""
 
 
 def card(found: Findings, row: Row) -> str:
@@ -106,6 +110,7 @@ def card(found: Findings, row: Row) -> str:
         run=s["run"],
         suite=s["suite"],
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
+        adapter=_ADAPTER if (Path(row["path"]) / "adapter").is_dir() else "",
         messages=json.dumps(_messages(found, row), indent=4, ensure_ascii=False),
         max_tokens=drawn.max_tokens,
         licence_note=licence_note,

@@ -23,7 +23,7 @@ app = typer.Typer(
     help="""Make a small open LLM good at one code task, from its own right and wrong programs.
 
     `codelutra run demo` shows it in some 20 minutes on two CPU cores; then `codelutra status demo`, `codelutra report demo`.
-    Bring your own task: copy a preset (`codelutra presets`), change `suite`, run it.""",
+    Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`).""",
 )
 sandbox_app = typer.Typer(no_args_is_help=True, help="The containers untrusted programs run in.")
 app.add_typer(sandbox_app, name="sandbox")
@@ -157,18 +157,26 @@ def export(
     name: Annotated[str, typer.Argument(help="A run.")],
     directory: Annotated[Path, typer.Argument(help="Where to; must not exist or be empty.")],
     policy: Annotated[str | None, typer.Option(help="Which policy, e.g. policy-1; default the best by dev.")] = None,
+    push: Annotated[str | None, typer.Option(help="Then upload it: hf:org/name, private until you say otherwise.")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
     """Copy a policy out: weights, tokenizer, model card with the numbers. Loads in transformers and vLLM."""
     from codelutra import show
     from codelutra.export import export as export_policy
+    from codelutra.export import hub_name
+    from codelutra.export import push as push_to_hub
     from codelutra.run import home_dir
 
     runs = home_dir(home) / "runs"
     show.read_summary(runs, name)
+    if push:
+        hub_name(push)  # a wrong name is told before anything is copied
     out = export_policy(runs / name, directory, policy=policy)
-    print(json.dumps({"exported": str(out)}) if json_ else f"exported: {out}")
+    address = push_to_hub(out, push) if push else None
+    print(json.dumps({"exported": str(out), "pushed": address}) if json_ else f"exported: {out}")
+    if address and not json_:
+        print(f"pushed: {address}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,38 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def hub_name(target: str) -> str:
+    """`org/name` of `hf:org/name`. Raises UserError for anything else."""
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)", target)
+    if not named:
+        raise UserError(f"--push {target!r}: write hf:org/name, the repository on the Hugging Face hub it goes to")
+    return named[1]
+
+
+def push(exported: Path, target: str) -> str:
+    """Upload an export to `hf:org/name`, made private where it is not there yet; returns its address.
+
+    Raises UserError with what the hub said; the folder stays, so that the upload can be tried again.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    http_error: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library below, another in every major version
+    name = hub_name(target)
+    again = f"hf upload {name} {exported}"
+    try:
+        api = HfApi()
+        address = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=exported, commit_message=f"{exported.name}, by codelutra export")
+    except (http_error, HFValidationError, OSError) as e:
+        said = str(e).strip().splitlines() or [type(e).__name__]
+        raise UserError(
+            f"exported to {exported}, but not pushed to {target}: {said[0]}\nA token with the right to write is needed "
+            f"(`hf auth login`, or $HF_TOKEN) and the hub must be reachable; then: {again}"
+        ) from e
+    return str(address)
 
 
 def _copy_model(row: Row, manifest: Row | None, to: Path) -> None:

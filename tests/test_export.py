@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import yaml
 
 from codelutra.config import load_config
 from codelutra.errors import UserError
-from codelutra.export import export
+from codelutra.export import export, push
 from tests.example_run import example_run
 from tests.tiny_model import write_tiny_model
 
@@ -144,6 +147,51 @@ def test_weights_that_changed_since_they_were_scored_are_refused_and_nothing_is_
     with pytest.raises(UserError, match=r"not at .* any more"):
         export(own, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+def test_the_card_says_what_the_adapter_beside_merged_weights_is(exported: Path, tmp_path: Path) -> None:
+    assert "`adapter/` is in them already" in (exported / "README.md").read_text()
+    full = export(example_run(tmp_path, weights=write_tiny_model(tmp_path / "full")), tmp_path / "out")
+    assert "adapter" not in (full / "README.md").read_text()
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub that refuses every token."""
+
+    def do_POST(self) -> None:
+        self.send_response(401, "Unauthorized")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "is not there"])
+def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
+    run: Path, tmp_path: Path, answers: bool
+) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    if not answers:
+        server.shutdown()
+        server.server_close()
+    env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "codelutra.cli", "export", run.name, str(tmp_path / "out"), "--push", "hf:me/model"]
+    done = subprocess.run([*command, "--home", str(run.parents[1])], env=os.environ | env, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    server.server_close()
+    assert done.returncode == 2
+    assert f"exported to {tmp_path / 'out'}, but not pushed to hf:me/model: " in done.stderr
+    assert f"hf upload me/model {tmp_path / 'out'}" in done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("target", ["me/model", "hf:model", "s3://bucket/model"])
+def test_a_push_to_nowhere_is_refused(tmp_path: Path, target: str) -> None:
+    with pytest.raises(UserError, match="write hf:org/name"):
+        push(tmp_path, target)
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
