@@ -51,13 +51,23 @@ def run(
     _print_summary(summary, home, json_)
 
 
+def _list_methods(wanted: bool) -> None:
+    from codelutra import show
+    from codelutra.methods import METHODS
+
+    if wanted:
+        show.rows_table([{"method": n, "what": m.what} for n, m in METHODS.items()], title="methods")
+        raise typer.Exit
+
+
 @app.command()
 def compare(
     config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
     methods: Annotated[str, typer.Option(help="Comma-separated, or `all`; `--list` says what each is.")]
     = "base,warm-start,sft,rft,dpo,codelutra",
     seeds: Annotated[str, typer.Option(help="Comma-separated; every method runs once with each.")] = "0",
-    list_: Annotated[bool, typer.Option("--list", help="Say what each method is, and stop.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Say what each method is, and stop.", is_eager=True,
+                                        callback=_list_methods)] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare what has finished.")] = False,
     set_: Set = None,
     home: Home = None,
@@ -72,13 +82,10 @@ def compare(
     from codelutra.comparison import compare as compare_runs
     from codelutra.comparison import table_rows, write_comparison
     from codelutra.config import load_config
-    from codelutra.methods import METHODS, arm, chosen_methods, chosen_seeds
+    from codelutra.methods import arm, chosen_methods, chosen_seeds
     from codelutra.run import home_dir
     from codelutra.watch import watch_run
 
-    if list_:
-        show.rows_table([{"method": n, "what": m.what} for n, m in METHODS.items()], title="methods")
-        return
     arms, drawn, laid_over = chosen_methods(methods), chosen_seeds(seeds), tuple(set_ or ())
     for seed in () if only_table else drawn:
         for method in arms:
@@ -92,6 +99,38 @@ def compare(
     else:
         show.rows_table(table_rows(result), title=f"{result['suite']}: test split, policies chosen on dev")
         print(f"written: {written.parent}", file=sys.stderr)
+
+
+@app.command()
+def sweep(
+    config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
+    vary: Annotated[list[str], typer.Option(metavar="a.b=v,w", help="Values to try; repeatable, then all combinations.")],
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Try settings against each other on dev: one run each, sharing all that they leave alone; test stays closed.
+
+    E.g. --vary train.learning_rate=1e-5,4e-5 --vary train.beta=0.1,0.3. Interrupted, the same command goes on.
+    """
+    from codelutra import show
+    from codelutra.config import load_config
+    from codelutra.run import home_dir
+    from codelutra.sweep import grid, results, table_rows, write_sweep
+    from codelutra.watch import watch_run
+
+    laid_over = tuple(set_ or ())
+    points = grid(config, laid_over, vary)
+    for point in points:
+        watch_run(config, point.overrides, point.config, home)
+    rows = results(home_dir(home), points)
+    out = home_dir(home) / "comparisons" / f"{load_config(config, laid_over).name}-sweep"
+    write_sweep(rows, out)
+    if json_:
+        print(json.dumps([{k: v for k, v in r.items() if k != "summary"} for r in rows], indent=1))
+    else:
+        show.rows_table(table_rows(rows), title="dev split, best first")
+        print(f"written: {out}", file=sys.stderr)
 
 
 @app.command()

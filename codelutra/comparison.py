@@ -18,6 +18,7 @@ from codelutra.drawing import BLUE, INK, Figure, draw
 from codelutra.errors import UserError
 from codelutra.methods import METHODS, Overrides, arm
 from codelutra.score import difference, mean_pass_at_1
+from codelutra.show import markdown_table
 from codelutra.store import write_atomic
 
 Row = dict[str, Any]
@@ -95,7 +96,7 @@ def write_comparison(result: Row, out_dir: Path) -> Path:
     """Write comparison.json, comparison.md and the figure into `out_dir`; returns the JSON's path."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(out_dir / "comparison.json", json.dumps(result, indent=1) + "\n")
-    table = _markdown(table_rows(result))
+    table = markdown_table(table_rows(result))
     note = "".join(f"\n\nNot in it: {name}, not finished." for name in result["missing"])
     write_atomic(out_dir / "comparison.md", table + note + "\n")
     draw(methods_figure(result)).save(out_dir)
@@ -124,12 +125,6 @@ def table_rows(result: Row) -> list[dict[str, str]]:
 def _ahead(d: Row) -> str:
     p = "p < 0.001" if d["p"] < 0.001 else f"p = {d['p']:.2g}"
     return f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f} – {100 * d['high']:+.1f}] points, {p}"
-
-
-def _markdown(rows: list[dict[str, str]]) -> str:
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(r.values()) + " |" for r in rows)])
 
 
 def methods_figure(result: Row) -> Figure:

@@ -188,6 +188,8 @@ class SelectSection(Section):
     gains are small, for about one iteration more."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """Significance level of the paired tests that are reported."""
+    test: bool = True
+    """Score the chosen policy on the test split at the end. Off while settings are still being tried: test is for once."""
 
 
 class RunConfig(Section):

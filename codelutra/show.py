@@ -186,10 +186,17 @@ def check_table(report: Report) -> None:
 
 def rows_table(rows: list[Row], *, title: str) -> None:
     """Any list of flat rows with the same keys."""
-    table = Table(*(rows[0] if rows else []), title=title, title_justify="left")
+    table = Table(*(rows[0] if rows else []), title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for r in rows:
         table.add_row(*(str(v) for v in r.values()))
     Console().print(table)
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """The same as Markdown."""
+    head = list(rows[0]) if rows else []
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(r.values()) + " |" for r in rows)])
 
 
 def purpose(preset: Path) -> str:

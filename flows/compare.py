@@ -1,7 +1,4 @@
-"""Methods against each other on one config: every arm a run of its own, all sharing one store.
-
-python -m flows.compare is not needed: `codelutra compare CONFIG` starts the arms one by one; this flow is for deployments.
-"""
+"""Methods against each other on one config, for deployments; `codelutra compare` starts the same arms from a terminal."""
 
 from __future__ import annotations
 

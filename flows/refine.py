@@ -77,7 +77,7 @@ def refine_run(run: Run) -> dict[str, Any]:
         made = train(ref, policy, lesson, asked, expected, f"iteration {t}")
         policy = Policy.of(f"policy-{t}", made)
 
-    if asked.facts["splits"].get("test"):
+    if run.config.select.test and asked.facts["splits"].get("test"):
         with measure_plan(run, summary.best(), asked, expected, "test") as sampling:
             outcomes = shards(run, sampling, asked, expected, greedy=True)
         summary.tested(score(ref, outcomes, asked, expected, "test"))

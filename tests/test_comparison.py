@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 
 from codelutra.comparison import compare, table_rows, write_comparison
-from codelutra.errors import UserError
+from codelutra.errors import ConfigError, UserError
 from codelutra.methods import METHODS, arm, chosen_methods, chosen_seeds
 from codelutra.pairs import right_answers
 from codelutra.prompts import with_examples
 from codelutra.schema import OUTCOMES, PROBLEMS, SCORES
 from codelutra.score import difference, mcnemar, mean_pass_at_1
+from codelutra.sweep import grid, results, write_sweep
 from tests.example_run import example_run
 
 
@@ -120,3 +121,32 @@ def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: P
 def test_nothing_finished_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="demo-sft-s0"):
         compare(tmp_path, "demo", (), ["sft"], {"sft": [0]})
+
+
+def test_a_sweep_is_every_combination_each_valid_and_named_before_any_runs() -> None:
+    points = grid("demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true,false"])
+    found = [(p.config.train.learning_rate, p.config.pairs.references) for p in points]
+    assert found == [(1e-5, True), (1e-5, False), (4e-5, True), (4e-5, False)]
+    assert len({p.config.name for p in points}) == 4
+    assert not any(p.config.select.test for p in points), "test is not for trying settings"
+    with pytest.raises(ConfigError, match="beta"):
+        grid("demo", (), ["train.beta=0.1,-1"])
+
+
+@pytest.mark.parametrize("vary", [[], ["train.beta"], ["=3"]])
+def test_nothing_to_vary_is_told_with_an_example(vary: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--vary train\.learning_rate"):
+        grid("demo", (), vary)
+
+
+def test_a_sweep_ranks_finished_points_by_dev(tmp_path: Path) -> None:
+    points = grid("demo", (), ["train.beta=0.1,0.2,0.3"])
+    for point, skill in zip(points, (0.3, 0.9), strict=False):
+        example_run(tmp_path, name=point.config.name, skills=(0.05, 0.4, skill))
+    rows = results(tmp_path, points)
+    assert [r["setting"] for r in rows] == ["beta 0.2", "beta 0.1"]
+    assert rows[0]["policy"] == "iteration 1"
+    assert rows[1]["policy"] == "warm start"
+    write_sweep(rows, tmp_path / "out")
+    assert "| beta 0.2 |" in (tmp_path / "out" / "sweep.md").read_text()
+    assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())) == 2
