@@ -82,7 +82,8 @@ def sizes(problems: int, prompt_characters: int, program_characters: int) -> Siz
         iterations=iterations,
         samples_per_problem=samples,
         pairs_per_problem=pairs,
-        warm_epochs=min(12, max(2, round(1500 / (problems * shares["train"])))),
+        # More passes, and the policy knows its train problems by heart: no wrong answers, so no pairs.
+        warm_epochs=min(5, max(2, round(1000 / (problems * shares["train"])))),
         batch_size=batch,
         max_tokens=answer,
         max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
