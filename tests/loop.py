@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,15 @@ def small_config(path: Path, model: Path, **changes: Any) -> Path:
 class Command:
     """`codelutra run` in a process group of its own, so that all of it can be killed at once."""
 
-    def __init__(self, config: Path, home: Path, *more: str) -> None:
+    def __init__(self, config: Path, home: Path, *more: str, api: str = "") -> None:
+        """`api`: Prefect's server to use; else Prefect starts one for the command, which takes it ten seconds."""
         self.run = home / "runs" / config.stem
         self._partial = home / "store" / ".partial"
         self._seen = len(self.events())
         self.process = subprocess.Popen(
             [sys.executable, "-m", "codelutra.cli", "run", str(config), "--home", str(home), "--json", *more],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env=os.environ | {"COLUMNS": "200", MARK: str(home)},
+            env=os.environ | {"COLUMNS": "200", MARK: str(home)} | ({"PREFECT_API_URL": api} if api else {}),
         )  # fmt: skip
 
     def events(self) -> list[Event]:
@@ -83,6 +86,30 @@ class Command:
             out, err = self.process.communicate()
             raise AssertionError(f"no end in {timeout} s: {err[-2000:]}") from None
         return self.process.returncode, out, err
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[str]:
+    """A server of its own, as `make ui` starts one; gives the address of its API."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=own)
+    try:
+        api, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + 180
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=5):
+                break
+            assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
+            time.sleep(0.3)
+        yield api
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def processes_of(home: Path) -> list[str]:

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from codelutra.schema import OUTCOMES, PAIRS, PROBLEMS, SAMPLES
-from tests.loop import Command, Event, processes_of, small_config
+from tests.loop import Command, Event, prefect_server, processes_of, small_config
 from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.timeout(1500)]
@@ -58,11 +58,12 @@ def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
     tiny: Path, home: Path, tmp_path: Path
 ) -> None:
     config = small_config(tmp_path / "killed.yaml", tiny)
-    for moment, reached in MOMENTS.items():
-        command = Command(config, home)
-        print(f"killed in {moment}, at {command.kill_when(reached)}")
-    command = Command(config, home)
-    code, out, err = command.finish()
+    with prefect_server(tmp_path) as api:
+        for moment, reached in MOMENTS.items():
+            command = Command(config, home, api=api)
+            print(f"killed in {moment}, at {command.kill_when(reached)}")
+        command = Command(config, home, api=api)
+        code, out, err = command.finish()
     assert code == 0, err
     summary = json.loads(out)
     assert summary["state"] == "finished"
