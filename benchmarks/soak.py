@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def container_mb(client: docker.DockerClient, pool: str) -> float:
     """Resident memory of every process in the pool's containers."""
     total = 0
     for listed in client.api.containers(filters={"label": f"{POOL}={pool}"}):
-        total += sum(int(rss) for _, rss in client.api.top(listed["Id"], "-eo pid,rss")["Processes"])
+        with suppress(docker.errors.APIError):  # it was replaced between the two calls
+            total += sum(int(rss) for _, rss in client.api.top(listed["Id"], "-eo pid,rss")["Processes"])
     return total / 2**10
 
 
