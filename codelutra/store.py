@@ -263,10 +263,10 @@ class RunDir:
         return path.stat().st_size if path.exists() else 0
 
     def events(self, since: int = 0) -> list[Event]:
-        """The ledger after byte `since`; a line cut short by a kill is left out."""
+        """The ledger after byte `since`; a line that is still being written, or was cut short by a kill, is left out."""
         with contextlib.suppress(FileNotFoundError):
-            lines = (self.path / "ledger.jsonl").read_bytes()[since:].splitlines()
-            return [json.loads(line) for line in lines if line.endswith(b"}")]
+            *lines, _ = (self.path / "ledger.jsonl").read_bytes()[since:].split(b"\n")
+            return [json.loads(line) for line in lines]
         return []
 
     def progress(self, stage: str, done: int, total: int, unit: str, **more: Any) -> None:

@@ -55,7 +55,8 @@ class Command:
 
     def events(self) -> list[Event]:
         ledger = self.run / "ledger.jsonl"
-        return [json.loads(x) for x in ledger.read_text().splitlines()] if ledger.exists() else []
+        lines = ledger.read_text().splitlines(keepends=True) if ledger.exists() else []
+        return [json.loads(x) for x in lines if x.endswith("\n")]  # the last one may be on its way
 
     def kill_when(self, reached: Callable[[list[Event], Event], bool], timeout: float = 300) -> str:
         """kill -9 the process group as soon as `reached(new events, progress)`; returns what it last said it did."""
