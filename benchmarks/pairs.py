@@ -290,6 +290,7 @@ def main() -> None:
     found = {
         "machine": {
             "cpus": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),
             "polars": pl.__version__,
             "pandas": pd.__version__,
             "python": platform.python_version(),
