@@ -52,8 +52,8 @@ def chosen_seeds(text: str) -> list[int]:
 
 
 def arm(config: str, overrides: Overrides, method: str, seed: int) -> tuple[RunConfig, Overrides]:
-    """The config of one method and seed, and the overrides that make it of `config`. What the user sets wins over nothing
-    a method is defined by."""
+    """The config of one method and seed, and the overrides that make it of `config`. Where a method is defined by a value
+    (λ = 0 of `dpo`), it wins over `overrides`. Raises ConfigError."""
     base = load_config(config, overrides)
     more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={base.name}-{method}-s{seed}")
     return load_config(config, more), more
