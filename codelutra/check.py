@@ -72,7 +72,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         leaks = leaks_within(plain, run.suite)
         for name, suite, theirs in others:
             leaks += leaks_between(plain, run.suite, theirs, suite, name)
-        lengths, note = _lengths(problems, run.suite.system, config)
+        lengths, note = _lengths(problems, run.suite.system, config, home)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
     rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
     return Report(judged, rows, failures, leaks, [note] if note else [])
@@ -144,7 +144,7 @@ def _kind(why: str) -> str:
     return head if head in STATUSES else re.sub(r"\d+", "N", head)[:80]
 
 
-def _lengths(problems: pl.DataFrame, system: str, config: RunConfig) -> tuple[pl.Series | None, str]:
+def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path) -> tuple[pl.Series | None, str]:
     """Tokens of each prompt, as sampling counts them; or None and why not."""
     scheme, _, rest = config.model.partition(":")
     revision = "main"
@@ -152,7 +152,7 @@ def _lengths(problems: pl.DataFrame, system: str, config: RunConfig) -> tuple[pl
         if scheme == "hf":  # the tokenizer's files are fetched, not the weights
             where, _, revision = rest.partition("@")
         else:
-            where = str(models.resolve(config.model, cache_dir() / "models").path)
+            where = str(models.resolve(config.model, cache_dir() / "models", runs=home / "runs").path)
         from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")

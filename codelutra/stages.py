@@ -37,7 +37,7 @@ def base_policy(run: Run) -> Policy:
     def tell(text: str) -> None:
         run.dir.ledger({"event": "note", "text": text})
 
-    model = models.resolve(run.config.model, cache_dir() / "models", progress=tell)
+    model = models.resolve(run.config.model, cache_dir() / "models", runs=run.home / "runs", progress=tell)
     return Policy("base" if run.config.warm_start else "policy-0", str(model.path), model.fingerprint)
 
 

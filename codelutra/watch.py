@@ -1,7 +1,8 @@
 """Start the refine flow as a process of its own and show how it goes.
 
 The flow's process writes ledger.jsonl and progress.json; all its noise (vLLM, TRL, Prefect) goes to the run's log.txt. This
-process only reads those files, so `codelutra run` and somebody who looks from elsewhere see the same.
+process only reads those files, so `codelutra run` and somebody who looks from elsewhere see the same. However this process
+ends, the flow's ends with it: it hears its stdin close.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,15 +49,20 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
         )
     open_suite(config.suite)  # an unusable suite is told before anything is made
     run = RunDir.create(home_dir(home) / "runs", config)
+    patience = time.monotonic() + 15
+    while run.held and time.monotonic() < patience:
+        time.sleep(0.5)  # of a killed start the flow is just ending
     if run.held:
         raise UserError(
             f"run {config.name!r} is going on in another process; watch it with `codelutra status {config.name}`"
         )
-    command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home))]
+    command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home)), "--watched"]
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_ENVIRONMENT | os.environ)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_ENVIRONMENT | os.environ)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: child.terminate())
     code = _watch(child, run, seen)
     if code:
         raise _failure(code, run, seen)
@@ -168,7 +175,7 @@ def _follow(path: Path, start: int) -> Iterator[Event | None]:
 
 def _failure(code: int, run: RunDir, seen: int) -> CodelutraError:
     errors = [e for e in run.events(seen) if e["event"] == "error"]
-    if code in (130, -2):
+    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return _with_code("interrupted; the same command goes on from here", 130)
     if errors:
         return _with_code(errors[-1]["text"], errors[-1]["exit_code"])

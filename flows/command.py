@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +20,10 @@ def main(flow: Callable[..., Any]) -> None:
     parser.add_argument("config", help="a preset's name or the path of a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="overrides")
     parser.add_argument("--home", help="folder of store/ and runs/")
+    parser.add_argument("--watched", action="store_true", help="end when stdin does")
     args = parser.parse_args()
+    if args.watched:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     reap_strays()
     own_what_follows()
     try:
@@ -26,3 +32,8 @@ def main(flow: Callable[..., Any]) -> None:
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)

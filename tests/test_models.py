@@ -84,6 +84,26 @@ def test_a_gguf_keeps_its_tokenizer_chat_template_and_end_token(told: list[list[
     ]
 
 
+def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path, cache: Path) -> None:
+    summary = {"state": "running", "best": "policy-1", "policies": [
+        {"label": "policy-0", "title": "warm start", "path": "/nowhere"},
+        {"label": "policy-1", "title": "iteration 1", "path": str(tiny)}]}  # fmt: skip
+    run = tmp_path / "runs" / "night"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="run:night has not chosen a policy yet, it is running"):
+        resolve("run:night", cache, runs=run.parent)
+    (run / "summary.json").write_text(json.dumps(summary | {"state": "finished"}))
+    model = resolve("run:night", cache, runs=run.parent)
+    assert model.path == tiny
+    assert model.fingerprint == resolve(f"path:{tiny}", cache).fingerprint
+    with pytest.raises(UserError, match=r"run:day: no such run in .*; there: night"):
+        resolve("run:day", cache, runs=run.parent)
+    (run / "summary.json").write_text(json.dumps(summary | {"state": "finished", "best": "policy-0"}))
+    with pytest.raises(UserError, match="weights of its warm start are not at /nowhere any more"):
+        resolve("run:night", cache, runs=run.parent)
+
+
 @pytest.mark.slow
 def test_a_cached_model_that_changed_is_set_aside_and_made_again(told: list[list[str]], gguf: Path, cache: Path) -> None:
     before = resolve(f"gguf:{gguf}", cache)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -39,3 +42,15 @@ def test_a_training_tells_its_log_probabilities_every_tenth_of_its_steps() -> No
 def test_the_next_training_starts_from_the_beginning_and_other_stages_stay_quiet() -> None:
     lines = shown(step(40, loss=1.0), step(7, "sample policy-1"), step(1, "train iteration 2", loss=2.0))
     assert [line.split(",")[0] for line in lines] == ["train iteration 1", "train iteration 2"]
+
+
+FLOW = "import time; from flows.command import main; main(lambda **given: time.sleep(60))"
+
+
+def test_a_flow_that_is_watched_ends_with_whoever_watches() -> None:
+    flow = subprocess.Popen([sys.executable, "-c", FLOW, "demo", "--watched"], stdin=subprocess.PIPE)
+    assert flow.stdin
+    time.sleep(3)
+    assert flow.poll() is None
+    flow.stdin.close()
+    assert flow.wait(10) == -signal.SIGTERM
