@@ -88,7 +88,7 @@ def answers(run: Run, pool: Pool) -> Iterator[Answer]:
 
 
 def spider_judges(folder: Path) -> dict[str, Judge]:
-    """test-suite-sql-eval's execution match on one database, values as predicted: with DISTINCT as written, and its default."""
+    """test-suite-sql-eval's execution match on one database, values as predicted: DISTINCT as written, and its default."""
     sys.path.insert(0, str(folder))
     module = _load(folder / "exec_eval.py")
     return {
@@ -106,7 +106,7 @@ def bird_judge(file: Path) -> Judge:
     def judge(database: str, code: str, reference: str) -> bool:
         try:
             return bool(module.execute_sql(code, reference, database))
-        except Exception:
+        except (sqlite3.Error, sqlite3.Warning):
             return False
 
     return judge
@@ -114,7 +114,8 @@ def bird_judge(file: Path) -> Judge:
 
 def _load(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -132,10 +133,10 @@ def official_cause(a: Answer, judge: Judge, ours: bool, database: str) -> str:
         return 'the evaluator mends "> =" in the answer'
     if a.status == "ok" and not a.rows and not judge(database, a.code, a.reference) and ours:
         return "both results are empty"
-    plain = re.sub(r"\bdistinct\b", "", a.code, flags=re.I), re.sub(r"\bdistinct\b", "", a.reference, flags=re.I)
-    if plain != (a.code, a.reference):
-        if judge(database, *plain) == judge(database, a.code, a.reference):
-            return "the evaluator takes DISTINCT out of both queries first"
+    code, reference = (re.sub(r"\bdistinct\b", "", q, flags=re.IGNORECASE) for q in (a.code, a.reference))
+    bare = (code, reference) != (a.code, a.reference)
+    if bare and judge(database, code, reference) == judge(database, a.code, a.reference):
+        return "the evaluator takes DISTINCT out of both queries first"
     if a.status != "ok":
         with sqlite3.connect(database) as connection:
             connection.text_factory = lambda b: b.decode(errors="ignore")

@@ -98,6 +98,8 @@ def compare(
         print(json.dumps(result, indent=1))
     else:
         show.rows_table(table_rows(result), title=f"{result['suite']}: test split, policies chosen on dev")
+        for name in result["missing"]:
+            print(f"not in it: {name}, not finished", file=sys.stderr)
         print(f"written: {written.parent}", file=sys.stderr)
 
 

@@ -130,8 +130,8 @@ def _from_run(name: str, cache: Path, runs: Path | None) -> Model:
     summary = json.loads(file.read_text())
     if summary["state"] != "finished":
         raise UserError(
-            f"model run:{name} has not chosen a policy yet, it is {summary['state']}; `codelutra run {file.parent}/run.yaml` "
-            "goes on to its end"
+            f"model run:{name} has not chosen a policy yet, it is {summary['state']}; "
+            f"`codelutra run {file.parent}/run.yaml` goes on to its end"
         )
     best = next(p for p in summary["policies"] if p["label"] == summary["best"])
     directory = Path(best["path"])

@@ -28,11 +28,13 @@ class Summary:
         self._run = run
         self._scores: list[Artifact] = []
         self._measured: list[Policy] = []
+        self._began = time.time()
+        self._before: float = (run.dir.read("summary.json") or {}).get("minutes", 0.0)
         c = run.config
         self.facts: dict[str, Any] = {
             "run": c.name, "suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode,
-            "model": c.model, "state": "running", "reason": "", "best": None, "started": time.time(),
-            "problems": {}, "policies": [], "test": None,
+            "model": c.model, "state": "running", "reason": "", "best": None, "started": self._began,
+            "minutes": 0.0, "problems": {}, "policies": [], "test": None,
         }  # fmt: skip
         self._write()
 
@@ -124,7 +126,6 @@ class Summary:
     def finish(self, state: str, reason: str = "") -> dict[str, Any]:
         self.facts["state"] = state
         self.facts["reason"] = reason or self.facts["reason"]
-        self.facts["minutes"] = round((time.time() - self.facts["started"]) / 60, 2)
         self._write()
         return self.facts
 
@@ -170,6 +171,7 @@ class Summary:
         self._run.dir.ledger({"event": "note", "label": row["label"], "text": text})
 
     def _write(self) -> None:
+        self.facts["minutes"] = round(self._before + (time.time() - self._began) / 60, 2)  # of all starts together
         self._run.dir.write("summary.json", self.facts)
 
 

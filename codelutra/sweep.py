@@ -4,6 +4,7 @@ untouched. Test stays closed (`select.test: false`): it is for the one setting t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -46,10 +47,15 @@ def grid(config: str, overrides: tuple[str, ...], vary: Sequence[str]) -> list[P
     points = []
     for chosen in product(*axes):
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}")[:64].strip("-")
+        name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
         more = (*overrides, *(f"{key}={_number(value)}" for key, value in chosen), "select.test=false", f"name={name}")
         points.append(Point(label, load_config(config, more), more))
     return points
+
+
+def _short(name: str) -> str:
+    """At most 64 characters, different for different names."""
+    return name if len(name) <= 64 else f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _number(text: str) -> str:

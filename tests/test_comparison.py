@@ -131,6 +131,10 @@ def test_a_sweep_is_every_combination_each_valid_and_named_before_any_runs() -> 
     assert not any(p.config.select.test for p in points), "test is not for trying settings"
     with pytest.raises(ConfigError, match="beta"):
         grid("demo", (), ["train.beta=0.1,-1"])
+    long = grid(
+        "demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true", "warm_start.epochs=1,2", "train.beta=0.1"]
+    )
+    assert len({p.config.name for p in long}) == 4, "cut short, names still differ"
 
 
 @pytest.mark.parametrize("vary", [[], ["train.beta"], ["=3"]])
