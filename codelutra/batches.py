@@ -73,15 +73,14 @@ def plan(
 ) -> list[list[list[int]]]:
     """Optimizer steps, each a list of micro-batches, each a list of indices.
 
-    Batches are a seeded shuffle, of even sizes (17 examples in batches of 16 are 9 and 8, not 16 and 1). They are made
-    once and their order is shuffled anew every epoch, so the reference log-probabilities of one pass serve all. Within
-    a batch, examples that begin alike go into the same micro-batch: that is where prefixes are shared, and little
-    is padded where they are not. The number of micro-batches is a multiple of `processes`, each of which takes as many;
+    Batches are of even sizes (17 examples in batches of 16 are 9 and 8, not 16 and 1). They are made once and their
+    order is shuffled anew every epoch, so the reference log-probabilities of one pass serve all. Examples that begin
+    alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time, and go into the
+    same micro-batch: that is where prefixes are shared, and little is padded where they are not. The number of micro-batches is a multiple of `processes`, each of which takes as many;
     a batch of fewer examples than processes cannot be shared, and is refused with ValueError.
     """
     draw = random.Random(seed)
-    order = list(range(len(examples)))
-    draw.shuffle(order)
+    order = _shuffled(examples, max(1, batch_size // 4), draw)
     batches = []
     for batch in _evenly(order, math.ceil(len(order) / batch_size)):
         batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
@@ -94,6 +93,33 @@ def plan(
     while len(steps) < wanted:
         steps += draw.sample(batches, len(batches))
     return steps[:wanted]
+
+
+def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -> list[int]:
+    """Indices in random order, but for clumps of up to `together` examples whose prompts share half their tokens."""
+    alike: list[list[list[int]]] = []  # prompts that begin alike, of each the examples that have it
+    before: list[int] = []
+    for i in sorted(range(len(examples)), key=lambda i: (examples[i].prompt, examples[i].answers)):
+        prompt = examples[i].prompt
+        if alike and prompt == before:
+            alike[-1][-1].append(i)
+        elif alike and 2 * _shared(before, prompt) >= len(prompt):
+            alike[-1].append([i])
+        else:
+            alike.append([[i]])
+        before = prompt
+    clumps = []
+    for prompts in alike:
+        draw.shuffle(prompts)
+        members = [i for same in prompts for i in same]
+        clumps += [members[a : a + together] for a in range(0, len(members), together)]
+    draw.shuffle(clumps)
+    return [i for clump in clumps for i in clump]
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _evenly(items: list[int], parts: int) -> list[list[int]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _TIMEOUT_SECONDS = 600.0  # a busy server queues; waiting is right, waiting for ever is not
 # A server's own generation config (top_k 20, a repetition penalty …) would make other samples than the engine here does.
-_PLAIN_SAMPLING = {"n": 1, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+_PLAIN_SAMPLING = {"n": 1, "top_k": -1, "repetition_penalty": 1.0}
 
 
 @dataclass
@@ -182,7 +182,8 @@ async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str
     while not _dead(endpoint, work.patience):
         ask = await work.asks.get()
         shard = work.shards[ask.shard]
-        sampling = {"temperature": shard.temperature, "top_p": shard.top_p if shard.temperature else 1.0}
+        nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
+        sampling = {"temperature": shard.temperature, **nucleus}
         body = {"model": model, "prompt": ask.ids, "max_tokens": shard.max_tokens, **sampling, **_PLAIN_SAMPLING}
         answer = await _call(client, endpoint, "POST", "/completions", body)
         if answer is None:

@@ -53,6 +53,7 @@ class ShardRequest:
     temperature: float
     top_p: float
     max_tokens: int
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -384,6 +385,7 @@ def _params(shard: ShardRequest, prompt: int, sample: int, stops: list[int], see
     return SamplingParams(
         temperature=shard.temperature,
         top_p=1.0 if greedy else shard.top_p,
+        min_p=0.0 if greedy else shard.min_p,
         max_tokens=shard.max_tokens,
         stop_token_ids=stops,
         seed=None if seed is None or greedy else request_seed(seed, shard.ids[prompt], greedy, sample),

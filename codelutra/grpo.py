@@ -74,7 +74,8 @@ def grpo_trainer(job: Job, model: Any, rows: list[dict[str, Any]], sample: dict[
     args = GRPOConfig(
         output_dir=str(job.work), seed=job.seed, use_cpu=not _cuda(), bf16=job.bf16, max_steps=steps, shuffle_dataset=False,
         per_device_train_batch_size=at_once, gradient_accumulation_steps=answers // at_once, num_generations=k,
-        max_completion_length=sample["max_tokens"], temperature=sample["temperature"], top_p=sample["top_p"], beta=0.0,
+        max_completion_length=sample["max_tokens"], temperature=sample["temperature"], top_p=sample["top_p"],
+        min_p=sample["min_p"] or None, beta=0.0,
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * steps), lr_scheduler_type="cosine",
         optim="adamw_torch_fused", max_grad_norm=1.0, save_strategy="steps", save_steps=config.checkpoint_steps,
         logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=_cuda(),

@@ -93,6 +93,7 @@ def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:
         temperature=0.0 if shard.greedy else config.temperature,
         top_p=config.top_p,
         max_tokens=config.max_tokens,
+        min_p=config.min_p,
     )
 
 

@@ -166,6 +166,8 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     s, e = run.config.sample, run.config.engine
     drawn = {} if shard.greedy else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p,
                                      "seed": run.config.seed}  # fmt: skip
+    if drawn and s.min_p:
+        drawn["min_p"] = s.min_p
     config = {
         **drawn,
         "max_tokens": s.max_tokens,

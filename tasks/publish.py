@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import difflib
 import json
 import re
@@ -56,12 +57,13 @@ def live_progress(run: Run) -> Iterator[None]:
     """Show every stage's progress as an artifact of the flow run, and of a training its steps as a table, while it goes."""
     stages = dict[str, _Stage]()
     lock = threading.Lock()
+    flow = contextvars.copy_context()  # the sampling thread has none, and what it showed would belong to no run
 
     def show(stage: str, done: int, total: int, unit: str, measures: Measures) -> None:
         with lock:
             if stage not in stages:
                 stages[stage] = _Stage(run.config.name, stage)
-            stages[stage].show(done, total, unit, measures)
+            flow.run(stages[stage].show, done, total, unit, measures)
 
     run.on_progress = show
     try:
@@ -87,7 +89,7 @@ class _Stage:
         if now < self._due and done < total:
             return
         self._due = now + _EVERY_SECONDS
-        with SyncClientContext.get_or_create():  # the sampling thread has none, and every call would leave a client open
+        with SyncClientContext.get_or_create():  # else every call would leave a client open
             self._show(done, total, unit, measures)
 
     def _show(self, done: int, total: int, unit: str, measures: Measures) -> None:

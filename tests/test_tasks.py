@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from prefect import flow, task
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.testing.utilities import prefect_test_harness
 
 from codelutra.config import parse_config
@@ -110,14 +112,19 @@ def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monk
         opened = run.open()
         with publish.live_progress(opened):
             hear = opened.training_progress("train", "train iteration 1")
-            hear(0, 60, {"doing": "training", "resumed_from_step": None})
+            first = threading.Thread(target=hear, args=(0, 60, {"doing": "training", "resumed_from_step": None}))
+            first.start()  # as the sampling thread does: it has no flow run of its own
+            first.join()
             for i in range(1, 31):
                 hear(i, 60, {"doing": "progress", "step": i, **step})
                 tables.append(Artifact.get("t-progress-train-iteration-1-steps"))
             tables.append(Artifact.get("t-progress-train-iteration-1"))
+        runs.append(flow_run.id)
 
+    runs = list[str]()
     training()
     bar = tables.pop()
+    assert str(bar.flow_run_id) == runs[0], "shown with its run"
     assert {t.id for t in tables} == {tables[0].id}, "changed in place, not piled up"
     rows = json.loads(tables[-1].data)
     assert rows[-1] == {"step": 30} | step | {"kl": 0.01235}

@@ -210,6 +210,14 @@ def test_examples_that_begin_alike_meet_in_a_micro_batch() -> None:
         assert len({tuple(examples[i].prompt) for i in micro}) == 1
 
 
+def test_a_batch_mixes_schemas_of_which_a_micro_batch_has_one() -> None:
+    schemas = [[schema] * 30 + [question, 99] for schema in range(8) for question in range(100, 108)]
+    examples = [Example(str(i), prompt, ([i],)) for i, prompt in enumerate(schemas)]
+    for step in plan(examples, 1, batch_size=16, micro_batch=4, seed=0):
+        assert [len({examples[i].prompt[0] for i in micro}) for micro in step] == [1, 1, 1, 1]
+        assert len({examples[i].prompt[0] for micro in step for i in micro}) > 1
+
+
 def test_an_answer_chosen_in_k_pairs_weighs_as_one() -> None:
     examples = encoded(some_pairs(6))
     by_answer: dict[tuple[str, str], float] = {}

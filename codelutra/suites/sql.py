@@ -234,9 +234,9 @@ def quoted(name: str, always: bool = False) -> str:
 
 
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
-    """`section.databases`, or all known ones. Raises ConfigError naming those nobody knows."""
-    unknown = [d for d in section.databases if d not in known]
-    if unknown:
-        shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-        raise ConfigError(f"suite.databases: {', '.join(unknown)} not in {where}; known: {shown}")
-    return [d for d in known if not section.databases or d in section.databases]
+    """`section.databases`, or all known ones, but for `section.without`. Raises ConfigError naming those nobody knows."""
+    for key, names in (("databases", section.databases), ("without", section.without)):
+        if unknown := [d for d in names if d not in known]:
+            shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+            raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {shown}")
+    return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]
