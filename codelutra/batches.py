@@ -76,8 +76,9 @@ def plan(
     Batches are of even sizes (17 examples in batches of 16 are 9 and 8, not 16 and 1). They are made once and their
     order is shuffled anew every epoch, so the reference log-probabilities of one pass serve all. Examples that begin
     alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time, and go into the
-    same micro-batch: that is where prefixes are shared, and little is padded where they are not. The number of micro-batches is a multiple of `processes`, each of which takes as many;
-    a batch of fewer examples than processes cannot be shared, and is refused with ValueError.
+    same micro-batch: that is where prefixes are shared, and little is padded where they are not. The number of
+    micro-batches is a multiple of `processes`, each of which takes as many; a batch of fewer examples than processes
+    cannot be shared, and is refused with ValueError.
     """
     draw = random.Random(seed)
     order = _shuffled(examples, max(1, batch_size // 4), draw)

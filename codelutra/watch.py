@@ -61,13 +61,23 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_ENVIRONMENT | os.environ)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: child.terminate())
-    code = _watch(child, run, seen)
+    with child, _passing_on(child, signal.SIGTERM, signal.SIGHUP):
+        code = _watch(child, run, seen)
     if code:
         raise _failure(code, run, seen)
     summary: dict[str, Any] = run.read("summary.json")
     return summary
+
+
+@contextlib.contextmanager
+def _passing_on(child: subprocess.Popen[bytes], *numbers: signal.Signals) -> Iterator[None]:
+    """Meanwhile these signals end `child`, whose end is then told as any other."""
+    before = {n: signal.signal(n, lambda *_: child.terminate()) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:

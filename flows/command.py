@@ -35,5 +35,6 @@ def main(flow: Callable[..., Any]) -> None:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # sys.stdin would hold a lock that the interpreter wants when it ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)

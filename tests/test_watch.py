@@ -44,13 +44,18 @@ def test_the_next_training_starts_from_the_beginning_and_other_stages_stay_quiet
     assert [line.split(",")[0] for line in lines] == ["train iteration 1", "train iteration 2"]
 
 
-FLOW = "import time; from flows.command import main; main(lambda **given: time.sleep(60))"
+FLOW = "import sys, time; from flows.command import main; main(lambda config, **given: time.sleep(float(config)))"
+
+
+def test_a_flow_ends_well_while_it_is_still_watched() -> None:
+    with subprocess.Popen([sys.executable, "-c", FLOW, "0.5", "--watched"], stdin=subprocess.PIPE) as flow:
+        assert flow.wait(30) == 0
 
 
 def test_a_flow_that_is_watched_ends_with_whoever_watches() -> None:
-    flow = subprocess.Popen([sys.executable, "-c", FLOW, "demo", "--watched"], stdin=subprocess.PIPE)
-    assert flow.stdin
-    time.sleep(3)
-    assert flow.poll() is None
-    flow.stdin.close()
-    assert flow.wait(10) == -signal.SIGTERM
+    with subprocess.Popen([sys.executable, "-c", FLOW, "60", "--watched"], stdin=subprocess.PIPE) as flow:
+        time.sleep(3)
+        assert flow.poll() is None
+        assert flow.stdin
+        flow.stdin.close()
+        assert flow.wait(10) == -signal.SIGTERM
