@@ -71,8 +71,9 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
 
 @contextlib.contextmanager
 def _passing_on(child: subprocess.Popen[bytes], *numbers: signal.Signals) -> Iterator[None]:
-    """Meanwhile these signals end `child`, whose end is then told as any other."""
-    before = {n: signal.signal(n, lambda *_: child.terminate()) for n in numbers}
+    """Meanwhile these signals end `child`, whose end is then told as any other. Those ignored (`nohup`) stay so."""
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, lambda *_: child.terminate()) for n in heard}
     try:
         yield
     finally:
