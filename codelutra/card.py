@@ -13,7 +13,8 @@ import polars as pl
 import yaml
 
 from codelutra import __version__
-from codelutra.findings import Findings, Row, headline, libraries
+from codelutra.errors import UserError
+from codelutra.findings import Findings, Row, headline, libraries, read_findings
 from codelutra.show import paired_text
 
 _CARD = Template("""\
@@ -82,12 +83,15 @@ last iteration added to the policy before it, not to the base model, and is ther
 def card(found: Findings, row: Row) -> str:
     """README.md of the export of `row`'s policy."""
     s, config = found.summary, found.config
+    first, *later = lineage(found)
+    model = first.summary["model"]
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
     pairs = sum(r["funnel"]["pairs"] for r in found.policies[: found.policies.index(row)] if r.get("funnel"))
     train, drawn = config.train, config.sample
     facts = {
-        "base model": f"`{s['model']}`, licence {licence or 'not recorded'}",
+        "base model": f"`{model}`, licence {licence or 'not recorded'}",
+        **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
         "suite": f"{s['suite']}, version {s['suite_version']}, licence {suite_licence}",
         "problems": ", ".join(f"{n:,} {split}" for split, n in s["problems"].items() if split in ("train", "dev", "test")),
         "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
@@ -95,18 +99,18 @@ def card(found: Findings, row: Row) -> str:
         f"{'after a warm start on references; ' if config.warm_start else ''}{pairs:,} pairs in all",
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
         "weights": f"sha256 `{(found.manifest(row['path']) or {}).get('digest', 'of the base model, unchanged')}`",
-        "made with": f"codelutra {__version__}, " + ", ".join(f"{k} {' / '.join(v)}" for k, v in libraries(found).items()),
+        "made with": ", ".join(f"{k} {' / '.join(v)}" for k, v in ({"codelutra": [__version__]} | libraries(found)).items()),
     }
     licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
     return _CARD.substitute(
         front=yaml.safe_dump(_front(found, row, licence), sort_keys=False, allow_unicode=True).strip(),
-        title=f"{s['run']}: {s['model']} refined on {s['suite']}",
+        title=f"{s['run']}: {model} refined on {s['suite']}",
         headline="\n\n".join(headline(found)),
         rows="\n".join(_table_row(r, r is row) for r in found.policies),
         policy=row["title"],
         mode=s["mode"],
         tested=_tested(found, row),
-        model=s["model"],
+        model=model,
         run=s["run"],
         suite=s["suite"],
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
@@ -117,9 +121,27 @@ def card(found: Findings, row: Row) -> str:
     )
 
 
+def lineage(found: Findings) -> list[Findings]:
+    """The runs that this one went on from (`model: run:NAME`), oldest first, and itself."""
+    runs = [found]
+    while (name := runs[0].summary["model"].removeprefix("run:")) != runs[0].summary["model"]:
+        try:
+            runs.insert(0, read_findings(found.path.parent / name))
+        except UserError:  # removed since
+            break
+    return runs
+
+
+def _earlier(found: Findings) -> str:
+    s = found.summary
+    best = next(r for r in found.policies if r["label"] == s["best"])
+    suite = f"{s['suite']} {s['suite_version']}, {s['problems']['train']:,} train problems"
+    return f"run `{s['run']}` on {suite}: its {best['title']}"
+
+
 def base_licence(found: Findings) -> str:
-    """Of the model the run started from, as its source names it; "" where it does not."""
-    base = Path(found.policies[0]["path"])
+    """Of the model everything started from, as its source names it; "" where it does not."""
+    base = Path(lineage(found)[0].policies[0]["path"])
     with contextlib.suppress(FileNotFoundError):
         return str(json.loads((base / "codelutra-model.json").read_text())["licence"])
     with contextlib.suppress(FileNotFoundError):
@@ -130,7 +152,7 @@ def base_licence(found: Findings) -> str:
 
 def _front(found: Findings, row: Row, licence: str) -> dict[str, Any]:
     s = found.summary
-    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", s["model"])
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary["model"])
     metrics = [_metric("dev", row["dev"])]
     if (test := s.get("test")) and test["policy"] == row["label"]:
         metrics.append(_metric("test", test))

@@ -94,6 +94,15 @@ def test_the_card_has_the_numbers_with_their_intervals_and_the_licences(exported
     assert values == [round(best["dev"]["value"], 4), round(test["value"], 4)]
 
 
+def test_the_card_of_a_run_that_went_on_from_another_names_the_first_model(run: Path, weights: Path, tmp_path: Path) -> None:
+    later = example_run(run.parent.parent, weights=weights, name="later", model=f"run:{run.name}")
+    card = export(later, tmp_path / "later") / "README.md"
+    assert front(card)["base_model"] == "example/tiny"
+    assert front(card)["license"] == "apache-2.0"
+    assert "# later: hf:example/tiny" in card.read_text()
+    assert f"| trained before | run `{run.name}` on starter-sql" in card.read_text()
+
+
 def test_the_config_in_the_export_is_the_one_of_the_run(exported: Path, run: Path) -> None:
     assert load_config(exported / "run.yaml") == load_config(run / "run.yaml")
 
