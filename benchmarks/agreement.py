@@ -28,7 +28,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.run import Run, open_run
+from codelutra.run import Run, home_dir, open_run
 from codelutra.suites.sql import SqlSuite
 from sandbox import Pool, ensure_image
 from sandbox.protocol import decode
@@ -228,11 +228,15 @@ def measure(runs: list[Path], spider: Path | None, bird: Path | None) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, action="append", required=True, help="a run's folder; may be repeated")
+    parser.add_argument("--run", type=Path, action="append", help="a run's folder; may be repeated; default: runs/demo")
     parser.add_argument("--spider", type=Path, help="folder of test-suite-sql-eval")
     parser.add_argument("--bird", type=Path, help="BIRD's llm/src/evaluation.py")
     parser.add_argument("--out", type=Path, default=Path("docs/results/agreement.json"))
     options = parser.parse_args()
+    options.run = options.run or [home_dir() / "runs" / "demo"]
+    if missing := [str(r) for r in options.run if not (r / "expected.parquet").exists()]:
+        print(f"no run at {', '.join(missing)}; `codelutra run demo` makes one")
+        return
     report = measure(options.run, options.spider, options.bird)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
