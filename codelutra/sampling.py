@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from codelutra.errors import StageError
 from codelutra.run import Policy, Run
 from codelutra.sample import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
@@ -73,6 +74,9 @@ class Sampling:
         self._stop.set()
         if self._thread:
             self._thread.join()
+        with self._change:  # whoever still waits, in a flow that was told to end
+            self._failure = self._failure or StageError("sampling was ended before this shard was drawn")
+            self._change.notify_all()
 
     def _fill(self) -> None:
         try:

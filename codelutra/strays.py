@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,14 +20,24 @@ def own_what_follows() -> None:
 
 def reap_strays() -> list[int]:
     """Kill what flows that were killed left behind: Prefect's temporary server, above all. Returns the process ids."""
-    reaped = []
+    return _kill(lambda pid, start: started(pid) != start)
+
+
+def end_what_followed() -> None:
+    """Kill every process that was started since `own_what_follows`."""
+    _kill(lambda pid, _: pid == os.getpid())
+
+
+def _kill(which: Callable[[int, str], bool]) -> list[int]:
+    """Kill the marked processes whose owner (pid, start) is one of `which`."""
+    killed = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # gone meanwhile, or somebody else's
             for item in path.read_bytes().split(b"\0"):
                 name, _, value = item.partition(b"=")
                 if name == OWNER.encode():
                     pid, _, start = value.decode().partition(":")
-                    if started(int(pid)) != start:
+                    if which(int(pid), start):
                         os.kill(int(path.parent.name), signal.SIGKILL)
-                        reaped.append(int(path.parent.name))
-    return reaped
+                        killed.append(int(path.parent.name))
+    return killed

@@ -61,7 +61,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_ENVIRONMENT | os.environ)
-    with child, _passing_on(child, signal.SIGTERM, signal.SIGHUP):
+    with child, _ending(child, signal.SIGTERM, signal.SIGHUP):
         code = _watch(child, run, seen)
     if code:
         raise _failure(code, run, seen)
@@ -70,15 +70,20 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
 
 
 @contextlib.contextmanager
-def _passing_on(child: subprocess.Popen[bytes], *numbers: signal.Signals) -> Iterator[None]:
+def _ending(child: subprocess.Popen[bytes], *numbers: signal.Signals) -> Iterator[None]:
     """Meanwhile these signals end `child`, whose end is then told as any other. Those ignored (`nohup`) stay so."""
     heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, lambda *_: child.terminate()) for n in heard}
+    before = {n: signal.signal(n, lambda *_: _end(child)) for n in heard}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdin
+    child.stdin.close()
 
 
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
@@ -107,6 +112,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
                 time.sleep(0.25)
         except KeyboardInterrupt:
             console.print("stopping; the same command goes on from here")
+            _end(child)
             return child.wait()
 
 

@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from codelutra.errors import CodelutraError
-from codelutra.strays import own_what_follows, reap_strays
+from codelutra.strays import end_what_followed, own_what_follows, reap_strays
+
+_GRACE_SECONDS = 10.0  # for Prefect to tell its server; nothing else is lost, as with any kill
 
 
 def main(flow: Callable[..., Any]) -> None:
@@ -38,3 +41,6 @@ def _end_with_stdin() -> None:
     while os.read(0, 1024):  # sys.stdin would hold a lock that the interpreter wants when it ends
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)  # Prefect would wait for tasks that are going on: minutes, where one trains
+    end_what_followed()
+    os._exit(128 + signal.SIGTERM)

@@ -58,15 +58,22 @@ class Command:
         lines = ledger.read_text().splitlines(keepends=True) if ledger.exists() else []
         return [json.loads(x) for x in lines if x.endswith("\n")]  # the last one may be on its way
 
-    def kill_when(self, reached: Callable[[list[Event], Event], bool], timeout: float = 300) -> str:
-        """kill -9 the process group as soon as `reached(new events, progress)`; returns what it last said it did."""
+    def kill_when(self, reached: Callable[[list[Event], Event], bool], how: str = "all", timeout: float = 300) -> str:
+        """End it as soon as `reached(new events, progress)`; returns what it last said it did.
+
+        how: "all" is kill -9 of the process group, "command" of the command alone, "ask" a SIGTERM to the command alone.
+        """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
             state = self.progress()
             new = self.events()[self._seen :]
             if reached(new, state):
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.communicate()
+                if how == "all":
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                else:
+                    self.process.send_signal(signal.SIGTERM if how == "ask" else signal.SIGKILL)
+                self.process.communicate(timeout=60)
+                assert self.process.returncode == (130 if how == "ask" else -signal.SIGKILL)
                 return f"{state.get('stage')} {state.get('done')}/{state.get('total')}"
             time.sleep(0.005)
         os.killpg(self.process.pid, signal.SIGKILL)

@@ -54,6 +54,9 @@ MOMENTS = {
 }
 
 
+HOW = {"sampling": "ask", "training": "command"}  # all else: the whole process group at once
+
+
 def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
     tiny: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -61,7 +64,7 @@ def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
     with prefect_server(tmp_path) as api:
         for moment, reached in MOMENTS.items():
             command = Command(config, home, api=api)
-            print(f"killed in {moment}, at {command.kill_when(reached)}")
+            print(f"killed in {moment}, at {command.kill_when(reached, HOW.get(moment, 'all'))}")
         command = Command(config, home, api=api)
         code, out, err = command.finish()
     assert code == 0, err
