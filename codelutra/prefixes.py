@@ -7,7 +7,7 @@ alike. In a causal model a token's state depends only on what precedes it, so a 
              │                └── rejected          it has in its own sequence
              └── question 2 ───── ...
 
-That is exact, not an approximation; on text-to-SQL it computes a quarter of the tokens. The output layer (49,152 words
+That is exact, not an approximation; on text-to-SQL it computes a third of the tokens. The output layer (49,152 words
 in the default model) runs only where an answer's token is predicted.
 
 `share_prefixes` puts this behind TRL's own seam, `model(..., labels=..., fused_lm_head=True)`, so TRL's losses and
