@@ -37,6 +37,8 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
+
 
 def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: Path | None) -> dict[str, Any]:
     """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary.
@@ -49,9 +51,11 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
         )
     open_suite(config.suite)  # an unusable suite is told before anything is made
     run = RunDir.create(home_dir(home) / "runs", config)
-    patience = time.monotonic() + 15
-    while run.held and time.monotonic() < patience:
-        time.sleep(0.5)  # of a killed start the flow is just ending
+    if run.held:
+        print(f"another process has run {config.name}; waiting up to {_PATIENCE:.0f} s for it to end", file=sys.stderr)
+        until = time.monotonic() + _PATIENCE
+        while run.held and time.monotonic() < until:
+            time.sleep(0.5)
     if run.held:
         raise UserError(
             f"run {config.name!r} is going on in another process; watch it with `codelutra status {config.name}`"
