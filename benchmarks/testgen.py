@@ -5,7 +5,8 @@
 Wrong programs: MBPP's references with one operator or number changed, as far as they pass the three given asserts. Some of
 those are no errors at all (a changed bound that no input reaches), so 100 % is out of reach. Right programs: where the
 hand-checked release (sanitized-mbpp.json) solves a problem in another way, that solution, as far as it passes the given
-asserts. "any input" leaves out the habits (codelutra/mutation.py) that hold new inputs to what the known ones are like.
+asserts. "any input" leaves out the habits (codelutra/mutation.py) that hold new inputs to what the known ones are like;
+"proposed first" asks a model (--proposer) before it mutates.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any
 import polars as pl
 
 from benchmarks.references import mutants
-from codelutra import mutation, testgen
-from codelutra.config import SuiteSection
+from codelutra import models, mutation, testgen
+from codelutra.config import DEFAULT_MODEL, EngineSection, SuiteSection
 from codelutra.execute import execute, judge_references
+from codelutra.run import cache_dir
 from codelutra.schema import SAMPLES
 from codelutra.suites import open_suite
 from codelutra.suites.python import PythonSuite, calls_of, normalise
@@ -31,6 +33,7 @@ from sandbox import Pool, ensure_image
 
 SECONDS = 2.0  # of a program; a changed loop may have no end
 VARIANTS = (("5 cases", 5, True), ("10 cases", 10, True), ("20 cases", 20, True), ("20 cases, any input", 20, False))
+PROPOSED = (("20 cases, proposed first", 20, True),)
 
 
 def programs(problem_ids: list[str], codes: list[str]) -> pl.DataFrame:
@@ -53,7 +56,7 @@ def share(part: int, whole: int) -> dict[str, Any]:
     return {"n": part, "of": whole, "share": round(part / max(whole, 1), 4)}
 
 
-def measure(folder: Path, problems_at_most: int, pool: Pool) -> dict[str, Any]:
+def measure(folder: Path, problems_at_most: int, pool: Pool, proposer: str) -> dict[str, Any]:
     suite = open_suite(SuiteSection(name="mbpp", path=str(folder)))
     assert isinstance(suite, PythonSuite)
     asked = suite.problems()
@@ -69,10 +72,15 @@ def measure(folder: Path, problems_at_most: int, pool: Pool) -> dict[str, Any]:
     alternatives = passing(programs(*map(list, zip(*right, strict=True))), asked, expected, suite, pool)
 
     rows, habits = {}, mutation.habits
-    for name, cases, strict in VARIANTS:
+    propose = testgen.asking(
+        models.resolve(proposer, cache_dir() / "models").path, asked, suite.system, engine=EngineSection(max_model_len=1024),
+        seed=0, log=Path("testgen-engine.log"), lock=cache_dir() / "accelerator.lock",
+    ) if proposer else None  # fmt: skip
+    for name, cases, strict in VARIANTS + (PROPOSED if propose else ()):
         mutation.habits = testgen.habits = habits if strict else lambda known: []
         began = time.monotonic()
-        more = testgen.extend(asked, suite, pool, per_problem=cases, seed=0, timeout_seconds=SECONDS)
+        more = testgen.extend(asked, suite, pool, per_problem=cases, seed=0, timeout_seconds=SECONDS,
+                              propose=propose if "proposed" in name else None)  # fmt: skip
         seconds = time.monotonic() - began
         wanted = judge_references(more, suite, pool, timeout_seconds=SECONDS)
         broken = wanted.filter(pl.col("status") != "correct")["problem_id"].to_list()
@@ -104,12 +112,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mbpp", type=Path, default=Path(os.environ.get("CODELUTRA_DATA", ".")) / "mbpp")
     parser.add_argument("--problems", type=int, default=100_000, help="a seeded choice of so many")
+    parser.add_argument("--proposer", default=DEFAULT_MODEL, help="model asked for cases; empty: none")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/testgen.json"))
     options = parser.parse_args()
     image = ensure_image("python", progress=print)
     with Pool(image=image, workers=options.workers, run="testgen", memory_mb=1024) as pool:
-        report = measure(options.mbpp, options.problems, pool) | {"image": image, "testgen": testgen.VERSION}
+        report = measure(options.mbpp, options.problems, pool, options.proposer)
+    report |= {"image": image, "testgen": testgen.VERSION, "proposer": options.proposer}
     print(json.dumps(report, indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")

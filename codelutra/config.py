@@ -52,6 +52,18 @@ class SuiteSection(Section):
     generated_cases: int = Field(0, ge=0, le=100)
     """Python functions: up to so many more cases a problem, judged by its reference. Fewer wrong programs pass for right;
     rarely a right one fails where the problem leaves open what an input should give."""
+    proposals: str | None = None
+    """A model (written like `model`) that is asked for such cases first; the rest come from mutating known calls. Its ideas
+    are as good as the model: for a small one mutation alone is about as strict and takes no engine."""
+
+    @model_validator(mode="after")
+    def _cases(self) -> SuiteSection:
+        if self.proposals and not self.generated_cases:
+            raise ValueError(
+                f"proposals {self.proposals!r} are for generated cases, and generated_cases is 0; set it to 20, say, "
+                "or leave proposals out"
+            )
+        return self
 
 
 class EngineSection(Section):

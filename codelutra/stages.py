@@ -33,12 +33,15 @@ VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 1, "score": 
 
 def base_policy(run: Run) -> Policy:
     """The model a run starts from, on disk."""
+    model = _model(run, run.config.model)
+    return Policy("base" if run.config.warm_start else "policy-0", str(model.path), model.fingerprint)
 
+
+def _model(run: Run, reference: str) -> models.Model:
     def tell(text: str) -> None:
         run.dir.ledger({"event": "note", "text": text})
 
-    model = models.resolve(run.config.model, cache_dir() / "models", runs=run.home / "runs", progress=tell)
-    return Policy("base" if run.config.warm_start else "policy-0", str(model.path), model.fingerprint)
+    return models.resolve(reference, cache_dir() / "models", runs=run.home / "runs", progress=tell)
 
 
 def problems(run: Run) -> Step:
@@ -52,14 +55,21 @@ def problems(run: Run) -> Step:
     read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}
     if asked.generated_cases:
         read |= {"testgen": testgen.VERSION, "seed": asked.seed, "timeout": limits.timeout_seconds, "image": run.image}
-    recipe = _recipe("problems", read, {"content": content})
+    proposer = _model(run, asked.proposals) if asked.proposals else None
+    if proposer:
+        read |= {"dtype": run.config.engine.dtype, "max_model_len": run.config.engine.max_model_len}
+    recipe = _recipe("problems", read, {"content": content} | ({"proposer": proposer.fingerprint} if proposer else {}))
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         made = frame
         if asked.generated_cases and isinstance(s, PythonSuite):
+            propose = testgen.asking(proposer.path, frame, s.system, engine=run.config.engine, seed=asked.seed,
+                log=run.dir.log, lock=run.accelerator_lock, waiting=run.waiting,
+                progress=run.progress("propose cases", "completions")) if proposer else None  # fmt: skip
             with run.use_pool() as pool:
                 made = testgen.extend(frame, s, pool, per_problem=asked.generated_cases, seed=asked.seed,
-                    timeout_seconds=limits.timeout_seconds, progress=run.progress("generate cases", "runs"))  # fmt: skip
+                    timeout_seconds=limits.timeout_seconds, propose=propose,
+                    progress=run.progress("generate cases", "runs"))  # fmt: skip
         write_frame(made, out / "problems.parquet")
         counts = dict(made.group_by("split").len().rows())
         extended = int((made["judge"] != frame["judge"]).sum())

@@ -15,13 +15,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import polars as pl
 
+from codelutra.config import EngineSection, SampleSection
 from codelutra.errors import StageError
 from codelutra.execute import Progress, Runs
 from codelutra.mutation import Args, habits, literal, new_arguments
+from codelutra.sample import Shard, sample_shards
 from codelutra.schema import PROBLEMS, check
 from codelutra.suites.python import PythonSuite, calls_of, with_calls
 from sandbox.protocol import PythonJob
@@ -30,6 +33,7 @@ VERSION = 1  # part of the key of what is made
 CANDIDATES = 3  # times as many inputs are tried as are kept
 PATIENCE = 0.2  # of an answer's seconds: the reference must be this quick on all that is kept, so that others may be slower
 WRAPPERS = {"set", "sorted", "list", "tuple", "len", "str", "round", "dict", "sum", "bool", "int", "float", "frozenset"}
+PROPOSING = SampleSection(samples_per_problem=2, temperature=0.8, top_p=1.0, min_p=0.05, max_tokens=192)
 Propose = Callable[[Sequence[str]], Sequence[str]]
 Gave = tuple[Any, Any, float]  # what a call gave in one run and in another, and its seconds where it ran alone, else 0
 
@@ -53,7 +57,7 @@ def extend(
 ) -> pl.DataFrame:  # fmt: skip
     """PROBLEMS with up to `per_problem` more calls each in their judging material; the same for the same arguments.
 
-    propose: prompts (`proposal_prompt`) → texts that may hold calls, e.g. by the policy or a larger model.
+    propose: prompts (`proposal_prompt`) → texts that may hold calls; `asking` has a model write them.
 
     Raises StageError when the sandbox itself failed.
     """
@@ -83,6 +87,24 @@ def candidates(problem: Mapping[str, Any], n: int, seed: int, proposed: str = ""
     chance = random.Random(f"{seed} {problem['problem_id']}")
     made = (args for args in new_arguments(like, chance) if literal(args) not in {literal(a) for a in asked})
     return [str(Call(first.before, first.function, args, first.after)) for args in [*asked, *islice(made, n)][:n]]
+
+
+def asking(
+    model: Path, problems: pl.DataFrame, system: str, *, engine: EngineSection, seed: int, log: Path, lock: Path,
+    progress: Progress | None = None, waiting: Callable[[str], None] | None = None,
+) -> Propose:  # fmt: skip
+    """What this model answers when it is asked for further calls, PROPOSING.samples_per_problem answers a problem."""
+
+    def propose(prompts: Sequence[str]) -> list[str]:
+        asked = Shard(0, "proposals", problems.with_columns(prompt=pl.Series(prompts, dtype=pl.String)), greedy=False)
+        [(_, samples)] = sample_shards(
+            model, system, [asked], sample=PROPOSING, engine=engine, seed=seed, log=log, lock=lock, waiting=waiting,
+            progress=(lambda done, total, tokens: progress(done, total)) if progress else None,
+        )  # fmt: skip
+        texts = dict(samples.group_by("problem_id").agg(pl.col("completion").str.join("\n")).rows())
+        return [texts[problem] for problem in problems["problem_id"]]
+
+    return propose
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------

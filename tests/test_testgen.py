@@ -11,15 +11,16 @@ import polars as pl
 import pytest
 
 from codelutra import stages
-from codelutra.config import RunConfig, SuiteSection
+from codelutra.config import EngineSection, RunConfig, SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.execute import execute, judge_references
 from codelutra.run import open_run
 from codelutra.suites import open_suite
 from codelutra.suites.python import PythonSuite, calls_of
-from codelutra.testgen import Call, candidates, extend, proposed_calls, take
+from codelutra.testgen import PROPOSING, Call, candidates, extend, proposed_calls, take
 from sandbox import Pool, ensure_image
 from tests.test_execute import samples
+from tests.tiny_model import write_tiny_model
 
 SLOW = "import time\ndef f(n):\n    time.sleep(9 if n > 20 else 0)\n    return n * 2"
 REFERENCES = {
@@ -157,3 +158,24 @@ def test_a_run_makes_them_once_and_says_so(tmp_path: Path) -> None:
     assert right.filter(pl.col("status") != "correct")["problem_id"].to_list() == ["random"]
     with open_run(tmp_path, RunConfig(name="none", suite=section(tmp_path))) as run:
         assert run.make(stages.problems(run)).key != asked.key
+
+
+def test_a_model_is_asked_for_them_and_is_part_of_what_was_asked(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    suite = section(tmp_path, 4)
+    heard: dict[str, tuple[int, int]] = {}
+    proposed = suite.model_copy(update={"proposals": f"path:{model}"})
+    with open_run(tmp_path, RunConfig(name="mutated", suite=suite)) as run:
+        mutated = stages.problems(run).recipe.key
+    with open_run(tmp_path, RunConfig(name="proposed", suite=proposed, engine=EngineSection(cache_gib=0.5))) as run:
+        run.on_progress = lambda stage, done, total, *_: heard.update({stage: (done, total)})
+        step = stages.problems(run)
+        assert step.recipe.key != mutated
+        assert run.make(step).facts["with_generated_cases"] >= 4, "a model with no ideas leaves room for mutation"
+    asked = len(REFERENCES) + 1
+    assert heard["propose cases"] == (PROPOSING.samples_per_problem * asked, PROPOSING.samples_per_problem * asked)
+
+
+def test_proposals_without_generated_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"generated_cases is 0; set it to 20"):
+        SuiteSection(name="mbpp", proposals="run:demo")

@@ -102,4 +102,5 @@ def _with_cases(suite: Suite, section: SuiteSection) -> Suite:
             f"suite.generated_cases {section.generated_cases}: {section.name} has no problems judged by calls of a Python "
             "function; leave it at 0"
         )
-    return replace(suite, version=f"{suite.version}+{section.generated_cases}cases")
+    proposed = "-proposed" if section.proposals else ""
+    return replace(suite, version=f"{suite.version}+{section.generated_cases}cases{proposed}")
