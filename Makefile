@@ -14,8 +14,8 @@ help: ## show this list
 demo: setup ## refine the embedded model on the embedded SQL suite, from nothing to the table of results
 	@.venv/bin/codelutra run demo
 
-test: setup ## all tests, on real components; ARGS="-k store" passes arguments to pytest
-	@$(PY) -m pytest $(ARGS)
+test: setup ## all tests, on real components, two files at a time; ARGS="-k store" passes arguments to pytest
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv ## ruff (format, check) and mypy --strict
 	@$(PY) -m ruff format --check .

@@ -126,6 +126,14 @@ def test_greedy_samples_are_the_most_probable_tokens_of_the_model_itself(engine:
     assert agree >= 8
 
 
+@pytest.mark.parametrize("only_likeliest", [{"min_p": 0.9999, "top_p": 1.0}, {"top_p": 1e-6}])
+def test_cutting_all_but_the_likeliest_token_makes_samples_greedy(engine: Engine, only_likeliest: dict[str, float]) -> None:
+    """Whatever does not reach vLLM would draw three different answers of this noise model."""
+    greedy, drawn = engine.generate([DEV, replace(TRAIN, **only_likeliest)])
+    wanted = {c.prompt: c.text for c in greedy.completions}
+    assert [c.text for c in drawn.completions] == [wanted[c.prompt] for c in drawn.completions]
+
+
 def test_two_engines_draw_the_same_and_a_killed_one_keeps_its_finished_shards(
     engine: Engine, policy: Path, tmp_path: Path
 ) -> None:
