@@ -244,7 +244,11 @@ def presets(json_: Json = False) -> None:
         {"name": n, "path": str(PRESETS / f"{n}.yaml"), "purpose": show.purpose(PRESETS / f"{n}.yaml")}
         for n in preset_names()
     ]
-    print(json.dumps(rows, indent=1)) if json_ else show.rows_table(rows, title="presets")
+    if json_:
+        print(json.dumps(rows, indent=1))
+        return
+    show.rows_table([{"name": r["name"], "purpose": r["purpose"]} for r in rows], title="presets")
+    print(f"copy one from {PRESETS} and change it, or `codelutra run NAME --set section.key=value`")
 
 
 @app.command()
