@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
+
+WHOLE = 2  # problems due to the smallest share: a group with fewer, rounded by itself, would give it far too few or none
 
 
 def draw(seed: int, *what: object) -> float:
@@ -50,8 +52,10 @@ def divide(
 ) -> pl.DataFrame:
     """Deal problems to splits by `shares`, group by group.
 
-    `same` gives, for each problem, things that must not be on two sides (its normalised query, its normalised prompt);
-    problems that share one, directly or through others, stay together.
+    Groups too small to be dealt by themselves (`WHOLE`) are dealt as one, each where the one before it left off: else
+    every group of one would go to the largest share, and the others would stay empty. `same` gives, for each problem,
+    things that must not be on two sides (its normalised query, its normalised prompt); problems that share one, directly
+    or through others, stay together.
     """
     root = list(range(problems.height))
 
@@ -70,15 +74,23 @@ def divide(
         clumps[find(i)].append(i)
 
     ids, groups = problems["problem_id"].to_list(), problems["group"].to_list()
+    least, sizes = min(shares.values()), Counter(groups)
+    dealt_with = [group if sizes[group] * least >= WHOLE else None for group in groups]  # None: all small groups
+
+    def turn(clump: list[int]) -> tuple[float, float]:
+        small = dealt_with[clump[0]] is None  # the large ones before, in an order of their own
+        by_group = 1 + draw(seed, "divide a group", groups[clump[0]]) if small else 0.0
+        return by_group, draw(seed, "divide", min(ids[i] for i in clump))
+
     split = [""] * problems.height
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(shares, 0))
-    for clump in sorted(clumps.values(), key=lambda c: draw(seed, "divide", min(ids[i] for i in c))):
-        count = counts[groups[clump[0]]]
+    counts: dict[str | None, dict[str, int]] = defaultdict(lambda: dict.fromkeys(shares, 0))
+    for clump in sorted(clumps.values(), key=turn):
+        count = counts[dealt_with[clump[0]]]
         # The side that is furthest behind its share; `shares` order breaks ties.
         side = max(shares, key=lambda s: shares[s] * (sum(count.values()) + len(clump)) - count[s])
         for i in clump:
             split[i] = side
-            counts[groups[i]][side] += 1
+            counts[dealt_with[i]][side] += 1
     return problems.with_columns(split=pl.Series(split, dtype=SPLIT))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,33 @@ def test_every_group_is_dealt_by_the_shares() -> None:
     for group, size in Counter(groups).items():
         counts = Counter(dealt.filter(pl.col("group") == group)["split"].to_list())
         assert all(abs(counts[s] - share * size) <= 1 for s, share in SHARES.items())
+
+
+@pytest.mark.parametrize(
+    "shares", [SHARES, {"train": 0.5, "dev": 0.3, "test": 0.2}, {"train": 0.7, "dev": 0.15, "test": 0.15}]
+)
+@pytest.mark.parametrize(("size", "many"), [(1, 40), (2, 20), (3, 20), (5, 30), (10, 30), (13, 20), (14, 40)])
+def test_small_groups_together_give_every_split_its_share(shares: dict[str, float], size: int, many: int) -> None:
+    groups = [f"g{i % many}" for i in range(size * many)]
+    dealt = divide(problems(groups), [(i,) for i in range(len(groups))], shares, 0)
+    counts = Counter(dealt["split"].to_list())
+    for split, share in shares.items():
+        assert counts[split] == pytest.approx(share * len(groups), abs=1, rel=0.2), counts
+    assert dealt.equals(divide(problems(groups), [(i,) for i in range(len(groups))], shares, 0))
+
+
+def test_small_groups_are_still_spread_over_the_splits() -> None:
+    groups = [f"g{i % 20}" for i in range(200)]
+    dealt = divide(problems(groups), [(i,) for i in range(200)], SHARES, 0)
+    for group in set(groups):
+        counts = Counter(dealt.filter(pl.col("group") == group)["split"].to_list())
+        assert all(abs(counts[s] - 10 * share) <= 2 for s, share in SHARES.items()), counts
+
+
+def test_a_large_group_is_dealt_the_same_whatever_small_ones_are_beside_it() -> None:
+    groups = ["big"] * 60 + [f"g{i}" for i in range(9)]
+    alone, beside = (divide(problems(groups[:n]), [(i,) for i in range(n)], SHARES, 0) for n in (60, 69))
+    assert beside.head(60).equals(alone)
 
 
 def test_another_seed_deals_otherwise() -> None:
