@@ -224,13 +224,17 @@ def forest_log_probs(model: Any, sequences: list[list[int]], prompt_lengths: lis
     return logits[which, targets] - total[which], entropy, mean, top == targets
 
 
-def load_sharing(policy: str) -> Any:
-    """The causal LM in directory `policy` in float32, with the attention that can share prefixes."""
+def load_causal(policy: str, *, sharing: bool) -> Any:
+    """The causal LM in directory `policy` in float32; `sharing`: with the attention that can share prefixes.
+
+    That one is given no masks by transformers, so it takes no padding on the left, as generation in batches puts it.
+    """
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM
 
     AttentionInterface.register(ATTENTION, _attend)
-    return AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation=ATTENTION)
+    attention = ATTENTION if sharing else "sdpa"
+    return AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation=attention)
 
 
 def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:

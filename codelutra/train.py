@@ -115,27 +115,39 @@ def _run(
         references.write_parquet(spec["references"])
     micro_batch = spec["config"]["micro_batch"]
     summary = _process(spec, log, progress, judge)
-    if summary is None and micro_batch > 1:
-        spec["config"]["micro_batch"] = micro_batch // 2
+    smaller = half_micro_batch(micro_batch, spec["config"]["batch_size"])
+    if summary is None and smaller < micro_batch:
+        spec["config"]["micro_batch"] = smaller
         summary = _process(spec, log, progress, judge)
     if summary is None:
+        lora = spec["kind"] == "preference" and spec["config"]["method"] != "lora"
         raise StageError(
-            f"out of memory with micro_batch {micro_batch}, and again with {max(1, micro_batch // 2)}; lower micro_batch or "
-            f"max_length ({spec['config']['max_length']}), or use train.method lora. What was done is kept; see {log}"
+            f"out of memory with micro_batch {micro_batch}, and again with {smaller}; lower micro_batch or max_length "
+            f"({spec['config']['max_length']})"
+            + (
+                ", or use train.method lora"
+                if lora
+                else ", or take a smaller model: all weights are trained here, 16 bytes each"
+                if spec["kind"] != "preference"
+                else ""
+            )
+            + f". What was done is kept; see {log}"
         )
     return summary
+
+
+def half_micro_batch(micro_batch: int, batch_size: int) -> int:
+    """The largest divisor of `batch_size` that is at most half of what was in memory at once; at least 1."""
+    half = min(micro_batch, batch_size) // 2
+    return next((n for n in range(half, 1, -1) if batch_size % n == 0), 1)
 
 
 def _process(spec: dict[str, Any], log: Path, progress: Progress | None, judge: Judge | None) -> dict[str, Any] | None:
     """One training process from start to end; None when it ran out of memory."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    root = str(Path(__file__).parents[1])
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
-             "OMP_WAIT_POLICY": "passive"}  # threads that spin at barriers starve the sandbox beside us  # fmt: skip
-    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     with log.open("ab") as noise:
         child = subprocess.Popen(_command(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
-            env=os.environ | quiet | {"PYTHONPATH": paths}, start_new_session=True)  # fmt: skip
+            env=os.environ | environment(spec["config"]["processes"]), start_new_session=True)  # fmt: skip
     assert child.stdin is not None
     assert child.stdout is not None
     summary: dict[str, Any] | None = None
@@ -169,6 +181,19 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None, judge: 
     if summary is None and code not in (OUT_OF_MEMORY, -9):  # -9: the kernel's own answer to too little memory
         raise StageError(f"the training process ended with exit code {code}; the end of {log} says why")
     return summary
+
+
+def environment(processes: int) -> dict[str, str]:
+    """What the training process gets beside ours."""
+    root = str(Path(__file__).parents[1])
+    more = {
+        "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve the sandbox beside us
+        "PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p),
+    }  # fmt: skip
+    if processes == 1:  # of several GPUs in sight transformers' Trainer would make DataParallel replicas
+        more["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return more
 
 
 def _command(spec: dict[str, Any]) -> list[str]:

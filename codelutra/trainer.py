@@ -20,7 +20,7 @@ from codelutra.checkpoints import Emit, Job, job_key, last_whole_checkpoint, req
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.grpo import Judge, batches, grpo_trainer
-from codelutra.prefixes import load_sharing
+from codelutra.prefixes import load_causal
 from codelutra.prompts import as_messages
 from codelutra.trl_trainers import drift_alarm, preference_trainer, supervised_trainer
 
@@ -79,7 +79,7 @@ def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[
     job.rank, job.processes = rank, processes
     job.bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
     job.key = job_key(job)
-    model = _load(policy)
+    model = load_policy(policy, spec["kind"])
     trainer = preference_trainer(job, model) if preference else supervised_trainer(job, model)
     shared = trainer.share_prefixes()
     began = time.monotonic()
@@ -103,7 +103,8 @@ def _grpo(
 ) -> dict[str, Any]:
     """The same around another trainer: no answers are known yet, and the policy writes them while it is trained."""
     system, policy, out, work = spec["system"], Path(spec["policy"]), Path(spec["out"]), Path(spec["work"])
-    examples = answer_examples(frame, tokenizer, system, config.max_length - spec["sample"]["max_tokens"])
+    unanswered, room = frame.with_columns(completion=pl.lit("")), config.max_length - spec["sample"]["max_tokens"]
+    examples = answer_examples(unanswered, tokenizer, system, room + 1)  # + the end token
     if not examples:
         raise StageError(
             f"all {frame.height} prompts are longer than max_length {config.max_length} less sample.max_tokens "
@@ -117,7 +118,7 @@ def _grpo(
     rows = [{"problem_id": e.problem_id, "prompt": as_messages(tokenizer, system, prompts[e.problem_id])} for e in examples]
     checkpoint = last_whole_checkpoint(work, job.key)
     resumed = resume(job, checkpoint)
-    trainer = grpo_trainer(job, _load(policy), rows, spec["sample"], judge)
+    trainer = grpo_trainer(job, load_policy(policy, spec["kind"]), rows, spec["sample"], judge)
     emit({"event": "training", "done": resumed, "total": len(steps), "resumed_from_step": resumed or None})
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, job)
@@ -131,9 +132,10 @@ def multiplies_bf16() -> bool:
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _load(policy: Path) -> Any:
+def load_policy(policy: Path, kind: str) -> Any:
+    """The model to train, in float32. Raises UserError for what transformers cannot load."""
     try:
-        return load_sharing(str(policy))
+        return load_causal(str(policy), sharing=kind != "grpo")  # GRPO generates, in padded batches
     except (ValueError, OSError, KeyError) as e:
         raise UserError(
             f"{policy} does not load as a causal language model: {e}. It takes config.json of an architecture transformers "

@@ -47,14 +47,34 @@ def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_p
         return [float(len(c.encode()) < 12) for c in completions]
 
     config = CONFIG.model_copy(update={"epochs": 6})
-    facts = train.grpo(policy, problems(4), judge, system="Write SQL.", config=config, sample=SAMPLE, seed=0,
+    long = pl.when(pl.col("problem_id") == "q0").then(pl.lit("SELECT " + "1 + " * 200 + "1"))  # says nothing of its prompt
+    given = problems(4).with_columns(reference=long.otherwise("reference"))
+    facts = train.grpo(policy, given, judge, system="Write SQL.", config=config, sample=SAMPLE, seed=0,
         out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
     assert facts["steps"] == facts["planned_steps"] == len(rows) == 12
+    assert facts["too_long"] == 0
     assert [set(Counter(ids).values()) for ids in asked] == [{4}] * 12, "K answers to each problem of a step"
     early, late = (sum(r["reward"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
     assert late > early
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL's imports
+def test_a_prompt_padded_on_the_left_gives_what_it_gives_alone(tmp_path: Path) -> None:
+    """As TRL pads the prompts of a step to generate in batches."""
+    import torch
+
+    from codelutra.trainer import load_policy
+
+    model = load_policy(write_tiny_model(tmp_path / "policy"), "grpo").eval()
+    ids = torch.tensor([[17, 40, 99, 200]])
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], 1)
+    mask = (torch.arange(9) >= 5).long()[None]
+    with torch.no_grad():
+        alone = model(ids).logits
+        beside = model(padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0)).logits[:, 5:]
+    assert (alone - beside).abs().max() < 1e-4
 
 
 @pytest.mark.slow

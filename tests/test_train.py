@@ -145,7 +145,7 @@ def test_sharing_prefixes_changes_neither_log_probabilities_nor_gradients(
 ) -> None:
     monkeypatch.setitem(prefixes.BLOCK_COST, "cpu", block_cost)
     sequences, prompts = random_sequences(seed)
-    model = prefixes.load_sharing(str(policy))
+    model = prefixes.load_causal(str(policy), sharing=True)
     shared = prefixes.forest_log_probs(model, sequences, prompts)[0]
     each = [
         model(torch.tensor([s])).logits[0].log_softmax(-1)[range(p - 1, len(s) - 1), s[p:]]
@@ -552,3 +552,23 @@ def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: 
     assert events[-1] == "progress"
     assert (tmp_path / "out/model.safetensors").exists()
     assert textwrap.shorten((tmp_path / "log").read_text(), 20)  # the libraries' noise went there
+
+
+@pytest.mark.parametrize(
+    ("micro", "batch", "half"), [(16, 16, 8), (9, 18, 3), (5, 15, 1), (7, 7, 1), (40, 16, 8), (2, 16, 1)]
+)
+def test_what_is_tried_after_running_out_of_memory_divides_the_batch_and_is_half_at_most(
+    micro: int, batch: int, half: int
+) -> None:
+    assert train.half_micro_batch(micro, batch) == half
+    assert TrainSection(micro_batch=half, batch_size=batch)
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2"), ("", ""), ("GPU-1a,GPU-2b", "GPU-1a")])
+def test_one_process_sees_one_gpu(visible: str | None, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two in sight transformers' Trainer makes replicas of a model whose forward is bound to one of them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert train.environment(processes=1)["CUDA_VISIBLE_DEVICES"] == seen
+    assert "CUDA_VISIBLE_DEVICES" not in train.environment(processes=2)
