@@ -107,15 +107,15 @@ def execute(
     *,
     timeout_seconds: float,
     cache: OutcomeCache | None = None,
-    image: str = "",
+    machine: str = "",
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """One outcome a sample, as OUTCOMES, in the order of `samples`.
 
-    Equal programs for one problem run once. `image` is part of the cache's key.
+    Equal programs for one problem run once. `machine` (image, memory, runtime) is part of the cache's key.
     """
     return execute_and_compare(samples, problems, expected, suite, pool, timeout_seconds=timeout_seconds, cache=cache,
-                               image=image, progress=progress)[0]  # fmt: skip
+                               machine=machine, progress=progress)[0]  # fmt: skip
 
 
 def execute_and_compare(
@@ -127,7 +127,7 @@ def execute_and_compare(
     *,
     timeout_seconds: float,
     cache: OutcomeCache | None = None,
-    image: str = "",
+    machine: str = "",
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """As `execute`; with it, how many greedy samples are right under each of the suite's other modes."""
@@ -136,7 +136,7 @@ def execute_and_compare(
     keys, verdicts = [], dict[bytes, dict[str, Any]]()
     todo = dict[bytes, tuple[dict[str, Any], str]]()
     for s in samples.select("problem_id", "code").rows(named=True):
-        key = _key(suite, by_id[s["problem_id"]], s["code"], image, timeout_seconds)
+        key = _key(suite, by_id[s["problem_id"]], s["code"], machine, timeout_seconds)
         keys.append(key)
         if key in verdicts or key in todo:
             continue
@@ -189,7 +189,7 @@ def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: A
         status, error = "correct", ""
     else:
         error = _raised(result.value)
-        status = _failed(error) if verdict == "in-process" else "runtime_error" if error else "wrong"
+        status = _failed(error) if verdict == "in-process" or error else "wrong"
     return _verdict(
         status,
         verdict=verdict,
@@ -208,8 +208,10 @@ def _raised(value: Any) -> str:
 
 
 def _failed(error: str) -> str:
-    """What an in-process check's error says of the answer: it ran and was wrong, it is no Python, or it raised."""
+    """What an error says of the answer: it ran and was wrong, it is no Python, it wanted too much memory, or it raised."""
     kind = error.partition(":")[0]
+    if kind == "MemoryError":
+        return "resource_limit"
     if kind in ("", "AssertionError"):
         return "wrong"
     return "syntax_error" if kind in ("SyntaxError", "IndentationError", "TabError") else "runtime_error"
@@ -235,7 +237,7 @@ def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Re
     )
 
 
-def _key(suite: Suite, problem: Mapping[str, Any], code: str, image: str, timeout_seconds: float) -> bytes:
-    parts = (suite.name, suite.version, suite.mode, image, str(timeout_seconds), problem["problem_id"],
+def _key(suite: Suite, problem: Mapping[str, Any], code: str, machine: str, timeout_seconds: float) -> bytes:
+    parts = (suite.name, suite.version, suite.mode, machine, str(timeout_seconds), problem["problem_id"],
              problem["reference"], problem["judge"], code)  # fmt: skip
     return hashlib.sha256(b"\0".join(p.encode(errors="surrogatepass") for p in parts)).digest()

@@ -54,7 +54,7 @@ def problems(run: Run) -> Step:
     asked, limits = run.config.suite, run.config.execute
     read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}
     if asked.generated_cases:
-        read |= {"testgen": testgen.VERSION, "seed": asked.seed, "timeout": limits.timeout_seconds, "image": run.image}
+        read |= {"testgen": testgen.VERSION, "seed": asked.seed, **_judging(run)}
     proposer = _model(run, asked.proposals) if asked.proposals else None
     if proposer:
         read |= {"dtype": run.config.engine.dtype, "max_model_len": run.config.engine.max_model_len}
@@ -82,7 +82,7 @@ def problems(run: Run) -> Step:
 def references(run: Run, problems: Artifact) -> Step:
     """What every reference gives, as EXPECTED: the reference check."""
     limits = run.config.execute
-    recipe = _recipe("references", {**_judging(run), "timeout": limits.timeout_seconds}, {"problems": problems.digest})
+    recipe = _recipe("references", _judging(run), {"problems": problems.digest})
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
@@ -97,15 +97,14 @@ def references(run: Run, problems: Artifact) -> Step:
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
     """Outcomes of one shard of samples, as OUTCOMES. Raises StageError on too many outages, and keeps nothing then."""
     limits = run.config.execute
-    config = {**_judging(run), "timeout": limits.timeout_seconds, "memory_mb": limits.memory_mb, "runtime": limits.runtime}
     inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
-    recipe = _recipe("execute", config, inputs)
+    recipe = _recipe("execute", _judging(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
             frame, others = execution.execute_and_compare(samples.frame("samples"), problems.frame("problems"),
                 expected.frame("expected"), run.suite, pool, timeout_seconds=limits.timeout_seconds,
-                cache=run.outcome_cache, image=run.image,
+                cache=run.outcome_cache, machine=_machine(run),
                 progress=run.progress(f"execute {label}".strip(), "programs"))  # fmt: skip
         share = execution.infra_share(frame)
         if share > limits.max_infra_error:
@@ -236,7 +235,8 @@ def _rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list
         ]  # fmt: skip
         with run.use_pool() as pool:
             frame = execution.execute(pl.DataFrame(rows, schema=SAMPLES), asked, wanted, run.suite, pool,
-                timeout_seconds=run.config.execute.timeout_seconds, cache=run.outcome_cache, image=run.image)  # fmt: skip
+                timeout_seconds=run.config.execute.timeout_seconds, cache=run.outcome_cache,
+                machine=_machine(run))  # fmt: skip
         outages = frame.filter(pl.col("status") == "infra_error")
         if outages.height:
             raise StageError(
@@ -262,7 +262,14 @@ def _section(section: Section, *not_in_result: str) -> dict[str, Any]:
 
 
 def _judging(run: Run) -> dict[str, Any]:
-    return {"suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode, "image": run.image}
+    """All that decides what a program gives and whether that is right."""
+    limits = run.config.execute
+    return {"suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode, "image": run.image,
+            "timeout": limits.timeout_seconds, "memory_mb": limits.memory_mb, "runtime": limits.runtime}  # fmt: skip
+
+
+def _machine(run: Run) -> str:
+    return f"{run.image} {run.config.execute.memory_mb} MB {run.config.execute.runtime or ''}"
 
 
 def _many(name: str, artifacts: Sequence[Artifact]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.config import SuiteSection
+from codelutra import stages
+from codelutra.config import ExecuteSection, RunConfig, SuiteSection, TrainSection
 from codelutra.errors import StageError
 from codelutra.execute import OutcomeCache, execute, execute_and_compare, infra_share, judge_references
+from codelutra.run import Policy, open_run
 from codelutra.schema import OUTCOMES
 from codelutra.suites import Job, open_suite
 from sandbox import Pool, Result, ensure_image
@@ -89,7 +92,7 @@ def test_greedy_answers_are_counted_under_the_other_modes_too(pool: Pool, expect
     for greedy, counts in ((True, (2, 1)), (False, (0, 0)), (True, (2, 1))):  # the last from the cache
         asked = drawn.with_columns(greedy=pl.lit(greedy))
         frame, others = execute_and_compare(
-            asked, PROBLEMS, expected, SUITE, pool, timeout_seconds=5, cache=cache, image="i"
+            asked, PROBLEMS, expected, SUITE, pool, timeout_seconds=5, cache=cache, machine="i"
         )
         assert frame["status"].to_list() == ["correct", "wrong", "wrong", "syntax_error", "no_code"]
         assert others == dict(zip(("bird-ex/official", "spider-testsuite/v1"), counts, strict=True))
@@ -149,13 +152,50 @@ def test_the_cache_tells_problems_and_images_apart(tmp_path: Path, expected: pl.
             scripted,
             timeout_seconds=5,
             cache=cache,
-            image=image,
+            machine=image,
         )
     assert scripted.jobs == 3
 
 
-def _unkeyed(judge: str) -> str:
-    import json
+def test_a_call_that_wants_more_memory_than_there_is_hit_a_limit_and_is_not_remembered(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function")
+    line = {
+        "id": "f",
+        "split": "dev",
+        "prompt": "Write f.",
+        "reference": "def f(n): return n",
+        "function": "f",
+        "cases": [[1]],
+    }
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    problems, cache = suite.problems(), OutcomeCache(tmp_path / "c.sqlite3")
+    wanted = judge_references(problems, suite, pool, timeout_seconds=5)
+    greedy = samples("def f(n): return len(bytearray(10**12))").with_columns(problem_id=pl.lit("f"))
+    (outcome,) = execute(greedy, problems, wanted, suite, pool, timeout_seconds=5, cache=cache, machine="m").rows(named=True)
+    assert outcome["status"] == "resource_limit"
+    again = Scripted("timeout")
+    execute(greedy, problems, wanted, suite, again, timeout_seconds=5, cache=cache, machine="m")
+    assert again.jobs == 1
 
+
+@pytest.mark.parametrize("other", [{"timeout_seconds": 9.0}, {"memory_mb": 2048}, {"runtime": "runsc"}])
+def test_what_programs_may_use_is_in_the_key_of_all_that_depends_on_it(tmp_path: Path, other: dict[str, Any]) -> None:
+    """A reference that failed for want of memory is judged again with more; one that needed it does not judge with less."""
+    keys = []
+    for name, limits in (("one", {}), ("two", other)):
+        config = RunConfig(
+            name=name, suite=SuiteSection(name="starter-sql", train=8, dev=4, test=0), train=TrainSection(objective="grpo"),
+            execute=ExecuteSection(**limits),
+        )  # fmt: skip
+        with open_run(tmp_path, config) as run:
+            asked = run.make(stages.problems(run))
+            policy = Policy("policy-0", str(tmp_path), "0" * 64)
+            keys.append((stages.references(run, asked).recipe.key, stages.execute(run, asked, asked, asked).recipe.key,
+                         stages.train(run, policy, asked, asked, asked).recipe.key))  # fmt: skip
+    assert all(a != b for a, b in zip(*keys, strict=True))
+
+
+def _unkeyed(judge: str) -> str:
     kept = {k: v for k, v in json.loads(judge).items() if k != "keyed"}
     return json.dumps(kept | {"ordered": False, "sort_keys": 0})
