@@ -98,7 +98,8 @@ class SampleSection(Section):
     shard_problems: int = Field(100, ge=1)
     """Problems a shard. What a kill loses at most; also the grain of overlap with execution."""
     endpoints: tuple[str, ...] = ()
-    """Base URLs of OpenAI-compatible servers of the *current* policy's weights; empty runs vLLM here."""
+    """Base URLs of OpenAI-compatible servers of the *current* policy's weights; empty runs vLLM here. One that serves
+    anything else is refused, so a run of several iterations stops for each server to be started on the new policy."""
 
 
 class ExecuteSection(Section):

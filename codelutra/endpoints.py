@@ -1,8 +1,9 @@
 """Sampling through OpenAI-compatible servers instead of an engine of our own.
 
 Prompts go to `/v1/completions` as token ids (vLLM and SGLang take them), made by the policy's own tokenizer, so what is
-sampled from is what training will see, whatever chat template a server was started with. The servers must serve the
-*current* policy's weights. They draw with their own seeds: finished shards are kept, but a run is not repeatable.
+sampled from is what training will see, whatever chat template a server was started with. A server must serve the
+*current* policy's weights, and is asked whether it does: after each training the run ends here with the directory to start
+it on, and the same command goes on. They draw with their own seeds: finished shards are kept, but a run is not repeatable.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codelutra.engine import Completion, Progress, ShardRequest, ShardResult
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
 from codelutra.prompts import prompt_ids
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def sample_endpoints(
     """As `Engine.generate`, with `connections` requests in flight to each server.
 
     Transient faults are retried with backoff on whichever server is free; a server that gave nothing but faults for
-    `patience_seconds` is left out. Raises StageError when none is left, when one refuses a request, or when a request
-    fails everywhere.
+    `patience_seconds` is left out. Raises UserError when one serves another model, StageError when none is left, when one
+    refuses a request, or when a request fails everywhere.
     """
     out: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop = threading.Event()
@@ -136,7 +137,7 @@ async def _sample(
     work = _Work(shards, patience, out, done=[{} for _ in shards])
     _enqueue(work, AutoTokenizer.from_pretrained(policy), max_model_len)
     async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
-        alive = {asyncio.create_task(_use(client, endpoint, work, connections)) for endpoint in endpoints}
+        alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
         finished = asyncio.create_task(work.finished.wait())
         while not finished.done() and not stop.is_set():
             ended, _ = await asyncio.wait({*alive, finished}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
@@ -164,13 +165,25 @@ def _enqueue(work: _Work, tokenizer: Any, max_model_len: int) -> None:
                     work.settle(s, Completion(p, k, "", "dropped", len(ids), 0))
 
 
-async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, work: _Work, connections: int) -> None:
+def serves(served: str, policy: Path) -> bool:
+    """Whether a server's name for its model is this policy: the same folder, here or copied to another machine under its own
+    name, or the hub model whose snapshot it is."""
+    return Path(served).name == policy.name or f"models--{served.replace('/', '--')}" in policy.parts
+
+
+async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, policy: Path, work: _Work, connections: int) -> None:
     """Send requests to one server until it counts as dead."""
     model = ""
     while not model:
         answer = await _call(client, endpoint, "GET", "/models")
         if answer is not None:
-            model = answer["data"][0]["id"]
+            model, served = answer["data"][0]["id"], answer["data"][0].get("root") or answer["data"][0]["id"]
+            if not serves(served, policy):
+                raise UserError(
+                    f"{endpoint.url} serves {served}, and it is {policy} that is to be sampled: samples of another model "
+                    "would pass for this policy's. Start the server on that directory and give the same command again, "
+                    "which goes on from here; or empty sample.endpoints to sample here"
+                )
         elif _dead(endpoint, work.patience):
             return
         else:

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
 
 from codelutra.config import EngineSection, SampleSection
-from codelutra.endpoints import sample_endpoints
+from codelutra.endpoints import sample_endpoints, serves
 from codelutra.engine import ShardRequest, ShardResult
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
 from codelutra.sample import plan_shards, sample_shards
 from codelutra.schema import PROBLEMS, SAMPLES
 from tests.tiny_model import write_tiny_model
@@ -49,7 +49,7 @@ def problems(**splits: int) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "the-policy")
 
 
 def test_train_is_sampled_and_what_scores_is_greedy() -> None:
@@ -107,9 +107,10 @@ class Server(BaseHTTPRequestHandler):
     fault: Callable[[int], Any]
     served: list[dict[str, Any]]
     delay = 0.0
+    model: ClassVar[dict[str, str]] = {"id": "the-policy"}
 
     def do_GET(self) -> None:
-        self.answer(200, {"data": [{"id": "the-policy"}]})
+        self.answer(200, {"data": [self.model]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -226,6 +227,25 @@ def test_no_server_left_names_each_with_its_fault_after_the_finished_shards(poli
     assert f"{nobody}: ConnectError" in str(caught.value)
     assert f"{url}: 503" in str(caught.value)
     assert "empty sample.endpoints" in str(caught.value)
+
+
+def test_a_server_of_another_model_is_refused_before_it_is_asked_anything(policy: Path) -> None:
+    """Else its samples would be stored as this policy's, for this run and every later one."""
+    with serving() as (url, served), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "model", {"id": "the-policy", "root": "/models/the-policy-before"})
+        with pytest.raises(
+            UserError, match=r"serves /models/the-policy-before, and it is .*the-policy that is to be sampled"
+        ):
+            list(ask(policy, [url]))
+    assert served == []
+
+
+def test_a_server_serves_a_policy_by_its_folder_or_by_the_hub_model_of_the_snapshot() -> None:
+    snapshot = Path("/hub/models--org--coder/snapshots/0123abc")
+    assert serves("/elsewhere/store/train/35e8", Path("/here/store/train/35e8"))
+    assert serves("org/coder", snapshot)
+    assert not serves("org/other", snapshot)
+    assert not serves("/elsewhere/store/train/35e9", Path("/here/store/train/35e8"))
 
 
 def test_a_refused_request_is_an_error_at_once_and_not_retried(policy: Path) -> None:
