@@ -13,6 +13,13 @@ from typing import Any
 import polars as pl
 
 _FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+# As SQLite reads: a semicolon, where it stands in no quotes and no comment; where a statement begins, or nothing is left.
+_SEMICOLON = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|--[^\n]*|/\*.*?(?:\*/|\Z)|(;)""", re.DOTALL)
+_STATEMENT = re.compile(
+    r"(?:\s|;|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:\Z|(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|PRAGMA|"
+    r"ATTACH|DETACH|EXPLAIN|BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|ANALYZE|REINDEX|VACUUM)\b)",
+    re.DOTALL | re.IGNORECASE,
+)
 _LANGUAGES = {"sql": {"", "sql", "sqlite"}, "python": {"", "python", "py", "python3"}}
 
 
@@ -47,11 +54,19 @@ def answer_ids(tokenizer: Any, completion: str) -> list[int]:
 def extract_code(completion: str, language: str) -> str:
     """The program in a completion: its last fenced block in `language`, else the whole text; "" where there is nothing.
 
-    For SQL without a fence, the text is cut after the first statement when prose follows a semicolon.
+    For SQL without a fence, the text is cut after the first statement when prose follows its semicolon. A second statement
+    stays, for the sandbox to refuse.
     """
     blocks = [body for tag, body in _FENCE.findall(completion) if tag.lower() in _LANGUAGES[language]]
-    code = blocks[-1] if blocks else completion
-    return code.strip()
+    if blocks:
+        return str(blocks[-1]).strip()
+    return _without_prose(completion).strip() if language == "sql" else completion.strip()
+
+
+def _without_prose(text: str) -> str:
+    """The text up to its first semicolon outside quotes and comments, where what follows begins no statement."""
+    end = next((found.end() for found in _SEMICOLON.finditer(text) if found[1]), len(text))
+    return text if _STATEMENT.match(text, end) else text[:end]
 
 
 def with_examples(problems: pl.DataFrame, shots: int, seed: int) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from codelutra.sample import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store import Artifact, Build, Recipe, Step, digest_of, locked, write_frame
 
-VERSION = 1
+VERSION = 2
 
 
 class Sampling:
