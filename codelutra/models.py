@@ -257,7 +257,8 @@ def _wheel_gguf(spec: str, scratch: Path) -> Path:
 def _dequantise_apart(gguf: Path, out: Path) -> str:
     """Run `dequantise` in a process of its own: torch and transformers stay out of this one. Returns the licence."""
     command = [sys.executable, "-m", "codelutra.models", str(gguf), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    safe = os.environ | {"PYTHONSAFEPATH": "1"}  # or a datasets.py in the current folder would be imported for the library
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=safe)
     if done.returncode:
         raise UserError(
             f"{gguf.name} cannot be dequantised ({_last_line(done.stderr)}); transformers reads GGUF files of the "

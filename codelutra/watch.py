@@ -36,6 +36,9 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# `-m` looks for modules in the current folder first: a user's own tasks.py or datasets.py would run in our place. What the
+# flow starts in turn (engine, trainer) inherits it.
+_SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
@@ -64,13 +67,17 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_ENVIRONMENT | os.environ)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment())
     with child, _ending(child, signal.SIGTERM, signal.SIGHUP):
         code = _watch(child, run, seen)
     if code:
         raise _failure(code, run, seen)
     summary: dict[str, Any] = run.read("summary.json")
     return summary
+
+
+def _environment() -> dict[str, str]:
+    return _ENVIRONMENT | os.environ | _SAFE_PATH
 
 
 @contextlib.contextmanager

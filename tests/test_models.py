@@ -161,6 +161,14 @@ def test_a_gguf_with_another_digest_than_pinned_is_refused(gguf: Path, tmp_path:
         resolve(f"gguf:{gguf}#sha256={'0' * 64}", tmp_path)
 
 
+def test_modules_in_the_current_folder_are_not_taken_for_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gguf.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "x.gguf").write_bytes(b"nothing of the kind")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^(?!.*the wrong module)"):
+        resolve("gguf:x.gguf", tmp_path / "cache")
+
+
 def test_a_file_that_is_no_gguf_is_refused_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=r"x\.gguf cannot be dequantised"):

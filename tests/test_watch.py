@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from codelutra.watch import _Bar
+from codelutra.watch import _Bar, _environment
 
 
 def shown(*states: dict[str, Any]) -> list[str]:
@@ -59,3 +60,11 @@ def test_a_flow_that_is_watched_ends_with_whoever_watches() -> None:
         assert flow.stdin
         flow.stdin.close()
         assert flow.wait(10) == -signal.SIGTERM
+
+
+def test_modules_in_the_folder_a_run_is_started_from_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    for name in ("tasks", "flows", "codelutra", "datasets"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    command = [sys.executable, "-m", "flows.refine", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, "--watched" in done.stdout) == (0, True), done.stderr
