@@ -111,19 +111,24 @@ def leaks_between(ours: pl.DataFrame, suite: Suite, theirs: pl.DataFrame, other:
 def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     """(problem_id, split, shares, key), two rows a problem: equal keys, equal problems.
 
-    A query is the same only over the same database (`group`); the same question over another schema is another prompt.
+    A query is the same only over the same database; the same question over another schema is another prompt. `group` does
+    not count: in a custom suite it is whatever its author says.
     """
-    sql = pl.col("language") == "sql"
     programs = problems.select(
         "problem_id", "split", pl.lit("program").alias("shares"),
-        key=pl.concat_str("language", pl.when(sql).then("group").otherwise(pl.lit("")), pl.Series(
-            [suite.normalise(r) for r in problems["reference"]], dtype=pl.String), separator="\0"),
+        key=pl.concat_str("language", pl.Series(map(_database, *problems.select("language", "judge")), dtype=pl.String),
+                          pl.Series(map(suite.normalise, problems["reference"]), dtype=pl.String), separator="\0"),
     )  # fmt: skip
     prompts = problems.select(
         "problem_id", "split", pl.lit("prompt").alias("shares"),
         key=pl.Series([normalise_prompt(p) for p in problems["prompt"]], dtype=pl.String),
     )  # fmt: skip
     return pl.concat([prompts, programs])
+
+
+def _database(language: str, judge: str) -> str:
+    """Digest of the file that a query is asked of; "" where programs need none."""
+    return str(json.loads(judge)["database"]) if language == "sql" else ""
 
 
 def _shared(train: pl.DataFrame, others: pl.DataFrame, suite: str) -> list[Row]:

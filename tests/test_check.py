@@ -20,6 +20,7 @@ from codelutra.schema import EXPECTED, PROBLEMS
 from codelutra.suites import open_suite
 from codelutra.suites.python import PythonSuite, judging
 from codelutra.suites.splits import digests
+from codelutra.suites.sql import judging as sql_judging
 from sandbox.protocol import encode
 from tests.test_bad_input import codelutra
 from tests.tiny_model import write_tiny_model
@@ -135,8 +136,9 @@ def test_an_unknown_suite_to_hold_against_is_refused_before_anything_runs(tmp_pa
 
 def problems(*rows: tuple[str, str, str, str, str]) -> pl.DataFrame:
     names = ("problem_id", "split", "prompt", "reference", "group")
+    known = {"language": "sql", "difficulty": ""}
     return pl.DataFrame(
-        [{**dict(zip(names, r, strict=True)), "language": "sql", "difficulty": "", "judge": ""} for r in rows],
+        [{**dict(zip(names, r, strict=True)), **known, "judge": sql_judging(r[3], f"file of {r[4]}")} for r in rows],
         schema=PROBLEMS,
     )
 
@@ -152,6 +154,13 @@ def test_a_query_over_another_database_is_no_leak_and_one_in_other_words_is_none
         ("d", "dev", "w", "SELECT name FROM t WHERE 1", "one"),
     )
     assert [(k["problem_id"], k["train_id"]) for k in leaks_within(mixed, SQL)] == [("c", "a")]
+
+
+def test_the_same_query_over_the_same_database_is_a_leak_whatever_its_group() -> None:
+    asked = problems(("a", "train", "x", "SELECT name FROM t", "one"), ("b", "dev", "y", "select NAME from t", "one"))
+    hard = pl.when(pl.col("problem_id") == "b").then(pl.lit("hard")).otherwise(pl.lit("easy"))
+    found = leaks_within(asked.with_columns(group=hard), SQL)
+    assert [(k["problem_id"], k["shares"]) for k in found] == [("b", "program")]
 
 
 def test_only_train_is_held_against_another_suite() -> None:

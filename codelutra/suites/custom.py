@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -126,7 +126,7 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | 
         else (ProgramLine, _program, "text/v1")
     )
     frame = _python_rows(path.parent / about.problems, shape, judging)
-    frame = _dealt(frame, about, section, py.normalise)
+    frame = _dealt(frame, about, section, [py.normalise(r) for r in frame["reference"]])
     return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
 
 
@@ -180,15 +180,15 @@ def _said(error: Any) -> str:
     return f"{where}: {message}" if where else message
 
 
-def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, normalise: Callable[[str], str]) -> pl.DataFrame:
-    """Splits as given, the rest dealt, caps applied."""
+def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, programs: Sequence[Hashable]) -> pl.DataFrame:
+    """Splits as given, the rest dealt, caps applied. `programs`: equal for problems with the same program, whatever `group`
+    they were given."""
     given = frame["split"].is_not_null()
     if given.all():
         return cap(frame, section)
     if given.any():
         raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
-    columns = frame.select("group", "reference", "prompt").rows()
-    same = [((group, normalise(reference)), normalise_prompt(prompt)) for group, reference, prompt in columns]
+    same = list(zip(programs, map(normalise_prompt, frame["prompt"]), strict=True))
     shares = {str(side): share / sum(about.shares.values()) for side, share in about.shares.items()}
     return cap(divide(frame, same, shares, section.seed), section)
 
@@ -245,7 +245,7 @@ def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlS
     digests = {stem: sql.database_digest(files[stem]) for stem in chosen}
     schemas = {stem: sql.read_schema(files[stem]) for stem in chosen}
     lines, broken = _lines(path.parent / about.problems, SqlLine)
-    rows = []
+    rows, programs = [], []
     for number, line in lines:
         stem = line.database or (next(iter(files)) if len(files) == 1 else "")
         if stem not in files:
@@ -257,8 +257,9 @@ def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlS
             judging = sql.judging(reference, digests[stem])
             prompt = f"{schemas[stem]}\n\n{line.question}"
             rows.append(_row(line, prompt, reference, "sql", line.group or stem, judging))
+            programs.append((digests[stem], sql.normalise(reference)))
     _refuse(path.parent / about.problems, broken)
-    frame = _dealt(pl.DataFrame(rows, schema=PROBLEMS), about, section, sql.normalise)
+    frame = _dealt(pl.DataFrame(rows, schema=PROBLEMS), about, section, programs)
     return sql.SqlSuite(
         name, _version(frame), about.licence, frame, {digests[s]: files[s] for s in chosen}, about.system or sql.SYSTEM
     )

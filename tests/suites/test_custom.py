@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from codelutra.check import leaks_within
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.suites import Suite, open_suite
@@ -63,6 +64,39 @@ def test_the_same_query_asked_twice_stays_on_one_side(shop: Path) -> None:
     ]
     suite = opened(write(shop, SQL, *lines))
     assert overlaps(suite.problems(), pl.Series([suite.normalise(r) for r in suite.problems()["reference"]])) == []
+
+
+def test_the_same_program_stays_on_one_side_whatever_its_group_is(shop: Path) -> None:
+    lines = [
+        {"question": f"{word} {n}?", "query": f"SELECT name FROM item WHERE price > {n}", "group": group}
+        for n in range(30)
+        for word, group in (("Over", "easy"), ("Above", "hard"))
+    ]
+    suite = opened(write(shop, SQL, *lines))
+    assert overlaps(suite.problems(), suite.problems()["reference"]) == []
+    assert leaks_within(suite.problems(), suite) == []
+    functions = [
+        {**FUNCTION, "prompt": f"{group} {n}", "reference": f"def f(x): return x + {n}", "group": group}
+        for n in range(30)
+        for group in ("easy", "hard")
+    ]
+    suite = opened(write(shop, "kind: python-function", *functions))
+    assert overlaps(suite.problems(), suite.problems()["reference"]) == []
+
+
+def test_the_same_query_over_two_databases_is_two_problems(shop: Path) -> None:
+    with closing(sqlite3.connect(shop / "shed.sqlite")) as connection, connection:
+        connection.executescript(
+            "CREATE TABLE item (id, name, price, place); INSERT INTO item VALUES (1, 'saw', 30, 'wall')"
+        )
+    lines = [
+        {"question": f"Over {n}?", "query": f"SELECT name FROM item WHERE price > {n}", "database": stem, "group": "all"}
+        for n in range(30)
+        for stem in ("shop", "shed")
+    ]
+    suite = opened(write(shop, "kind: sql\ndatabases: [shop.sqlite, shed.sqlite]\n", *lines))
+    assert len(overlaps(suite.problems(), suite.problems()["reference"])) > 5
+    assert leaks_within(suite.problems(), suite) == []
 
 
 def test_given_splits_are_kept_and_half_given_ones_refused(shop: Path) -> None:
