@@ -24,7 +24,7 @@ from codelutra.suites.folder import find, read_json
 from codelutra.suites.sql import SqlSuite, chosen_databases, read_schema
 from codelutra.suites.text_to_sql import Asked, Official, suite
 
-VERSION = "1"
+VERSION = "2"
 LICENCE = "CC-BY-SA-4.0"
 SIDES: tuple[Official, ...] = ("train", "dev")
 _NOT_QUESTIONS = ("tables", "tied_append")  # other JSON files of a release whose names begin like the questions'

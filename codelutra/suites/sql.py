@@ -108,8 +108,10 @@ def judging(reference: str, database: str) -> str:
 def with_sort_keys(query: str) -> tuple[bool, str, int]:
     """Whether the query has an outermost ORDER BY; the query with its keys as last columns; how many those are.
 
-    DISTINCT and compound queries stay as they are (another column would change which rows there are): their rows are
-    compared one by one.
+    Two kinds stay as they are: DISTINCT and compound queries (another column would change which rows there are), and those
+    with an alias inside a key, `ORDER BY total + 1` (among the columns the alias is no name, and SQLite prefers a table's
+    column of that name, if there is one). Their ties are not known: rows are compared one by one, and an answer with tied
+    rows in another order than the reference's is wrong.
     """
     try:
         tree = sqlglot.parse_one(query, read="sqlite")
@@ -129,10 +131,17 @@ def with_sort_keys(query: str) -> tuple[bool, str, int]:
             key = aliases[key.name.lower()]
         elif isinstance(key, exp.Literal) and key.is_int and int(key.name) <= len(tree.selects):
             key = tree.selects[int(key.name) - 1].unalias()
+        elif any(not c.table and _is_another(aliases.get(c.name.lower()), c) for c in key.find_all(exp.Column)):
+            return True, query, 0
         if key.find(exp.Star) and not key.find(exp.Count):
             return True, query, 0
         keys.append(exp.alias_(key.copy(), f"sort_key_{len(keys)}"))
     return True, tree.select(*keys, append=True).sql(dialect="sqlite", comments=False), len(keys)
+
+
+def _is_another(aliased: exp.Expr | None, column: exp.Column) -> bool:
+    """Whether an alias of the column's name stands for anything but a column of that name."""
+    return aliased is not None and not (isinstance(aliased, exp.Column) and aliased.name.lower() == column.name.lower())
 
 
 @lru_cache(maxsize=65536)

@@ -38,6 +38,11 @@ from codelutra.suites.sql import (
         ("SELECT name FROM (SELECT name FROM t ORDER BY age)", False, 0),
         ("SELECT name FROM t UNION SELECT name FROM t ORDER BY name", True, 0),
         ("SELECT * FROM t ORDER BY age", True, 1),
+        ("SELECT name, SUM(age) AS total FROM t GROUP BY name ORDER BY ROUND(total, 1) DESC", True, 0),
+        ("SELECT name, age + 1 AS next FROM t ORDER BY name, -Next", True, 0),
+        ("SELECT name, age * 2 AS age FROM t ORDER BY age + 1", True, 0),
+        ("SELECT name, age * 2 AS age FROM t ORDER BY t.age + 1", True, 1),
+        ("SELECT name, t.age AS age FROM t ORDER BY age + 1", True, 1),
         ("not a query ORDER BY", False, 0),
     ],
 )
@@ -53,6 +58,8 @@ def test_only_an_outermost_order_by_orders(query: str, ordered: bool, keys: int)
         "SELECT name, COUNT(*) FROM t GROUP BY name ORDER BY COUNT(*) DESC, name LIMIT 2",
         "SELECT T1.name FROM t AS T1 JOIN t AS T2 ON T1.age = T2.age ORDER BY T2.age, T1.name",
         "SELECT * FROM t ORDER BY age DESC",
+        "SELECT name, age * 2 AS age FROM t ORDER BY age, t.age + 1",
+        "SELECT name, t.age AS age FROM t ORDER BY age % 2, age + 1",
     ],
 )
 def test_a_keyed_query_gives_the_same_rows_and_its_keys_behind_them(query: str) -> None:
@@ -63,6 +70,21 @@ def test_a_keyed_query_gives_the_same_rows_and_its_keys_behind_them(query: str) 
     assert keys > 0
     assert [row[:-keys] for row in more] == plain
     assert len(more[0]) == len(plain[0]) + keys
+
+
+@pytest.mark.parametrize(
+    "key", ["ROUND(total, 1) DESC", "total + 1", "name || total", "-total", "(SELECT total)", "MAX(total, 1)"]
+)
+def test_what_the_reference_job_runs_is_valid_with_an_alias_inside_a_sort_key(key: str) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript("CREATE TABLE t (name, age); INSERT INTO t VALUES ('a', 3), ('b', 2), ('a', 1)")
+    query = f"SELECT name, SUM(age) AS total FROM t GROUP BY name ORDER BY {key}"
+    s, problem = suite(query)
+    asked = s.expected_job(problem, "e", 1.0).query
+    assert [row[:2] for row in connection.execute(asked)] == connection.execute(query).fetchall()
+    expected = table(["a", 4], ["b", 2])
+    assert s.agrees(problem, table(["a", 4], ["b", 2]), expected)
+    assert not s.agrees(problem, table(["b", 2], ["a", 4]), expected)
 
 
 def suite(reference: str) -> tuple[SqlSuite, dict[str, str]]:
