@@ -15,6 +15,7 @@ import yaml
 from codelutra import __version__
 from codelutra.errors import UserError
 from codelutra.findings import Findings, Row, headline, libraries, read_findings
+from codelutra.prompts import as_text
 from codelutra.show import paired_text
 
 _CARD = Template("""\
@@ -36,9 +37,7 @@ round, with the p of the exact McNemar test. $tested
 
 ## How it was made
 
-`$model`, refined with [CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025): sample programs from the
-current policy, run them in a sandbox, pair right with wrong answers to the same problem, train with DPO and an SFT term
-on the right ones, repeat.
+$made
 
 ```
 codelutra run run.yaml          # the config in this folder
@@ -60,8 +59,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("PATH")
 tokenizer = AutoTokenizer.from_pretrained("PATH")
-messages = $messages
-prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+$prompt
 answer = model.generate(**prompt, max_new_tokens=$max_tokens, do_sample=False)
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
@@ -80,6 +78,18 @@ _ADAPTER = """ The weights are merged: `adapter/` is in them already. It is what
 last iteration added to the policy before it, not to the base model, and is there to be looked at."""
 
 
+_PAPER = "[CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025)"
+_SAMPLED = "sample programs from the current policy, run them in a sandbox, "
+_OBJECTIVES = {  # train.objective → how one iteration went, tags
+    "preference": (f"refined with {_PAPER}: {_SAMPLED}pair right with wrong answers, train with {{}}, repeat.",
+                   ["dpo"]),
+    "rft": (f"refined by rejection sampling (Yuan et al. 2308.01825): {_SAMPLED}fine-tune on the right ones, repeat.",
+            ["rft", "sft"]),
+    "sft": ("fine-tuned on the references of the suite's train problems (SFT).", ["sft"]),
+    "grpo": ("trained by GRPO (Shao et al. 2402.03300): the reward is a sandbox's verdict on each program.", ["grpo"]),
+}  # fmt: skip
+
+
 def card(found: Findings, row: Row) -> str:
     """README.md of the export of `row`'s policy."""
     s, config = found.summary, found.config
@@ -87,23 +97,21 @@ def card(found: Findings, row: Row) -> str:
     model = first.summary["model"]
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
-    pairs = sum(r["funnel"]["pairs"] for r in found.policies[: found.policies.index(row)] if r.get("funnel"))
-    train, drawn = config.train, config.sample
+    drawn, (made, training, tags) = config.sample, _made(found, row)
     facts = {
         "base model": f"`{model}`, licence {licence or 'not recorded'}",
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
         "suite": f"{s['suite']}, version {s['suite_version']}, licence {suite_licence}",
         "problems": ", ".join(f"{n:,} {split}" for split, n in s["problems"].items() if split in ("train", "dev", "test")),
         "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
-        "training": f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, learning rate {train.learning_rate:g}; "
-        f"{'after a warm start on references; ' if config.warm_start else ''}{pairs:,} pairs in all",
+        "training": training,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
         "weights": f"sha256 `{(found.manifest(row['path']) or {}).get('digest', 'of the base model, unchanged')}`",
         "made with": ", ".join(f"{k} {' / '.join(v)}" for k, v in ({"codelutra": [__version__]} | libraries(found)).items()),
     }
     licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
     return _CARD.substitute(
-        front=yaml.safe_dump(_front(found, row, licence), sort_keys=False, allow_unicode=True).strip(),
+        front=yaml.safe_dump(_front(found, row, licence, tags), sort_keys=False, allow_unicode=True).strip(),
         title=f"{s['run']}: {model} refined on {s['suite']}",
         headline="\n\n".join(headline(found)),
         rows="\n".join(_table_row(r, r is row) for r in found.policies),
@@ -115,10 +123,31 @@ def card(found: Findings, row: Row) -> str:
         suite=s["suite"],
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
         adapter=_ADAPTER if (Path(row["path"]) / "adapter").is_dir() else "",
-        messages=json.dumps(_messages(found, row), indent=4, ensure_ascii=False),
+        made=f"`{model}`, {made}",
+        prompt=_prompt(found, row),
         max_tokens=drawn.max_tokens,
         licence_note=licence_note,
     )
+
+
+def _made(found: Findings, row: Row) -> tuple[str, str, list[str]]:
+    """How this row's policy came to be: a sentence, the settings, tags."""
+    config, train = found.config, found.config.train
+    if row["label"] == "base" or (row["label"] == "policy-0" and not config.warm_start):
+        return "as it came: nothing of it was trained here.", "none", []
+    warm = config.warm_start
+    settings = f"SFT on references, learning rate {warm.learning_rate:g}, {warm.epochs:g} epochs" if warm else ""
+    if row["label"] == "policy-0":
+        return _OBJECTIVES["sft"][0], settings, ["sft"]
+    how, tags = _OBJECTIVES[train.objective]
+    after = f"; after a warm start ({settings})" if warm else ""
+    rate = f"learning rate {train.learning_rate:g}"
+    if train.objective != "preference":
+        return how, f"{train.objective}, {rate}{after}", tags
+    pairs = sum(r["funnel"]["pairs"] for r in found.policies[: found.policies.index(row)] if r.get("funnel"))
+    loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
+    settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"
+    return how.format(loss), settings, tags
 
 
 def lineage(found: Findings) -> list[Findings]:
@@ -150,7 +179,7 @@ def base_licence(found: Findings) -> str:
     return ""
 
 
-def _front(found: Findings, row: Row, licence: str) -> dict[str, Any]:
+def _front(found: Findings, row: Row, licence: str, tags: list[str]) -> dict[str, Any]:
     s = found.summary
     named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary["model"])
     metrics = [_metric("dev", row["dev"])]
@@ -166,7 +195,7 @@ def _front(found: Findings, row: Row, licence: str) -> dict[str, Any]:
         **({"base_model": named[1]} if named else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["codelutra", "dpo", "code", s["suite"]],
+        "tags": ["codelutra", *tags, "code", s["suite"]],
         "model-index": [{"name": s["run"], "results": [results]}],
     }
 
@@ -192,12 +221,18 @@ def _tested(found: Findings, row: Row) -> str:
     return f"On the test split, touched once: **{test['value']:.1%}** [{interval}], {test['n']} problems."
 
 
-def _messages(found: Findings, row: Row) -> list[dict[str, str]]:
-    """A conversation as the policy was trained on, with a dev problem in it."""
-    trained = found.manifest(row["path"])
+def _prompt(found: Findings, row: Row) -> str:
+    """Lines of Python that make `prompt`, of a dev problem, as the policy was trained on it: maybe without a chat template."""
+    policy, trained = Path(row["path"]), found.manifest(row["path"])
     system = trained["config"].get("system", "") if trained else ""
     problems = found.frame("problems.parquet")
     dev = None if problems is None else problems.filter(pl.col("split") == "dev")
-    prompt = dev["prompt"][0] if dev is not None and dev.height else "…"
+    asked = dev["prompt"][0] if dev is not None and dev.height else "…"
+    settings = policy / "tokenizer_config.json"
+    if settings.is_file() and not (policy / "chat_template.jinja").is_file() and "chat_template" not in settings.read_text():
+        text = json.dumps(as_text(system, asked), ensure_ascii=False)
+        return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
     start = [{"role": "system", "content": system}] if system else []
-    return [*start, {"role": "user", "content": prompt}]
+    messages = json.dumps([*start, {"role": "user", "content": asked}], indent=4, ensure_ascii=False)
+    apply = 'tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+    return f"messages = {messages}\nprompt = {apply}"

@@ -38,9 +38,14 @@ def prompt_ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
 def as_messages(tokenizer: Any, system: str, prompt: str) -> list[dict[str, str]] | str:
     """The conversation as TRL takes a prompt: chat messages, or the plain text where there is no template."""
     if not tokenizer.chat_template:
-        return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
+        return as_text(system, prompt)
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": prompt}]
+
+
+def as_text(system: str, prompt: str) -> str:
+    """The conversation where there is no template for it."""
+    return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
 
 
 def answer_ids(tokenizer: Any, completion: str) -> list[int]:

@@ -103,6 +103,38 @@ def test_the_card_of_a_run_that_went_on_from_another_names_the_first_model(run: 
     assert f"| trained before | run `{run.name}` on starter-sql" in card.read_text()
 
 
+@pytest.mark.parametrize(
+    ("changes", "policy", "says", "says_not"),
+    [
+        ({}, "policy-1", "train with DPO and an SFT term on the right ones, repeat", "rejection sampling"),
+        ({"train": {"sft_weight": 0}}, "policy-1", "train with DPO, repeat", "SFT term"),
+        ({"train": {"objective": "rft"}}, "policy-1", "refined by rejection sampling", "DPO"),
+        ({"train": {"objective": "grpo"}}, "policy-1", "trained by GRPO", "DPO"),
+        ({"train": {"objective": "sft"}}, "policy-1", "fine-tuned on the references", "DPO"),
+        ({}, "policy-0", "fine-tuned on the references", "DPO"),
+        ({}, "base", "as it came: nothing of it was trained here", "DPO"),
+    ],
+)
+def test_the_card_says_how_this_policy_was_made(
+    changes: dict[str, Any], policy: str, says: str, says_not: str, weights: Path, tmp_path: Path
+) -> None:
+    card = export(example_run(tmp_path / "home", weights=weights, **changes), tmp_path / "out", policy=policy) / "README.md"
+    assert says in card.read_text()
+    assert says_not not in card.read_text().split("## Use")[0].split("## How it was made")[1]
+    assert ("dpo" in front(card)["tags"]) == ("train with DPO" in says)
+
+
+def test_the_card_of_a_model_without_a_chat_template_uses_none(weights: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(weights, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((bare / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(settings))
+    card = export(example_run(tmp_path / "home", weights=bare), tmp_path / "out") / "README.md"
+    assert "apply_chat_template" not in card.read_text()
+    assert "prompt = tokenizer(text" in card.read_text()
+
+
 def test_the_config_in_the_export_is_the_one_of_the_run(exported: Path, run: Path) -> None:
     assert load_config(exported / "run.yaml") == load_config(run / "run.yaml")
 
