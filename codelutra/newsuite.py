@@ -105,6 +105,11 @@ def _make(about: custom.About, folder: Path) -> Made:
     about = about.model_copy(update={"shares": fit.shares})
     counts = dict(custom.suite_of(about, suite, section).problems().group_by("split").len().rows())
     splits = {split: counts.get(split, 0) for split in ("train", "dev", "test")}
+    if splits["train"] < 2 or not splits["dev"]:
+        raise UserError(
+            f"{about.problems} gives {', '.join(f'{n} {split}' for split, n in splits.items())} problems; a run needs 2 of "
+            "train and 1 of dev at least. Name other splits in its lines, or none at all, or add problems that differ"
+        )
     text = _config_text(folder, fit, splits)
     parse_config(yaml.safe_load(text), str(config))
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +166,12 @@ licence: ""  # of the problems; the model card of what you export names it
 
 def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int]) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine"
-    width = 98 / math.sqrt(max(splits["dev"], 1))  # 1.96 · sqrt(¼ / n), in points
+    measured = min(splits["dev"], fit.dev or splits["dev"])
+    width = 98 / math.sqrt(measured)  # 1.96 · sqrt(¼ / n), in points
+    known = f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points"
+    narrower = (
+        f"up to {splits['dev']} make that smaller" if measured < splits["dev"] else "only more questions make that smaller"
+    )
     dev = f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else ""
     return f"""\
 # A small model becomes good at the problems of {folder}: {", ".join(f"{n} {split}" for split, n in splits.items())}.
@@ -174,10 +184,11 @@ iterations: {fit.iterations}  # at most; a run stops earlier when dev no longer 
 suite:
   name: custom
   path: {_quote(str(folder))}  # seen from where you run codelutra{dev}
-  # {splits["dev"]} dev problems: a pass@1 is known to about ±{width:.0f} points; only more questions make that smaller
+  # {known}; {narrower}
+# All weights in float32, 16 bytes each: above some 3B (on 80 GB) leave warm_start out and set train.method to lora.
 warm_start:  # SFT on the references of the train split first; a small model needs it, an instruct model of 7B may not
   epochs: {fit.warm_epochs}
-  learning_rate: 1.0e-4  # 7B and more: 1.0e-5
+  learning_rate: 1.0e-4  # larger models want less
   batch_size: {fit.batch_size}
   micro_batch: {fit.batch_size}
   max_length: {fit.max_length}
@@ -190,7 +201,7 @@ sample:
 pairs:
   per_problem: {fit.pairs_per_problem}
 train:
-  learning_rate: 4.0e-5  # for 135M, full weights. 7B: 5.0e-7, or LoRA (method: lora) with 5.0e-6
+  learning_rate: 4.0e-5  # for 135M, all weights. 7B: 5.0e-6 with method: lora
   batch_size: {fit.batch_size}
   micro_batch: {min(8, fit.batch_size)}
   max_length: {fit.max_length}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -14,7 +15,7 @@ import yaml
 
 from codelutra.config import load_config
 from codelutra.errors import UserError
-from codelutra.newsuite import init_python, init_sql, sizes
+from codelutra.newsuite import _config_text, init_python, init_sql, sizes
 from codelutra.suites import open_suite
 from tests.test_bad_input import codelutra
 
@@ -115,6 +116,35 @@ def test_functions_and_programs_are_told_apart(tmp_path: Path) -> None:
         made = init_python(tmp_path / f"{kind}.jsonl", tmp_path / kind)
         assert yaml.safe_load(made.suite.read_text())["kind"] == kind
         assert open_suite(load_config(made.config).suite).problems().height == 12
+
+
+@pytest.mark.parametrize(
+    ("dev", "says"),
+    [
+        (15, "15 dev problems: a pass@1 is known to about ±25 points; only more questions make that smaller"),
+        (500, "500 dev problems: a pass@1 is known to about ±4 points; only more questions make that smaller"),
+        (750, "500 dev problems: a pass@1 is known to about ±4 points; up to 750 make that smaller"),
+    ],
+)
+def test_the_config_tells_how_sure_a_number_is_with_the_problems_it_measures_on(dev: int, says: str) -> None:
+    fit = sizes(round(dev / 0.15), 800, 120)
+    text = _config_text(Path("mine"), fit, {"train": 7 * dev, "dev": dev, "test": dev})
+    assert (fit.dev == 500) == (dev == 750)
+    assert says in text
+
+
+def test_the_config_says_from_which_size_on_its_warm_start_does_not_fit_one_gpu(library: Path) -> None:
+    text = init_sql(library / "library.sqlite", library / "questions.jsonl", library / "suite").config.read_text()
+    assert "above some 3B (on 80 GB) leave warm_start out and set train.method to lora" in text
+    assert not re.search(r"learning_rate: 1\.0e-4 .*7B", text), "no learning rate for a model that this section cannot train"
+
+
+def test_problems_that_leave_no_dev_split_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    lines = [{**FUNCTION, "prompt": f"Add {n}.", "split": "train" if n else "test"} for n in range(12)]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=r"11 train, 0 dev, 1 test problems; a run needs .* 1 of dev"):
+        init_python(tmp_path / "tasks.jsonl", tmp_path / "tasks")
+    assert not (tmp_path / "tasks").exists()
 
 
 def test_sizes_follow_the_number_of_problems() -> None:
