@@ -222,7 +222,7 @@ def _tested(found: Findings, row: Row) -> str:
 
 
 def _prompt(found: Findings, row: Row) -> str:
-    """Lines of Python that make `prompt`, of a dev problem, as the policy was trained on it: maybe without a chat template."""
+    """Lines of Python that make `prompt`, of a dev problem, as the policy was trained on it; some have no chat template."""
     policy, trained = Path(row["path"]), found.manifest(row["path"])
     system = trained["config"].get("system", "") if trained else ""
     problems = found.frame("problems.parquet")
