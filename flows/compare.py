@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from codelutra.comparison import compare as compare_runs
 from codelutra.comparison import table_rows, write_comparison
 from codelutra.config import load_config
-from codelutra.methods import arm
+from codelutra.methods import arm, chosen_methods
 from codelutra.run import home_dir
 from flows.refine import refine
+from tasks.publish import publish_comparison
 
 
 @flow(name="compare", flow_run_name="compare-{config}")
@@ -29,7 +29,7 @@ def compare(
         overrides: `section.key=value` strings laid over the config of every arm.
         home: folder of store/ and runs/; default $CODELUTRA_HOME, else the current folder.
     """
-    arms = methods or ["warm-start", "sft", "rft", "dpo", "codelutra"]
+    arms = chosen_methods(",".join(methods or ["warm-start", "sft", "rft", "dpo", "codelutra"]))
     drawn, laid_over = seeds or [0], tuple(overrides or ())
     for seed in drawn:
         for method in arms:
@@ -38,5 +38,5 @@ def compare(
     result = compare_runs(home_dir(home), config, laid_over, arms, dict.fromkeys(arms, drawn))
     name = load_config(config, laid_over).name
     write_comparison(result, home_dir(home) / "comparisons" / name)
-    create_table_artifact(table_rows(result), key=f"comparison-{name}".lower(), description=f"{name}: methods compared")
+    publish_comparison(name, table_rows(result))
     return result

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
+import httpx
 import polars as pl
 from prefect import task
 from prefect.artifacts import (
@@ -24,6 +25,8 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import SyncClientContext
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from codelutra.run import Measures, Run
 from codelutra.schema import STATUSES
@@ -31,6 +34,9 @@ from codelutra.show import ended_text, length_text, paired_text, training_text
 from codelutra.store import Artifact
 
 _EVERY_SECONDS = 5.0
+_AWAY_SECONDS = 60.0  # before the next try, where Prefect's server did not answer
+# What its client raises for a server that is away or refuses. RuntimeError is its own "Failed to reach API".
+_NOT_SHOWN = (RuntimeError, httpx.HTTPError, PrefectException)
 _STEPS_SHOWN = 25
 _SHOWN = ("step", "loss", "reward", "chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin",
           "accuracy", "kl", "grad_norm", "learning_rate")  # of a line of training.jsonl  # fmt: skip
@@ -47,23 +53,42 @@ def _publish(name: str, title: str, row: dict[str, Any], rows: list[dict[str, An
 
 
 def publish(run: Run, row: dict[str, Any], pairs: Artifact | None = None) -> None:
-    """Leave a policy's numbers, status mix and three of its pairs in the UI."""
+    """Leave a policy's numbers, status mix and three of its pairs in the UI, if Prefect's server answers."""
     measured = run.dir.read("summary.json")["policies"]
-    _publish(run.config.name, row["title"], row, measured, pairs)
+    try:
+        _publish(run.config.name, row["title"], row, measured, pairs)
+    except _NOT_SHOWN as e:
+        _note(run, f"{row['title']} is not shown in Prefect's UI", e)
+
+
+def _note(run: Run, what: str, error: Exception) -> None:
+    """The UI shows what summary.json and the ledger hold anyway; a run does not end for it."""
+    run.dir.ledger({"event": "note", "text": f"{what} ({type(error).__name__}: {error}); the run goes on"})
 
 
 @contextlib.contextmanager
 def live_progress(run: Run) -> Iterator[None]:
-    """Show every stage's progress as an artifact of the flow run, and of a training its steps as a table, while it goes."""
+    """Show every stage's progress as an artifact of the flow run, and of a training its steps as a table, while it goes.
+
+    Where Prefect's server does not answer, the ledger has one note of it and the stage goes on unseen.
+    """
     stages = dict[str, _Stage]()
+    told = False
     lock = threading.Lock()
     flow = contextvars.copy_context()  # the sampling thread has none, and what it showed would belong to no run
 
     def show(stage: str, done: int, total: int, unit: str, measures: Measures) -> None:
+        nonlocal told
         with lock:
             if stage not in stages:
                 stages[stage] = _Stage(run.config.name, stage)
-            flow.run(stages[stage].show, done, total, unit, measures)
+            try:
+                flow.run(stages[stage].show, done, total, unit, measures)
+            except _NOT_SHOWN as e:
+                stages[stage].wait()
+                if not told:
+                    _note(run, "Prefect's UI shows no progress while its server does not answer", e)
+                told = True
 
     run.on_progress = show
     try:
@@ -89,8 +114,14 @@ class _Stage:
         if now < self._due and done < total:
             return
         self._due = now + _EVERY_SECONDS
-        with SyncClientContext.get_or_create():  # else every call would leave a client open
+        # A client that had reached its server once would try again for a minute, and the stage would stand still meanwhile.
+        # Without the second context every call would leave a client open.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), SyncClientContext.get_or_create():
             self._show(done, total, unit, measures)
+
+    def wait(self) -> None:
+        """Leave the server alone for a while."""
+        self._due = time.monotonic() + _AWAY_SECONDS
 
     def _show(self, done: int, total: int, unit: str, measures: Measures) -> None:
         share, text = 100.0 * done / max(total, 1), f"{self._title}, {done:,} of {total:,} {unit}{training_text(measures)}"
@@ -144,6 +175,11 @@ def _status_mix(row: dict[str, Any]) -> list[dict[str, Any]]:
     dev, train = row["statuses"]["dev"], row["statuses"]["train"]
     return [{"status": s, "dev (greedy)": dev.get(s, 0), "train (sampled)": train.get(s, 0)}
             for s in STATUSES if s in dev or s in train]  # fmt: skip
+
+
+def publish_comparison(name: str, rows: list[dict[str, str]]) -> None:
+    """Leave a comparison's table in the UI; `name` is that of the config."""
+    create_table_artifact(rows, key=_slug(f"comparison-{name}"), description=f"{name}: methods compared")
 
 
 def _three_pairs(pairs: Artifact) -> str:

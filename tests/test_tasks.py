@@ -6,19 +6,24 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import __version__ as prefect_version
 from prefect import flow, task
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from codelutra.config import parse_config
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
 from codelutra.run import RunRef, open_run
+from flows.compare import compare
 from tasks import publish
 from tasks.execute import execute
 from tasks.options import is_transient
@@ -101,6 +106,50 @@ def test_only_transient_faults_are_tried_again(error: Exception, tries: int) -> 
     assert len(calls) == tries
 
 
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")  # a flow would ask for a server that answers
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_server_that_is_away_or_fails_costs_a_training_its_display_and_nothing_else(
+    run: RunRef, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
+    asked, opened = list[str](), run.open()
+    with failing_server(asked) as port:
+        api = {PREFECT_API_URL: f"http://127.0.0.1:{port if answers else 9}/api"}
+        with temporary_settings(api), publish.live_progress(opened):
+            hear = opened.training_progress("train", "train iteration 1")
+            for i in range(1, 10):
+                hear(i, 60, {"doing": "progress", "step": i, "loss": 1.0})
+    (note,) = opened.dir.events()
+    assert note["event"] == "note"
+    assert "the run goes on" in note["text"]
+    assert opened.dir.read("progress.json")["total"] == 60
+    assert len([path for path in asked if not path.endswith("/version")]) == answers, "then it is left alone"
+
+
+@contextmanager
+def failing_server(asked: list[str]) -> Iterator[int]:
+    """A server that says it is Prefect's and then answers all that is asked of it with 500; gives its port."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            said = json.dumps(prefect_version).encode()
+            self.send_response(200 if self.path.endswith("/version") else 500)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_POST = do_PATCH = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
 def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
     step = {"loss": 1.5, "chosen_log_prob": -4.0, "chosen_drift": 0.5, "rejected_log_prob": -9.0, "rejected_drift": -2.0,
@@ -132,3 +181,19 @@ def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monk
     assert rows[0]["step"] <= 2
     assert bar.data == 50.0
     assert "30 of 60 steps  ·  loss 1.500  chosen −4.0 (+0.5)" in bar.description
+
+
+def test_a_comparison_is_shown_whatever_its_config_is_called() -> None:
+    @flow
+    def compared() -> None:
+        publish.publish_comparison("My_task.v2", [{"method": "base"}])
+
+    compared()
+    shown: Any = Artifact.get("comparison-my-task-v2")
+    assert json.loads(shown.data) == [{"method": "base"}]
+
+
+def test_a_misspelt_method_is_told_before_any_run_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown method 'grop'; known: base"):
+        compare.fn(methods=["base", "grop"], overrides=["model=path:/not/there"], home=str(tmp_path))
+    assert not list(tmp_path.iterdir())
