@@ -177,16 +177,19 @@ class Run:
     @contextlib.contextmanager
     def refining(self) -> Iterator[None]:
         """Be the one process that refines this run; whatever ends it early is told in the ledger."""
-        with self.dir.hold():
-            try:
+        event = "refused"  # no error of the run: another process is at it
+        try:
+            with self.dir.hold():
+                event = "error"
+                self.dir.settle(self.config)
                 yield
-            except CodelutraError as e:
-                self.dir.ledger({"event": "error", "text": str(e), "exit_code": e.exit_code})
-                raise
-            except Exception as e:
-                text = f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}"
-                self.dir.ledger({"event": "error", "text": text, "exit_code": 1})
-                raise
+        except CodelutraError as e:
+            self.dir.ledger({"event": event, "text": str(e), "exit_code": e.exit_code})
+            raise
+        except Exception as e:
+            text = f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}"
+            self.dir.ledger({"event": event, "text": text, "exit_code": 1})
+            raise
 
     def close(self) -> None:
         with self._pool_lock:

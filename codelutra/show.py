@@ -31,7 +31,7 @@ def read_summary(runs: Path, name: str) -> Row:
         there = sorted(p.parent.name for p in runs.glob("*/run.yaml"))
         raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}")
     if summary["state"] == "running" and not run.held:
-        last = next(reversed(run.events()), {"event": ""})
+        last = next((e for e in reversed(run.events()) if e["event"] != "refused"), {"event": ""})
         again = f"`codelutra run {run.path / 'run.yaml'}` goes on where it was"
         failed = last["event"] == "error"
         summary["state"] = "failed" if failed else "interrupted"

@@ -211,29 +211,43 @@ class RunDir:
 
     @staticmethod
     def create(runs: Path, config: RunConfig) -> RunDir:
-        """Open or make the run's directory. Raises UserError if it belongs to another config."""
+        """Open or make the run's directory. Raises UserError if it belongs to another config.
+
+        What may change of a config is not written here but by `settle`: another process may be refining the run.
+        """
         run = RunDir(runs / config.name)
         run.path.mkdir(parents=True, exist_ok=True)
-        written = run.path / "run.yaml"
-        if written.exists():
-            import yaml
-
-            before = parse_config(yaml.safe_load(written.read_text()), str(written))
-            _refuse_other(run.path, before, config)
-        write_atomic(written, to_yaml(config))
+        if not run._refuse_other(config):
+            write_atomic(run.path / "run.yaml", to_yaml(config))
         return run
+
+    def settle(self, config: RunConfig) -> None:
+        """Make `config` the run's; for whoever holds it. Raises UserError if it belongs to another config."""
+        self._refuse_other(config)
+        write_atomic(self.path / "run.yaml", to_yaml(config))
+
+    def _refuse_other(self, config: RunConfig) -> bool:
+        """Whether the run has a config. Raises UserError if it is another one."""
+        written = self.path / "run.yaml"
+        if not written.exists():
+            return False
+        import yaml
+
+        _refuse_other(self.path, parse_config(yaml.safe_load(written.read_text()), str(written)), config)
+        return True
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Be the one process that refines this run. Raises UserError if another is at it."""
-        try:
-            with locked(self.path / ".lock", wait=False):
-                yield
-        except BlockingIOError as e:
-            raise UserError(
-                f"run {self.path.name!r} is going on in another process; watch it with `codelutra status {self.path.name}`, "
-                "or wait until it ends"
-            ) from e
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path / ".lock", wait=False))
+            except BlockingIOError as e:
+                raise UserError(
+                    f"run {self.path.name!r} is going on in another process; watch it with "
+                    f"`codelutra status {self.path.name}`, or wait until it ends"
+                ) from e
+            yield
 
     @property
     def held(self) -> bool:

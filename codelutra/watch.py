@@ -71,7 +71,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
     with child, _ending(child, signal.SIGTERM, signal.SIGHUP):
         code = _watch(child, run, seen)
     if code:
-        raise _failure(code, run, seen)
+        raise _failure(code, run, seen, child.pid)
     summary: dict[str, Any] = run.read("summary.json")
     return summary
 
@@ -201,8 +201,9 @@ def _follow(path: Path, start: int) -> Iterator[Event | None]:
         yield None
 
 
-def _failure(code: int, run: RunDir, seen: int) -> CodelutraError:
-    errors = [e for e in run.events(seen) if e["event"] == "error"]
+def _failure(code: int, run: RunDir, seen: int, pid: int) -> CodelutraError:
+    """What process `pid` said of its end: others, started on the same run and refused, write into the same ledger."""
+    errors = [e for e in run.events(seen) if e["event"] in ("error", "refused") and e["pid"] == pid]
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return _with_code("interrupted; the same command goes on from here", 130)
     if errors:

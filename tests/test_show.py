@@ -37,6 +37,11 @@ def test_a_run_that_stopped_on_an_error_says_which(run: RunDir) -> None:
     assert found["reason"].startswith("disk full at /x")
 
 
+def test_a_second_start_that_was_refused_is_no_error_of_the_run(run: RunDir) -> None:
+    run.ledger({"event": "refused", "text": "run 'r' is going on in another process", "exit_code": 2})
+    assert read_summary(run.path.parent, "r")["state"] == "interrupted"
+
+
 def test_a_run_that_is_held_is_running_and_shows_what_it_does_now(run: RunDir) -> None:
     run.progress("sample base", 3, 10, "completions")
     with run.hold():

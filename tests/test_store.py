@@ -182,8 +182,14 @@ def test_a_run_name_that_exists_with_another_config_is_refused_with_ways_out(tmp
 
 def test_how_far_and_on_what_a_run_goes_may_change(tmp_path: Path) -> None:
     RunDir.create(tmp_path, config())
-    RunDir.create(tmp_path, config(iterations=9, execute={"workers": 7}, select={"patience": 3}))
+    further = config(iterations=9, execute={"workers": 7}, select={"patience": 3})
+    run = RunDir.create(tmp_path, further)
+    assert "iterations: 9" not in (tmp_path / "r" / "run.yaml").read_text(), "another process may be refining it"
+    with run.hold():
+        run.settle(further)
     assert "iterations: 9" in (tmp_path / "r" / "run.yaml").read_text()
+    with pytest.raises(UserError, match=r"train\.beta"):
+        run.settle(config(train={"beta": 0.2}))
 
 
 def test_one_process_at_a_time_refines_a_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -10,10 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from codelutra.watch import _Bar, _environment
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+from codelutra.run import Run
+from codelutra.watch import _Bar, _environment, _failure
 
 
 def shown(*states: dict[str, Any]) -> list[str]:
@@ -68,3 +73,17 @@ def test_modules_in_the_folder_a_run_is_started_from_are_not_taken_for_its_own(t
     command = [sys.executable, "-m", "flows.refine", "--help"]
     done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, "--watched" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_second_start_of_a_run_is_refused_with_the_reason_and_changes_nothing(tmp_path: Path) -> None:
+    config = parse_config({"name": "r", "suite": {"name": "starter-sql"}})
+    with Run(tmp_path, config) as first, Run(tmp_path, config.model_copy(update={"iterations": 9})) as second:
+        with first.refining():
+            with pytest.raises(UserError), second.refining():
+                raise AssertionError("refines the run a second time")
+            assert f"iterations: {config.iterations}\n" in (first.dir.path / "run.yaml").read_text()
+        told = _failure(2, second.dir, 0, os.getpid())
+        assert (told.exit_code, "is going on in another process" in str(told)) == (2, True)
+        assert "left no message" in str(_failure(1, first.dir, 0, os.getpid() + 1)), "it is no failure of another process"
+        with second.refining():
+            assert "iterations: 9\n" in (first.dir.path / "run.yaml").read_text()
