@@ -292,7 +292,14 @@ def _override(raw: dict[str, Any], text: str) -> None:
         node = node[section]
         if not isinstance(node, dict):
             raise ConfigError(f"--set {text!r}: {section!r} is a value, not a section")
-    node[key] = yaml.safe_load(value)
+    try:
+        node[key] = yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        why = " ".join(str(getattr(e, "problem", e)).split())
+        raise ConfigError(
+            f"--set {text!r}: {value!r} is not a YAML value ({why}); lists are [a, b], and text with any of []{{}}:#&*! in "
+            "it goes in quotes of its own"
+        ) from e
 
 
 def _problem(err: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from codelutra.errors import UserError
@@ -59,12 +60,12 @@ def runs_table(rows: list[Row]) -> None:
     for r in rows:
         value = r["dev_pass_at_1"]
         table.add_row(r["run"], r["suite"], r["state"], r["best"], "" if value is None else f"{value:.1%}")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def summary_table(s: Row, home: Path | None) -> None:
     """The table a run ends with."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)  # reasons and paths may hold [brackets]
     counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
     wide = console.width >= 110
     columns = {"policy": "left", "dev pass@1 [95 %]": "right", "runs": "right", "ends": "right", "tokens": "right",
@@ -141,7 +142,8 @@ def doctor_table(rows: list[Row]) -> None:
     table = Table("", "what", "found", "how to get it")
     for r in rows:
         table.add_row(
-            "[green]✓[/]" if r["ok"] else "[red]✗[/]", r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"]
+            "[green]✓[/]" if r["ok"] else "[red]✗[/]",
+            *(escape(text) for text in (r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"])),
         )
     Console().print(table)
 
@@ -189,7 +191,7 @@ def rows_table(rows: list[Row], *, title: str) -> None:
     table = Table(*(rows[0] if rows else []), title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for r in rows:
         table.add_row(*(str(v) for v in r.values()))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from codelutra.config import RunConfig
@@ -99,7 +100,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"run [bold]{run.path.name}[/]  ·  {run.path}  ·  log: {run.log.name}")
+    console.print(f"run [bold]{run.path.name}[/]  ·  {escape(str(run.path))}  ·  log: {run.log.name}")
     ledger = _follow(run.path / "ledger.jsonl", seen)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
@@ -145,7 +146,7 @@ class _Bar:
             if self._id is not None:
                 self._bars.remove_task(self._id)
             self._stage, self._first, self._told = state["stage"], (state["at"], state["done"]), -1
-            self._id = self._bars.add_task(state["stage"], total=state["total"] or None, count="", rate="")
+            self._id = self._bars.add_task(escape(state["stage"]), total=state["total"] or None, count="", rate="")
         assert self._id is not None
         spent = state["at"] - self._first[0]
         rate = f"{(state['done'] - self._first[1]) / spent:,.1f}/s" if spent > 1 else ""
@@ -154,11 +155,12 @@ class _Bar:
         tenth = 10 * state["done"] // max(1, state["total"])
         if tenth > self._told and (said := training_text(state.get("measures"), "")):
             self._told = tenth
-            self._bars.console.print(f"[dim]  {state['stage']}, step {state['done']:,}:[/] {said}", soft_wrap=True)
+            self._bars.console.print(f"[dim]  {escape(state['stage'])}, step {state['done']:,}:[/] {said}", soft_wrap=True)
 
 
 def _line(event: Event) -> str | None:
     """What to say of a ledger event, if anything."""
+    event = {k: escape(v) if isinstance(v, str) else v for k, v in event.items()}
     label, facts = event.get("label") or "", event.get("facts", {})
     took = f"[dim]{event.get('seconds', 0):.0f} s[/]"
     match event["event"], event.get("stage"):

@@ -48,7 +48,14 @@ def test_overrides_reach_into_sections_that_are_not_there_yet() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("train.beta", "section.key=value"), ("name.x=1", "a value, not a section"), ("train.nope=1", "unknown key")],
+    [
+        ("train.beta", "section.key=value"),
+        ("name.x=1", "a value, not a section"),
+        ("train.nope=1", "unknown key"),
+        ("suite.databases=[a", r"'\[a' is not a YAML value .*lists are \[a, b\]"),
+        ("name='a", "is not a YAML value"),
+        ("name=a: b: c", "is not a YAML value"),
+    ],
 )
 def test_a_bad_override_says_how_to_write_it(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

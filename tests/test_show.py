@@ -9,7 +9,7 @@ import pytest
 
 from codelutra.config import parse_config
 from codelutra.errors import UserError
-from codelutra.show import list_runs, paired_text, read_summary
+from codelutra.show import doctor_table, list_runs, paired_text, read_summary, runs_table, summary_table
 from codelutra.store import RunDir
 
 
@@ -58,6 +58,17 @@ def test_a_finished_run_stays_finished(run: RunDir) -> None:
 def test_a_run_that_is_not_there_lists_those_that_are(run: RunDir) -> None:
     with pytest.raises(UserError, match=r"no run 'x'.*there: r"):
         read_summary(run.path.parent, "x")
+
+
+@pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "pip install 'codelutra[prefect]'"])
+def test_reasons_and_paths_are_shown_as_they_are(text: str, run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    told = summary("failed") | {"reason": text, "suite": text, "problems": {}, "test": None}
+    run.write("summary.json", told)
+    summary_table(told, run.path)
+    assert capsys.readouterr().out.count(text) == 2
+    runs_table(list_runs(run.path.parent))
+    doctor_table([{"ok": False, "name": "x", "found": "none", "how_to_get_it": text}])
+    assert capsys.readouterr().out.count(text) == 2
 
 
 def test_a_paired_test_reads_as_gained_lost_p() -> None:

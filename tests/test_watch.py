@@ -18,7 +18,7 @@ from rich.progress import Progress
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.run import Run
-from codelutra.watch import _Bar, _environment, _failure
+from codelutra.watch import _Bar, _environment, _failure, _line
 
 
 def shown(*states: dict[str, Any]) -> list[str]:
@@ -48,6 +48,15 @@ def test_a_training_tells_its_log_probabilities_every_tenth_of_its_steps() -> No
 def test_the_next_training_starts_from_the_beginning_and_other_stages_stay_quiet() -> None:
     lines = shown(step(40, loss=1.0), step(7, "sample policy-1"), step(1, "train iteration 2", loss=2.0))
     assert [line.split(",")[0] for line in lines] == ["train iteration 1", "train iteration 2"]
+
+
+@pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "[bold]"])
+def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
+    said = io.StringIO()
+    for event in ({"event": "note", "text": text}, {"event": "waiting", "what": text},
+                  {"event": "damaged", "stage": "pairs", "moved_to": text}):  # fmt: skip
+        Console(file=said, width=200).print(_line(event))
+    assert said.getvalue().count(text) == 3
 
 
 FLOW = "import sys, time; from flows.command import main; main(lambda config, **given: time.sleep(float(config)))"
