@@ -80,8 +80,7 @@ def _libraries() -> Iterator[Check]:
         yield _library(name, need.get(name, ""))
     engine = next((name for name in _ENGINES if _version(name)), _ENGINES[0])
     yield _library(engine, need.get(engine, ""))
-    prefect = _version("prefect")
-    yield Check("prefect", True, prefect or "none: `codelutra run` works without its UI", "optional", "`make setup`")
+    yield _library("prefect", need.get("prefect", ""))  # drives every run
     torch = _version("torch") or ""
     clash = [f"{n} {v}" for n in _TORCH_FAMILY if (v := _version(n)) and torch.endswith("+cpu") and not v.endswith("+cpu")]
     if clash:

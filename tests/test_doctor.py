@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codelutra.doctor import Check, checks, memory_bytes
+from codelutra.doctor import Check, _libraries, checks, memory_bytes
 
 
 def by_name(found: list[Check]) -> dict[str, Check]:
@@ -60,6 +60,14 @@ def test_a_library_of_another_version_is_not_ok(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.syspath_prepend(tmp_path)
     trl = by_name(checks())["trl"]
     assert (trl.ok, trl.found, trl.need) == (False, "0.9", "<1.17,>=1.16")
+
+
+def test_without_prefect_a_run_cannot_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert by_name(list(_libraries()))["prefect"].ok
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # where nothing is installed
+    prefect = by_name(list(_libraries()))["prefect"]
+    assert (prefect.ok, prefect.found) == (False, "none")
+    assert "make setup" in prefect.how_to_get_it
 
 
 def test_looking_imports_no_gpu_library() -> None:
