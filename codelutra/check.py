@@ -75,7 +75,10 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         lengths, note = _lengths(problems, run.suite.system, config, home)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
     rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
-    return Report(judged, rows, failures, leaks, [note] if note else [])
+    notes = [note] if note else []
+    if "dev" not in asked.facts["splits"]:
+        notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
+    return Report(judged, rows, failures, leaks, notes)
 
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:

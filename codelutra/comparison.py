@@ -108,11 +108,11 @@ def table_rows(result: Row) -> list[dict[str, str]]:
     rows = []
     for r in result["methods"]:
         runs, test, against = r["runs"], r["test"], r["against"]
-        dev = sum(x["dev"]["value"] for x in runs) / len(runs)
+        dev = f"{sum(x['dev']['value'] for x in runs) / len(runs):.1%}" if runs[0]["dev"]["n"] else ""
         rows.append({
             "method": r["method"],
             "seeds": str(len(runs)),
-            "dev pass@1": f"{dev:.1%}",
+            "dev pass@1": dev,
             "test pass@1": f"{test['value']:.1%} [{test['low']:.1%} – {test['high']:.1%}]",
             "× base": f"{r['times_base']:.2f}" if r["times_base"] else "",
             f"{AGAINST} is ahead by": _ahead(against) if against else "",

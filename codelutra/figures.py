@@ -49,9 +49,10 @@ STATUS_COLOURS = {
 def run_figures(summary: Row, training: Training) -> list[Figure]:
     """The figures a run has data for."""
     rows = summary["policies"]
+    on_dev = bool(rows and rows[0]["dev"]["n"])
     found = [
-        pass_at_1_figure([summary]) if rows else None,
-        status_figure(rows) if rows else None,
+        pass_at_1_figure([summary]) if on_dev else None,
+        status_figure(rows) if on_dev else None,
         pass_at_k_figure(rows),
         log_probability_figure(training),
         loss_figure(training),

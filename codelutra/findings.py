@@ -142,6 +142,8 @@ def headline(found: Findings) -> list[str]:
     if best is None:
         return ["Nothing is measured yet."]
     first = rows[0]
+    if not first["dev"]["n"]:
+        return [f"The suite has no dev problem: {first['title']} is measured on the test split alone."]
     if len(rows) == 1:
         return [f"So far only the start is measured: {first['title']} solves {_share(first)} of the dev problems."]
     if best is first:

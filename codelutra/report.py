@@ -118,9 +118,11 @@ def _numbers(found: Findings) -> Html | None:
         cells.append(
             [
                 r["title"],
-                f"{dev['value']:.1%}",
-                f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}",
-                f"{r['executable']:.1%}",
+                *(
+                    (f"{dev['value']:.1%}", f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}", f"{r['executable']:.1%}")
+                    if dev["n"]
+                    else ("", "", "")
+                ),
                 ended_text(r),
                 length_text(r),
                 paired_text(r["paired"]["previous"]),

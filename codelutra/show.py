@@ -48,7 +48,7 @@ def list_runs(runs: Path) -> list[Row]:
         s = read_summary(runs, path.parent.name)
         best = next((p for p in s["policies"] if p["label"] == s["best"]), None)
         rows.append({"run": s["run"], "suite": s["suite"], "state": s["state"], "best": best["title"] if best else "",
-                     "dev_pass_at_1": best["dev"]["value"] if best else None})  # fmt: skip
+                     "dev_pass_at_1": best["dev"]["value"] if best and best["dev"]["n"] else None})  # fmt: skip
     return rows
 
 
@@ -82,6 +82,8 @@ def summary_table(s: Row, home: Path | None) -> None:
             "against the one before": paired_text(row["paired"]["previous"]), "pairs": f"{row['pairs'] or ''}",
             "min": f"{sum(row['seconds'].values()) / 60:.1f}",
         }  # fmt: skip
+        if not dev["n"]:
+            cells |= {"dev pass@1 [95 %]": "", "runs": ""}
         table.add_row(*(cells[c] for c in shown), style="bold" if best else "")
     console.print(table)
     for row in s["policies"]:

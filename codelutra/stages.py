@@ -45,11 +45,23 @@ def _model(run: Run, reference: str) -> models.Model:
 
 
 def problems(run: Run) -> Step:
-    """The suite's problems, as PROBLEMS; refuses a train split too small to learn from."""
+    """The suite's problems, as PROBLEMS; refuses splits too small to learn from or to measure on."""
     frame, s = run.all_problems, run.suite
-    train = frame.filter(pl.col("split") == "train").height
-    if run.config.iterations and train < 2:
+    iterations, select = run.config.iterations, run.config.select
+    train, dev, test = (frame.filter(pl.col("split") == split).height for split in ("train", "dev", "test"))
+    if iterations and train < 2:
         raise UserError(f"suite {s.name!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section")
+    if iterations and not dev:
+        raise UserError(
+            f"suite {s.name!r} gives 0 dev problems ({train} train, {test} test) and iterations is {iterations}: policies "
+            "are chosen on dev, so at least 1 is needed. Choose another protocol, other databases or shares (the `suite` "
+            "section); or set iterations to 0, to measure the model on test alone"
+        )
+    if not dev and not (test and select.test):
+        raise UserError(
+            f"suite {s.name!r} gives 0 dev and {test} test problems, and select.test is {str(select.test).lower()}: there "
+            "is nothing to measure on; see the `suite` section, or set select.test to true"
+        )
     content = digest_of([frame.write_ndjson(), sorted(s.databases())])
     asked, limits = run.config.suite, run.config.execute
     read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}

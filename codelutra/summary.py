@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.run import Policy, Run
+from codelutra.schema import SCORES
 from codelutra.score import mcnemar, pass_at_1
 from codelutra.select import Decision, PolicyScore, decide
 from codelutra.show import paired_text
@@ -56,14 +57,9 @@ class Summary:
     ) -> dict[str, Any]:  # fmt: skip
         """Add the row of a policy: its dev numbers, paired tests and what making it took. Returns the row."""
         frame = scores.frame("scores")
-        dev = asdict(pass_at_1(frame))
-        row = {
-            "label": policy.label, "title": title, "folder": folder, "path": policy.path, "dev": dev,
-            "executable": scores.facts["executable"], "other_modes": scores.facts.get("other_modes", {}),
-            "statuses": {"dev": scores.facts["statuses"]["greedy"], "train": {}},
-            "paired": {"previous": None, "start": None}, "pairs": None, "training": made.facts if made else None,
-            "answers": {}, "alarms": [], "seconds": {}, "tokens": 0,
-        }  # fmt: skip
+        row = _row(policy, title, folder, frame, made)
+        row["executable"], row["other_modes"] = scores.facts["executable"], scores.facts.get("other_modes", {})
+        row["statuses"]["dev"] = scores.facts["statuses"]["greedy"]
         if self._scores:
             row["pairs"] = self.rows[-1].get("funnel", {}).get("pairs")
             row["paired"]["previous"] = self._paired(-1, frame)
@@ -75,9 +71,7 @@ class Summary:
         self._measured.append(policy)
         self._drifted(row)
         self._sampled(row, "dev", samples)
-        row["seconds"]["execute"] = sum(o.seconds for o in outcomes)
-        if made:
-            row["seconds"]["train"] = made.seconds
+        row["seconds"] |= _seconds(outcomes, made)
         for i, (drawn, judged) in enumerate(zip(samples, outcomes, strict=True)):
             self._run.dir.link(f"{folder}/dev-samples-{i:03}", drawn)
             self._run.dir.link(f"{folder}/dev-outcomes-{i:03}", judged)
@@ -85,6 +79,18 @@ class Summary:
         self._tell(row)
         self._write()
         return row
+
+    def taken(
+        self, policy: Policy, title: str, samples: Sequence[Artifact], outcomes: Sequence[Artifact], made: Artifact | None
+    ) -> None:
+        """Add and choose the one policy of a run without dev problems, given its test samples; its `dev` has n = 0."""
+        row = _row(policy, title, "base", pl.DataFrame(schema=SCORES), made)
+        self.rows.append(row)
+        self._measured.append(policy)
+        self._sampled(row, "test", samples)
+        row["seconds"] |= _seconds(outcomes, made)
+        self.facts["best"] = policy.label
+        self._write()
 
     def decide(self) -> Decision:
         """Which policy is best by dev, and whether to go on."""
@@ -173,6 +179,19 @@ class Summary:
     def _write(self) -> None:
         self.facts["minutes"] = round(self._before + (time.time() - self._began) / 60, 2)  # of all starts together
         self._run.dir.write("summary.json", self.facts)
+
+
+def _row(policy: Policy, title: str, folder: str, dev_scores: pl.DataFrame, made: Artifact | None) -> dict[str, Any]:
+    return {
+        "label": policy.label, "title": title, "folder": folder, "path": policy.path, "dev": asdict(pass_at_1(dev_scores)),
+        "executable": 0.0, "other_modes": {}, "statuses": {"dev": {}, "train": {}},
+        "paired": {"previous": None, "start": None}, "pairs": None, "training": made.facts if made else None,
+        "answers": {}, "alarms": [], "seconds": {}, "tokens": 0,
+    }  # fmt: skip
+
+
+def _seconds(outcomes: Sequence[Artifact], made: Artifact | None) -> dict[str, float]:
+    return {"execute": sum(o.seconds for o in outcomes)} | ({"train": made.seconds} if made else {})
 
 
 def shape(samples: Sequence[pl.DataFrame]) -> dict[str, Any]:

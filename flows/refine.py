@@ -46,6 +46,8 @@ def refine_run(run: Run) -> dict[str, Any]:
     summary.prepared(asked, expected)
 
     policy, made = base_model(ref), None
+    if not asked.facts["splits"].get("dev"):
+        return only_test(run, summary, policy, asked, expected)
     if run.config.warm_start:
         with measure_plan(run, policy, asked, expected, "dev") as sampling:
             publish(run, measure(run, summary, sampling, asked, expected, "base", "base", None))
@@ -81,6 +83,21 @@ def refine_run(run: Run) -> dict[str, Any]:
         with measure_plan(run, summary.best(), asked, expected, "test") as sampling:
             outcomes = shards(run, sampling, asked, expected, greedy=True)
         summary.tested(score(ref, outcomes, asked, expected, "test"))
+    return summary.finish("finished", reason)
+
+
+def only_test(run: Run, summary: Summary, policy: Policy, asked: Artifact, expected: Artifact) -> dict[str, Any]:
+    """The rest of a run without dev problems, so without iterations: the start, on test. Returns the run's summary."""
+    title, made, reason = "base", None, "The suite has no dev problem: one policy was measured, on test."
+    if run.config.warm_start and asked.facts["splits"].get("train"):
+        title, made = "warm start", warm_start(run.ref, policy, asked, expected)
+        policy = Policy.of("policy-0", made)
+    elif run.config.warm_start:
+        reason += " It has no train problem either: there was no warm start."
+    with measure_plan(run, policy, asked, expected, "test") as sampling:
+        outcomes = shards(run, sampling, asked, expected, greedy=True)
+    summary.taken(policy, title, sampling.made(greedy=True), outcomes, made)
+    summary.tested(score(run.ref, outcomes, asked, expected, "test"))
     return summary.finish("finished", reason)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from codelutra import stages
-from codelutra.config import parse_config
+from codelutra.config import load_config, parse_config
 from codelutra.errors import ConfigError, UserError
 from codelutra.run import open_run
 from codelutra.schema import STATUS
@@ -78,6 +78,38 @@ def test_a_train_split_of_one_problem_is_refused(tmp_path: Path) -> None:
         )  # fmt: skip
         with pytest.raises(UserError, match=r"1 train problem.*at least 2"):
             stages.problems(run)
+
+
+def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
+    """A config over a custom suite with a problem for each of `splits`."""
+    lines = [{"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]],
+              "split": s} for i, s in enumerate(splits)]  # fmt: skip
+    (folder / "suite.yaml").write_text("kind: python-function")
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    raw = {"name": "nodev", "model": f"path:{folder}/none", "suite": {"name": "custom", "path": str(folder)}} | changes
+    (folder / "nodev.yaml").write_text(json.dumps(raw))
+    return folder / "nodev.yaml"
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_iterations_without_a_dev_problem_are_refused_before_anything_is_spent(command: str, tmp_path: Path) -> None:
+    done = codelutra(
+        command, str(without_dev(tmp_path, "train", "train", "test")), "--home", str(tmp_path / "home"), COLUMNS="999"
+    )
+    assert done.returncode == 2, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "gives 0 dev problems (2 train, 1 test) and iterations is 4: policies are chosen on dev" in said
+    assert "set iterations to 0, to measure the model on test alone" in said
+    assert "ValueError" not in done.stderr
+    assert list((tmp_path / "home").glob("store/*/*")) == []
+
+
+def test_nothing_to_measure_on_is_refused(tmp_path: Path) -> None:
+    closed: dict[str, Any] = {"iterations": 0, "select": {"test": False}}
+    config = load_config(without_dev(tmp_path, "train", "test", **closed))
+    refused = pytest.raises(UserError, match=r"0 dev and 1 test problems, and select\.test is false")
+    with open_run(tmp_path, config) as run, refused:
+        stages.problems(run)
 
 
 @pytest.mark.parametrize(("code", "why"), [("reference", "correct"), ("SELECT 1 WHERE 0", "wrong")])
