@@ -29,6 +29,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from codelutra.errors import UserError
+from codelutra.store import go_on_command
 
 Progress = Callable[[str], None]
 
@@ -131,14 +132,14 @@ def _from_run(name: str, cache: Path, runs: Path | None) -> Model:
     if summary["state"] != "finished":
         raise UserError(
             f"model run:{name} has not chosen a policy yet, it is {summary['state']}; "
-            f"`codelutra run {file.parent}/run.yaml` goes on to its end"
+            f"`{go_on_command(file.parent)}` goes on to its end"
         )
     best = next(p for p in summary["policies"] if p["label"] == summary["best"])
     directory = Path(best["path"])
     if not (directory / "config.json").is_file():
         raise UserError(
             f"model run:{name}: the weights of its {best['title']} are not at {directory} any more; "
-            f"`codelutra run {file.parent}/run.yaml` makes them anew"
+            f"`{go_on_command(file.parent)}` makes them anew"
         )
     return Model(f"run:{name}", directory, fingerprint(directory, cache), "")
 

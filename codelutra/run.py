@@ -23,6 +23,7 @@ from codelutra.errors import CodelutraError, UserError
 from codelutra.execute import OutcomeCache
 from codelutra.prompts import with_examples
 from codelutra.store import Artifact, RunDir, Step, Store
+from codelutra.store import home_dir as home_dir
 from codelutra.suites import Suite, open_suite
 from sandbox import SandboxError, reap_orphans
 from sandbox.image import ensure_image
@@ -55,11 +56,6 @@ class RunRef:
 
     def open(self) -> Run:
         return open_run(self.home, self.name)
-
-
-def home_dir(home: str | Path | None = None) -> Path:
-    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else the current folder."""
-    return Path(home or os.environ.get("CODELUTRA_HOME") or ".").resolve()
 
 
 def cache_dir() -> Path:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from codelutra.errors import UserError
 from codelutra.run import home_dir
-from codelutra.store import RunDir
+from codelutra.store import RunDir, go_on_command, told_command
 
 if TYPE_CHECKING:
     from codelutra.check import Report
@@ -33,7 +33,7 @@ def read_summary(runs: Path, name: str) -> Row:
         raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}")
     if summary["state"] == "running" and not run.held:
         last = next((e for e in reversed(run.events()) if e["event"] != "refused"), {"event": ""})
-        again = f"`codelutra run {run.path / 'run.yaml'}` goes on where it was"
+        again = f"`{go_on_command(run.path)}` goes on where it was"
         failed = last["event"] == "error"
         summary["state"] = "failed" if failed else "interrupted"
         summary["reason"] = f"{last['text']}\n{again}" if failed else f"its process is gone; {again}"
@@ -104,7 +104,8 @@ def summary_table(s: Row, home: Path | None) -> None:
             f"now: {now['stage']} {now['done']:,}/{now['total']:,} {now['unit']}{training_text(now.get('measures'))}"
         )
     folder = home_dir(home) / "runs" / s["run"]
-    console.print(f"files: {folder}   report: codelutra report {s['run']}   UI: make ui", style="dim")
+    report = told_command(f"codelutra report {s['run']}", folder)
+    console.print(f"files: {folder}   report: {report}   UI: make ui", style="dim")
 
 
 def training_text(measures: Row | None, before: str = "  ·  ") -> str:

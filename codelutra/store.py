@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -161,6 +162,22 @@ class Store:
             )
 
 
+def home_dir(home: str | Path | None = None) -> Path:
+    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else the current folder."""
+    return Path(home or os.environ.get("CODELUTRA_HOME") or ".").resolve()
+
+
+def told_command(command: str, run: Path) -> str:
+    """`command` about the run in directory `run`, as one has to give it here: with --home where the run is in another."""
+    home = run.resolve().parents[1]
+    return command if home == home_dir() else f"{command} --home {shlex.quote(str(home))}"
+
+
+def go_on_command(run: Path) -> str:
+    """What goes on with the run in this directory."""
+    return told_command(f"codelutra run {shlex.quote(str(run / 'run.yaml'))}", run)
+
+
 def disk_full(at: Path) -> UserError:
     free = shutil.disk_usage(at).free / 2**30
     return UserError(
@@ -245,7 +262,7 @@ class RunDir:
             except BlockingIOError as e:
                 raise UserError(
                     f"run {self.path.name!r} is going on in another process; watch it with "
-                    f"`codelutra status {self.path.name}`, or wait until it ends"
+                    f"`{told_command(f'codelutra status {self.path.name}', self.path)}`, or wait until it ends"
                 ) from e
             yield
 
@@ -328,7 +345,7 @@ def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
         raise UserError(
             f"run {now.name!r} exists at {path} with another config ({shown}). Three ways out: give this one a name of its "
             f"own (--set name=…; finished work is shared through the store), go on with the old one "
-            f"(codelutra run {path / 'run.yaml'}), or remove {path}"
+            f"({go_on_command(path)}), or remove {path}"
         )
 
 

@@ -27,7 +27,7 @@ from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.run import home_dir
 from codelutra.show import training_text
-from codelutra.store import Event, RunDir
+from codelutra.store import Event, RunDir, told_command
 from codelutra.suites import open_suite
 
 # Where no server is set up, Prefect starts one for the run; on a busy machine that takes longer than its default 20 s.
@@ -62,7 +62,8 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
             time.sleep(0.5)
     if run.held:
         raise UserError(
-            f"run {config.name!r} is going on in another process; watch it with `codelutra status {config.name}`"
+            f"run {config.name!r} is going on in another process; watch it with "
+            f"`{told_command(f'codelutra status {config.name}', run.path)}`"
         )
     command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home)), "--watched"]
     command += [f"--set={o}" for o in overrides]

@@ -30,6 +30,18 @@ def test_a_run_whose_process_is_gone_is_interrupted_and_says_how_to_go_on(run: R
     assert "codelutra run" in found["reason"]
 
 
+def test_the_way_on_leads_to_the_same_home_from_anywhere(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = run.path.parent
+    home = runs.parent
+    assert f"`codelutra run {run.path}/run.yaml --home {home}`" in read_summary(runs, "r")["reason"]
+    with run.hold(), pytest.raises(UserError, match=f"`codelutra status r --home {home}`"), run.hold():
+        pass
+    with pytest.raises(UserError, match=f"run.yaml --home {home}"):
+        RunDir.create(runs, parse_config({"name": "r", "suite": {"name": "starter-sql"}, "seed": 1}))
+    monkeypatch.setenv("CODELUTRA_HOME", str(home))
+    assert f"`codelutra run {run.path}/run.yaml`" in read_summary(runs, "r")["reason"]
+
+
 def test_a_run_that_stopped_on_an_error_says_which(run: RunDir) -> None:
     run.ledger({"event": "error", "text": "disk full at /x", "exit_code": 2})
     found = read_summary(run.path.parent, "r")
