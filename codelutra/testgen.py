@@ -223,8 +223,9 @@ def _informative(
 ) -> list[str]:
     """The calls that finished alike twice, within `budget` seconds together; outputs not seen before come first."""
     new, again, outputs = list[str](), list[str](), set[str]()
+    alone = {**row, "judge": with_calls(row["judge"], calls[:1], instead=True)}
     for call, (one, two, seconds) in zip(calls, results, strict=True):
-        if one is None or "value" not in one or seconds > budget or not suite.agrees(row, [one], [two]):
+        if one is None or "value" not in one or seconds > budget or not suite.agrees(alone, [one], [two]):
             continue
         budget -= seconds
         digest = suite.answer_digest(row, [one])

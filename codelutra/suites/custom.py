@@ -215,8 +215,7 @@ def _python_rows(path: Path, shape: type[Any], judging: Callable[[Any], str]) ->
 
 def _function(line: FunctionLine) -> str:
     if line.asserts:
-        calls, expected = zip(*map(py.take_apart, line.asserts), strict=True)
-        return py.judging(calls, expected, setup=line.setup)
+        return py.judging_by_asserts(line.asserts, setup=line.setup)
     return py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)
 
 

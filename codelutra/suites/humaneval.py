@@ -5,7 +5,7 @@
 For measuring only: every problem is a test problem. An answer is the whole function; what stands before it in the prompt
 (imports, other functions) is there already. The asserts of a problem's `check` are taken apart, so the expected values
 are nowhere in the candidate's process; the few checks that draw inputs at random or keep names run in it, and are marked
-(`verdict: in-process`). `abs(f(x) - y) < 1e-6` compares f(x) with y under the mode's own tolerance.
+(`verdict: in-process`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites.folder import find, first_file, read_lines
-from codelutra.suites.python import PythonSuite, judging, take_apart
+from codelutra.suites.python import PythonSuite, judging, judging_by_asserts
 from codelutra.suites.splits import cap
 
-VERSION = "1"
+VERSION = "2"
 LICENCE = "MIT"
-NEAR = 1e-6  # the widest `abs(…) < NEAR` that the comparison mode's tolerance stands for
 
 
 def load(section: SuiteSection) -> PythonSuite:
@@ -78,19 +77,7 @@ def _judging(test: str, function: str, setup: str) -> str:
     for node in (n for a in asserts for n in ast.walk(a)):
         if isinstance(node, ast.Name) and node.id == "candidate":
             node.id = function
-    calls, expected = zip(*map(_take_apart, asserts), strict=True)
-    return judging(calls, expected, setup=setup)
-
-
-def _take_apart(statement: ast.Assert) -> tuple[str, str]:
-    match statement.test:
-        case ast.Compare(
-            left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=got, op=ast.Sub(), right=wanted)]),
-            ops=[ast.Lt() | ast.LtE()],
-            comparators=[ast.Constant(value=float(near))],
-        ) if near <= NEAR:
-            return ast.unparse(got), ast.unparse(wanted)
-    return take_apart(ast.unparse(statement))
+    return judging_by_asserts(map(ast.unparse, asserts), setup=setup)
 
 
 def _mentions(node: ast.AST, name: str) -> bool:

@@ -17,12 +17,12 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites.folder import find, read_json, read_lines
-from codelutra.suites.python import PythonSuite, judging, take_apart
+from codelutra.suites.python import PythonSuite, judging_by_asserts
 from codelutra.suites.splits import cap
 
-VERSION = "1"
 LICENCE = "CC-BY-4.0"
 FILES = {"mbpp": "mbpp.jsonl", "mbpp-sanitized": "sanitized-mbpp.json"}
+VERSIONS = {"mbpp": "1", "mbpp-sanitized": "2"}
 SIDES = {"test": range(11, 511), "dev": range(511, 601), "train": range(601, 975)}
 
 
@@ -33,16 +33,16 @@ def load(section: SuiteSection) -> PythonSuite:
     frame = pl.DataFrame(rows, schema=PROBLEMS)
     if frame.is_empty():
         raise ConfigError(f"{path} holds no task_id from 11 to 974; take the official release")
-    return PythonSuite(section.name, VERSION, LICENCE, cap(frame, section))
+    return PythonSuite(section.name, VERSIONS[section.name], LICENCE, cap(frame, section))
 
 
 def row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
     """An entry of the release as a row of PROBLEMS; a few-shot example has no split."""
+    setup = "\n".join(entry.get("test_imports", []))
     try:
-        calls, expected = zip(*map(take_apart, entry["test_list"]), strict=True)
+        judge = judging_by_asserts(entry["test_list"], setup=setup, after=entry.get("test_setup_code", ""))
     except ValueError as e:
         raise ConfigError(f"{path}, task_id {entry['task_id']}: {e}") from e
-    setup = "\n".join(entry.get("test_imports", []))
     text, tests = entry.get("prompt", entry.get("text")), "\n".join(entry["test_list"])
     return {
         "problem_id": f"{entry['task_id']}",
@@ -52,7 +52,7 @@ def row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
         "language": "python",
         "group": "mbpp",
         "difficulty": "",
-        "judge": judging(calls, expected, setup=setup, after=entry.get("test_setup_code", "")),
+        "judge": judge,
     }
 
 

@@ -1,7 +1,8 @@
-"""What every Python suite shares: asserts taken apart, jobs, judging, normalised programs.
+"""What every Python suite shares: jobs, judging material, verdicts, normalised programs.
 
 The candidate's process evaluates calls and hands back their values; what those should be is computed in another job and
-compared on the host. Nothing the candidate's process could read or patch decides anything.
+compared on the host. Nothing the candidate's process could read or patch decides anything, but where material says
+`in_process`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import compare
+from codelutra.suites.asserts import Rule, for_more, holds, take_apart
 from sandbox.protocol import PythonJob
 
 SYSTEM = "Answer with one Python code block and nothing else."
@@ -72,9 +74,10 @@ class PythonSuite:
         return compare.answer_digest(self.mode, output)
 
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
+        rules = _rules(_material(problem["judge"])) or [None] * len(expected)
         return len(output) == len(expected) and all(
-            "value" in got and "value" in want and compare.agrees(self.mode, got["value"], want["value"])
-            for got, want in zip(output, expected, strict=True)
+            "value" in got and "value" in want and holds(rule, self.mode, got["value"], want["value"])
+            for rule, got, want in zip(rules, output, expected, strict=True)
         )
 
     def normalise(self, code: str) -> str:
@@ -106,6 +109,7 @@ def judging(
     calls: Sequence[str],
     expected: Sequence[str] | None = None,
     *,
+    rules: Sequence[Rule] = (),
     setup: str = "",
     after: str = "",
     wrap: str = "",
@@ -114,52 +118,48 @@ def judging(
     """A problem's judging material.
 
     calls: expressions over the program's names. expected: expressions for their values, evaluated beside the reference,
-    never the candidate; None takes the values of the reference's calls. setup, after: run before and after the program.
-    wrap: a program that holds the program as text at PLACE. in_process: the calls are checks that raise AssertionError
-    on a wrong answer, for what cannot be taken apart.
+    never the candidate; None takes the values of the reference's calls. rules: how each call's value is compared, where
+    not all must be the same. setup, after: run before and after the program.
+    wrap: a program that holds the program as text at PLACE. in_process: some of the calls decide by themselves, or raise
+    AssertionError on a wrong answer: what cannot be taken apart.
     """
     material = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}
-    return json.dumps(material | ({"in_process": True} if in_process else {}))
-
-
-def calls_of(judge: str) -> list[str]:
-    """The calls a problem is judged by, where they are calls of the program's own names; else none."""
-    material = _material(judge)
-    return [] if material["wrap"] or material.get("in_process") else list(material["calls"])
-
-
-def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> str:
-    """Judging material with more calls, or with these instead; what they should give are the reference's values."""
-    material = dict(_material(judge))
-    if instead:
-        return json.dumps(material | {"calls": list(calls), "expected": None})
-    more = {side: [*material[side], *calls] for side in ("calls", "expected") if material[side] is not None}
+    more = ({"rules": list(rules)} if any(rules) else {}) | ({"in_process": True} if in_process else {})
     return json.dumps(material | more)
 
 
-def take_apart(statement: str) -> tuple[str, str]:
-    """`assert f(1) == 2` as (call, expected); `assert f(1)` and `assert not f(1)` as (their truth, "True").
-
-    Raises ValueError where it is no single assert.
-    """
-    try:
-        body = ast.parse(statement.strip()).body
-    except SyntaxError as e:
-        raise ValueError(f"{statement!r} is not Python: {e.msg}") from e
-    if len(body) != 1 or not isinstance(body[0], ast.Assert):
-        raise ValueError(f"{statement!r} is not one assert statement")
-    test = body[0].test
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
-        sides = test.left, test.comparators[0]
-        # The side that calls something is the candidate's, wherever it was written.
-        if not _calls(sides[0]) and _calls(sides[1]):
-            sides = sides[1], sides[0]
-        return ast.unparse(sides[0]), ast.unparse(sides[1])
-    return f"not not ({ast.unparse(test)})", "True"
+def judging_by_asserts(asserts: Iterable[str], *, setup: str = "", after: str = "") -> str:
+    """Judging material of asserts, taken apart. Raises ValueError naming the first that is none."""
+    checks = [take_apart(statement) for statement in asserts]
+    return judging(
+        [c.call for c in checks], [c.expected for c in checks], rules=[c.rule for c in checks], setup=setup, after=after,
+        in_process=any(c.in_process for c in checks),
+    )  # fmt: skip
 
 
-def _calls(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Call) for n in ast.walk(node))
+def _rules(material: Mapping[str, Any]) -> list[Rule]:
+    """A rule for each call; empty where every value must be the same."""
+    return list(material.get("rules", ()))
+
+
+def calls_of(judge: str) -> list[str]:
+    """The calls a problem is judged by, where they are calls of the program's own names that have one right value each;
+    else none."""
+    material = _material(judge)
+    known = not material["wrap"] and not material.get("in_process") and ["among"] not in _rules(material)
+    return list(material["calls"]) if known else []
+
+
+def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> str:
+    """Judging material with more calls, or with these instead; what they should give are the reference's values. More calls
+    are given the known ones' tolerance."""
+    material = dict(_material(judge))
+    if instead:
+        return json.dumps({k: v for k, v in material.items() if k != "rules"} | {"calls": list(calls), "expected": None})
+    more = {side: [*material[side], *calls] for side in ("calls", "expected") if material[side] is not None}
+    if rules := _rules(material):
+        more["rules"] = [*rules, *[for_more(rules)] * len(calls)]
+    return json.dumps(material | more)
 
 
 @lru_cache(maxsize=65536)

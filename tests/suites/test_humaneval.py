@@ -58,11 +58,14 @@ def test_flat_asserts_are_taken_apart_and_expected_values_stay_outside(tmp_path:
     problem = made.problems().row(0, named=True)
     answer = made.answer_job(problem, "def scaled(x): ...", "a", 2.0)
     assert answer.calls == (
-        "scaled(3.5)", "scaled(1.25)", "not not (abs(scaled(1.25) - 0.25) < 0.1)", "tuple(scaled([1]))",
-        "not not (not scaled(''))",
+        "scaled(3.5)", "scaled(1.25)", "scaled(1.25)", "tuple(scaled([1]))", "not not (scaled(''))",
     )  # fmt: skip
-    assert made.expected_job(problem, "e", 2.0).calls == ("[1, 2]", "0.25", "True", "tuple(scaled([1]))", "True")
+    assert made.expected_job(problem, "e", 2.0).calls == ("[1, 2]", "0.25", "0.25", "tuple(scaled([1]))", "False")
     assert answer.program == "from typing import List\n\ndef half(x):\n    return x / 2\ndef scaled(x): ..."
+    for got, right in ((0.25 + 5e-7, True), (0.25 + 2e-6, False)):
+        values = [{"value": v} for v in ([1, 2], got, 0.3, (2,), False)]
+        wanted = [{"value": v} for v in ([1, 2], 0.25, 0.25, (2,), False)]
+        assert made.agrees(problem, values, wanted) is right
     assert not answer.in_process
     assert not made.in_process(problem)
 

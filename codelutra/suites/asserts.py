@@ -1,0 +1,149 @@
+"""Asserts taken apart: what the candidate's process evaluates, what is expected, and the rule by which the host decides.
+
+    assert f(1) == 2, assert f(1) is None              f(1)         the same value under the suite's mode
+    assert f(1), assert not f(1)                       not not f(1) True, False
+    assert math.isclose(f(1), 2.5, rel_tol=1e-3)       f(1)         ["isclose", rel_tol, abs_tol]
+    assert abs(f(1) - 2.5) < 0.01                      f(1)         ["within", 0.01, "<"]
+    assert f(1) in (2, 3)                              f(1)         ["among"]: the same value as one of these
+
+Whatever else an assert says (`!=`, `and`, `all(…)`, a check of its own on what a call gave) holds what is right in its
+own text, so it can only be decided in the candidate's process, and says so. Rules are JSON: they are judging material.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from codelutra import compare
+
+Rule = list[Any] | None  # None: the same value
+_BUILTINS = frozenset(dir(builtins))
+
+
+@dataclass(frozen=True)
+class Check:
+    """An assert: an expression for the candidate's process, one for the expected value, and what decides.
+
+    in_process: the expression is the decision, made in the candidate's process.
+    """
+
+    call: str
+    expected: str
+    rule: Rule = None
+    in_process: bool = False
+
+
+def take_apart(statement: str) -> Check:
+    """Raises ValueError where it is no single assert."""
+    try:
+        body = ast.parse(statement.strip()).body
+    except SyntaxError as e:
+        raise ValueError(f"{statement!r} is not Python: {e.msg}") from e
+    if len(body) != 1 or not isinstance(body[0], ast.Assert):
+        raise ValueError(f"{statement!r} is not one assert statement")
+    test = body[0].test
+    match test:
+        case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+            return _check(left, right)
+        case ast.Compare(left=left, ops=[ast.Is()], comparators=[ast.Constant(value=None | True | False) as right]):
+            return _check(left, right)
+        case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple() | ast.List() | ast.Set() as right]) if _calls(
+            left
+        ) and not _calls(right):
+            return _check(left, right, ["among"])
+        case ast.Compare(
+            left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=left, op=ast.Sub(), right=right)], keywords=[]),
+            ops=[ast.Lt() | ast.LtE() as below],
+            comparators=[near],
+        ) if _is_tolerance(near):
+            return _check(left, right, ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="])
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[left, right], keywords=named) if (
+            all(k.arg in ("rel_tol", "abs_tol") and _is_tolerance(k.value) for k in named)
+        ):
+            given = {k.arg: ast.literal_eval(k.value) for k in named}
+            return _check(left, right, ["isclose", given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0)])
+    return _truth(test)
+
+
+def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:
+    """Whether a value is right by the rule; tolerances are for int and float alone."""
+    match rule:
+        case None:
+            return compare.agrees(mode, got, expected)
+        case ["among"]:
+            return any(compare.agrees(mode, got, one) for one in expected)
+    if type(got) not in (int, float) or type(expected) not in (int, float):
+        return False
+    try:
+        match rule:
+            case ["isclose", relative, absolute]:
+                return math.isclose(got, expected, rel_tol=relative, abs_tol=absolute)
+            case ["within", near, "<"]:
+                return bool(abs(got - expected) < near)
+            case ["within", near, "<="]:
+                return bool(abs(got - expected) <= near)
+    except OverflowError:  # an integer beyond the floats
+        return False
+    raise ValueError(f"{rule} is no rule of judging")
+
+
+def for_more(rules: list[Rule]) -> Rule:
+    """The rule for further calls of a function whose known ones have these: the widest tolerance, and the mode's own.
+
+    Their expected values are the reference's, of any size, so what an author wrote for his own may be too narrow.
+    """
+    relative = [rule[1] for rule in rules if rule and rule[0] == "isclose"]
+    absolute = [rule[2 if rule[0] == "isclose" else 1] for rule in rules if rule and rule[0] in ("isclose", "within")]
+    if not absolute:
+        return None
+    return ["isclose", max([compare.REL_TOL, *relative]), max([compare.ABS_TOL, *absolute])]
+
+
+def _check(left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:
+    # The side that calls something is the candidate's, wherever it was written; where none does, the one with a name.
+    is_right = not _calls(left) if _calls(right) else not any(isinstance(n, ast.Name) for n in ast.walk(left))
+    call, expected = (right, left) if is_right else (left, right)
+    is_truth = isinstance(expected, ast.Constant) and isinstance(expected.value, bool)
+    decides = isinstance(call, ast.Compare | ast.BoolOp) or (is_truth and _decides(call))
+    return Check(ast.unparse(call), ast.unparse(expected), rule, in_process=decides)
+
+
+def _truth(test: ast.expr) -> Check:
+    """A test's truth. The `not`s before it stay on the host: they say what is expected."""
+    wanted, inner = True, test
+    while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not):
+        wanted, inner = not wanted, inner.operand
+    return Check(f"not not ({ast.unparse(inner)})", str(wanted), in_process=_decides(inner))
+
+
+def _decides(node: ast.expr) -> bool:
+    """Whether an expression may hold what is right: anything but a name or the plain call of a function that is not given
+    what another call gave."""
+    match node:
+        case ast.Name():
+            return False
+        case ast.Call(func=ast.Name(id="bool"), args=[inner], keywords=[]):
+            return _decides(inner)
+        case ast.Call(func=ast.Name(id=name)):
+            return name in _BUILTINS or any(map(_calls_own, [*node.args, *node.keywords]))
+        case ast.Call(func=ast.Attribute(value=ast.Name())):
+            return any(map(_calls_own, [*node.args, *node.keywords]))
+    return True
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Call) for n in ast.walk(node))
+
+
+def _calls_own(node: ast.AST) -> bool:
+    """Whether anything but a builtin is called."""
+    called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    return any(not (isinstance(func, ast.Name) and func.id in _BUILTINS) for func in called)
+
+
+def _is_tolerance(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and math.isfinite(node.value)
