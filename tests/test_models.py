@@ -91,7 +91,7 @@ def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path
     run = tmp_path / "runs" / "night"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(UserError, match=f"run:night has not chosen .* it is running; `codelutra run {run}/run.yaml --home {tmp_path}`"):
+    with pytest.raises(UserError, match=f"run:night has not .* running; `codelutra run {run}/run.yaml --home {tmp_path}`"):
         resolve("run:night", cache, runs=run.parent)
     (run / "summary.json").write_text(json.dumps(summary | {"state": "finished"}))
     model = resolve("run:night", cache, runs=run.parent)
