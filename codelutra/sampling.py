@@ -89,7 +89,8 @@ class Sampling:
     def _sample_missing(self) -> None:
         run, c = self.run, self.run.config
         # One sampler per policy and store: a second process waits here and then finds the shards made.
-        with locked(run.store.root / ".locks" / f"sampling-{self.policy.digest[:32]}"):
+        lock = run.store.root / ".locks" / f"sampling-{self.policy.digest[:32]}"
+        with locked(lock, waiting=lambda: run.waiting(f"another process that samples {self.policy.label}")):
             missing = []
             for i, step in enumerate(self.steps):
                 if i in self._made:

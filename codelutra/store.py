@@ -82,7 +82,7 @@ class Step:
 
 
 class Store:
-    """Makes artifacts once. `on_event` hears of every artifact made, reused or set aside."""
+    """Makes artifacts once. `on_event` hears of every artifact made, reused, waited for or set aside."""
 
     def __init__(self, root: Path, on_event: Callable[[Event], None] = lambda event: None) -> None:
         self.root = root
@@ -114,12 +114,15 @@ class Store:
         recipe = step.recipe
         found = self.find(recipe)
         if not found:
-            with locked(self.root / ".locks" / f"{recipe.stage}-{recipe.key}"):
+            with locked(self.root / ".locks" / f"{recipe.stage}-{recipe.key}", waiting=lambda: self._waiting(step)):
                 found = self.find(recipe)
                 if not found:
                     return self._build(step)
         self.reused(step, found)
         return found
+
+    def _waiting(self, step: Step) -> None:
+        self.on_event({"event": "waiting", "what": f"another process that makes {step.label or step.recipe.stage}"})
 
     def reused(self, step: Step, found: Artifact) -> None:
         """Tell whoever listens that this step needed no work."""
@@ -208,12 +211,21 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an flock on `path`; the kernel releases it when the process dies. Raises BlockingIOError if not `wait`."""
+def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an flock on `path`; the kernel releases it when the process dies. Raises BlockingIOError if not `wait`.
+
+    `waiting` is called once if another holds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            waiting()
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)

@@ -148,6 +148,18 @@ def test_two_processes_do_not_make_one_key_twice(tmp_path: Path) -> None:
     assert tally.read_text() == "x"
 
 
+def test_whoever_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    started, events = fork.Event(), list[dict[str, Any]]()
+    maker = fork.Process(target=_slow_maker, args=(str(tmp_path), started, str(tmp_path / "tally")))
+    maker.start()
+    started.wait(10)
+    Store(tmp_path, events.append).make(Step(RECIPE, writes(), "pairs of iteration 1"))
+    maker.join()
+    assert [e["event"] for e in events] == ["waiting", "reused"]
+    assert events[0]["what"] == "another process that makes pairs of iteration 1"
+
+
 def test_a_killed_maker_leaves_neither_artifact_nor_lock(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     started = fork.Event()
