@@ -97,10 +97,10 @@ install_packages() { # LOCK
 }
 
 setup_python() {
-    local extra=cpu lock stamp
+    local extra=cpu lock stamp made_for
     if [[ $(nvidia-smi -L 2>/dev/null) == GPU* ]]; then extra=gpu; fi
     lock=requirements/$extra.txt
-    stamp=.venv/.whole-$(cat "$lock" pyproject.toml "${BASH_SOURCE[0]}" <(pwd) | sha256sum | cut -c 1-16)
+    stamp=.venv/.whole-$(cat "$lock" pyproject.toml "${BASH_SOURCE[0]}" <(pwd; echo $extra) | sha256sum | cut -c 1-16)
     if [ -e "$stamp" ]; then return; fi
 
     say "makes .venv ($(pwd)/.venv) and installs the $(grep -c == "$lock") packages of $lock with uv:"
@@ -111,14 +111,17 @@ setup_python() {
     fi
     # .unfinished is there from before the first file until the last one. Found here, it means a kill in between, and
     # packages that look installed may lack files. The rename keeps a kill during the removal harmless as well.
-    if [ -e .venv/.unfinished ] || { [ -e .venv/bin/python ] && ! is_python311 .venv/bin/python; }; then
-        say ".venv is half-made or not of Python 3.11: it is made again"
+    # CPU torch would stay under CUDA vLLM, since to a version a +cpu behind it makes no difference; and the other way round.
+    made_for=$(cat .venv/.made-for 2>/dev/null || echo $extra)
+    if [ -e .venv/.unfinished ] || [ "$made_for" != $extra ] || { [ -e .venv/bin/python ] && ! is_python311 .venv/bin/python; }; then
+        say ".venv is half-made, for a machine with another kind of processor or not of Python 3.11: it is made again"
         mv .venv ".setup/old-venv-$$"
     fi
     rm -rf .setup/old-venv-*
     mkdir -p .venv
     rm -f .venv/.whole-*
     touch .venv/.unfinished
+    echo $extra >.venv/.made-for
     .venv/bin/python -c 'import pip' 2>/dev/null || make_venv
     install_packages "$lock" || die "the packages of $lock could not be installed; the reason stands above." \
         "Where an index is slow or away, run the same command again: what was fetched is kept."

@@ -56,10 +56,11 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def set_up(checkout: Path) -> subprocess.CompletedProcess[str]:
+def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [checkout / "scripts" / "setup.sh", "python"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
+        [checkout / "scripts" / "setup.sh", "python"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        env=os.environ | environment,
+    )  # fmt: skip
 
 
 def kill_set_up_when(checkout: Path, moment: Callable[[Path], bool]) -> None:
@@ -126,3 +127,16 @@ def test_another_lock_is_noticed(checkout: Path) -> None:
     changed = set_up(checkout)
     assert (changed.returncode, "installs the 10 packages" in changed.stdout) == (0, True), changed
     subprocess.run([checkout / ".venv/bin/python", "-c", "import six"], check=True)
+
+
+def test_where_a_gpu_has_come_nothing_of_the_cpu_packages_is_left(checkout: Path, tmp_path: Path) -> None:
+    assert set_up(checkout).returncode == 0
+    (left := checkout / ".venv/lib/python3.11/site-packages/torch_for_cpus.py").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\necho GPU 0: a stand-in\n")
+    (tmp_path / "bin/nvidia-smi").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    changed = set_up(checkout, PATH=path)
+    assert (changed.returncode, "it is made again" in changed.stdout, left.exists()) == (0, True, False), changed
+    assert_whole(checkout)
+    assert set_up(checkout, PATH=path).stdout == ""
