@@ -182,7 +182,7 @@ def base_licence(found: Findings) -> str:
 def _front(found: Findings, row: Row, licence: str, tags: list[str]) -> dict[str, Any]:
     s = found.summary
     named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary["model"])
-    metrics = [_metric("dev", row["dev"])]
+    metrics = [_metric("dev", row["dev"])] if row["dev"]["n"] else []
     if (test := s.get("test")) and test["policy"] == row["label"]:
         metrics.append(_metric("test", test))
     results = {
@@ -207,6 +207,8 @@ def _metric(split: str, e: Row) -> dict[str, Any]:
 
 def _table_row(r: Row, this: bool) -> str:
     dev, bold = r["dev"], "**" if this else ""
+    if not dev["n"]:
+        return f"| {bold}{r['title']}{bold} | no dev problems | | | |"
     interval = f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}"
     share = f"{bold}{dev['value']:.1%}{bold}"
     paired = paired_text(r["paired"]["previous"])

@@ -13,6 +13,7 @@ import pytest
 from codelutra import stages
 from codelutra.check import check
 from codelutra.config import RunConfig, load_config
+from codelutra.export import export
 from codelutra.run import Policy, Run
 from codelutra.sampling import measure_plan
 from codelutra.schema import SAMPLES
@@ -97,6 +98,9 @@ def test_without_iterations_the_start_is_measured_on_test(
     assert f"{title} is measured on the test split alone" in page
     assert "75.0%" in page
     assert "0.0 – 100.0" not in page
+    card = (export(tmp_path / "runs/nodev", tmp_path / "out") / "README.md").read_text()
+    assert f"| **{title}** | no dev problems |" in card
+    assert "dev pass@1 (" not in card
 
 
 def test_check_says_that_there_is_no_dev_problem(weights: Path, tmp_path: Path) -> None:
