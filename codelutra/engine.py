@@ -34,6 +34,7 @@ from typing import IO, Any
 from codelutra.config import EngineSection
 from codelutra.errors import StageError, UserError
 from codelutra.prompts import prompt_ids
+from codelutra.strays import our_modules
 
 Progress = Callable[[int, int, int], None]
 """Called with completions done, completions in all, tokens generated."""
@@ -226,7 +227,7 @@ def _check_length(policy: Path, config: EngineSection) -> None:
 
 
 def environment() -> dict[str, str]:
-    return {
+    return our_modules() | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in the child itself: nothing can be left over
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # a policy is a local directory; nothing about it is asked of the hub

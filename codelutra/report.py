@@ -102,7 +102,8 @@ def _banner(found: Findings) -> Html:
     parts = [s["reason"]] if s["reason"] else []
     if now := s.get("now"):
         parts.append(f"now: {now['stage']}, {now['done']:,} of {now['total']:,} {now['unit']}")
-    errors = [e["text"] for e in found.events[-1:] if e["event"] == "error"]
+    told = [e for e in found.events if e["event"] != "refused"]  # that was another start, while this one went on
+    errors = [e["text"] for e in told[-1:] if e["event"] == "error"]
     text = " · ".join([f"This run is {s['state']}; the report shows what is there so far.", *parts, *errors])
     return tag("p", text, class_="banner bad" if errors else "banner")
 

@@ -1,4 +1,4 @@
-"""What a killed process left behind: found by a mark in the environment, ended by the next start."""
+"""The processes we start: with which modules they run, and how what a killed one left behind is found and ended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from pathlib import Path
 from sandbox.owner import started
 
 OWNER = "CODELUTRA_OWNER"  # "<pid>:<start>" of the owning process, in the environment of all it starts
+
+
+def our_modules() -> dict[str, str]:
+    """Environment in which `python -m codelutra…` runs this code and no tasks.py or datasets.py of the current folder."""
+    root = str(Path(__file__).parents[1])
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
 
 
 def own_what_follows() -> None:

@@ -31,6 +31,7 @@ import polars as pl
 from codelutra.config import SampleSection, TrainSection, WarmStartSection
 from codelutra.errors import CodelutraError, StageError, UserError
 from codelutra.schema import PAIRS, PROBLEMS, check
+from codelutra.strays import our_modules
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 Judge = Callable[[list[str], list[str]], list[float]]
@@ -185,11 +186,9 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None, judge: 
 
 def environment(processes: int) -> dict[str, str]:
     """What the training process gets beside ours."""
-    root = str(Path(__file__).parents[1])
-    more = {
+    more = our_modules() | {
         "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve the sandbox beside us
-        "PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p),
     }  # fmt: skip
     if processes == 1:  # of several GPUs in sight transformers' Trainer would make DataParallel replicas
         more["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

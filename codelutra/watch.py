@@ -28,6 +28,7 @@ from codelutra.errors import CodelutraError, UserError
 from codelutra.run import home_dir
 from codelutra.show import training_text
 from codelutra.store import Event, RunDir, told_command
+from codelutra.strays import our_modules
 from codelutra.suites import open_suite
 
 # Where no server is set up, Prefect starts one for the run; on a busy machine that takes longer than its default 20 s.
@@ -37,9 +38,6 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# `-m` looks for modules in the current folder first: a user's own tasks.py or datasets.py would run in our place. What the
-# flow starts in turn (engine, trainer) inherits it.
-_SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
@@ -79,7 +77,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
 
 
 def _environment() -> dict[str, str]:
-    return _ENVIRONMENT | os.environ | _SAFE_PATH
+    return _ENVIRONMENT | os.environ | our_modules()
 
 
 @contextlib.contextmanager

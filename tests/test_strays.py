@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from codelutra import engine, train, watch
 from codelutra.strays import OWNER, reap_strays
 from sandbox.owner import started
 
@@ -30,3 +33,17 @@ def test_what_a_dead_flow_left_is_killed_and_what_a_live_one_runs_is_not() -> No
         for child in (stray, ours):
             child.kill()
             child.communicate()
+
+
+@pytest.mark.parametrize("environment", [engine.environment(), train.environment(1), watch._environment()])
+def test_our_processes_run_our_modules_whatever_lies_in_the_current_folder(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("codelutra", "datasets", "tasks"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
+    look = "import codelutra, importlib.util as u; print(codelutra.__file__, u.find_spec('tasks').origin)"
+    done = subprocess.run(
+        [sys.executable, "-c", look], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+    )
+    root = Path(__file__).parents[1]
+    assert done.stdout.split() == [str(root / "codelutra/__init__.py"), str(root / "tasks/__init__.py")], done.stderr
