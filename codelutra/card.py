@@ -13,8 +13,8 @@ import polars as pl
 import yaml
 
 from codelutra import __version__
-from codelutra.errors import UserError
-from codelutra.findings import Findings, Row, headline, libraries, read_findings
+from codelutra.findings import Findings, Row, headline, libraries
+from codelutra.lineage import lineage
 from codelutra.prompts import as_text
 from codelutra.show import paired_text
 
@@ -148,17 +148,6 @@ def _made(found: Findings, row: Row) -> tuple[str, str, list[str]]:
     loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
     settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"
     return how.format(loss), settings, tags
-
-
-def lineage(found: Findings) -> list[Findings]:
-    """The runs that this one went on from (`model: run:NAME`), oldest first, and itself."""
-    runs = [found]
-    while (name := runs[0].summary["model"].removeprefix("run:")) != runs[0].summary["model"]:
-        try:
-            runs.insert(0, read_findings(found.path.parent / name))
-        except UserError:  # removed since
-            break
-    return runs
 
 
 def _earlier(found: Findings) -> str:

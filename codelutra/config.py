@@ -47,6 +47,9 @@ class SuiteSection(Section):
     """At most this many test problems; they are touched once, with the chosen policy."""
     seed: int = 0
     """Of the splits and the choices above."""
+    splits_of: tuple[str, ...] = ()
+    """custom: `problems.parquet` files of earlier runs. A problem that one of them had stays on the side it was on while
+    yours grow; only what is new is dealt. `codelutra retrain` sets it."""
     shots: int = Field(0, ge=0)
     """Worked examples in every prompt: train problems of the same group, with their references."""
     generated_cases: int = Field(0, ge=0, le=100)
@@ -57,7 +60,11 @@ class SuiteSection(Section):
     are as good as the model: for a small one mutation alone is about as strict and takes no engine."""
 
     @model_validator(mode="after")
-    def _cases(self) -> SuiteSection:
+    def _fits(self) -> SuiteSection:
+        if self.splits_of and self.name != "custom":
+            raise ValueError(
+                f"splits_of is for suite custom, whose problems are dealt here; {self.name} has splits of its own"
+            )
         if self.proposals and not self.generated_cases:
             raise ValueError(
                 f"proposals {self.proposals!r} are for generated cases, and generated_cases is 0; set it to 20, say, "

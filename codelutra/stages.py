@@ -19,6 +19,7 @@ from codelutra import models, testgen
 from codelutra import score as scoring
 from codelutra.config import Section, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
+from codelutra.lineage import refuse_taught
 from codelutra.pairs import funnel, make_pairs, right_answers
 from codelutra.prompts import extract_code
 from codelutra.run import Policy, Run, cache_dir
@@ -62,6 +63,7 @@ def problems(run: Run) -> Step:
             f"suite {s.name!r} gives 0 dev and {test} test problems, and select.test is {str(select.test).lower()}: there "
             "is nothing to measure on; see the `suite` section, or set select.test to true"
         )
+    refuse_taught(frame, run.config.model, run.home / "runs")
     content = digest_of([frame.write_ndjson(), sorted(s.databases())])
     asked, limits = run.config.suite, run.config.execute
     read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}

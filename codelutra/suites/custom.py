@@ -38,7 +38,7 @@ from codelutra.schema import PROBLEMS
 from codelutra.suites import python as py
 from codelutra.suites import sql
 from codelutra.suites.folder import expand, located, numbered
-from codelutra.suites.splits import cap, divide, normalise_prompt
+from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 
 SHOWN = 10  # broken lines in one message
 MAX_DATABASE_GIB = 1.0  # databases travel into the sandbox's memory
@@ -190,7 +190,7 @@ def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, programs: S
         raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
     same = list(zip(programs, map(normalise_prompt, frame["prompt"]), strict=True))
     shares = {str(side): share / sum(about.shares.values()) for side, share in about.shares.items()}
-    return cap(divide(frame, same, shares, section.seed), section)
+    return cap(divide(frame, same, shares, section.seed, earlier_sides(frame, section.splits_of)), section)
 
 
 def _version(frame: pl.DataFrame) -> str:

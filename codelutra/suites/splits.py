@@ -6,11 +6,14 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import repeat
 
 import polars as pl
 
 from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
+from codelutra.suites.folder import expand
 
 WHOLE = 2  # problems due to the smallest share: a group with fewer, rounded by itself, would give it far too few or none
 
@@ -47,15 +50,47 @@ def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
     return check(problems[kept], PROBLEMS)
 
 
+def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | None]:
+    """The split each problem was on in `files` (PROBLEMS as parquet), known by its prompt or reference; None for a new one.
+
+    What was train anywhere is train: a policy may know it. Raises ConfigError for a file that is not such a frame.
+    """
+    if not files:
+        return [None] * problems.height
+    side: dict[tuple[str, str], str] = {}
+    for file in files:
+        try:
+            seen = pl.read_parquet(expand(file), columns=["prompt", "reference", "group", "split"])
+        except (OSError, pl.exceptions.PolarsError) as e:
+            raise ConfigError(
+                f"suite.splits_of {file!r} is no problems.parquet of a run ({str(e).splitlines()[0]}); give "
+                "runs/NAME/problems.parquet, or leave it out: then all problems are dealt anew"
+            ) from e
+        for prompt, reference, group, split in seen.rows():
+            for key in _known_by(prompt, reference, group):
+                side[key] = min(side.get(key, split), split, key=SPLITS.index)
+    found = []
+    for row in problems.select("prompt", "reference", "group").rows():
+        sides = [side[key] for key in _known_by(*row) if key in side]
+        found.append(min(sides, key=SPLITS.index) if sides else None)
+    return found
+
+
+def _known_by(prompt: str, reference: str, group: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("prompt", normalise_prompt(prompt)), (f"reference in {group}", reference)
+
+
 def divide(
-    problems: pl.DataFrame, same: Iterable[Sequence[Hashable]], shares: Mapping[str, float], seed: int
-) -> pl.DataFrame:
+    problems: pl.DataFrame, same: Iterable[Sequence[Hashable]], shares: Mapping[str, float], seed: int,
+    held: Iterable[str | None] = repeat(None),
+) -> pl.DataFrame:  # fmt: skip
     """Deal problems to splits by `shares`, group by group.
 
     Groups too small to be dealt by themselves (`WHOLE`) are dealt as one, each where the one before it left off: else
     every group of one would go to the largest share, and the others would stay empty. `same` gives, for each problem,
     things that must not be on two sides (its normalised query, its normalised prompt); problems that share one, directly
-    or through others, stay together.
+    or through others, stay together. `held` gives the side of those that have one; what belongs together goes to the first
+    of SPLITS that any of it is held on.
     """
     root = list(range(problems.height))
 
@@ -82,12 +117,17 @@ def divide(
         by_group = 1 + draw(seed, "divide a group", groups[clump[0]]) if small else 0.0
         return by_group, draw(seed, "divide", min(ids[i] for i in clump))
 
+    sides = [side for side, _ in zip(held, ids, strict=False)]
+
+    def held_on(clump: list[int]) -> str | None:
+        return next((s for s in SPLITS if any(sides[i] == s for i in clump)), None)
+
     split = [""] * problems.height
-    counts: dict[str | None, dict[str, int]] = defaultdict(lambda: dict.fromkeys(shares, 0))
-    for clump in sorted(clumps.values(), key=turn):
+    counts: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for clump in sorted(clumps.values(), key=lambda c: (held_on(c) is None, turn(c))):
         count = counts[dealt_with[clump[0]]]
         # The side that is furthest behind its share; `shares` order breaks ties.
-        side = max(shares, key=lambda s: shares[s] * (sum(count.values()) + len(clump)) - count[s])
+        side = held_on(clump) or max(shares, key=lambda s: shares[s] * (count.total() + len(clump)) - count[s])
         for i in clump:
             split[i] = side
             counts[dealt_with[i]][side] += 1
