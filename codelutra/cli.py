@@ -136,6 +136,73 @@ def sweep(
 
 
 @app.command()
+def evaluate(
+    config: Annotated[str, typer.Argument(help="Whose suite and sampling: a preset's name or the path of a YAML file.")],
+    model: Annotated[list[str], typer.Option(help="path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.")],
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Score models on a suite, greedy: dev and test pass@1 with intervals, and a paired test against the first.
+
+    Each is a run without iterations, so what was measured before is reused. --set select.test=false leaves test closed.
+    """
+    from codelutra import show
+    from codelutra.evaluation import arm, evaluation, table_rows
+    from codelutra.run import home_dir
+    from codelutra.watch import watch_run
+
+    arms = {m: arm(config, tuple(set_ or ()), m) for m in model}
+    for parsed, more in arms.values():
+        watch_run(config, more, parsed, home)
+    rows = evaluation(home_dir(home), {m: parsed.name for m, (parsed, _) in arms.items()})
+    print(json.dumps(rows, indent=1)) if json_ else show.rows_table(table_rows(rows), title=f"{config}: greedy pass@1")
+
+
+@app.command()
+def retrain(
+    config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file; its name is the policy's.")],
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Promote only with a paired p of at most this on dev; 1 takes "
+                                                              "any gain.")] = 1.0,
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Where problems or settings are new: refine the promoted policy on them, promote the result if it is better.
+
+    Problems stay on the split they were on as yours grow. What is promoted is at promoted/NAME/model. Nothing new costs
+    nothing; interrupted, the same command goes on.
+    """
+    from codelutra.config import load_config
+    from codelutra.retrain import conclude, next_retraining
+    from codelutra.run import home_dir
+    from codelutra.watch import watch_run
+
+    root, laid_over = home_dir(home), tuple(set_ or ())
+    if due := next_retraining(root, config, laid_over):
+        conclude(root, due, watch_run(config, due.overrides, due.config, home), alpha=alpha)
+    else:
+        print("nothing new since the last retraining", file=sys.stderr)
+    _print_record(root, load_config(config, laid_over).name, json_)
+
+
+@app.command()
+def promoted(
+    name: Annotated[str, typer.Argument(help="The name in a retrained config.")],
+    to: Annotated[str | None, typer.Option(metavar="RUN", help="Promote this retraining instead: the way back.")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """The retrainings of a config and which policy is promoted now; --to goes back to an earlier one."""
+    from codelutra.retrain import promote
+    from codelutra.run import home_dir
+
+    if to:
+        promote(home_dir(home), name, to)
+    _print_record(home_dir(home), name, json_)
+
+
+@app.command()
 def check(
     config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
     against: Annotated[list[str] | None, typer.Option(help="Another suite's name, or a config: train must share no problem "
@@ -328,6 +395,18 @@ def _print_made(made: Any, as_json: bool) -> None:
     splits = ", ".join(f"{n} {split}" for split, n in made.splits.items())
     print(f"wrote {made.suite} and {made.config}: {splits}")
     print(f"next:  codelutra check {made.config}\n       codelutra run {made.config}")
+
+
+def _print_record(root: Path, name: str, as_json: bool) -> None:
+    from codelutra import show
+    from codelutra.retrain import read_record, table_rows
+
+    record = read_record(root, name)
+    if as_json:
+        print(json.dumps({"name": name, "promoted": record.promoted, "retrainings": record.rows}, indent=1))
+        return
+    show.rows_table(table_rows(record), title=f"{name}: retrainings")
+    print(f"promoted: {record.folder / 'model'}" if record.promoted else "promoted: none yet")
 
 
 def _print_summary(summary: dict[str, Any], home: Path | None, as_json: bool) -> None:

@@ -182,6 +182,16 @@ def publish_comparison(name: str, rows: list[dict[str, str]]) -> None:
     create_table_artifact(rows, key=_slug(f"comparison-{name}"), description=f"{name}: methods compared")
 
 
+def publish_evaluation(name: str, rows: list[dict[str, str]]) -> None:
+    """Leave the table of the models measured on a config's suite in the UI."""
+    create_table_artifact(rows, key=_slug(f"evaluation-{name}"), description=f"{name}: models, greedy pass@1")
+
+
+def publish_retraining(name: str, rows: list[dict[str, str]]) -> None:
+    """Leave the record of a config's retrainings in the UI; a version every night there was something new."""
+    create_table_artifact(rows, key=_slug(f"promoted-{name}"), description=f"{name}: retrainings, ● is promoted now")
+
+
 def _three_pairs(pairs: Artifact) -> str:
     frame = pairs.frame("pairs")
     picked = frame.filter(pl.int_range(pl.len()) % max(1, frame.height // 3) == 0).head(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
@@ -22,8 +23,11 @@ from prefect.testing.utilities import prefect_test_harness
 
 from codelutra.config import parse_config
 from codelutra.errors import StageError, UserError
-from codelutra.run import RunRef, open_run
+from codelutra.retrain import next_retraining
+from codelutra.run import Run, RunRef, open_run
 from flows.compare import compare
+from flows.evaluate import evaluate
+from flows.retrain import retrain
 from tasks import publish
 from tasks.execute import execute
 from tasks.options import is_transient
@@ -32,6 +36,9 @@ from tasks.prepare import problems, references
 from tasks.sample import sample
 from tasks.score import score
 from tasks.train import train, warm_start
+from tests.test_bad_input import without_dev
+from tests.test_measuring import answer
+from tests.tiny_model import write_tiny_model
 
 STAGE_TASKS = (problems, references, sample, execute, score, pairs, warm_start, train)
 
@@ -197,3 +204,24 @@ def test_a_misspelt_method_is_told_before_any_run_starts(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"unknown method 'grop'; known: base"):
         compare.fn(methods=["base", "grop"], overrides=["model=path:/not/there"], home=str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+# Prefect leaves the clients of a task runner's threads to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
+def test_retraining_says_what_became_of_it_and_what_it_promoted_can_be_evaluated(tmp_path: Path) -> None:
+    weights = write_tiny_model(tmp_path / "tiny")
+    config = without_dev(tmp_path, *["test"] * 4, model=f"path:{weights}", iterations=0)
+    home = tmp_path / "home"
+    due = next_retraining(home, str(config))
+    assert due
+    with Run(home, due.config) as opened:
+        answer(opened, weights, right=3)
+    states = [retrain(config=str(config), home=str(home), return_state=True) for _ in range(2)]
+    assert [s.message for s in states] == ["nodev-r001: promoted", "nothing new since the last retraining"]
+    shown: Any = Artifact.get("promoted-nodev")
+    assert json.loads(shown.data)[0]["verdict"] == "promoted, base"
+    (row,) = evaluate(models=[f"path:{home}/promoted/nodev/model"], config=str(config), home=str(home))
+    assert row["test"]["value"] == 0.75
+    table: Any = Artifact.get("evaluation-nodev")
+    assert json.loads(table.data)[0]["test pass@1"].startswith("75.0%")
+    gc.collect()

@@ -1,0 +1,218 @@
+"""Retraining as data grows: sides hold, nothing new costs nothing, only what is better is promoted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError, UserError
+from codelutra.retrain import Record, Retraining, conclude, next_retraining, promote, read_record, table_rows
+from codelutra.run import Run
+from codelutra.suites import open_suite
+from tests.example_run import example_run
+from tests.test_bad_input import codelutra, without_dev
+from tests.test_measuring import answer
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def grow(folder: Path, numbers: Sequence[int], **changes: Any) -> Path:
+    """Write a suite with a question for each number, and a config over it; returns the config."""
+    with closing(sqlite3.connect(folder / "shop.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS item (id, name, price)")
+        if not connection.execute("SELECT COUNT(*) FROM item").fetchone()[0]:
+            connection.executemany("INSERT INTO item VALUES (?, ?, ?)", [(i, f"n{i}", i) for i in range(300)])
+    lines = [{"question": f"Over {n}?", "query": f"SELECT name FROM item WHERE price > {n}"} for n in numbers]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]\n")
+    raw: dict[str, Any] = {"name": "shop", "model": "hf:example/tiny@main", "warm_start": {},
+           "suite": {"name": "custom", "path": str(folder)}}  # fmt: skip
+    (folder / "shop.yaml").write_text(json.dumps(raw | changes))
+    return folder / "shop.yaml"
+
+
+def sides(folder: Path, **more: Any) -> dict[str, str]:
+    frame = open_suite(SuiteSection(name="custom", path=str(folder), **more)).problems()
+    return dict(frame.select("prompt", "split").rows())
+
+
+def test_problems_stay_on_their_side_as_the_suite_grows(tmp_path: Path) -> None:
+    grow(tmp_path, range(0, 120, 2))
+    before, seen = sides(tmp_path), tmp_path / "problems.parquet"
+    open_suite(SuiteSection(name="custom", path=str(tmp_path))).problems().write_parquet(seen)
+    grow(tmp_path, range(119, -1, -1))  # twice as many, in another order
+    anew, held = sides(tmp_path), sides(tmp_path, splits_of=[str(seen)])
+    assert {p: s for p, s in held.items() if p in before} == before
+    assert {p: s for p, s in anew.items() if p in before} != before, "dealt anew, sides change: this test could not fail"
+    assert [list(held.values()).count(s) for s in ("train", "dev", "test")] == [72, 18, 30], "new ones fill the shares"
+
+
+def test_what_was_train_anywhere_stays_train(tmp_path: Path) -> None:
+    grow(tmp_path, range(30))
+    frame = open_suite(SuiteSection(name="custom", path=str(tmp_path))).problems()
+    files = [tmp_path / f"{i}.parquet" for i in range(2)]
+    frame.with_columns(split=pl.lit("test", frame.schema["split"])).write_parquet(files[0])
+    frame.head(20).with_columns(split=pl.lit("train", frame.schema["split"])).write_parquet(files[1])
+    held = sides(tmp_path, splits_of=[str(f) for f in files])
+    assert list(held.values()) == ["train"] * 20 + ["test"] * 10
+
+
+def test_sides_are_of_custom_suites_and_of_files_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="splits_of is for suite custom"):
+        SuiteSection(name="mbpp", splits_of=("x.parquet",))
+    grow(tmp_path, range(30))
+    with pytest.raises(ConfigError, match=r"splits_of 'none\.parquet' is no problems\.parquet of a run"):
+        sides(tmp_path, splits_of=["none.parquet"])
+
+
+def due(home: Path, config: Path) -> Retraining:
+    found = next_retraining(home, str(config))
+    assert found
+    return found
+
+
+def refined(home: Path, found: Retraining, *skills: float) -> dict[str, Any]:
+    """What refining would leave: a run of base, warm start and iterations that answer so well."""
+    changes = found.config.model_dump(mode="json", exclude={"name", "iterations"})
+    run = example_run(home, name=found.config.name, skills=skills, **changes | {"warm_start": {}, "model": "hf:a/b@main"})
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return summary
+
+
+def test_the_first_is_promoted_nothing_new_is_nothing_and_what_grew_goes_on_from_it(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(0, 200, 2))
+    first = due(tmp_path, config)
+    assert (first.config.name, first.config.model, first.config.warm_start is not None) == (
+        "shop-r001", "hf:example/tiny@main", True)  # fmt: skip
+    assert due(tmp_path, config) == first, "begun and not concluded: it comes again"
+    row = conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    assert (row["verdict"], row["title"]) == ("promoted", "iteration 1")
+    assert next_retraining(tmp_path, str(config)) is None
+
+    grow(tmp_path, range(200))
+    second = due(tmp_path, config)
+    assert (second.config.name, second.config.model, second.config.warm_start) == ("shop-r002", "run:shop-r001", None)
+    was = pl.read_parquet(tmp_path / "runs/shop-r001/problems.parquet").select("prompt", "split")
+    now = open_suite(second.config.suite).problems().select("prompt", "split")
+    assert now.join(was, on="prompt").filter(pl.col("split") != pl.col("split_right")).height == 0
+    assert now.height == 2 * was.height
+
+
+def test_only_a_better_policy_is_promoted(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(200))
+    first = due(tmp_path, config)
+    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    model = tmp_path / "promoted/shop/model"
+    link = model.readlink()
+
+    grow(tmp_path, range(205))
+    worse = due(tmp_path, config)
+    row = conclude(tmp_path, worse, refined(tmp_path, worse, 0.0, 0.6, 0.1))
+    assert (row["verdict"], row["title"]) == ("kept", "warm start")
+    assert model.readlink() == link
+
+    grow(tmp_path, range(210))
+    unsure = due(tmp_path, config)
+    assert unsure.config.model == "run:shop-r001", "from the promoted policy, not from the last"
+    row = conclude(tmp_path, unsure, refined(tmp_path, unsure, 0.0, 0.1, 0.9), alpha=1e-12)
+    assert row["paired"]["gained"] > row["paired"]["lost"]
+    assert row["verdict"] == "kept", "more certainty was asked for"
+
+    grow(tmp_path, range(215))
+    better = due(tmp_path, config)
+    row = conclude(tmp_path, better, refined(tmp_path, better, 0.0, 0.1, 0.9))
+    assert row["verdict"] == "promoted"
+    assert model.resolve() == Path(row["path"])
+    record = read_record(tmp_path, "shop")
+    assert [r["now"] for r in table_rows(record)] == ["", "", "", "●"]
+
+
+def test_newer_data_begins_anew_and_a_new_setting_too(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(100))
+    due(tmp_path, config)
+    grow(tmp_path, range(110))
+    assert due(tmp_path, config).config.name == "shop-r002"
+    found = next_retraining(tmp_path, str(config), ("train.beta=0.3",))
+    assert found
+    assert (found.config.name, found.config.train.beta) == ("shop-r003", 0.3)
+    with sqlite3.connect(tmp_path / "shop.sqlite") as connection:
+        connection.execute("INSERT INTO item VALUES (1000, 'new', 1000)")
+    connection.close()
+    assert due(tmp_path, config).config.name == "shop-r004", "the database's content is data, too"
+
+
+def test_another_model_needs_another_name(tmp_path: Path) -> None:
+    due(tmp_path, grow(tmp_path, range(100)))
+    config = grow(tmp_path, range(100), model="hf:other/model@main")
+    with pytest.raises(UserError, match=r"first trained from 'hf:example/tiny@main' \(shop-r001\).*another name"):
+        next_retraining(tmp_path, str(config))
+    assert [r["run"] for r in Record(tmp_path, "shop").rows] == ["shop-r001"]
+
+
+def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> None:
+    config = grow(tmp_path, range(100))
+    for n, skill in ((100, 0.5), (105, 0.9)):
+        grow(tmp_path, range(n))
+        found = due(tmp_path, config)
+        summary = refined(tmp_path, found, 0.0, 0.1, skill)
+        for policy in summary["policies"]:
+            policy["path"] = str(weights if n == 100 else tmp_path / "gone")
+        conclude(tmp_path, found, summary)
+    with pytest.raises(UserError, match=r"no finished retraining 'shop-r009' of shop; there: shop-r001, shop-r002"):
+        promote(tmp_path, "shop", "shop-r009")
+    with pytest.raises(UserError, match="weights of shop-r002 are not at"):
+        promote(tmp_path, "shop", "shop-r002")
+    promote(tmp_path, "shop", "shop-r001")
+    assert (tmp_path / "promoted/shop/model").resolve() == weights
+    grow(tmp_path, range(110))
+    assert due(tmp_path, config).config.model == "run:shop-r001"
+    with pytest.raises(UserError, match=r"nothing called 'shed' was retrained .*there: shop"):
+        read_record(tmp_path, "shed")
+
+
+def test_a_problem_that_was_learned_is_not_measured_on(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(100))
+    first = due(tmp_path, config)
+    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    changes = {"suite": {"name": "custom", "path": str(tmp_path), "seed": 1}, "model": "run:shop-r001"}
+    with pytest.raises(UserError, match=r"problems to measure on were train problems of run 'shop-r001'.*splits_of"):
+        example_run(tmp_path, name="other", **changes)
+    grow(tmp_path, range(100, 200))
+    assert example_run(tmp_path, name="another", **changes).exists(), "new problems are fine"
+
+
+def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: Path, tmp_path: Path) -> None:
+    """The real flow and sandbox, from answers that are in the store already; no engine, no training."""
+    home = ["--home", str(tmp_path)]
+    for n, right in ((4, 2), (5, 5)):
+        config = without_dev(tmp_path, *["test"] * n, model=f"path:{weights}", iterations=0)
+        found = due(tmp_path, config)
+        with Run(tmp_path, found.config) as run:
+            answer(run, weights, right=right)
+        done = codelutra("retrain", str(config), *home, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["retrainings"][-1]["test"]["n"] == n
+    said = json.loads(done.stdout)
+    assert [(r["model"], r["verdict"]) for r in said["retrainings"]] == [
+        (f"path:{weights}", "promoted"), ("run:nodev-r001", "kept")]  # fmt: skip
+    again = codelutra("retrain", str(config), *home, COLUMNS="150")
+    assert again.returncode == 0, again.stderr
+    assert "nothing new since the last retraining" in again.stderr
+    assert "nodev-r002" in again.stdout
+    assert str(tmp_path / "promoted/nodev/model") in again.stdout.replace("\n", "")
+    assert (tmp_path / "promoted/nodev/model/config.json").is_file()
+    back = codelutra("promoted", "nodev", *home, "--to", "nodev-r002", "--json")
+    assert json.loads(back.stdout)["promoted"]["run"] == "nodev-r002"
+    assert codelutra("promoted", "nope", *home).returncode == 2
