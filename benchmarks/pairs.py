@@ -37,7 +37,7 @@ from codelutra.pairs import make_pairs, pairs_by_batch
 T = TypeVar("T")
 SAMPLES, SHARD_PROBLEMS, SEED = 16, 5_000, 7
 CONFIG = PairsSection()
-NEEDED = ["problem_id", "sample", "greedy", "status", "code", "completion"]
+NEEDED = ["problem_id", "sample", "greedy", "status", "code", "completion", "finish_reason"]
 KNOWN = ["problem_id", "split", "prompt", "reference"]
 WRONG = 2**63
 SMALL = [  # rank of an answer in its problem's pool, turned by the problem → status
@@ -79,6 +79,7 @@ def outcomes_of(first: int, count: int) -> pl.DataFrame:
         greedy=False,
         code=code,
         completion=pl.format("{}{}", code, pl.when("broken").then(pl.lit("\n")).otherwise(pl.lit(""))),
+        finish_reason=pl.when(h % 16 == 0).then(pl.lit("length")).otherwise(pl.lit("stop")),
         mode=pl.lit("sql-strict/v1"),
         verdict=pl.lit("host"),
         answer=pl.format("{}", h % 1000),
@@ -107,13 +108,13 @@ def in_python(outcomes: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
     broken = set()
     for o in outcomes:
         problem, status = o["problem_id"], o["status"]
-        if o["greedy"] or problem not in train or status == "infra_error":
+        if o["greedy"] or problem not in train or status == "infra_error" or o["finish_reason"] == "dropped":
             continue
         if status == "reference_error":
             broken.add(problem)
             continue
-        right = status == "correct"
-        if right and not o["completion"].strip():
+        right, ended, blank = status == "correct", o["finish_reason"] == "stop", not o["completion"].strip()
+        if (right and (blank or not ended)) or (blank and not ended):
             continue
         order = mix((train[problem] + o["sample"]) % 2**64) // 2 + (0 if right else WRONG)
         norm, mine = " ".join(o["code"].split()), answers[problem]
@@ -136,7 +137,7 @@ def in_python(outcomes: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
             if chosen != rejected:
                 pairs.append(
                     (p["problem_id"], p["prompt"], chosen, rejected, "sample" if c else "reference", r["status"],
-                     c["sample"] if c else -1, r["sample"])
+                     c["sample"] if c else -1, r["sample"], r["finish_reason"] == "stop")
                 )  # fmt: skip
     return pairs
 
@@ -156,15 +157,16 @@ def in_pandas(outcomes: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
     known["problem"] = np.arange(len(known))
     known["salt"] = mix_numpy(known["problem"].to_numpy(np.uint64) + mix_numpy(np.array([SEED], np.uint64)))
     train = known.loc[known["split"] == "train", ["problem_id", "problem", "salt"]]
-    rows = outcomes.loc[~outcomes["greedy"]].merge(train, on="problem_id")
+    rows = outcomes.loc[~outcomes["greedy"] & (outcomes["finish_reason"] != "dropped")].merge(train, on="problem_id")
     broken = rows.loc[rows["status"] == "reference_error", "problem"].unique()
     rows = rows[~rows["status"].isin(schema.NOT_THE_MODELS_DOING) & ~rows["problem"].isin(broken)]
     right = rows["status"] == "correct"
-    rows = rows[~right | (rows["completion"].str.strip() != "")]
+    blank, ended = rows["completion"].str.strip() == "", rows["finish_reason"] == "stop"
+    rows = rows[(~blank | (ended & ~right)) & (ended | ~right)]
     wrong = (rows["status"] != "correct").to_numpy()
     state = rows["salt"].to_numpy() + rows["sample"].to_numpy().astype(np.uint64)
     rows["order"] = mix_numpy(state) // np.uint64(2) + wrong.astype(np.uint64) * np.uint64(WRONG)
-    rows = rows[["problem", "order", "code", "completion", "status", "sample"]]
+    rows = rows[["problem", "order", "code", "completion", "status", "sample", "finish_reason"]]
     first = rows.groupby("problem")["order"].min()
     bare = known[known["problem"].isin(first.index[first >= WRONG]) & (known["reference"].str.strip() != "")]
     references = pd.DataFrame(
@@ -191,6 +193,7 @@ def in_pandas(outcomes: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
         "rejected": rejected["completion"].str.rstrip(),
         "chosen_source": np.where(chosen["sample"] < 0, "reference", "sample"), "rejected_status": rejected["status"],
         "chosen_sample": chosen["sample"], "rejected_sample": rejected["sample"],
+        "rejected_ended": rejected["finish_reason"] == "stop",
     })  # fmt: skip
     return pairs[pairs["chosen"] != pairs["rejected"]]
 

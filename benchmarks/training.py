@@ -43,6 +43,7 @@ def pairs_of(section: SuiteSection, count: int) -> tuple[pl.DataFrame, str]:
         "problem_id", "prompt", "group", chosen="reference", rejected=pl.col("reference").shift(1).over("group"),
         chosen_source=pl.lit("reference"), rejected_status=pl.lit("wrong", schema.STATUS),
         chosen_sample=pl.lit(-1, pl.Int32), rejected_sample=pl.lit(0, pl.Int32),
+        rejected_ended=pl.lit(True),
     )  # fmt: skip
     kept = pairs.filter(pl.col("rejected").is_not_null(), pl.col("chosen") != pl.col("rejected"))
     return schema.check(kept.head(count), schema.PAIRS), suite.system

@@ -41,7 +41,9 @@ def pair_examples(
     An answer that is chosen in k pairs of its problem weighs 1/k in each (`sequence`): it is one answer to imitate, not k.
     `extra_answers` are answers that join the SFT term from elsewhere (replayed references).
     """
-    kept = _encode(pairs.select("problem_id", "prompt", "chosen", "rejected"), tokenizer, system, max_length)
+    rows = [(i, prompt, [(chosen, True), (rejected, ended)]) for i, prompt, chosen, rejected, ended in
+            pairs.select("problem_id", "prompt", "chosen", "rejected", "rejected_ended").rows()]  # fmt: skip
+    kept = _encode(rows, tokenizer, system, max_length)
     times: dict[tuple[str, tuple[int, ...]], int] = {}
     for e in kept:
         times[_chosen(e)] = times.get(_chosen(e), 0) + 1
@@ -51,15 +53,18 @@ def pair_examples(
 
 def answer_examples(examples: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Example]:
     """(problem_id, prompt, completion) rows as examples, those past `max_length` left out."""
-    return _encode(examples.select("problem_id", "prompt", "completion"), tokenizer, system, max_length)
+    rows = examples.select("problem_id", "prompt", "completion").rows()
+    return _encode([(i, prompt, [(answer, True)]) for i, prompt, answer in rows], tokenizer, system, max_length)
 
 
-def _encode(texts: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Example]:
-    """`texts`: problem_id, prompt, then one column an answer."""
-    prompts = {p: prompt_ids(tokenizer, system, p) for p in texts["prompt"].unique()}
+def _encode(
+    rows: Sequence[tuple[str, str, list[tuple[str, bool]]]], tokenizer: Any, system: str, max_length: int
+) -> list[Example]:
+    """`rows`: problem_id, prompt, and the answers, each with whether it ended by itself."""
+    prompts = {p: prompt_ids(tokenizer, system, p) for p in {prompt for _, prompt, _ in rows}}
     made = [
-        Example(problem_id, prompts[prompt], tuple(answer_ids(tokenizer, a) for a in answers))
-        for problem_id, prompt, *answers in texts.rows()
+        Example(problem_id, prompts[prompt], tuple(answer_ids(tokenizer, a, ended=ended) for a, ended in answers))
+        for problem_id, prompt, answers in rows
     ]
     return [e for e in made if len(e.prompt) + max(map(len, e.answers)) <= max_length]
 

@@ -163,7 +163,7 @@ def execute_and_compare(
     judged = pl.DataFrame([verdicts[k] for k in keys], schema={c: OUTCOMES[c] for c in _VERDICT})
     greedy = [verdicts[k].get("also", []) for k, flag in zip(keys, samples["greedy"], strict=True) if flag]
     others = {mode: sum(mode in also for also in greedy) for mode in suite.other_modes}
-    outcomes = check(pl.concat([samples.drop("finish_reason", "prompt_tokens", "completion_tokens"), judged.with_columns(
+    outcomes = check(pl.concat([samples.drop("prompt_tokens", "completion_tokens"), judged.with_columns(
         mode=pl.lit(suite.mode))], how="horizontal"), OUTCOMES)  # fmt: skip
     return outcomes, others
 

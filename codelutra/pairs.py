@@ -18,6 +18,8 @@ from codelutra.config import PairsSection
 from codelutra.errors import StageError
 from codelutra.schema import EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, check
 
+ENDED = pl.col("finish_reason") == "stop"
+ASKED = pl.col("finish_reason") != "dropped"
 _WRONG = 2**63  # in `order`: below are the right answers, from here on the wrong ones
 
 
@@ -32,9 +34,10 @@ def make_pairs(
     """Pair the OUTCOMES of train problems into PAIRS, sorted by problem_id; empty where nothing can be paired.
 
     Left out: greedy outcomes, problems that are not of the train split or not in `problems`, what is not the model's doing,
-    and every problem with a reference_error. `normalised` (problem_id, code, normalised) says which programs are the same,
-    references included; a program it does not have is compared with its whitespace collapsed. Outcomes of several
-    iterations may come in one frame.
+    every problem with a reference_error, prompts that were too long to be asked, and right answers that were cut off: to
+    choose one would teach to end where no answer does. `normalised` (problem_id, code, normalised) says which programs are
+    the same, references included; a program it does not have is compared with its whitespace collapsed. Outcomes of
+    several iterations may come in one frame.
     """
     known = _numbered(problems, seed)
     rows = _usable(outcomes, known, config)
@@ -72,10 +75,11 @@ def pairs_by_batch(
 def right_answers(outcomes: pl.DataFrame, problems: pl.DataFrame, *, normalised: pl.DataFrame | None = None) -> pl.DataFrame:
     """The distinct right samples of train problems as (problem_id, prompt, completion), sorted; the shortest of equals.
 
-    What rejection-sampling fine-tuning learns from (Yuan et al. 2308.01825). `normalised` as in `make_pairs`.
+    Only those that ended by themselves: the rest would teach to end where the answer was cut off. What rejection-sampling
+    fine-tuning learns from (Yuan et al. 2308.01825). `normalised` as in `make_pairs`.
     """
     train = problems.filter(pl.col("split") == "train").select("problem_id", "prompt")
-    right = outcomes.filter(~pl.col("greedy"), pl.col("status") == "correct").join(train, on="problem_id")
+    right = outcomes.filter(~pl.col("greedy"), pl.col("status") == "correct", ENDED).join(train, on="problem_id")
     if normalised is None:
         named = right.with_columns(norm=collapse(pl.col("code")))
     else:
@@ -96,11 +100,12 @@ def funnel(
 ) -> dict[str, int | str]:
     """Where train problems and samples were lost on the way to pairs; `why` is a sentence where there are none, else "".
 
-    `samples` are drawn at temperature, for problems with a usable reference, without outages; the numbers below count them.
+    `samples` are drawn at temperature, for problems with a usable reference, without outages and prompts too long to be
+    asked; the numbers below count them.
     """
     train = problems.filter(pl.col("split") == "train").select("problem_id")
     usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
-    counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING)
+    counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING) & ASKED
     samples = outcomes.filter(counted).join(usable, on="problem_id", how="semi")
     right = pl.col("status") == "correct"
     by_problem = samples.group_by("problem_id").agg(right=right.any(), wrong=(~right).any())
@@ -110,6 +115,7 @@ def funnel(
         "samples": samples.height,
         "executable": samples.select(pl.col("status").is_in(EXECUTABLE).sum()).item(),
         "correct": samples.select(right.sum()).item(),
+        "correct_but_cut_off": samples.select((right & ~ENDED).sum()).item(),
         "all_right": by_problem.select((pl.col("right") & ~pl.col("wrong")).sum()).item(),
         "all_wrong": by_problem.select((~pl.col("right") & pl.col("wrong")).sum()).item(),
         "right_and_wrong": by_problem.select((pl.col("right") & pl.col("wrong")).sum()).item(),
@@ -151,6 +157,8 @@ def _why_none(counts: dict[str, int]) -> str:
         return "no train problem with a usable reference has a sample"
     if counts["correct"] == counts["samples"]:
         return "every sample is correct: there is nothing to reject"
+    if counts["correct"] and counts["correct"] == counts["correct_but_cut_off"]:
+        return "every right answer was cut off at sample.max_tokens, so none shows where an answer ends: raise it"
     if not counts["correct"]:
         return "every sample is wrong, and no reference may be chosen instead (pairs.references)"
     return "no problem has both a right answer and a wrong one that differs from it"
@@ -171,8 +179,15 @@ def _usable(outcomes: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -
         outcomes.lazy()
         .with_row_index("row")
         .filter(~pl.col("greedy"))
+        .filter(ASKED)
         .select(
-            "row", "problem_id", "sample", "status", pl.col("code").hash(), blank=~pl.col("completion").str.contains(r"\S")
+            "row",
+            "problem_id",
+            "sample",
+            "status",
+            pl.col("code").hash(),
+            ended=ENDED,
+            blank=~pl.col("completion").str.contains(r"\S"),
         )
         .join(train, on="problem_id")
         .drop("problem_id")
@@ -183,7 +198,8 @@ def _usable(outcomes: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -
     rows = rows.filter(
         ~pl.col("status").is_in(out),
         ~pl.col("problem").is_in(broken.implode()),
-        ~(right & pl.col("blank")),  # an empty answer is never chosen
+        ~(right & (pl.col("blank") | ~pl.col("ended"))),  # such an answer is never chosen
+        ~pl.col("blank") | pl.col("ended"),  # cut off before it said anything: nothing to learn from
     )
     state = rows["salt"] + rows["sample"].cast(pl.UInt64) + _twins(rows, outcomes)
     return rows.select("problem", "code", "row", order=mix(state) // 2 + pl.when(right).then(0).otherwise(_WRONG))
@@ -194,7 +210,9 @@ def _twins(rows: pl.DataFrame, outcomes: pl.DataFrame) -> pl.Series:
     names = rows["problem"].cast(pl.UInt64) * 2**32 + rows["sample"].cast(pl.UInt64)
     if names.n_unique() == rows.height:
         return pl.Series([0], dtype=pl.UInt64)
-    said = rows.select("problem", "sample", outcomes.select("completion", "code", "status")[rows["row"]].to_struct("said"))
+    said = rows.select(
+        "problem", "sample", outcomes.select("completion", "code", "status", "finish_reason")[rows["row"]].to_struct("said")
+    )
     nth = pl.col("said").rank("dense").over("problem", "sample").cast(pl.UInt64) - 1
     return said.select(nth * 2**32).to_series()
 
@@ -324,5 +342,6 @@ def _texts(matches: pl.DataFrame, answers: pl.DataFrame, outcomes: pl.DataFrame,
         rejected_status=outcomes["status"].gather(rejected),
         chosen_sample=outcomes["sample"].gather(chosen).fill_null(-1),
         rejected_sample=outcomes["sample"].gather(rejected),
+        rejected_ended=(outcomes["finish_reason"] == "stop").gather(rejected),
     )
     return check(pairs.filter(pl.col("chosen") != pl.col("rejected")), PAIRS)

@@ -48,12 +48,12 @@ def as_text(system: str, prompt: str) -> str:
     return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
 
 
-def answer_ids(tokenizer: Any, completion: str) -> list[int]:
-    """Token ids of an answer, closed by the end token exactly once."""
+def answer_ids(tokenizer: Any, completion: str, *, ended: bool = True) -> list[int]:
+    """Token ids of an answer, closed by the end token exactly once; not at all where its author was cut off."""
     ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
     while ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
-    return [*ids, tokenizer.eos_token_id]
+    return [*ids, tokenizer.eos_token_id] if ended else ids
 
 
 def extract_code(completion: str, language: str) -> str:

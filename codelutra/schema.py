@@ -77,6 +77,7 @@ OUTCOMES = _schema(
         "greedy": pl.Boolean,
         "completion": pl.String,
         "code": pl.String,
+        "finish_reason": pl.String,  # as in SAMPLES
         "status": STATUS,
         "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v1"
         "verdict": pl.String,  # "host" | "in-process"
@@ -97,6 +98,7 @@ PAIRS = _schema(
         "rejected_status": STATUS,
         "chosen_sample": pl.Int32,  # -1 for the reference
         "rejected_sample": pl.Int32,
+        "rejected_ended": pl.Boolean,  # else it was cut off at max_tokens: training puts no end token behind it
     }
 )
 

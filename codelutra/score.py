@@ -2,7 +2,8 @@
 
 Who counts: a problem with a greedy sample, whatever became of it, except where the outcome was our own outage
 (infra_error): that says nothing about the model, so the problem is left out of the denominator and counted in `left_out`.
-A reference_error stays in the denominator as not correct, as in the official evaluations.
+A reference_error stays in the denominator as not correct, as in the official evaluations, and so does a prompt too long to
+be asked; of samples at temperature only those count that were drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from codelutra.errors import StageError
-from codelutra.pairs import collapse
+from codelutra.pairs import ASKED, collapse
 from codelutra.schema import EXECUTABLE, SCORES, STATUS, STATUSES, check
 
 CONFIDENCE = 0.95
@@ -82,7 +83,7 @@ def score_problems(
     judged = outcomes.join(broken, on="problem_id", how="left").with_columns(
         status=pl.when("broken").then(pl.lit("reference_error", STATUS)).otherwise("status")
     )
-    drawn = judged.filter(~pl.col("greedy"), pl.col("status") != "infra_error")
+    drawn = judged.filter(~pl.col("greedy"), pl.col("status") != "infra_error", ASKED)
     right, ran = pl.col("status") == "correct", pl.col("status").is_in(EXECUTABLE)
     sampled = _named(drawn, normalised).group_by("problem_id").agg(
         samples=pl.len().cast(pl.Int32),

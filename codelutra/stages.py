@@ -8,6 +8,7 @@ module; here it gets its key.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests
 
-VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 1, "score": 1, "pairs": 1, "answers": 1, "warm-start": 1,
+VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1,
             "train": 1}  # fmt: skip
 
 
@@ -116,10 +117,12 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
+            began = time.monotonic()  # shards queue for the pool: what they wait is no work
             frame, others = execution.execute_and_compare(samples.frame("samples"), problems.frame("problems"),
                 expected.frame("expected"), run.suite, pool, timeout_seconds=limits.timeout_seconds,
                 cache=run.outcome_cache, machine=_machine(run),
                 progress=run.progress(f"execute {label}".strip(), "programs"))  # fmt: skip
+            busy = round(time.monotonic() - began, 3)
         share = execution.infra_share(frame)
         if share > limits.max_infra_error:
             error = frame.filter(pl.col("status") == "infra_error")["error"][0]
@@ -129,7 +132,7 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
                 "same command again"
             )
         write_frame(frame, out / "outcomes.parquet")
-        return {"rows": frame.height, **_counts(frame), "other_modes": others}
+        return {"rows": frame.height, **_counts(frame), "other_modes": others, "busy_seconds": busy}
 
     return Step(recipe, build, label)
 

@@ -73,11 +73,24 @@ def test_a_method_against_itself_is_no_difference() -> None:
 
 
 def test_right_answers_are_distinct_right_samples_of_train_problems_only() -> None:
-    outcome = {"greedy": False, "mode": "m", "verdict": "host", "answer": "", "output": "", "seconds": 0.0, "error": ""}
+    outcome = {
+        "greedy": False,
+        "finish_reason": "stop",
+        "mode": "m",
+        "verdict": "host",
+        "answer": "",
+        "output": "",
+        "seconds": 0.0,
+        "error": "",
+    }
     drawn = [("a", 0, "select 1", "correct"), ("a", 1, "select  1", "correct"), ("a", 2, "select 2", "wrong"),
              ("a", 3, "select 3", "correct"), ("d", 0, "select 1", "correct")]  # fmt: skip
     rows = [outcome | {"problem_id": p, "sample": i, "completion": c, "code": c, "status": s} for p, i, c, s in drawn]
-    rows.append(rows[0] | {"sample": 9, "greedy": True, "code": "select 9", "completion": "select 9"})
+    other = {"code": "select 9", "completion": "select 9"}
+    rows.append(rows[0] | other | {"sample": 9, "greedy": True})
+    rows.append(
+        rows[0] | other | {"sample": 5, "finish_reason": "length"}
+    )  # to end where it was cut off is not to be learned
     asked = [{"problem_id": p, "split": s, "prompt": "?", "reference": "", "language": "sql", "group": "", "difficulty": "",
               "judge": ""} for p, s in (("a", "train"), ("d", "dev"))]  # fmt: skip
     made = right_answers(pl.DataFrame(rows, schema=OUTCOMES), pl.DataFrame(asked, schema=PROBLEMS))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections import Counter, defaultdict
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from codelutra import schema
 from codelutra.config import PairsSection
 from codelutra.errors import StageError
 from codelutra.pairs import funnel, make_pairs, mix, pairs_by_batch
+from codelutra.store import write_frame
 
 ORDERS = get_args(PairsSection.model_fields["order"].annotation)
 NOT_REJECTED = {"correct", *schema.NOT_THE_MODELS_DOING}
@@ -26,18 +28,23 @@ def problems_of(*rows: tuple[str, str, str]) -> pl.DataFrame:
 
 
 def outcomes_of(*rows: tuple[Any, ...]) -> pl.DataFrame:
-    """OUTCOMES from (problem_id, sample, status, code[, completion[, greedy]])."""
-    filled = [
-        {"problem_id": r[0], "sample": r[1], "status": r[2], "code": r[3], "completion": r[4] if len(r) > 4 else r[3],
-         "greedy": r[5] if len(r) > 5 else False, "mode": "sql-strict/v1", "verdict": "host", "answer": "", "output": "",
-         "seconds": 0.0, "error": ""}
-        for r in rows
-    ]  # fmt: skip
+    """OUTCOMES from (problem_id, sample, status, code[, completion[, greedy[, finish_reason]]])."""
+    filled = []
+    for problem, sample, status, code, *more in rows:
+        completion, greedy, finish_reason = (*more, *(code, False, "stop")[len(more) :])
+        filled.append({
+            "problem_id": problem, "sample": sample, "status": status, "code": code, "completion": completion,
+            "greedy": greedy, "finish_reason": finish_reason, "mode": "sql-strict/v1", "verdict": "host", "answer": "",
+            "output": "", "seconds": 0.0, "error": "",
+        })  # fmt: skip
     return pl.DataFrame(filled, schema=schema.OUTCOMES)
 
 
 def bytes_of(frame: pl.DataFrame) -> bytes:
-    return frame.write_ipc(None).getvalue()
+    """What a stage would leave in the store."""
+    written = io.BytesIO()
+    write_frame(frame, written)
+    return written.getvalue()
 
 
 def norm(code: str) -> str:
@@ -53,7 +60,9 @@ PROBLEMS = st.lists(
 ).map(lambda rows: problems_of(*((f"p{i}", split, reference) for i, (split, reference) in enumerate(rows))))
 STATUSES = ["correct"] * 6 + ["wrong"] * 6 + [s for s in schema.STATUSES if s not in ("correct", "reference_error")]
 ROWS = st.builds(
-    lambda rows, broken: [(p, k, s, code, code if text is None else text, g) for p, k, s, code, text, g in rows + broken],
+    lambda rows, broken: [
+        (p, k, s, code, code if text is None else text, *more) for p, k, s, code, text, *more in rows + broken
+    ],
     st.lists(
         st.tuples(
             st.sampled_from(["p0", "p0", "p0", "p1", "p1", "p2", "elsewhere"]),
@@ -62,11 +71,12 @@ ROWS = st.builds(
             CODES,
             TEXTS,
             st.sampled_from([False] * 7 + [True]),
+            st.sampled_from(["stop"] * 6 + ["length", "length", "dropped"]),
         ),
         min_size=5,
         max_size=40,
     ),
-    st.sampled_from([[], [], [], [("p0", 0, "reference_error", "a", None, False)]]),
+    st.sampled_from([[], [], [], [("p0", 0, "reference_error", "a", None, False, "stop")]]),
 )
 CONFIGS = st.builds(
     PairsSection,
@@ -83,16 +93,17 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 def test_pairs_are_what_a_slow_reading_of_the_rules_allows(problems, rows, config, seed):
     pairs = make_pairs(outcomes_of(*rows), problems, config, seed=seed)
     references = {r["problem_id"]: r for r in problems.filter(pl.col("split") == "train").rows(named=True)}
-    mine = [r for r in rows if r[0] in references and not r[5]]
+    mine = [r for r in rows if r[0] in references and not r[5] and r[6] != "dropped"]
     broken = {r[0] for r in mine if r[2] == "reference_error"}
     right, wrong = defaultdict(set), defaultdict(set)
-    for problem, sample, status, code, completion, _ in mine:
+    for problem, sample, status, code, completion, _, finish in mine:
+        ended = finish == "stop"
         if problem in broken or (status == "timeout" and not config.timeouts):
             continue
-        if status == "correct" and completion.strip():
+        if status == "correct" and completion.strip() and ended:
             right[problem].add((norm(code), completion.rstrip(), sample))
-        elif status not in NOT_REJECTED:
-            wrong[problem].add((norm(code), completion.rstrip(), sample, status))
+        elif status not in NOT_REJECTED and (completion.strip() or ended):
+            wrong[problem].add((norm(code), completion.rstrip(), sample, status, ended))
     for problem, row in references.items():
         if config.references and not right[problem] and row["reference"].strip():
             right[problem].add((norm(row["reference"]), row["reference"].strip(), -1))
@@ -103,7 +114,7 @@ def test_pairs_are_what_a_slow_reading_of_the_rules_allows(problems, rows, confi
         for pair in some.rows(named=True):
             good = [n for n, text, k in right[problem] if (text, k) == (pair["chosen"], pair["chosen_sample"])]
             bad = [n for n, *rest in wrong[problem]
-                   if rest == [pair["rejected"], pair["rejected_sample"], pair["rejected_status"]]]  # fmt: skip
+                   if rest == [pair[f"rejected{x}"] for x in ("", "_sample", "_status", "_ended")]]  # fmt: skip
             assert good
             assert bad
             assert pair["chosen"] != pair["rejected"]
@@ -180,6 +191,16 @@ def test_an_empty_completion_is_rejected_but_never_chosen():
     )  # fmt: skip
     pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("chosen", "rejected").rows() == [("good", ""), ("ref b", "bad")]
+
+
+def test_an_answer_that_was_cut_off_is_never_chosen_and_a_prompt_that_was_not_asked_is_no_answer():
+    cut, unasked = ("length",), ("dropped",)
+    outcomes = outcomes_of(
+        ("a", 0, "correct", "good", "good", False, *cut), ("a", 1, "wrong", "bad", "bad and", False, *cut),
+        ("a", 2, "no_code", "", " ", False, *cut), ("b", 0, "correct", "good"), ("b", 1, "no_code", "", "", False, *unasked),
+    )  # fmt: skip
+    pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
+    assert pairs.select("chosen", "rejected", "rejected_ended").rows() == [("ref a", "bad and", False)]
 
 
 def test_the_suites_normal_form_decides_what_is_the_same_program():
@@ -280,10 +301,12 @@ def test_the_funnel_counts_what_was_lost_where():
         ("b", 0, "syntax_error", "("),
         ("c", 0, "reference_error", "x"),
         ("d", 0, "wrong", "x"),
+        ("b", 9, "no_code", "", "", False, "dropped"),
+        ("a", 3, "correct", "good", "good, and", False, "length"),
     )
     pairs = make_pairs(outcomes, THREE, PairsSection(), seed=0)
     assert funnel(THREE, EXPECTED, outcomes, pairs) == {
-        "problems": 3, "usable_reference": 2, "samples": 3, "executable": 2, "correct": 1,
+        "problems": 3, "usable_reference": 2, "samples": 4, "executable": 3, "correct": 2, "correct_but_cut_off": 1,
         "all_right": 0, "all_wrong": 1, "right_and_wrong": 1, "paired_problems": 2, "pairs": 2, "pairs_from_references": 1,
         "why": "",
     }  # fmt: skip
@@ -295,6 +318,7 @@ def test_the_funnel_counts_what_was_lost_where():
         ([], "no train problem with a usable reference has a sample"),
         ([("a", 0, "correct", "x"), ("b", 0, "correct", "y")], "every sample is correct"),
         ([("a", 0, "wrong", "x"), ("b", 0, "timeout", "y")], "every sample is wrong"),
+        ([("a", 0, "wrong", "x"), ("a", 1, "correct", "y", "y", False, "length")], "every right answer was cut off"),
         ([("a", 0, "correct", "x"), ("a", 1, "wrong", "x"), ("b", 0, "correct", "y")], "a wrong one that differs"),
     ],
 )

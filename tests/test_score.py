@@ -149,7 +149,7 @@ def outcomes_of(*rows: tuple[Any, ...]) -> pl.DataFrame:
     """OUTCOMES from (problem_id, sample, greedy, status, code, answer)."""
     filled = [
         {"problem_id": p, "sample": s, "greedy": g, "status": status, "code": code, "answer": answer, "completion": code,
-         "mode": "sql-strict/v1", "verdict": "host", "output": "", "seconds": 0.0, "error": ""}
+         "finish_reason": "stop", "mode": "sql-strict/v1", "verdict": "host", "output": "", "seconds": 0.0, "error": ""}
         for p, s, g, status, code, answer in rows
     ]  # fmt: skip
     return pl.DataFrame(filled, schema=schema.OUTCOMES)
