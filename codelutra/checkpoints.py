@@ -58,10 +58,13 @@ def digest_of_file(file: Path) -> str:
 
 
 def job_key(job: Job) -> str:
-    """Everything that decides the weights; micro-batch and processes only decide memory and time."""
+    """Everything that decides the weights; processes only decide memory and time, and so does the micro-batch, unless a
+    term of the loss is its token mean."""
     files = sorted(f for kind in ("*.safetensors", "*.bin") for f in job.policy.glob(kind))
     weights = [(f.name, digest_of_file(f)) for f in files]
-    config = job.config.model_dump(mode="json", exclude={"micro_batch", "checkpoint_steps", "processes"})
+    config = job.config.model_dump(mode="json", exclude={"checkpoint_steps", "processes"})
+    if config.get("sft_norm") != "token":
+        del config["micro_batch"]
     batches = [sorted(i for m in step for i in m) for step in job.steps]
     content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*job.examples, *job.replayed)]
     return digest(weights, config, job.seed, batches, content)

@@ -149,8 +149,9 @@ class TrainSection(Section):
     sft_norm: Literal["token", "sequence"] = "sequence"
     """token: TRL's mean over the micro-batch's answer tokens. sequence: each answer's summed log-probability (the DPO
     term's own scale), averaged over answers."""
-    loss_type: str = "sigmoid"
-    """TRL's name of the preference loss."""
+    loss_type: Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down",
+                       "discopop"] = "sigmoid"  # fmt: skip
+    """TRL's name of the preference loss; sigmoid is DPO. Those that need more than a pair and β are not here."""
     replay_references: bool = False
     """Add the references of all train problems to the SFT term (keeps what the warm start taught)."""
     learning_rate: float = Field(1e-5, gt=0)
@@ -204,6 +205,7 @@ class WarmStartSection(Section):
     """As of `train`."""
     max_length: int = Field(1024, ge=16)
     warmup: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
     checkpoint_steps: int = Field(50, ge=1)
 
 

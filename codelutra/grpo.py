@@ -45,15 +45,16 @@ def grpo_trainer(job: Job, model: Any, rows: list[dict[str, Any]], sample: dict[
         return judge(problem_id, texts)
 
     class Grpo(GRPOTrainer):  # its measures are in `_metrics` until its own `log` has taken them
-        began, tokens = time.monotonic(), 0.0
+        began, tokens = time.monotonic(), 0.0  # when the last row was written, and all tokens until then
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "grad_norm" in logs:
                 measured = logs | {n: sum(v) / len(v) for n, v in self._metrics["train"].items() if v}
                 now, all_tokens = time.monotonic(), measured["num_tokens"]
+                before = self.tokens or sum(r["tokens"] for r in job.rows)  # those of a training that is gone on with, too
                 row = {
                     "step": self.state.global_step, "loss": logs["loss"], "grad_norm": float(logs["grad_norm"]),
-                    "learning_rate": logs["learning_rate"], "tokens": int(all_tokens - self.tokens),
+                    "learning_rate": logs["learning_rate"], "tokens": int(all_tokens - before),
                     "seconds": round(now - self.began, 3), **{v: measured[n] for n, v in _LOGGED.items() if n in measured},
                 }  # fmt: skip
                 self.began, self.tokens = now, all_tokens

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
 from codelutra.run import Policy, Run
 from codelutra.sample import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
@@ -133,11 +133,18 @@ def measure_plan(
 ) -> Sampling:
     """The shards that measure a policy on `split` (greedy), first, and then sample the train problems if `train`.
 
-    Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator.
+    Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator. Raises
+    UserError where none is left.
     """
     usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
     frame = problems.frame("problems")
     train_rows = frame.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+    if train and train_rows.is_empty():
+        there = frame.filter(pl.col("split") == "train").height
+        raise UserError(
+            f"no reference of the {there} train problems is usable, so nothing the model writes can be judged; "
+            "`codelutra check` on the same config says what is wrong with them"
+        )
     asked = pl.concat([frame.filter(pl.col("split") == split), train_rows])
     return Sampling(run, policy, plan_shards(asked, run.config.sample, (split, "train") if train else (split,)))
 

@@ -1,10 +1,11 @@
 """Which policy is best, and whether to go on.
 
-Patience counts iterations without a new best. All policies answer the same dev problems, so a new best is a positive paired
-gain over the best so far; it need not be a significant one. That would cost more than it saves: in simulated runs with 178
-dev problems (`benchmarks/stopping.py`, docs/results/stopping.json) waiting for p < 0.05 ships up to 2.6 points less, for one
-to two iterations saved, because single iterations rarely gain enough to show. Paired tests are reported beside every policy;
-a policy after the best does not ship, however good the reason to have tried it, and the report tells of the dip.
+Patience counts iterations without a new best: a policy that solves more of the same dev problems than the best so far. (Of
+shares, an outage of ours that leaves a problem out would raise one.) The gain need not be a significant one. That would cost
+more than it saves: in simulated runs with 178 dev problems (`benchmarks/stopping.py`, docs/results/stopping.json) waiting
+for p < 0.05 ships up to 2.6 points less, for one to two iterations saved, because single iterations rarely gain enough to
+show. Paired tests are reported beside every policy; a policy after the best does not ship, however good the reason to have
+tried it, and the report tells of the dip.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class Decision:
 
 
 def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: int) -> Decision:
-    """The best policy so far by dev pass@1 (of equals the earlier one), and whether another iteration is worth it.
+    """The best policy so far by dev problems solved (of equals the earlier one), and whether another iteration is worth it.
 
     `history` is in the order the policies were made. The run stops when `iterations` are done, when every dev problem is
     solved, or after `patience` iterations (at least one) in a row without a new best.
     """
     if not history:
         raise ValueError("no policy was measured; measure the start before deciding")
-    best = max(history, key=lambda p: (p.dev.value, -history.index(p)))
+    best = max(history, key=lambda p: (p.dev.correct, -history.index(p)))
     last = history[-1]
     stale = last.iteration - best.iteration
     standing = f"{best.label} is the best policy at {_percent(best.dev)} of dev"
@@ -68,7 +69,7 @@ def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: in
 def _others(best: PolicyScore, last: PolicyScore) -> str:
     if last is best:
         return ""
-    if last.dev.value == best.dev.value:
+    if last.dev.correct == best.dev.correct:
         return f", the earlier of equals with {last.label}"
     return f", ahead of {last.label} at {_percent(last.dev)}"
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import polars as pl
 from codelutra.config import RunConfig, parse_config, to_yaml
 from codelutra.errors import UserError
 
+_RECORDS = {"training.jsonl"}  # tell how it went, with seconds: made again, they differ where the artifact does not
 _TRUST_MTIME_ABOVE = 64 << 20  # bytes; larger files are hashed again only when size or mtime changed
 Event = dict[str, Any]
 
@@ -45,7 +47,7 @@ class Artifact:
     digest: str  # of the files' contents
     path: str
     facts: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)  # what the stage said about it
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False)  # it took; without waiting, where the stage says `busy_seconds`
 
     def file(self, name: str) -> Path:
         return Path(self.path) / name
@@ -139,7 +141,7 @@ class Store:
             self.on_event(_event("start", step))
             began = time.monotonic()
             facts = step.build(out, work)
-            manifest = _manifest(recipe, out, facts, time.monotonic() - began)
+            manifest = _manifest(recipe, out, facts, facts.get("busy_seconds", time.monotonic() - began))
             write_atomic(out / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
             final = self.root / recipe.stage / recipe.key
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +196,7 @@ def digest_of(value: Any) -> str:
     return _sha(value)
 
 
-def write_frame(frame: pl.DataFrame, path: Path) -> int:
+def write_frame(frame: pl.DataFrame, path: Path | BytesIO) -> int:
     """Write parquet whose bytes depend on the rows alone; returns the number of rows."""
     frame.write_parquet(path, compression="zstd", statistics=False)
     return frame.height
@@ -229,6 +231,14 @@ def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] = lambd
         yield
     finally:
         os.close(fd)
+
+
+def read_event(line: bytes) -> Event | None:
+    """A line of a ledger; None where a kill or a full disk cut it short."""
+    with contextlib.suppress(json.JSONDecodeError):
+        event: Event = json.loads(line)
+        return event
+    return None
 
 
 class RunDir:
@@ -306,10 +316,10 @@ class RunDir:
         return path.stat().st_size if path.exists() else 0
 
     def events(self, since: int = 0) -> list[Event]:
-        """The ledger after byte `since`; a line that is still being written, or was cut short by a kill, is left out."""
+        """The ledger after byte `since`; a line that is still being written, or was cut short, is left out."""
         with contextlib.suppress(FileNotFoundError):
             *lines, _ = (self.path / "ledger.jsonl").read_bytes()[since:].split(b"\n")
-            return [json.loads(line) for line in lines]
+            return [event for line in lines if (event := read_event(line))]
         return []
 
     def progress(self, stage: str, done: int, total: int, unit: str, **more: Any) -> None:
@@ -385,7 +395,7 @@ def _manifest(recipe: Recipe, out: Path, facts: dict[str, Any], seconds: float) 
     return {
         **asdict(recipe),
         "key": recipe.key,
-        "digest": _sha({name: f["sha256"] for name, f in files.items()}),
+        "digest": _sha({name: f["sha256"] for name, f in files.items() if name not in _RECORDS}),
         "files": files,
         "facts": facts,
         "seconds": round(seconds, 3),

@@ -42,7 +42,7 @@ def _arguments(job: Job, config_class: Any, parameters: int, **more: Any) -> Any
         output_dir=str(job.work), seed=job.seed, use_cpu=not cuda, bf16=job.bf16,
         per_device_train_batch_size=1, num_train_epochs=1, gradient_accumulation_steps=1, max_length=None,
         learning_rate=config.learning_rate, warmup_steps=int(config.warmup * steps), lr_scheduler_type="cosine",
-        weight_decay=getattr(config, "weight_decay", 0.0), optim="adamw_torch_fused", max_grad_norm=1.0,
+        weight_decay=config.weight_decay, optim="adamw_torch_fused", max_grad_norm=1.0,
         gradient_checkpointing=cuda and parameters > 1_000_000_000,  # small models fit, and run a quarter faster without
         save_strategy="steps", save_steps=config.checkpoint_steps, logging_steps=1, logging_nan_inf_filter=False,
         remove_unused_columns=False, dataloader_pin_memory=cuda, report_to="none", disable_tqdm=True,
@@ -371,8 +371,8 @@ def _collate_answers(job: Job, examples: list[Example]) -> Any:
 
 
 def _replayed(job: Job, step: int) -> range:
-    """Which references step `step` replays: all of them once in a pass over the pairs."""
-    batches = len({id(b) for b in job.steps})
+    """Which references step `step` replays: all of them once in a whole pass over the pairs."""
+    batches = math.ceil(len(job.examples) / job.config.batch_size)
     at = step % batches
     return range(at * len(job.replayed) // batches, (at + 1) * len(job.replayed) // batches)
 

@@ -8,7 +8,6 @@ ends, the flow's ends with it: it hears its stdin close.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.run import home_dir
 from codelutra.show import training_text
-from codelutra.store import Event, RunDir, told_command
+from codelutra.store import Event, RunDir, read_event, told_command
 from codelutra.strays import our_modules
 from codelutra.suites import open_suite
 
@@ -197,8 +196,7 @@ def _follow(path: Path, start: int) -> Iterator[Event | None]:
             new = f.read()
         at += len(new)
         *lines, rest = (rest + new).split(b"\n")
-        for line in lines:
-            yield json.loads(line)
+        yield from filter(None, map(read_event, lines))
         yield None
 
 

@@ -10,6 +10,6 @@ from codelutra.store import Artifact
 from tasks.options import HOUR, cached_as, make
 
 
-@task(task_run_name="execute {label}", **cached_as(stages.execute), timeout_seconds=2 * HOUR)
+@task(task_run_name="execute {label}", **cached_as(stages.execute), timeout_seconds=24 * HOUR)  # with its wait for the pool
 def execute(run: RunRef, samples: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
     return make(stages.execute, run, samples, problems, expected, label)

@@ -16,7 +16,7 @@ def problems(run: RunRef) -> Artifact:
     return make(stages.problems, run)
 
 
-@task(name="reference check", **cached_as(stages.references), timeout_seconds=2 * HOUR)
+@task(name="reference check", **cached_as(stages.references), timeout_seconds=24 * HOUR)
 def references(run: RunRef, problems: Artifact) -> Artifact:
     return make(stages.references, run, problems)
 

@@ -16,8 +16,10 @@ import pytest
 from codelutra import stages
 from codelutra.config import load_config, parse_config
 from codelutra.errors import ConfigError, UserError
-from codelutra.run import open_run
+from codelutra.run import Policy, open_run
+from codelutra.sampling import measure_plan
 from codelutra.schema import STATUS
+from codelutra.store import Recipe, Step, write_frame
 
 
 def codelutra(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +82,20 @@ def test_a_train_split_of_one_problem_is_refused(tmp_path: Path) -> None:
             stages.problems(run)
 
 
+def test_a_train_split_that_nothing_can_judge_is_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path, config()) as run:
+        asked = run.make(stages.problems(run))
+        expected = asked.frame("problems").select(
+            "problem_id", status=pl.lit("reference_error", STATUS), expected=pl.lit(""), error=pl.lit("")
+        )
+        judged = run.make(
+            Step(Recipe("references", 0, {}, {}), lambda out, _: {"n": write_frame(expected, out / "expected.parquet")})
+        )
+        policy = Policy("policy-0", str(tmp_path), "x")
+        with pytest.raises(UserError, match="no reference of the 8 train problems is usable"):
+            measure_plan(run, policy, asked, judged, "dev", train=True)
+
+
 def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
     """A config over a custom suite with a problem for each of `splits`."""
     lines = [{"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]],
@@ -128,14 +144,13 @@ def _outcomes(train: pl.DataFrame, status: str, code: str) -> pl.DataFrame:
     program = pl.col("reference") if code == "reference" else pl.lit(code)
     return train.select(
         "problem_id", sample=pl.lit(0, pl.Int32), greedy=pl.lit(False), completion=program, code=program,
+        finish_reason=pl.lit("stop"),
         status=pl.lit(status, STATUS), mode=pl.lit("sql-strict/v1"), verdict=pl.lit("host"), answer=pl.lit("x"),
         output=pl.lit(""), seconds=pl.lit(0.0), error=pl.lit(""),
     )  # fmt: skip
 
 
 def _artifact(run: Any, outcomes: pl.DataFrame) -> Any:
-    from codelutra.store import Recipe, Step, write_frame
-
     def build(out: Path, work: Path) -> dict[str, Any]:
         return {"rows": write_frame(outcomes, out / "outcomes.parquet")}
 

@@ -30,6 +30,12 @@ def test_of_equals_the_earlier_is_best():
     assert "the earlier of equals with policy-1" in got.reason
 
 
+def test_an_outage_of_ours_makes_no_new_best():
+    before, after = (PolicyScore(f"policy-{i}", i, Estimate(41 / n, 0, 1, n, 41)) for i, n in enumerate((100, 98)))
+    got = decide([before, after], SelectSection(), 4)
+    assert (got.best_index, got.go_on) == (0, False)
+
+
 def test_patience_counts_iterations_without_a_new_best():
     assert decided(5, 37, 36, patience=2).go_on
     assert not decided(5, 37, 36, 35, patience=2).go_on

@@ -41,6 +41,22 @@ def test_the_same_recipe_is_built_once(tmp_path: Path) -> None:
     assert second.facts == {"rows": 3}
 
 
+def test_how_long_its_training_took_is_no_part_of_a_policy(tmp_path: Path) -> None:
+    def train(out: Path, work: Path) -> dict[str, Any]:
+        (out / "model.safetensors").write_text("weights")
+        (out / "training.jsonl").write_text(f'{{"seconds": {time.monotonic_ns()}}}')
+        return {}
+
+    made = [Store(tmp_path / name).make(Step(RECIPE, train)) for name in ("a", "b")]
+    assert made[0].file("training.jsonl").read_text() != made[1].file("training.jsonl").read_text()
+    assert made[0].digest == made[1].digest
+
+
+def test_seconds_are_of_the_work_where_the_stage_tells_them(tmp_path: Path) -> None:
+    made = Store(tmp_path).make(Step(RECIPE, lambda out, work: {"busy_seconds": 0.25}))
+    assert made.seconds == 0.25
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -220,6 +236,9 @@ def test_the_ledger_forgets_a_line_that_a_kill_cut_short(tmp_path: Path) -> None
     with open(run.path / "ledger.jsonl", "a") as f:
         f.write('{"event": "ma')
     assert [e["event"] for e in run.events()] == ["made"]
+    for event in ("lost: its line goes on where the other ends", "reused"):
+        run.ledger({"event": event})
+    assert [e["event"] for e in run.events()] == ["made", "reused"]
 
 
 def test_links_lead_into_the_store(tmp_path: Path) -> None:

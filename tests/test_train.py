@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import pytest
@@ -27,9 +27,11 @@ import torch
 
 from codelutra import prefixes, train
 from codelutra.batches import Example, pair_examples, plan
+from codelutra.checkpoints import Job, job_key
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.schema import PAIRS, PROBLEMS
+from codelutra.trl_trainers import _replayed
 from tests.tiny_model import tiny_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
@@ -55,6 +57,7 @@ def some_pairs(count: int) -> pl.DataFrame:
             "chosen": f"SELECT count(*) FROM {table} WHERE price = {asked}",
             "rejected": f"SELECT {'id, ' * (i % 4)}name FROM {table}",
             "chosen_source": "sample", "rejected_status": "wrong", "chosen_sample": 0, "rejected_sample": i,
+            "rejected_ended": True,
         })  # fmt: skip
     return pl.DataFrame(rows, schema=PAIRS)
 
@@ -218,6 +221,15 @@ def test_a_batch_mixes_schemas_of_which_a_micro_batch_has_one() -> None:
         assert len({examples[i].prompt[0] for micro in step for i in micro}) > 1
 
 
+def test_an_answer_that_was_cut_off_gets_no_end_token() -> None:
+    pairs, end = some_pairs(4), tiny_tokenizer().eos_token_id
+    cut = pl.int_range(pl.len()) == 1
+    found = encoded(pairs.with_columns(rejected_ended=~cut))
+    assert [e.answers[1].count(end) for e in found] == [1, 0, 1, 1]
+    assert [e.answers[1][-1] == end for e in found] == [True, False, True, True]
+    assert all(e.answers[0][-1] == end and e.answers[0].count(end) == 1 for e in found)
+
+
 def test_an_answer_chosen_in_k_pairs_weighs_as_one() -> None:
     examples = encoded(some_pairs(6))
     by_answer: dict[tuple[str, str], float] = {}
@@ -293,6 +305,37 @@ def test_replayed_references_join_the_sft_term(run: Train, tmp_path: Path) -> No
     row = with_replay.row(0, named=True)
     assert row["replay"] > 0
     assert row["loss"] == pytest.approx(row["dpo"] + row["sft"] + row["replay"], rel=1e-5)
+
+
+def test_half_a_pass_replays_half_of_the_references() -> None:
+    examples = encoded(some_pairs(8))
+    for epochs, replayed in ((0.5, 4), (1, 8), (2, 16)):
+        config = TrainSection(batch_size=2, micro_batch=2, epochs=epochs)
+        job = Job(Path(), Path(), Path(), config, 0, examples, plan(examples, epochs, 2, 2, 0), examples, None, print)
+        assert sum(len(_replayed(job, step)) for step in range(len(job.steps))) == replayed
+
+
+def test_a_checkpoint_of_another_loss_is_not_continued() -> None:
+    """With the token mean a micro-batch of another size is another loss; else it is memory alone."""
+    examples, keys = encoded(some_pairs(8)), dict[tuple[str, int], str]()
+    for norm in ("sequence", "token"):
+        for micro_batch in (1, 4):
+            config = TrainSection(batch_size=4, micro_batch=micro_batch, sft_norm=norm)
+            steps = plan(examples, 1, 4, micro_batch, 0)
+            keys[norm, micro_batch] = job_key(Job(Path(), Path(), Path(), config, 0, examples, steps, [], None, print))
+    assert keys["sequence", 1] == keys["sequence", 4]
+    assert keys["token", 1] != keys["token", 4]
+
+
+LOSSES = get_args(TrainSection.model_fields["loss_type"].annotation)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_every_loss_that_a_config_may_name_trains(loss_type: str, run: Train, tmp_path: Path) -> None:
+    run(some_pairs(4), loss_type=loss_type)
+    losses = pl.read_ndjson(tmp_path / "a/out/training.jsonl")["loss"]
+    assert len(losses) == 1
+    assert losses.is_finite().all()
 
 
 def test_the_same_seed_gives_the_same_bytes(run: Train, tmp_path: Path) -> None:
