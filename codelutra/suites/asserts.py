@@ -8,6 +8,8 @@
 
 Whatever else an assert says (`!=`, `and`, `all(…)`, a check of its own on what a call gave) holds what is right in its
 own text, so it can only be decided in the candidate's process, and says so. Rules are JSON: they are judging material.
+
+Of the two sides of an `==` the candidate's is the one that uses what a program of the problem defines.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import ast
 import builtins
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +40,22 @@ class Check:
     in_process: bool = False
 
 
-def take_apart(statement: str) -> Check:
-    """Raises ValueError where it is no single assert."""
+def defined(program: str) -> frozenset[str]:
+    """Names that a program defines at its top, imports left out; none where it does not parse."""
+    try:
+        body = ast.parse(program).body
+    except (SyntaxError, ValueError):
+        return frozenset()
+    made = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    assigned = [n for s in body if isinstance(s, ast.Assign | ast.AnnAssign) for n in ast.walk(s) if isinstance(n, ast.Name)]
+    return frozenset([*made, *(n.id for n in assigned if isinstance(n.ctx, ast.Store))])
+
+
+def take_apart(statement: str, names: Set[str] = frozenset()) -> Check:
+    """`names`: what a program of the problem defines; where they are not known, what is called and no builtin.
+
+    Raises ValueError where it is no single assert, or uses none of `names`: every program would pass.
+    """
     try:
         body = ast.parse(statement.strip()).body
     except SyntaxError as e:
@@ -46,26 +63,32 @@ def take_apart(statement: str) -> Check:
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(f"{statement!r} is not one assert statement")
     test = body[0].test
+    if names and not _uses(test, names):
+        raise ValueError(
+            f"{statement!r} uses nothing that the reference defines ({', '.join(sorted(names))}): any answer passes"
+        )
     match test:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
-            return _check(left, right)
+            return _check(test, names, left, right)
         case ast.Compare(left=left, ops=[ast.Is()], comparators=[ast.Constant(value=None | True | False) as right]):
-            return _check(left, right)
+            return _check(test, names, left, right)
         case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple() | ast.List() | ast.Set() as right]) if _calls(
             left
         ) and not _calls(right):
-            return _check(left, right, ["among"])
+            return _check(test, names, left, right, ["among"])
         case ast.Compare(
             left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=left, op=ast.Sub(), right=right)], keywords=[]),
             ops=[ast.Lt() | ast.LtE() as below],
             comparators=[near],
         ) if _is_tolerance(near):
-            return _check(left, right, ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="])
+            return _check(
+                test, names, left, right, ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="]
+            )
         case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[left, right], keywords=named) if (
             all(k.arg in ("rel_tol", "abs_tol") and _is_tolerance(k.value) for k in named)
         ):
             given = {k.arg: ast.literal_eval(k.value) for k in named}
-            return _check(left, right, ["isclose", given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0)])
+            return _check(test, names, left, right, ["isclose", given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0)])
     return _truth(test)
 
 
@@ -103,9 +126,13 @@ def for_more(rules: list[Rule]) -> Rule:
     return ["isclose", max([compare.REL_TOL, *relative]), max([compare.ABS_TOL, *absolute])]
 
 
-def _check(left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:
-    # The side that calls something is the candidate's, wherever it was written; where none does, the one with a name.
-    is_right = not _calls(left) if _calls(right) else not any(isinstance(n, ast.Name) for n in ast.walk(left))
+def _check(test: ast.expr, names: Set[str], left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:
+    mine, other = _uses(left, names), _uses(right, names)
+    if mine == other and not mine and _calls(left) and _calls(right):
+        return _truth(test)  # either may be the candidate's
+    # Where neither uses such a name, the side that calls something; where none does, the one with a name.
+    named = not any(isinstance(n, ast.Name) for n in ast.walk(left))
+    is_right = other if mine != other else not mine and (not _calls(left) if _calls(right) else named)
     call, expected = (right, left) if is_right else (left, right)
     is_truth = isinstance(expected, ast.Constant) and isinstance(expected.value, bool)
     decides = isinstance(call, ast.Compare | ast.BoolOp) or (is_truth and _decides(call))
@@ -133,6 +160,14 @@ def _decides(node: ast.expr) -> bool:
         case ast.Call(func=ast.Attribute(value=ast.Name())):
             return any(map(_calls_own, [*node.args, *node.keywords]))
     return True
+
+
+def _uses(node: ast.AST, names: Set[str]) -> bool:
+    """Whether it uses one of `names`; where there are none, whether it calls a function that is no builtin."""
+    if names:
+        return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node))
+    called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    return any(isinstance(func, ast.Name) and func.id not in _BUILTINS for func in called)
 
 
 def _calls(node: ast.AST) -> bool:

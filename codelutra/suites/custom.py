@@ -215,7 +215,7 @@ def _python_rows(path: Path, shape: type[Any], judging: Callable[[Any], str]) ->
 
 def _function(line: FunctionLine) -> str:
     if line.asserts:
-        return py.judging_by_asserts(line.asserts, setup=line.setup)
+        return py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
     return py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)
 
 

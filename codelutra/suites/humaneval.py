@@ -77,7 +77,7 @@ def _judging(test: str, function: str, setup: str) -> str:
     for node in (n for a in asserts for n in ast.walk(a)):
         if isinstance(node, ast.Name) and node.id == "candidate":
             node.id = function
-    return judging_by_asserts(map(ast.unparse, asserts), setup=setup)
+    return judging_by_asserts(map(ast.unparse, asserts), reference=f"def {function}(): ...", setup=setup)
 
 
 def _mentions(node: ast.AST, name: str) -> bool:

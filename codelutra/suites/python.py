@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import compare
-from codelutra.suites.asserts import Rule, for_more, holds, take_apart
+from codelutra.suites.asserts import Rule, defined, for_more, holds, take_apart
 from sandbox.protocol import PythonJob
 
 SYSTEM = "Answer with one Python code block and nothing else."
@@ -88,15 +88,24 @@ PLACE = "__the_program__"
 # Runs a whole program for one input and gives what it prints. It lives in the candidate's process and holds no secret.
 STDIN_WRAP = f"""
 def _printed(text, _code={PLACE}):
-    import contextlib, io, sys
-    sys.stdin, out = io.StringIO(text), io.StringIO()
+    import contextlib, io, os, sys
+    given = os.memfd_create("stdin")  # a real one: programs read sys.stdin.buffer, open(0) or file 0 as well
+    with open(given, "wb", closefd=False) as stdin:
+        stdin.write(text.encode("utf-8", "surrogateescape"))
+    os.lseek(given, 0, os.SEEK_SET)
+    if given:  # else the program before has closed file 0
+        os.dup2(given, 0)
+        os.close(given)
+    sys.stdin, printed = open(0, encoding="utf-8", closefd=False), io.BytesIO()
+    out = io.TextIOWrapper(printed, encoding="utf-8", write_through=True)
     with contextlib.redirect_stdout(out):
         try:
             exec(compile(_code, "<program>", "exec"), {{"__name__": "__main__"}})
         except SystemExit as stop:
             if stop.code not in (None, 0):
                 raise RuntimeError(f"exit code {{stop.code}}") from None
-    return out.getvalue()
+        out.flush()
+    return printed.getvalue().decode("utf-8", "replace")
 """
 
 
@@ -128,9 +137,11 @@ def judging(
     return json.dumps(material | more)
 
 
-def judging_by_asserts(asserts: Iterable[str], *, setup: str = "", after: str = "") -> str:
-    """Judging material of asserts, taken apart. Raises ValueError naming the first that is none."""
-    checks = [take_apart(statement) for statement in asserts]
+def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: str = "", after: str = "") -> str:
+    """Judging material of asserts, taken apart. Raises ValueError naming the first that is none, or that uses nothing the
+    reference defines."""
+    names = defined(reference)
+    checks = [take_apart(statement, names) for statement in asserts]
     return judging(
         [c.call for c in checks], [c.expected for c in checks], rules=[c.rule for c in checks], setup=setup, after=after,
         in_process=any(c.in_process for c in checks),

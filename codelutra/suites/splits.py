@@ -51,13 +51,13 @@ def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
 
 
 def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | None]:
-    """The split each problem was on in `files` (PROBLEMS as parquet), known by its prompt or reference; None for a new one.
+    """The split each problem was on in `files` (PROBLEMS as parquet), see `_known_by`; None for a new one.
 
     What was train anywhere is train: a policy may know it. Raises ConfigError for a file that is not such a frame.
     """
     if not files:
         return [None] * problems.height
-    side: dict[tuple[str, str], str] = {}
+    side: dict[tuple[str, ...], str] = {}
     for file in files:
         try:
             seen = pl.read_parquet(expand(file), columns=["prompt", "reference", "group", "split"])
@@ -76,8 +76,16 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
     return found
 
 
-def _known_by(prompt: str, reference: str, group: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return ("prompt", normalise_prompt(prompt)), (f"reference in {group}", reference)
+def _known_by(prompt: str, reference: str, group: str) -> list[tuple[str, ...]]:
+    """What a problem is known by, also after its schema, its file's name or its reference has changed, but not all three."""
+    asked = question(prompt)
+    return [("prompt", normalise_prompt(prompt)), ("both", asked, reference), ("asked", asked, group),
+            ("reference", reference, group)]  # fmt: skip
+
+
+def question(prompt: str) -> str:
+    """The words of a prompt's last paragraph: what is asked, without schema and worked examples before it."""
+    return normalise_prompt(prompt.rstrip().rpartition("\n\n")[2])
 
 
 def divide(

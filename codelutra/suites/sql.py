@@ -133,6 +133,8 @@ def with_sort_keys(query: str) -> tuple[bool, str, int]:
             key = tree.selects[int(key.name) - 1].unalias()
         elif any(not c.table and _is_another(aliases.get(c.name.lower()), c) for c in key.find_all(exp.Column)):
             return True, query, 0
+        if isinstance(key, exp.Collate) and key.expression.name.upper() == "NOCASE":
+            key = exp.Lower(this=key.this)  # 'a' and 'A' tie
         if key.find(exp.Star) and not key.find(exp.Count):
             return True, query, 0
         keys.append(exp.alias_(key.copy(), f"sort_key_{len(keys)}"))

@@ -11,7 +11,7 @@ import pytest
 
 from codelutra.execute import execute, judge_references
 from codelutra.schema import PROBLEMS
-from codelutra.suites.asserts import Rule, for_more, holds, take_apart
+from codelutra.suites.asserts import Rule, defined, for_more, holds, take_apart
 from codelutra.suites.python import PythonSuite, judging_by_asserts
 from sandbox import Pool, ensure_image
 from tests.test_execute import samples
@@ -85,6 +85,36 @@ def test_asserts_come_apart_into_a_call_its_value_and_a_rule(statement: str, cal
 )
 def test_an_assert_that_holds_what_is_right_in_its_own_text_is_marked(statement: str) -> None:
     assert take_apart(statement).in_process
+
+
+@pytest.mark.parametrize(
+    ("statement", "call", "rule"),
+    [
+        ("assert set([1, 2]) == f(1)", "f(1)", None),
+        ("assert sorted([3, 1]) == sorted(f(1))", "sorted(f(1))", None),
+        ("assert datetime.date(2020, 1, 1) == f('x')", "f('x')", None),
+        ("assert date(2020, 1, 1) == f('x')", "f('x')", None),
+        ("assert date(2020, 1, 1) == Solution().g('x')", "Solution().g('x')", None),
+        ("assert math.sqrt(2) == Solution.g(2)", "Solution.g(2)", None),
+        ("assert math.isclose(math.sqrt(2), f(2))", "f(2)", ["isclose", 1e-9, 0.0]),
+        ("assert abs(math.sqrt(2) - f(2)) < 0.01", "f(2)", ["within", 0.01, "<"]),
+        ("assert 3 == LIMIT", "LIMIT", None),
+    ],
+)
+def test_the_programs_side_is_the_one_that_uses_what_it_defines(statement: str, call: str, rule: Rule) -> None:
+    names = defined("from datetime import date\nLIMIT: int = 3\nclass Solution: ...\ndef f(x): return x")
+    assert names == {"LIMIT", "Solution", "f"}
+    found = take_apart(statement, names)
+    assert (found.call, found.rule, found.in_process) == (call, rule, False)
+
+
+def test_where_either_side_may_be_the_programs_the_whole_is_decided_in_its_process() -> None:
+    assert take_apart("assert math.sqrt(2) == solution.f(2)").in_process
+
+
+def test_an_assert_that_any_program_would_pass_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"uses nothing that the reference defines \(f\): any answer passes"):
+        judging_by_asserts(["assert sorted([2, 1]) == [1, 2]"], reference="def f(x): return x")
 
 
 @pytest.mark.parametrize("statement", ["f(1) == 2", "assert f(1) ==", "assert a == 1; assert b == 2", ""])

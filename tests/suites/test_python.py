@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -92,16 +93,36 @@ def test_a_reference_that_raises_or_has_no_case_cannot_judge() -> None:
     assert suite().usable({}, [{"value": None}]) == ""
 
 
+def printed(code: str, *inputs: str) -> list[str]:
+    """What a whole program prints for each input, in a process of its own: it replaces file 0."""
+    judge = judging([f"_printed({text!r})" for text in inputs], wrap=STDIN_WRAP)
+    job = suite().answer_job({"reference": "", "judge": judge}, code, "a", 2.0)
+    script = f"{job.program}\nimport json\nprint(json.dumps([{', '.join(job.calls)}]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
 def test_a_wrapped_program_reads_one_input_after_the_other() -> None:
-    problem = {"reference": "", "judge": judging(["_printed('2')", "_printed('3')"], wrap=STDIN_WRAP)}
     code = "import sys\nn = int(input())\nif __name__ == '__main__':\n    print(n * '\"')\nsys.exit()"
-    job = suite().answer_job(problem, code, "a", 2.0)
-    names: dict[str, Any] = {}
-    exec(job.program, names)
-    assert [eval(call, names) for call in job.calls] == ['""\n', '"""\n']
-    exec(suite().answer_job(problem, "raise SystemExit(3)", "a", 2.0).program, names)
-    with pytest.raises(RuntimeError, match="exit code 3"):
-        eval(job.calls[0], names)
+    assert printed(code, "2", "3") == ['""\n', '"""\n']
+    with pytest.raises(AssertionError, match="RuntimeError: exit code 3"):
+        printed("raise SystemExit(3)", "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys\nprint(sys.stdin.read().split()[-1])",
+        "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read().split()[-1] + b'\\n')",
+        "print([line.strip() for line in open(0, encoding='utf-8')][-1])",
+        "import os\nprint(os.read(0, 99).split()[-1].decode())",
+        "import sys\nfor line in sys.stdin: last = line\nprint(last, end='')",
+        "while True:\n    try: last = input()\n    except EOFError: break\nprint(last)",
+    ],
+)
+def test_a_program_may_read_its_input_in_any_way(code: str) -> None:
+    assert printed(code, "1\n2\nä\n", "7\n8\n") == ["ä\n", "8\n"]
 
 
 def test_programs_that_mean_the_same_normalise_to_the_same() -> None:
