@@ -153,7 +153,7 @@ def _made(found: Findings, row: Row) -> tuple[str, str, list[str]]:
 def _earlier(found: Findings) -> str:
     s = found.summary
     best = next(r for r in found.policies if r["label"] == s["best"])
-    suite = f"{s['suite']} {s['suite_version']}, {s['problems']['train']:,} train problems"
+    suite = f"{s['suite']} {s['suite_version']}, {s['problems'].get('train', 0):,} train problems"
     return f"run `{s['run']}` on {suite}: its {best['title']}"
 
 

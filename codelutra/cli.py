@@ -152,7 +152,7 @@ def evaluate(
     from codelutra.run import home_dir
     from codelutra.watch import watch_run
 
-    arms = {m: arm(config, tuple(set_ or ()), m) for m in model}
+    arms = {m: arm(config, tuple(set_ or ()), m, home_dir(home)) for m in model}
     for parsed, more in arms.values():
         watch_run(config, more, parsed, home)
     rows = evaluation(home_dir(home), {m: parsed.name for m, (parsed, _) in arms.items()})
@@ -285,6 +285,30 @@ def export(
     print(json.dumps({"exported": str(out), "pushed": address}) if json_ else f"exported: {out}")
     if address and not json_:
         print(f"pushed: {address}")
+
+
+@app.command()
+def prune(
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs to remove, with all that only they use.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only told.")] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Free disk space: remove what no run here uses any more, and the runs named. Promoted ones stay."""
+    from codelutra import show
+    from codelutra.prune import remove, unused
+    from codelutra.run import home_dir
+
+    found = unused(home_dir(home), runs or ())
+    if yes:
+        remove(found)
+    rows = [{"path": str(path), "bytes": size} for path, size in found.artifacts]
+    if json_:
+        print(json.dumps({"removed": yes, "bytes": found.size, "runs": [str(r) for r in found.runs], "artifacts": rows}))
+        return
+    if rows:
+        show.rows_table(show.by_stage(found.artifacts), title="used by no other run" if runs else "used by no run")
+    print(f"{'freed' if yes else 'would free'} {found.size / 2**30:.2f} GiB" + ("" if yes else "; --yes removes it"))
 
 
 @app.command()

@@ -38,7 +38,7 @@ def compare(home: Path, config: str, overrides: Overrides, methods: list[str], s
             path = home / "runs" / made.name
             scores = path / "test-scores" / "scores.parquet"
             summary = json.loads((path / "summary.json").read_text()) if (path / "summary.json").exists() else {}
-            if summary.get("state") == "finished" and scores.exists():
+            if summary.get("state") == "finished" and summary["test"] and scores.exists():
                 found.setdefault(method, []).append((seed, summary, pl.read_parquet(scores)))
             else:
                 missing.append(made.name)

@@ -14,6 +14,7 @@ import polars as pl
 
 from codelutra.config import RunConfig, load_config
 from codelutra.methods import Overrides
+from codelutra.retrain import Record
 from codelutra.score import mcnemar
 from codelutra.show import paired_text
 
@@ -21,15 +22,19 @@ Row = dict[str, Any]
 _NAME = 64  # characters a run's name may have
 
 
-def arm(config: str, overrides: Overrides, model: str) -> tuple[RunConfig, Overrides]:
-    """The config that measures `model`, and the overrides that make it of `config`. Raises ConfigError."""
+def arm(config: str, overrides: Overrides, model: str, home: Path) -> tuple[RunConfig, Overrides]:
+    """The config that measures `model`, and the overrides that make it of `config`. Raises ConfigError.
+
+    Where the config was retrained, its problems are on the sides they are held on there: else a promoted policy would be
+    measured on what it was taught.
+    """
     base = load_config(config, overrides)
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")
-    name = f"{base.name}-evaluate-{slug}"
-    if len(name) > _NAME:
-        digest = hashlib.sha256(model.encode()).hexdigest()[:8]
-        name = f"{name[: _NAME - 9]}-{digest}"
+    digest = hashlib.sha256(model.encode()).hexdigest()[:6]
+    name = f"{base.name}-evaluate-{slug}"[: _NAME - 7] + f"-{digest}"
     more = (*overrides, "iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
+    if base.suite.name == "custom" and (sides := Record(home, base.name).sides):
+        more += (f"suite.splits_of={json.dumps([*base.suite.splits_of, *sides])}",)
     return load_config(config, more), more
 
 

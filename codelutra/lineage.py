@@ -5,46 +5,70 @@ A dev or test problem that an earlier run trained on measures memory: a run that
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import polars as pl
 
 from codelutra.errors import UserError
 from codelutra.findings import Findings, read_findings
-from codelutra.suites.splits import normalise_prompt
+from codelutra.suites.splits import normalise_prompt, question
 
 
 def lineage(found: Findings) -> list[Findings]:
-    """The runs that this one went on from, oldest first, and itself."""
-    runs = [found]
-    while (name := runs[0].summary["model"].removeprefix("run:")) != runs[0].summary["model"]:
+    """The runs that this one went on from, oldest first, and itself; each once."""
+    runs, names = [found], {found.path.name}
+    while (name := _run_of(runs[0].summary["model"], found.path.parent)) and name not in names:
         try:
             runs.insert(0, read_findings(found.path.parent / name))
         except UserError:  # removed since
             break
+        names.add(name)
     return runs
 
 
 def refuse_taught(problems: pl.DataFrame, model: str, runs: Path) -> None:
-    """Raise UserError where `model` is a run's policy and was trained on a dev or test problem of `problems` (PROBLEMS).
+    """Raise UserError where `model` is a policy of a run in `runs` and was trained on a dev or test problem of `problems`.
 
-    The same prompt but for spacing, case and punctuation is the same problem.
+    The same prompt is the same problem, and so are the same question and reference in the same group (a database whose
+    schema has changed). A path to a run's policy is known as such; a copy elsewhere is not.
     """
-    name = model.removeprefix("run:")
-    if name == model or not (runs / name / "summary.json").is_file():  # what is wrong with the latter, `models` tells
+    name = _run_of(model, runs)
+    if not name or not (runs / name / "summary.json").is_file():  # what is wrong with the latter, `models` tells
         return
     measured = problems.filter(pl.col("split") != "train")
-    ours = {normalise_prompt(p): (i, s) for i, s, p in measured.select("problem_id", "split", "prompt").rows()}
+    ours = {key: (i, s) for i, s, *row in measured.select("problem_id", "split", *_KNOWN).rows() for key in _keys(*row)}
     for found in lineage(read_findings(runs / name)):
         frame = found.frame("problems.parquet")
         if frame is None or not found.best or not found.best["training"]:
             continue
-        taught = map(normalise_prompt, frame.filter(pl.col("split") == "train")["prompt"])
-        if both := sorted({ours[prompt] for prompt in taught if prompt in ours}):
+        taught = {key for row in frame.filter(pl.col("split") == "train").select(_KNOWN).rows() for key in _keys(*row)}
+        if both := sorted({ours[key] for key in taught & ours.keys()}):
             shown = ", ".join(f"{split} {problem_id}" for problem_id, split in both[:5])
             raise UserError(
                 f"{len(both)} problems to measure on were train problems of run {found.path.name!r}, which {model} goes "
                 f"back to: they would measure what it knows by heart ({shown}{', …' if len(both) > 5 else ''}). Keep its "
-                f"sides (suite.splits_of: [{found.path / 'problems.parquet'}], for suite custom), choose other problems, or "
-                "start from another model"
+                f"sides (suite.splits_of: [{found.path / 'problems.parquet'}], for suite custom), choose other problems, "
+                "or start from another model"
             )
+
+
+_KNOWN = ("prompt", "reference", "group")
+
+
+def _keys(prompt: str, reference: str, group: str) -> tuple[tuple[str, ...], ...]:
+    return (normalise_prompt(prompt),), (question(prompt), reference, group)
+
+
+def _run_of(model: str, runs: Path) -> str:
+    """The name of the run whose policy `model` is, `run:NAME` or the path of its weights; "" where it is none."""
+    scheme, _, rest = model.partition(":")
+    if scheme == "run":
+        return rest
+    if scheme == "path":
+        where = Path(os.path.expandvars(rest)).expanduser().resolve()
+        for file in sorted(runs.glob("*/summary.json")):
+            if any(p["training"] and Path(p["path"]) == where for p in json.loads(file.read_text())["policies"]):
+                return file.parent.name
+    return ""

@@ -30,6 +30,7 @@ METHODS = {
     "dpo": Method("DPO on the same pairs, no SFT term (λ = 0)", ("train.sft_weight=0",)),
     "codelutra": Method("DPO + λ·SFT on the chosen answer", ()),
     "codelutra-no-reference": Method("the same, chosen answers only from own samples", ("pairs.references=false",)),
+    "codelutra-replay": Method("the same, with all references in the SFT term", ("train.replay_references=true",)),
     "grpo": Method("TRL's GRPO on sandbox rewards, as many samples", ("train.objective=grpo", "train.learning_rate=1e-5")),
 }
 

@@ -121,6 +121,7 @@ def _from_path(rest: str, cache: Path, say: Progress) -> Model:
     directory = Path(os.path.expandvars(rest)).expanduser()
     if not directory.is_dir():
         raise UserError(f"model path:{rest} is not there; give the directory that holds config.json")
+    directory = directory.resolve()  # a link may point elsewhere tomorrow, and another folder may be the current one
     return Model(f"path:{rest}", directory, fingerprint(directory, cache), _readme_licence(directory))
 
 

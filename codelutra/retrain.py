@@ -1,11 +1,12 @@
 """Retraining as data grows: go on from the promoted policy when there is something new, promote what is better.
 
-    promoted/NAME/record.json    every retraining of the config NAME: what it began from, what it gave, the verdict
-    promoted/NAME/model          link to the promoted policy's weights: what a server loads, always whole
+    promoted/NAME/record.json          every retraining of the config NAME: what it began from, what it gave, the verdict
+    promoted/NAME/model                link to the promoted policy's weights: what a server loads, always whole
+    promoted/NAME/sides/NAME-r….parquet   all problems up to that retraining, on the side they are held on
 
 A retraining is a run of its own, NAME-r001, NAME-r002 …: the first as the config says, each later one from the promoted
-policy (`model: run:…`), without a warm start, its problems on the sides they were on. `next_retraining` says which run is
-due and `conclude` what became of it; in between somebody refines it. Killed anywhere, the same two calls go on.
+policy (`model: run:…`), without a warm start. `next_retraining` says which run is due and `conclude` what became of it; in
+between somebody refines it. Killed anywhere, the same two calls go on.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
 from codelutra.methods import Overrides
-from codelutra.store import digest_of, locked, write_atomic
+from codelutra.score import mcnemar
+from codelutra.store import MAY_CHANGE, digest_of, flat, locked, write_atomic, write_frame
 from codelutra.suites import open_suite
 
 Row = dict[str, Any]
 PROMOTED, KEPT, UNFINISHED = "promoted", "kept", "unfinished"
+# Of a config: what changes no number, and where its data lies. What is in the data is digested by itself.
+_SAME_WORK = MAY_CHANGE - {"iterations", "select"} | {"name", "suite.path", "suite.splits_of"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,16 @@ class Record:
         """The row whose policy is promoted now."""
         return max((r for r in self.rows if r.get("promoted_at")), key=lambda r: r["promoted_at"], default=None)
 
+    @property
+    def sides(self) -> list[str]:
+        """The newest file of `sides/`, for `suite.splits_of`; empty where there is none."""
+        return [str(file) for file in sorted((self.folder / "sides").glob("*.parquet"))[-1:]]
+
+    def start(self, model: str) -> str:
+        """What a retraining begins from now, where the config says `model`: that, until a trained one is promoted."""
+        now = self.promoted
+        return f"run:{now['run']}" if now and now["policy"] != "base" else model
+
     @contextlib.contextmanager
     def changing(self) -> Iterator[list[Row]]:
         """The rows, to be changed in place; written, and the link set, at the end."""
@@ -75,54 +91,86 @@ class Record:
 def next_retraining(home: Path, config: str, overrides: Overrides = ()) -> Retraining | None:
     """The run to refine now, or None where problems and settings are those of the last retraining.
 
-    One that was begun and not concluded comes again, unless problems or settings have changed since. Raises ConfigError,
-    and UserError where the config names another model than its first retraining began with.
+    One that was begun and not concluded comes again, unless problems, settings or the promoted policy have changed since.
+    Raises ConfigError, and UserError where the config names another model than the first retraining began with.
     """
     asked = load_config(config, overrides)
     record = Record(home, asked.name)
-    problems = open_suite(asked.suite)
-    settings = asked.model_dump(mode="json", exclude={"name"})
-    made_of = digest_of([settings, problems.version, problems.problems().write_ndjson(), sorted(problems.databases())])
+    made_of = _made_of(asked)
     with record.changing() as rows:
-        if rows and rows[0]["model"] != asked.model:
+        began_with = next((r["base_model"] for r in rows if r["verdict"] != UNFINISHED), asked.model)
+        if began_with != asked.model:
             raise UserError(
-                f"{asked.name} was first trained from {rows[0]['model']!r} ({rows[0]['run']}) and its config says "
-                f"{asked.model!r} now: give the config another name to begin anew, or put the model back"
+                f"{asked.name} was first trained from {began_with!r} and its config says {asked.model!r} now: give the "
+                "config another name to begin anew, or put the model back"
             )
-        last = rows[-1] if rows else None
+        last, start = rows[-1] if rows else None, record.start(asked.model)
         if last and last["made_of"] == made_of and last["verdict"] != UNFINISHED:
             return None
-        if not last or last["made_of"] != made_of:
-            start = record.promoted
-            last = {"run": f"{asked.name}-r{len(rows) + 1:03}", "made_of": made_of, "verdict": UNFINISHED,
-                    "model": f"run:{start['run']}" if start else asked.model, "began_at": time.time()}  # fmt: skip
+        if not last or (last["made_of"], last["model"]) != (made_of, start):
+            last = {
+                "run": f"{asked.name}-r{len(rows) + 1:03}", "made_of": made_of, "base_model": asked.model, "model": start,
+                "sides": record.sides, "verdict": UNFINISHED, "began_at": time.time(),
+            }  # fmt: skip
             rows.append(last)
-        earlier = [home / "runs" / r["run"] / "problems.parquet" for r in rows if r is not last]
-    more: Overrides = (f"name={last['run']}",)
-    if last["model"] != asked.model:
-        more += (f"model={last['model']}", "warm_start=null")
-    if asked.suite.name == "custom" and (there := [str(file) for file in earlier if file.is_file()]):
-        more += (f"suite.splits_of={json.dumps([*asked.suite.splits_of, *there])}",)
-    return Retraining(asked.name, load_config(config, (*overrides, *more)), (*overrides, *more))
+        more: Overrides = (f"name={last['run']}",)
+        if last["model"] != asked.model:
+            more += (f"model={last['model']}", "warm_start=null")
+        if asked.suite.name == "custom" and last["sides"]:
+            more += (f"suite.splits_of={json.dumps([*asked.suite.splits_of, *last['sides']])}",)
+        due = Retraining(asked.name, load_config(config, (*overrides, *more)), (*overrides, *more))
+        if asked.suite.name == "custom":
+            _hold_sides(record, due, last["sides"])
+    return due
+
+
+def _made_of(config: RunConfig) -> str:
+    suite = open_suite(config.suite)
+    settings = {k: v for k, v in flat(config.model_dump(mode="json")).items() if not _is_among(k, _SAME_WORK)}
+    return digest_of([settings, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
+
+
+def _is_among(key: str, sections: set[str]) -> bool:
+    return any(key == s or key.startswith(f"{s}.") for s in sections)
+
+
+def _hold_sides(record: Record, due: Retraining, earlier: list[str]) -> None:
+    """Write down on which side the run's problems are, and those of all runs before it."""
+    file = record.folder / "sides" / f"{due.config.name}.parquet"
+    if file.exists():
+        return
+    known = ["prompt", "reference", "group", "split"]
+    frames = [pl.read_parquet(f) for f in earlier] + [open_suite(due.config.suite).problems().select(known)]
+    file.parent.mkdir(exist_ok=True)
+    write_frame(pl.concat(frames).unique(maintain_order=True), part := file.with_suffix(".part"))
+    part.rename(file)
 
 
 def conclude(home: Path, due: Retraining, summary: Row, *, alpha: float = 1.0) -> Row:
-    """Promote the run's chosen policy if it is better than what it began from; returns the record's row.
+    """Promote the run's chosen policy if it is better than the promoted one; returns the record's row.
 
-    Better: more dev problems solved than by the start (of the run, so by the promoted policy), with an exact McNemar p of
-    at most `alpha`; 1 takes any gain, as selection within a run does. The first retraining's policy is always promoted.
+    Better: more of the run's dev problems solved than by what it began from, with an exact McNemar p of at most `alpha`; 1
+    takes any gain, as selection within a run does. Where another policy was promoted in the meantime the run's is kept
+    unpromoted: nobody has compared the two. Where nothing was promoted before, the run's policy is.
     """
     record = Record(home, due.name)
-    best = next(p for p in summary["policies"] if p["label"] == summary["best"])
-    gain = best["paired"]["start"]  # None where the start itself is the best
+    start, best = summary["policies"][0], next(p for p in summary["policies"] if p["label"] == summary["best"])
+    gain = None
+    if best is not start and best["dev"]["n"]:
+        scores = [pl.read_parquet(home / "runs" / due.config.name / p["folder"] / "dev-scores/scores.parquet")
+                  for p in (start, best)]  # fmt: skip
+        gain = asdict(mcnemar(*scores))
     with record.changing() as rows:
         row = next(r for r in rows if r["run"] == due.config.name)
-        first = not any(r.get("promoted_at") for r in rows)
-        better = bool(gain) and gain["gained"] > gain["lost"] and gain["p"] <= alpha
+        if row["verdict"] != UNFINISHED:
+            return row
+        first, same_start = not record.promoted, record.start(row["base_model"]) == row["model"]
+        better = gain is not None and gain["gained"] > gain["lost"] and gain["p"] <= alpha
         row |= {
-            "verdict": PROMOTED if first or better else KEPT, "policy": best["label"], "title": best["title"],
-            "path": best["path"], "problems": summary["problems"], "dev": best["dev"], "paired": None if first else gain,
-            "alpha": alpha, "test": summary["test"], "minutes": summary["minutes"],
+            "verdict": PROMOTED if first or (better and same_start) else KEPT, "policy": best["label"],
+            "title": best["title"], "path": best["path"], "problems": summary["problems"], "dev": best["dev"],
+            "start_dev": start["dev"], "paired": gain, "alpha": alpha, "test": summary["test"],
+            "minutes": summary["minutes"],
         }  # fmt: skip
         if row["verdict"] == PROMOTED:
             row["promoted_at"] = time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,14 @@ def check_table(report: Report) -> None:
     if errors:
         console.print(f"{errors} references are no use: counted, kept out of pairs, never right (--json lists all)")
     console.print(f"not fine: {'; '.join(report.spoilt)}" if report.spoilt else "fine: no leak, and references to judge by")
+
+
+def by_stage(artifacts: Sequence[tuple[Path, int]]) -> list[Row]:
+    """Directories of the store with their bytes → a row a stage: how many, GiB."""
+    kinds: dict[str, list[int]] = {}
+    for path, size in artifacts:
+        kinds.setdefault(path.parent.name, []).append(size)
+    return [{"stage": k, "artifacts": len(sizes), "GiB": f"{sum(sizes) / 2**30:.2f}"} for k, sizes in sorted(kinds.items())]
 
 
 def rows_table(rows: list[Row], *, title: str) -> None:

@@ -187,7 +187,7 @@ def disk_full(at: Path) -> UserError:
     free = shutil.disk_usage(at).free / 2**30
     return UserError(
         f"disk full at {at} ({free:.2f} GiB free): nothing half-written was kept; free some space "
-        "(old runs, store/.damaged) and give the same command again"
+        "(`codelutra prune` shows what no run uses) and give the same command again"
     )
 
 
@@ -353,14 +353,14 @@ class RunDir:
 
 
 # What may change between two starts of one run: how far it goes and what it runs on, not what any number means.
-_MAY_CHANGE = {"iterations", "select", "engine.gpu_memory", "engine.cache_gib", "engine.max_batch", "engine.eager",
+MAY_CHANGE = {"iterations", "select", "engine.gpu_memory", "engine.cache_gib", "engine.max_batch", "engine.eager",
                "execute.workers", "execute.max_infra_error", "sample.endpoints", "train.processes",
                "warm_start.processes"}  # fmt: skip
 
 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
-    a, b = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    free = tuple(_MAY_CHANGE)
+    a, b = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
+    free = tuple(MAY_CHANGE)
     differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and not any(k == f or k.startswith(f"{f}.") for f in free)]
     if differ:
         shown = "; ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in differ[:5])
@@ -371,10 +371,11 @@ def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for key, sub in value.items() for k, v in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+    return {k: v for key, sub in value.items() for k, v in flat(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _sha(value: Any) -> str:

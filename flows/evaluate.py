@@ -25,7 +25,7 @@ def evaluate(
         overrides: `section.key=value` strings laid over it; select.test=false leaves test closed.
         home: folder of store/ and runs/; default $CODELUTRA_HOME, else the current folder.
     """
-    arms = {model: arm(config, tuple(overrides or ()), model) for model in models}
+    arms = {model: arm(config, tuple(overrides or ()), model, home_dir(home)) for model in models}
     for _, more in arms.values():
         refine(config=config, overrides=list(more), home=home)
     rows = evaluation(home_dir(home), {model: parsed.name for model, (parsed, _) in arms.items()})

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import difflib
 import json
+import logging
 import re
 import threading
 import time
@@ -179,17 +180,24 @@ def _status_mix(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def publish_comparison(name: str, rows: list[dict[str, str]]) -> None:
     """Leave a comparison's table in the UI; `name` is that of the config."""
-    create_table_artifact(rows, key=_slug(f"comparison-{name}"), description=f"{name}: methods compared")
+    _show_table(f"comparison-{name}", rows, f"{name}: methods compared")
 
 
 def publish_evaluation(name: str, rows: list[dict[str, str]]) -> None:
     """Leave the table of the models measured on a config's suite in the UI."""
-    create_table_artifact(rows, key=_slug(f"evaluation-{name}"), description=f"{name}: models, greedy pass@1")
+    _show_table(f"evaluation-{name}", rows, f"{name}: models, greedy pass@1")
 
 
 def publish_retraining(name: str, rows: list[dict[str, str]]) -> None:
     """Leave the record of a config's retrainings in the UI; a version every night there was something new."""
-    create_table_artifact(rows, key=_slug(f"promoted-{name}"), description=f"{name}: retrainings, ● is promoted now")
+    _show_table(f"promoted-{name}", rows, f"{name}: retrainings, ● is promoted now")
+
+
+def _show_table(key: str, rows: list[dict[str, str]], description: str) -> None:
+    try:
+        create_table_artifact(rows, key=_slug(key), description=description)
+    except _NOT_SHOWN as e:  # what it shows is on disk; a night's work does not fail for it
+        logging.getLogger(__name__).warning("%s is not shown in Prefect's UI (%s: %s)", key, type(e).__name__, e)
 
 
 def _three_pairs(pairs: Artifact) -> str:

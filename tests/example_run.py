@@ -73,9 +73,9 @@ def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path |
         summary.prepared(played.problems, played.expected)
         for i, skill in enumerate(skills):
             last, played.ended = i == len(skills) - 1, ended[i] if ended else 1.0
-            label, title = (
-                ("base", "base") if i == 0 else (f"policy-{i - 1}", f"iteration {i - 1}" if i > 1 else "warm start")
-            )
+            iteration = i - (1 if config.warm_start else 0)
+            label = f"policy-{iteration}" if iteration >= 0 else "base"
+            title = f"iteration {iteration}" if iteration > 0 else "warm start" if i else "base"
             made = played.train(label, title) if i else None
             policy = Policy.of(label, made) if made else Policy(label, str(weights or "/nowhere"), "base")
             drawn, judged = played.answers("dev", skill, 1)
@@ -83,7 +83,7 @@ def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path |
             summary.measured(policy, title, "base" if i == 0 else f"iteration-{i:02}", scores, [drawn], [judged], made)
             if i:
                 summary.decide()
-            if i and not last:
+            if iteration >= 0 and not last:
                 drawn, judged = played.answers("train", skill, config.sample.samples_per_problem)
                 scores = run.make(stages.score(run, [judged], played.problems, played.expected, "train"))
                 summary.sampled([drawn], [judged], scores)

@@ -16,13 +16,13 @@ from tests.tiny_model import write_tiny_model
 
 
 def test_a_model_is_measured_as_it_is_under_a_name_of_its_own() -> None:
-    parsed, _ = arm("demo", ("suite.test=9",), "path:/models/a b")
+    parsed, _ = arm("demo", ("suite.test=9",), "path:/models/a b", Path("/nowhere"))
     assert (parsed.iterations, parsed.warm_start, parsed.suite.test) == (0, None, 9)
-    assert (parsed.model, parsed.name) == ("path:/models/a b", "demo-evaluate-path-models-a-b")
-    names = {arm("demo", (), f"path:/{'long/' * 20}{i}")[0].name for i in range(3)}
-    assert len(names) == 3, "cut short, names still differ"
+    assert (parsed.model, parsed.name) == ("path:/models/a b", f"demo-evaluate-path-models-a-b-{parsed.name[-6:]}")
+    alike = ["path:a/b", "path:a-b", *(f"path:/{'long/' * 20}{i}" for i in range(3))]
+    assert len({arm("demo", (), model, Path("/nowhere"))[0].name for model in alike}) == len(alike)
     with pytest.raises(ConfigError):
-        arm("demo", ("train.beta=-1",), "path:/x")
+        arm("demo", ("train.beta=-1",), "path:/x", Path("/nowhere"))
 
 
 def test_models_are_held_against_the_first_problem_by_problem(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_models_are_held_against_the_first_problem_by_problem(tmp_path: Path) ->
     for seed, right in enumerate((1, 7)):
         weights = write_tiny_model(tmp_path / f"model-{seed}", seed=seed)
         models.append(f"path:{weights}")
-        with Run(tmp_path, arm(str(config), (), models[-1])[0]) as run:
+        with Run(tmp_path, arm(str(config), (), models[-1], tmp_path)[0]) as run:
             answer(run, weights, right=right)
     done = codelutra("evaluate", str(config), "--home", str(tmp_path), *(f"--model={m}" for m in models), "--json")
     assert done.returncode == 0, done.stderr

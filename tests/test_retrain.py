@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,9 +15,13 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError, UserError
+from codelutra.evaluation import arm
+from codelutra.findings import read_findings
+from codelutra.lineage import lineage
 from codelutra.retrain import Record, Retraining, conclude, next_retraining, promote, read_record, table_rows
 from codelutra.run import Run
 from codelutra.suites import open_suite
+from codelutra.suites.splits import question
 from tests.example_run import example_run
 from tests.test_bad_input import codelutra, without_dev
 from tests.test_measuring import answer
@@ -84,9 +89,9 @@ def due(home: Path, config: Path) -> Retraining:
 
 
 def refined(home: Path, found: Retraining, *skills: float) -> dict[str, Any]:
-    """What refining would leave: a run of base, warm start and iterations that answer so well."""
+    """What refining would leave: a run whose base, warm start (if any) and iterations answer so well."""
     changes = found.config.model_dump(mode="json", exclude={"name", "iterations"})
-    run = example_run(home, name=found.config.name, skills=skills, **changes | {"warm_start": {}, "model": "hf:a/b@main"})
+    run = example_run(home, name=found.config.name, skills=skills, **changes)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return summary
 
@@ -113,30 +118,69 @@ def test_the_first_is_promoted_nothing_new_is_nothing_and_what_grew_goes_on_from
 def test_only_a_better_policy_is_promoted(tmp_path: Path) -> None:
     config = grow(tmp_path, range(200))
     first = due(tmp_path, config)
-    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.5))
     model = tmp_path / "promoted/shop/model"
     link = model.readlink()
 
     grow(tmp_path, range(205))
     worse = due(tmp_path, config)
-    row = conclude(tmp_path, worse, refined(tmp_path, worse, 0.0, 0.6, 0.1))
-    assert (row["verdict"], row["title"]) == ("kept", "warm start")
+    row = conclude(tmp_path, worse, refined(tmp_path, worse, 0.5, 0.1))
+    assert (row["verdict"], row["title"], row["paired"]) == ("kept", "base", None)
     assert model.readlink() == link
 
     grow(tmp_path, range(210))
     unsure = due(tmp_path, config)
     assert unsure.config.model == "run:shop-r001", "from the promoted policy, not from the last"
-    row = conclude(tmp_path, unsure, refined(tmp_path, unsure, 0.0, 0.1, 0.9), alpha=1e-12)
+    row = conclude(tmp_path, unsure, refined(tmp_path, unsure, 0.4, 0.9), alpha=1e-12)
     assert row["paired"]["gained"] > row["paired"]["lost"]
     assert row["verdict"] == "kept", "more certainty was asked for"
 
     grow(tmp_path, range(215))
     better = due(tmp_path, config)
-    row = conclude(tmp_path, better, refined(tmp_path, better, 0.0, 0.1, 0.9))
+    row = conclude(tmp_path, better, refined(tmp_path, better, 0.4, 0.9))
     assert row["verdict"] == "promoted"
     assert model.resolve() == Path(row["path"])
     record = read_record(tmp_path, "shop")
     assert [r["now"] for r in table_rows(record)] == ["", "", "", "●"]
+    assert conclude(tmp_path, better, refined(tmp_path, better, 0.4, 0.9)) == row, "concluded once"
+
+
+def test_what_was_not_compared_with_the_promoted_policy_is_not_promoted(tmp_path: Path) -> None:
+    """Two at once, or a way back taken while one is going on: the later one began from something else."""
+    config = grow(tmp_path, range(100))
+    early = due(tmp_path, config)
+    grow(tmp_path, range(110))
+    late = due(tmp_path, config)
+    assert (early.config.name, late.config.name, late.config.model) == ("shop-r001", "shop-r002", early.config.model)
+    assert conclude(tmp_path, early, refined(tmp_path, early, 0.0, 0.3, 0.9))["verdict"] == "promoted"
+    row = conclude(tmp_path, late, refined(tmp_path, late, 0.0, 0.3, 0.9))
+    assert row["paired"]["gained"] > row["paired"]["lost"]
+    assert row["verdict"] == "kept"
+
+
+def test_a_base_that_nothing_improved_gets_its_warm_start_again_with_more_data(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(40))
+    first = due(tmp_path, config)
+    assert conclude(tmp_path, first, refined(tmp_path, first, 0.9, 0.0, 0.0))["verdict"] == "promoted"
+    grow(tmp_path, range(200))
+    second = due(tmp_path, config)
+    assert (second.config.model, second.config.warm_start is not None) == (first.config.model, True)
+
+
+def test_a_retraining_whose_start_is_no_longer_promoted_begins_anew(tmp_path: Path, weights: Path) -> None:
+    config = grow(tmp_path, range(100))
+    for n, skills in ((100, (0.0, 0.3, 0.5)), (105, (0.3, 0.9))):
+        grow(tmp_path, range(n))
+        found = due(tmp_path, config)
+        summary = refined(tmp_path, found, *skills)
+        for policy in summary["policies"]:
+            policy["path"] = str(weights)
+        conclude(tmp_path, found, summary)
+    grow(tmp_path, range(110))
+    assert due(tmp_path, config).config.model == "run:shop-r002"
+    promote(tmp_path, "shop", "shop-r001")
+    again = due(tmp_path, config)
+    assert (again.config.name, again.config.model) == ("shop-r004", "run:shop-r001")
 
 
 def test_newer_data_begins_anew_and_a_new_setting_too(tmp_path: Path) -> None:
@@ -153,20 +197,64 @@ def test_newer_data_begins_anew_and_a_new_setting_too(tmp_path: Path) -> None:
     assert due(tmp_path, config).config.name == "shop-r004", "the database's content is data, too"
 
 
-def test_another_model_needs_another_name(tmp_path: Path) -> None:
-    due(tmp_path, grow(tmp_path, range(100)))
+def test_what_changes_no_number_is_nothing_new(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(100))
+    first = due(tmp_path, config)
+    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    assert next_retraining(tmp_path, str(config), ("execute.workers=4", "engine.gpu_memory=0.5")) is None
+    assert next_retraining(tmp_path, str(config), ("train.beta=0.3",)) is not None
+
+
+def test_another_model_needs_another_name_once_one_was_trained(tmp_path: Path) -> None:
+    due(tmp_path, grow(tmp_path, range(100), model="hf:exmaple/typo@main"))
+    first = due(tmp_path, grow(tmp_path, range(100)))
+    assert (first.config.name, first.config.model) == ("shop-r002", "hf:example/tiny@main")
+    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
     config = grow(tmp_path, range(100), model="hf:other/model@main")
-    with pytest.raises(UserError, match=r"first trained from 'hf:example/tiny@main' \(shop-r001\).*another name"):
+    with pytest.raises(UserError, match=r"first trained from 'hf:example/tiny@main'.*another name"):
         next_retraining(tmp_path, str(config))
-    assert [r["run"] for r in Record(tmp_path, "shop").rows] == ["shop-r001"]
+    assert [r["run"] for r in Record(tmp_path, "shop").rows] == ["shop-r001", "shop-r002"]
+
+
+def test_a_name_that_leaves_no_room_for_a_number_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(100), name="x" * 62)
+    with pytest.raises(ConfigError, match="name"):
+        next_retraining(tmp_path, str(config))
+    assert Record(tmp_path, "x" * 62).rows == []
+
+
+def test_sides_outlive_the_runs_and_a_schema_or_a_file_that_changes(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(0, 200, 2))
+    first = due(tmp_path, config)
+    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    was = side_by_question(first)
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as connection, connection:
+        connection.execute("ALTER TABLE item ADD COLUMN colour")
+    grow(tmp_path, range(200))
+    second = due(tmp_path, config)
+    shutil.rmtree(tmp_path / "runs")
+    assert due(tmp_path, config) == second, "an unfinished one stays what it was"
+    now = side_by_question(second)
+    assert {q: now[q] for q in was} == was
+    (tmp_path / "shop.sqlite").rename(tmp_path / "shop-november.sqlite")
+    (tmp_path / "suite.yaml").write_text("kind: sql\ndatabases: [shop-november.sqlite]\n")
+    third = due(tmp_path, config)
+    assert third.config.name == "shop-r003"
+    renamed = side_by_question(third)
+    assert {q: renamed[q] for q in now} == now
+
+
+def side_by_question(found: Retraining) -> dict[str, str]:
+    frame = open_suite(found.config.suite).problems()
+    return {question(prompt): split for prompt, split in frame.select("prompt", "split").rows()}
 
 
 def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> None:
     config = grow(tmp_path, range(100))
-    for n, skill in ((100, 0.5), (105, 0.9)):
+    for n, skills in ((100, (0.0, 0.1, 0.5)), (105, (0.3, 0.9))):
         grow(tmp_path, range(n))
         found = due(tmp_path, config)
-        summary = refined(tmp_path, found, 0.0, 0.1, skill)
+        summary = refined(tmp_path, found, *skills)
         for policy in summary["policies"]:
             policy["path"] = str(weights if n == 100 else tmp_path / "gone")
         conclude(tmp_path, found, summary)
@@ -185,12 +273,28 @@ def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> 
 def test_a_problem_that_was_learned_is_not_measured_on(tmp_path: Path) -> None:
     config = grow(tmp_path, range(100))
     first = due(tmp_path, config)
-    conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
-    changes = {"suite": {"name": "custom", "path": str(tmp_path), "seed": 1}, "model": "run:shop-r001"}
-    with pytest.raises(UserError, match=r"problems to measure on were train problems of run 'shop-r001'.*splits_of"):
-        example_run(tmp_path, name="other", **changes)
+    row = conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    dealt_anew = {"name": "custom", "path": str(tmp_path), "seed": 1}
+    for i, model in enumerate(("run:shop-r001", f"path:{row['path']}", f"path:{tmp_path}/promoted/shop/model")):
+        with pytest.raises(UserError, match=r"problems to measure on were train problems of run 'shop-r001'.*splits_of"):
+            example_run(tmp_path, name=f"other-{i}", suite=dealt_anew, model=model)
+    parsed, _ = arm(str(config), ("suite.seed=1",), "run:shop-r001", tmp_path)
+    assert example_run(tmp_path, name="measured", suite=parsed.suite.model_dump(), model=parsed.model).exists()
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as connection, connection:
+        connection.execute("ALTER TABLE item ADD COLUMN colour")
+    with pytest.raises(UserError, match="train problems of run 'shop-r001'"):
+        example_run(tmp_path, name="other-schema", suite=dealt_anew, model="run:shop-r001")
     grow(tmp_path, range(100, 200))
-    assert example_run(tmp_path, name="another", **changes).exists(), "new problems are fine"
+    fresh = example_run(tmp_path, name="another", suite=dealt_anew, model="run:shop-r001")
+    assert fresh.exists(), "new problems are fine"
+
+
+def test_a_circle_of_runs_has_an_end(tmp_path: Path) -> None:
+    for name, model in (("a", "run:b"), ("b", "run:a")):
+        example_run(tmp_path, name=name, skills=(0.1, 0.2))
+        summary = json.loads((tmp_path / f"runs/{name}/summary.json").read_text())
+        (tmp_path / f"runs/{name}/summary.json").write_text(json.dumps(summary | {"model": model}))
+    assert [f.path.name for f in lineage(read_findings(tmp_path / "runs/a"))] == ["b", "a"]
 
 
 def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: Path, tmp_path: Path) -> None:
