@@ -196,7 +196,7 @@ def take_lock(path: Path, waiting: Callable[[str], None]) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        waiting(f"another engine or trainer holds {path}; waiting for it to end")
+        waiting(f"the engine or trainer of another run on this host ({path})")
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 

@@ -199,7 +199,7 @@ def test_a_held_lock_is_told_and_a_stop_is_heard_while_waiting(policy: Path, tmp
         pytest.raises(Stop),
     ):
         list(engine.generate(SHARDS, stop_when_told))
-    assert told == [f"another engine or trainer holds {tmp_path / 'lock'}; waiting for it to end"]
+    assert told == [f"the engine or trainer of another run on this host ({tmp_path / 'lock'})"]
 
 
 def test_a_policy_that_is_not_there_or_too_short_is_refused_before_anything_starts(policy: Path, tmp_path: Path) -> None:
