@@ -232,14 +232,14 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
                 known = _teachable(problems, expected)
                 return training.warm_start(Path(policy.path), known, config=_supervised(config), **common)
             case "grpo":
-                judge = _rewards(run, problems, expected)
+                judge = rewards(run, problems, expected)
                 return training.grpo(Path(policy.path), _teachable(problems, expected), judge, config=config,
                                      sample=run.config.sample, **common)  # fmt: skip
 
     return Step(recipe, build, label)
 
 
-def _rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[str], list[str]], list[float]]:
+def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[str], list[str]], list[float]]:
     """1 for a correct answer, else 0, by the same path as all outcomes. Raises StageError on any outage of ours."""
     asked, wanted = problems.frame("problems"), expected.frame("expected")
     languages = dict(asked.select("problem_id", "language").rows())

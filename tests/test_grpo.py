@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import polars as pl
 import pytest
 
-from codelutra import train
-from codelutra.config import SampleSection, TrainSection
+from codelutra import stages, train
+from codelutra.config import SampleSection, TrainSection, parse_config
 from codelutra.errors import StageError
 from codelutra.grpo import batches
+from codelutra.run import Run
 from codelutra.schema import PROBLEMS
+from sandbox.protocol import Result, SqlJob
 from tests.tiny_model import write_tiny_model
 
 CONFIG = TrainSection(objective="grpo", batch_size=2, micro_batch=2, learning_rate=1e-2, warmup=0, checkpoint_steps=1,
@@ -99,3 +103,30 @@ def test_prompts_too_long_for_any_answer_are_told_before_training(tmp_path: Path
             "out": str(tmp_path / "out"), "work": str(tmp_path / "work")}  # fmt: skip
     with pytest.raises(StageError, match="longer than max_length 20"):
         in_process(spec, lambda event: None, lambda ids, completions: [])
+
+
+class Away:
+    """A pool whose containers are gone."""
+
+    def map(self, jobs: Iterable[SqlJob]) -> Iterator[Result]:
+        yield from (Result(job.id, "infra_error", error="container gone") for job in jobs)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_reward_is_the_sandboxs_verdict_in_the_order_asked_and_never_an_outage(tmp_path: Path) -> None:
+    config = parse_config({"name": "t", "suite": {"name": "starter-sql", "train": 8, "dev": 2, "test": 0}})
+    with Run(tmp_path, config) as run:
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        rows = asked.frame("problems").select("problem_id", "reference").head(3).rows()
+        ids = [i for i, _ in rows for _ in range(3)]
+        answers = [a for _, reference in rows for a in ("SELECT 1 WHERE 0", f"```sql\n{reference}\n```", "")]
+        judge = stages.rewards(run, asked, expected)
+        assert judge(ids, answers) == [0.0, 1.0, 0.0] * 3
+        with run.use_pool() as pool:
+            pool.close()
+        run._pool = cast(Any, Away())
+        with pytest.raises(StageError, match=r"1 of 2 rewards are our own outage \(container gone\)"):
+            judge(ids[:2], ["SELECT 7 -- not judged before", answers[1]])

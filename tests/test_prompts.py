@@ -6,7 +6,8 @@ import sqlite3
 
 import pytest
 
-from codelutra.prompts import extract_code
+from codelutra.prompts import answer_ids, extract_code
+from tests.tiny_model import tiny_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,11 @@ def test_the_last_block_in_the_language_is_the_program_and_stays_whole() -> None
     assert extract_code(completion, "sql") == "SELECT 2; SELECT 3"
     assert extract_code(completion, "python") == "x"
     assert extract_code("x = 1; This is no SQL", "python") == "x = 1; This is no SQL"
+
+
+@pytest.mark.parametrize("completion", ["SELECT 1", "SELECT 1<|im_end|>", "SELECT 1<|im_end|><|im_end|>", ""])
+def test_an_answer_ends_with_the_end_token_exactly_once_unless_it_was_cut_off(completion: str) -> None:
+    tokenizer = tiny_tokenizer()
+    text = tokenizer(completion.partition("<")[0], add_special_tokens=False)["input_ids"]
+    assert answer_ids(tokenizer, completion) == [*text, tokenizer.eos_token_id]
+    assert answer_ids(tokenizer, completion, ended=False) == text
