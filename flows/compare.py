@@ -11,11 +11,12 @@ from codelutra.comparison import table_rows, write_comparison
 from codelutra.config import load_config
 from codelutra.methods import arm, chosen_methods
 from codelutra.run import home_dir
+from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_comparison
 
 
-@flow(name="compare", flow_run_name="compare-{config}")
+@flow(name="compare", flow_run_name=named("compare"))
 def compare(
     config: str = "demo", methods: list[str] | None = None, seeds: list[int] | None = None,
     overrides: list[str] | None = None, home: str | None = None,

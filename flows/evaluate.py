@@ -9,11 +9,12 @@ from prefect import flow
 from codelutra.config import load_config
 from codelutra.evaluation import arm, evaluation, table_rows
 from codelutra.run import home_dir
+from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_evaluation
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{config}")
+@flow(name="evaluate", flow_run_name=named("evaluate"))
 def evaluate(
     models: list[str], config: str = "demo", overrides: list[str] | None = None, home: str | None = None
 ) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from codelutra.run import Policy, Run, open_run
 from codelutra.sampling import Sampling, measure_plan
 from codelutra.store import Artifact
 from codelutra.summary import Summary
+from flows.naming import named
 from tasks.execute import execute
 from tasks.pairs import answers, pairs
 from tasks.prepare import base_model, problems, references
@@ -24,7 +25,7 @@ from tasks.score import score
 from tasks.train import train, warm_start
 
 
-@flow(name="refine", flow_run_name="refine-{config}", task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(name="refine", flow_run_name=named("refine"), task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def refine(config: str = "demo", overrides: list[str] | None = None, home: str | None = None) -> dict[str, Any]:
     """Refine one model on one suite.
 

@@ -10,11 +10,12 @@ from prefect.states import Completed
 
 from codelutra.retrain import Record, conclude, next_retraining, table_rows
 from codelutra.run import home_dir
+from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_retraining
 
 
-@flow(name="retrain", flow_run_name="retrain-{config}")
+@flow(name="retrain", flow_run_name=named("retrain"))
 def retrain(
     config: str = "demo", overrides: list[str] | None = None, home: str | None = None, alpha: float = 1.0
 ) -> State[dict[str, Any]]:

@@ -16,6 +16,7 @@ import pytest
 from prefect import __version__ as prefect_version
 from prefect import flow, task
 from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -218,6 +219,9 @@ def test_retraining_says_what_became_of_it_and_what_it_promoted_can_be_evaluated
         answer(opened, weights, right=3)
     states = [retrain(config=str(config), home=str(home), return_state=True) for _ in range(2)]
     assert [s.message for s in states] == ["nodev-r001: promoted", "nothing new since the last retraining"]
+    with get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_flow_runs()}
+    assert {"retrain-nodev", "refine-nodev-r001"} <= names, "after the config's name, not its path"
     shown: Any = Artifact.get("promoted-nodev")
     assert json.loads(shown.data)[0]["verdict"] == "promoted, base"
     (row,) = evaluate(models=[f"path:{home}/promoted/nodev/model"], config=str(config), home=str(home))
