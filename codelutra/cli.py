@@ -97,7 +97,8 @@ def compare(
     if json_:
         print(json.dumps(result, indent=1))
     else:
-        show.rows_table(table_rows(result), title=f"{result['suite']}: test split, policies chosen on dev")
+        rows = table_rows(result, narrow=show.narrow())
+        show.rows_table(rows, title=f"{result['suite']}: test split, policies chosen on dev")
         for name in result["missing"]:
             print(f"not in it: {name}, not finished", file=sys.stderr)
         print(f"written: {written.parent}", file=sys.stderr)

@@ -103,8 +103,8 @@ def write_comparison(result: Row, out_dir: Path) -> Path:
     return out_dir / "comparison.json"
 
 
-def table_rows(result: Row) -> list[dict[str, str]]:
-    """The table people read: one flat row a method."""
+def table_rows(result: Row, *, narrow: bool = False) -> list[dict[str, str]]:
+    """The table people read: one flat row a method. `narrow`: what fits 80 columns."""
     rows = []
     for r in result["methods"]:
         runs, test, against = r["runs"], r["test"], r["against"]
@@ -115,16 +115,18 @@ def table_rows(result: Row) -> list[dict[str, str]]:
             "dev pass@1": dev,
             "test pass@1": f"{test['value']:.1%} [{test['low']:.1%} – {test['high']:.1%}]",
             "× base": f"{r['times_base']:.2f}" if r["times_base"] else "",
-            f"{AGAINST} is ahead by": _ahead(against) if against else "",
+            f"{AGAINST} is ahead by": _ahead(against, narrow) if against else "",
             "samples": f"{sum(x['samples'] for x in runs) // len(runs):,}",
             "minutes": f"{sum(x['minutes'] for x in runs) / len(runs):.1f}",
         })  # fmt: skip
-    return rows
+    left_out = ("seeds", "dev pass@1", "samples") if narrow else ()
+    return [{name: cell for name, cell in row.items() if name not in left_out} for row in rows]
 
 
-def _ahead(d: Row) -> str:
+def _ahead(d: Row, narrow: bool) -> str:
     p = "p < 0.001" if d["p"] < 0.001 else f"p = {d['p']:.2g}"
-    return f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f} – {100 * d['high']:+.1f}] points, {p}"
+    interval = "" if narrow else f" [{100 * d['low']:+.1f} – {100 * d['high']:+.1f}] points"
+    return f"{100 * d['value']:+.1f}{interval}, {p}"
 
 
 def methods_figure(result: Row) -> Figure:

@@ -68,7 +68,7 @@ def summary_table(s: Row, home: Path | None) -> None:
     """The table a run ends with."""
     console = Console(highlight=False, soft_wrap=True, markup=False)  # reasons and paths may hold [brackets]
     counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
-    wide = console.width >= 110
+    wide = not narrow()
     columns = {"policy": "left", "dev pass@1 [95 %]": "right", "runs": "right", "ends": "right", "tokens": "right",
                "against the one before": "left", "pairs": "right", "min": "right"}  # fmt: skip
     table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -188,6 +188,11 @@ def check_table(report: Report) -> None:
     if errors:
         console.print(f"{errors} references are no use: counted, kept out of pairs, never right (--json lists all)")
     console.print(f"not fine: {'; '.join(report.spoilt)}" if report.spoilt else "fine: no leak, and references to judge by")
+
+
+def narrow() -> bool:
+    """Whether the terminal has too few columns for all of a wide table's."""
+    return Console().width < 110
 
 
 def by_stage(artifacts: Sequence[tuple[Path, int]]) -> list[Row]:

@@ -129,6 +129,8 @@ def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: P
     assert "| codelutra |" in (tmp_path / "out" / "comparison.md").read_text()
     assert (tmp_path / "out" / "methods.svg").exists()
     assert {r["method"] for r in table_rows(result)} == {"sft", "codelutra"}
+    cells = [max(map(len, column)) for column in zip(*map(dict.values, table_rows(result, narrow=True)), strict=True)]
+    assert sum(cells) + 3 * len(cells) + len("codelutra-no-reference") - len("codelutra") <= 80
 
 
 def test_nothing_finished_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
