@@ -81,7 +81,7 @@ class Engine:
     """vLLM in a child process, from `__enter__` to `__exit__`.
 
     Entering does not wait for the model to load, nor for `lock`, the host's accelerator lock, which the child takes;
-    `waiting` is told if another process holds it. vLLM's own output is appended to `log`.
+    `waiting` is told if another process holds it, `started` when the engine has it. vLLM's own output is appended to `log`.
     """
 
     def __init__(
@@ -93,10 +93,11 @@ class Engine:
         log: Path,
         lock: Path,
         waiting: Callable[[str], None] | None = None,
+        started: Callable[[], None] | None = None,
     ) -> None:
         section = config.model_dump(mode="json")
         self._spec = {"policy": str(policy), "config": section, "seed": seed, "lock": str(lock), "parent": os.getpid()}
-        self._log, self._waiting = log, waiting
+        self._log, self._waiting, self._started = log, waiting, started
         self._child: subprocess.Popen[bytes] | None = None
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         _check_length(policy, config)
@@ -160,6 +161,8 @@ class Engine:
                 continue
             if "waiting" in event and self._waiting:
                 self._waiting(event["waiting"])
+            if "started" in event and self._started:
+                self._started()
             told = event.get("progress", told)
             if progress:
                 progress(*told)
@@ -255,6 +258,7 @@ def _serve(events: IO[str]) -> None:
         events.flush()
 
     lock = take_lock(Path(spec["lock"]), lambda text: tell({"waiting": text}))
+    tell({"started": True})
     gc.disable()  # importing vLLM makes millions of objects and hardly any garbage: 2 of 15 seconds
     engine, tokenizer, per_request_seeds = _load(spec)
     gc.enable()

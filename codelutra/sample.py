@@ -55,6 +55,7 @@ def sample_shards(
     lock: Path,
     progress: Progress | None = None,
     waiting: Callable[[str], None] | None = None,
+    started: Callable[[], None] | None = None,
 ) -> Generator[tuple[Shard, pl.DataFrame], None, None]:
     """Yield each shard with its SAMPLES as soon as it is finished, about in order.
 
@@ -78,7 +79,7 @@ def sample_shards(
         for result in results:
             yield by_name[result.key], _frame(by_name[result.key], result)
         return
-    with Engine(policy, engine, seed=seed, log=log, lock=lock, waiting=waiting) as running:
+    with Engine(policy, engine, seed=seed, log=log, lock=lock, waiting=waiting, started=started) as running:
         for result in running.generate(requests, progress):
             yield by_name[result.key], _frame(by_name[result.key], result)
 

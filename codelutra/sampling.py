@@ -101,12 +101,17 @@ class Sampling:
                 else:
                     missing.append(i)
             at = {self.shards[i].index: i for i in missing}
+            began = time.monotonic()
+
+            def started() -> None:  # what was waited for others' work is no work of these shards
+                nonlocal began
+                began = time.monotonic()
+
             stream = sample_shards(
                 Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing],
                 sample=c.sample, engine=c.engine, seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
-                progress=self._progress, waiting=run.waiting,
+                progress=self._progress, waiting=run.waiting, started=started,
             )  # fmt: skip
-            began = time.monotonic()
             try:
                 for shard, frame in stream:
                     i, now = at[shard.index], time.monotonic()

@@ -140,15 +140,17 @@ def test_two_engines_draw_the_same_and_a_killed_one_keeps_its_finished_shards(
     many = tuple(f"problem {i}" for i in range(400))
     endless = replace(TRAIN, key="train-009", ids=many, prompts=many, max_tokens=60)
     log = tmp_path / "engine.log"
-    drawn = []
+    drawn, started = [], list[float]()
+    lock, mark = tmp_path / "lock", lambda: started.append(time.monotonic())
     for _ in range(2):
-        with Engine(policy, CONFIG, seed=8, log=log, lock=tmp_path / "lock") as other:
+        with Engine(policy, CONFIG, seed=8, log=log, lock=lock, started=mark) as other:
             stream = other.generate([*SHARDS, endless])
             drawn.append([next(stream) for _ in SHARDS])
             os.kill(other.pid, signal.SIGKILL)
             with pytest.raises(StageError, match=r"killed by signal 9.*go(?s:.*)The end of"):
                 list(stream)
     assert drawn[0] == drawn[1]
+    assert len(started) == 2
     (train,) = engine.generate([TRAIN])
     assert train not in drawn[0]  # another seed, other samples
 
@@ -195,7 +197,15 @@ def test_a_held_lock_is_told_and_a_stop_is_heard_while_waiting(policy: Path, tmp
 
     with (
         take_lock(tmp_path / "lock", told.append),
-        Engine(policy, CONFIG, seed=0, log=tmp_path / "log", lock=tmp_path / "lock", waiting=told.append) as engine,
+        Engine(
+            policy,
+            CONFIG,
+            seed=0,
+            log=tmp_path / "log",
+            lock=tmp_path / "lock",
+            waiting=told.append,
+            started=lambda: told.append("started"),
+        ) as engine,
         pytest.raises(Stop),
     ):
         list(engine.generate(SHARDS, stop_when_told))
