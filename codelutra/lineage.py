@@ -13,7 +13,7 @@ import polars as pl
 
 from codelutra.errors import UserError
 from codelutra.findings import Findings, read_findings
-from codelutra.suites.splits import normalise_prompt, question
+from codelutra.suites.splits import normalise_prompt
 
 
 def lineage(found: Findings) -> list[Findings]:
@@ -58,7 +58,8 @@ _KNOWN = ("prompt", "reference", "group")
 
 
 def _keys(prompt: str, reference: str, group: str) -> tuple[tuple[str, ...], ...]:
-    return (normalise_prompt(prompt),), (question(prompt), reference, group)
+    asked = prompt.rstrip().rpartition("\n\n")[2]  # behind the schema and worked examples
+    return (normalise_prompt(prompt),), (normalise_prompt(asked), reference, group)
 
 
 def _run_of(model: str, runs: Path) -> str:

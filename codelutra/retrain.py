@@ -28,6 +28,7 @@ from codelutra.methods import Overrides
 from codelutra.score import mcnemar
 from codelutra.store import MAY_CHANGE, digest_of, flat, locked, write_atomic, write_frame
 from codelutra.suites import open_suite
+from codelutra.suites.splits import KNOWN_BY
 
 Row = dict[str, Any]
 PROMOTED, KEPT, UNFINISHED = "promoted", "kept", "unfinished"
@@ -139,8 +140,7 @@ def _hold_sides(record: Record, due: Retraining, earlier: list[str]) -> None:
     file = record.folder / "sides" / f"{due.config.name}.parquet"
     if file.exists():
         return
-    known = ["prompt", "reference", "group", "split"]
-    frames = [pl.read_parquet(f) for f in earlier] + [open_suite(due.config.suite).problems().select(known)]
+    frames = [pl.read_parquet(f) for f in earlier] + [open_suite(due.config.suite).problems().select(*KNOWN_BY, "split")]
     file.parent.mkdir(exist_ok=True)
     write_frame(pl.concat(frames).unique(maintain_order=True), part := file.with_suffix(".part"))
     part.rename(file)

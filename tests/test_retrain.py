@@ -21,7 +21,6 @@ from codelutra.lineage import lineage
 from codelutra.retrain import Record, Retraining, conclude, next_retraining, promote, read_record, table_rows
 from codelutra.run import Run
 from codelutra.suites import open_suite
-from codelutra.suites.splits import question
 from tests.example_run import example_run
 from tests.test_bad_input import codelutra, without_dev
 from tests.test_measuring import answer
@@ -62,6 +61,18 @@ def test_problems_stay_on_their_side_as_the_suite_grows(tmp_path: Path) -> None:
     assert {p: s for p, s in held.items() if p in before} == before
     assert {p: s for p, s in anew.items() if p in before} != before, "dealt anew, sides change: this test could not fail"
     assert [list(held.values()).count(s) for s in ("train", "dev", "test")] == [72, 18, 30], "new ones fill the shares"
+
+
+def test_prompts_that_end_alike_are_not_the_same_problem(tmp_path: Path) -> None:
+    lines = [{"prompt": f"Write f of {n}.\n\nUse type hints.", "reference": f"def f(): return {n}", "function": "f",
+              "cases": [[]]} for n in range(60)]  # fmt: skip
+    (tmp_path / "suite.yaml").write_text("kind: python-function\n")
+    for some in (lines[:30], lines):
+        (tmp_path / "problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in some))
+        if some is not lines:
+            open_suite(SuiteSection(name="custom", path=str(tmp_path))).problems().write_parquet(tmp_path / "seen.parquet")
+    held = list(sides(tmp_path, splits_of=[str(tmp_path / "seen.parquet")]).values())
+    assert [held.count(s) for s in ("train", "dev", "test")] == [36, 9, 15]
 
 
 def test_what_was_train_anywhere_stays_train(tmp_path: Path) -> None:
@@ -246,7 +257,7 @@ def test_sides_outlive_the_runs_and_a_schema_or_a_file_that_changes(tmp_path: Pa
 
 def side_by_question(found: Retraining) -> dict[str, str]:
     frame = open_suite(found.config.suite).problems()
-    return {question(prompt): split for prompt, split in frame.select("prompt", "split").rows()}
+    return {prompt.partition("\n\n")[2]: split for prompt, split in frame.select("prompt", "split").rows()}
 
 
 def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> None:

@@ -15,6 +15,7 @@ from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
 from codelutra.suites.folder import expand
 
+KNOWN_BY = ("prompt", "reference", "group", "language")  # columns that tell whether two problems are the same
 WHOLE = 2  # problems due to the smallest share: a group with fewer, rounded by itself, would give it far too few or none
 
 
@@ -60,32 +61,27 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
     side: dict[tuple[str, ...], str] = {}
     for file in files:
         try:
-            seen = pl.read_parquet(expand(file), columns=["prompt", "reference", "group", "split"])
+            seen = pl.read_parquet(expand(file), columns=[*KNOWN_BY, "split"])
         except (OSError, pl.exceptions.PolarsError) as e:
             raise ConfigError(
                 f"suite.splits_of {file!r} is no problems.parquet of a run ({str(e).splitlines()[0]}); give "
                 "runs/NAME/problems.parquet, or leave it out: then all problems are dealt anew"
             ) from e
-        for prompt, reference, group, split in seen.rows():
-            for key in _known_by(prompt, reference, group):
+        for *known, split in seen.rows():
+            for key in _known_by(*known):
                 side[key] = min(side.get(key, split), split, key=SPLITS.index)
     found = []
-    for row in problems.select("prompt", "reference", "group").rows():
+    for row in problems.select(KNOWN_BY).rows():
         sides = [side[key] for key in _known_by(*row) if key in side]
         found.append(min(sides, key=SPLITS.index) if sides else None)
     return found
 
 
-def _known_by(prompt: str, reference: str, group: str) -> list[tuple[str, ...]]:
+def _known_by(prompt: str, reference: str, group: str, language: str) -> list[tuple[str, ...]]:
     """What a problem is known by, also after its schema, its file's name or its reference has changed, but not all three."""
-    asked = question(prompt)
+    asked = normalise_prompt(prompt.partition("\n\n")[2] if language == "sql" else prompt)  # what stands behind the schema
     return [("prompt", normalise_prompt(prompt)), ("both", asked, reference), ("asked", asked, group),
             ("reference", reference, group)]  # fmt: skip
-
-
-def question(prompt: str) -> str:
-    """The words of a prompt's last paragraph: what is asked, without schema and worked examples before it."""
-    return normalise_prompt(prompt.rstrip().rpartition("\n\n")[2])
 
 
 def divide(
