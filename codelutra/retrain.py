@@ -1,8 +1,8 @@
 """Retraining as data grows: go on from the promoted policy when there is something new, promote what is better.
 
-    promoted/NAME/record.json          every retraining of the config NAME: what it began from, what it gave, the verdict
-    promoted/NAME/model                link to the promoted policy's weights: what a server loads, always whole
-    promoted/NAME/sides/NAME-r….parquet   all problems up to that retraining, on the side they are held on
+    promoted/NAME/record.json    every retraining of the config NAME: what it began from, what it gave, the verdict
+    promoted/NAME/model          link to the promoted policy's weights: what a server loads, always whole
+    promoted/NAME/sides/         a file a retraining: all problems up to it, on the side they are held on
 
 A retraining is a run of its own, NAME-r001, NAME-r002 …: the first as the config says, each later one from the promoted
 policy (`model: run:…`), without a warm start. `next_retraining` says which run is due and `conclude` what became of it; in
