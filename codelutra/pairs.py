@@ -342,6 +342,6 @@ def _texts(matches: pl.DataFrame, answers: pl.DataFrame, outcomes: pl.DataFrame,
         rejected_status=outcomes["status"].gather(rejected),
         chosen_sample=outcomes["sample"].gather(chosen).fill_null(-1),
         rejected_sample=outcomes["sample"].gather(rejected),
-        rejected_ended=(outcomes["finish_reason"] == "stop").gather(rejected),
+        rejected_ended=outcomes.select(ENDED).to_series().gather(rejected),
     )
     return check(pairs.filter(pl.col("chosen") != pl.col("rejected")), PAIRS)

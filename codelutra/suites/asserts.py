@@ -131,8 +131,8 @@ def _check(test: ast.expr, names: Set[str], left: ast.expr, right: ast.expr, rul
     if mine == other and not mine and _calls(left) and _calls(right):
         return _truth(test)  # either may be the candidate's
     # Where neither uses such a name, the side that calls something; where none does, the one with a name.
-    named = not any(isinstance(n, ast.Name) for n in ast.walk(left))
-    is_right = other if mine != other else not mine and (not _calls(left) if _calls(right) else named)
+    nameless = not any(isinstance(n, ast.Name) for n in ast.walk(left))
+    is_right = other if mine != other else not mine and (not _calls(left) if _calls(right) else nameless)
     call, expected = (right, left) if is_right else (left, right)
     is_truth = isinstance(expected, ast.Constant) and isinstance(expected.value, bool)
     decides = isinstance(call, ast.Compare | ast.BoolOp) or (is_truth and _decides(call))
