@@ -50,6 +50,9 @@ class SuiteSection(Section):
     splits_of: tuple[str, ...] = ()
     """custom: `problems.parquet` files of earlier runs. A problem that one of them had stays on the side it was on while
     yours grow; only what is new is dealt. `codelutra retrain` sets it."""
+    references: int | None = Field(None, ge=0)
+    """Of only so many train problems the reference is shown to the model (warm start, `sft`, chosen answers, worked
+    examples); the others' only tell right from wrong. None shows all. For what checks are cheaper for than solutions."""
     shots: int = Field(0, ge=0)
     """Worked examples in every prompt: train problems of the same group, with their references."""
     generated_cases: int = Field(0, ge=0, le=100)
@@ -248,6 +251,18 @@ class RunConfig(Section):
                 f"sample.max_tokens {self.sample.max_tokens} leaves no room for a prompt in engine.max_model_len "
                 f"{self.engine.max_model_len}; lower the one or raise the other"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shown(self) -> RunConfig:
+        imitates = {
+            "warm_start": self.warm_start is not None,
+            "train.objective sft": self.train.objective == "sft" and self.iterations > 0,
+            "train.replay_references": self.train.replay_references,
+        }
+        if self.suite.references == 0 and any(imitates.values()):
+            learns = next(name for name, does in imitates.items() if does)
+            raise ValueError(f"suite.references 0 shows the model no reference, and {learns} learns from them; show some")
         return self
 
 

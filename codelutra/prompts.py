@@ -74,14 +74,15 @@ def _without_prose(text: str) -> str:
     return text if _STATEMENT.match(text, end) else text[:end]
 
 
-def with_examples(problems: pl.DataFrame, shots: int, seed: int) -> pl.DataFrame:
-    """PROBLEMS whose prompts show `shots` worked train problems of the same group, never the problem itself.
+def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.DataFrame | None = None) -> pl.DataFrame:
+    """PROBLEMS whose prompts show `shots` worked train problems of the same group, never the problem itself; of
+    `references` (PROBLEMS), where given, those that have one.
 
     They stand between the lines with which all prompts of the group begin (a schema) and the problem's own lines.
     """
     if not shots:
         return problems
-    train = problems.filter(pl.col("split") == "train")
+    train = (problems if references is None else references).filter(pl.col("split") == "train", pl.col("reference") != "")
     known = {g: rows.select("problem_id", "prompt", "reference").rows() for (g,), rows in train.group_by("group")}
     shared = {g: _shared_lines(rows["prompt"].to_list()) for (g,), rows in problems.group_by("group")}
     prompts = []

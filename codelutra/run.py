@@ -25,6 +25,7 @@ from codelutra.prompts import with_examples
 from codelutra.store import Artifact, RunDir, Step, Store
 from codelutra.store import home_dir as home_dir
 from codelutra.suites import Suite, open_suite
+from codelutra.suites.splits import shown
 from sandbox import SandboxError, reap_orphans
 from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
@@ -88,7 +89,8 @@ class Run:
 
     @cached_property
     def all_problems(self) -> pl.DataFrame:
-        return with_examples(self.suite.problems(), self.config.suite.shots, self.config.suite.seed)
+        problems, section = self.suite.problems(), self.config.suite
+        return with_examples(problems, section.shots, section.seed, shown(problems, section))
 
     @cached_property
     def image(self) -> str:

@@ -27,7 +27,7 @@ from codelutra.run import Policy, Run, cache_dir
 from codelutra.schema import PAIRS, SAMPLES
 from codelutra.store import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.suites.python import PythonSuite
-from codelutra.suites.splits import digests
+from codelutra.suites.splits import digests, shown
 
 VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1,
             "train": 1}  # fmt: skip
@@ -158,14 +158,14 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        asked = problems.frame("problems").filter(pl.col("split") == "train")
+        asked = shown(problems.frame("problems"), run.config.suite).filter(pl.col("split") == "train")
         frame = _concat(outcomes)
         made = make_pairs(frame, asked, config, seed=seed, normalised=_normalised(run, frame, asked))
         write_frame(made, out / "pairs.parquet")
         return funnel(asked, expected.frame("expected"), frame, made)
 
-    recipe = _recipe("pairs", {**_section(config), "seed": seed, "suite": run.suite.version}, inputs)
-    return Step(recipe, build)
+    read = {**_section(config), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
+    return Step(_recipe("pairs", read, inputs), build)
 
 
 def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
@@ -188,17 +188,17 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
 
 
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
-    """SFT on the usable references of the train split: policy 0."""
+    """SFT on the usable references of the train split that are shown: policy 0."""
     from codelutra import train as training
 
     config = run.config.warm_start
     assert config is not None
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
     read = {**_section(config, "checkpoint_steps", "processes"), "seed": run.config.seed, "system": run.suite.system}
-    recipe = _recipe("warm-start", read, inputs)
+    recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        return training.warm_start(Path(policy.path), _teachable(problems, expected), system=run.suite.system,
+        return training.warm_start(Path(policy.path), _to_imitate(run, problems, expected), system=run.suite.system,
             config=config, seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
             progress=run.training_progress("warm-start", "warm start"))  # fmt: skip
 
@@ -214,6 +214,8 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
     read = {**_section(config, "checkpoint_steps", "processes"), "seed": seed, "system": system}
+    if config.replay_references or config.objective == "sft":
+        read |= _references_shown(run)
     if config.objective == "grpo":
         read |= {"sample": _section(run.config.sample, "shard_problems", "endpoints"), **_judging(run)}
     recipe = _recipe("train", read, inputs)
@@ -223,13 +225,13 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
             "lock": run.accelerator_lock, "progress": run.training_progress("train", f"train {label}".strip())}  # fmt: skip
         match config.objective:
             case "preference":
-                known = _teachable(problems, expected) if config.replay_references else None
+                known = _to_imitate(run, problems, expected) if config.replay_references else None
                 return training.refine(Path(policy.path), lesson.frame("pairs"), config=config, references=known, **common)
             case "rft":
                 supervised = _supervised(config)
                 return training.supervise(Path(policy.path), lesson.frame("answers"), config=supervised, **common)
             case "sft":
-                known = _teachable(problems, expected)
+                known = _to_imitate(run, problems, expected)
                 return training.warm_start(Path(policy.path), known, config=_supervised(config), **common)
             case "grpo":
                 judge = rewards(run, problems, expected)
@@ -305,7 +307,7 @@ def _counts(outcomes: pl.DataFrame) -> dict[str, Any]:
 def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
     codes = (
         outcomes.select("problem_id", "code")
-        .vstack(asked.select("problem_id", code="reference"))
+        .vstack(asked.filter(pl.col("reference") != "").select("problem_id", code="reference"))
         .unique(maintain_order=True)
     )
     return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
@@ -315,3 +317,14 @@ def _teachable(problems: Artifact, expected: Artifact) -> pl.DataFrame:
     usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
     return problems.frame("problems").filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi",
                                                                               maintain_order="left")  # fmt: skip
+
+
+def _to_imitate(run: Run, problems: Artifact, expected: Artifact) -> pl.DataFrame:
+    """Those of `_teachable` whose reference is shown."""
+    learned_from = shown(problems.frame("problems"), run.config.suite).filter(pl.col("reference") != "")
+    return _teachable(problems, expected).join(learned_from, on="problem_id", how="semi", maintain_order="left")
+
+
+def _references_shown(run: Run) -> dict[str, Any]:
+    section = run.config.suite
+    return {} if section.references is None else {"references": section.references, "suite_seed": section.seed}

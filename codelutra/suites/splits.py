@@ -51,6 +51,19 @@ def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
     return check(problems[kept], PROBLEMS)
 
 
+def shown(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
+    """PROBLEMS with the references that the model may learn from: `section.references` of train, the others "".
+
+    They are those of the problems that `section.train` = `section.references` would keep.
+    """
+    if section.references is None:
+        return problems
+    train = problems.filter(pl.col("split") == "train")
+    taught = cap(train, section.model_copy(update={"train": section.references}))["problem_id"]
+    hidden = (pl.col("split") == "train") & ~pl.col("problem_id").is_in(taught.implode())
+    return problems.with_columns(reference=pl.when(hidden).then(pl.lit("")).otherwise("reference"))
+
+
 def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | None]:
     """The split each problem was on in `files` (PROBLEMS as parquet), see `_known_by`; None for a new one.
 

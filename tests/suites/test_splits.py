@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
-from codelutra.suites.splits import cap, divide, draw, normalise_prompt, overlaps
+from codelutra.suites.splits import cap, divide, draw, normalise_prompt, overlaps, shown
 
 SHARES = {"train": 0.6, "dev": 0.15, "test": 0.25}
 
@@ -85,6 +85,21 @@ def test_caps_hold_keep_order_and_take_from_every_group_alike(sizes: list[int], 
     counts = Counter(kept["group"].to_list())
     for i, n in enumerate(sizes):
         assert abs(counts[f"g{i}"] - n * kept.height / len(groups)) <= len(sizes)
+
+
+@given(limit=st.integers(0, 40), seed=st.integers(0, 3))
+def test_the_references_shown_are_those_of_the_train_problems_that_a_cap_would_keep(limit: int, seed: int) -> None:
+    train = problems(["a"] * 20 + ["b"] * 10).with_columns(reference=pl.lit("SELECT 1"))
+    dev = train.with_columns(pl.lit("dev").cast(train.schema["split"]).alias("split"), pl.col("problem_id") + "d")
+    section = SuiteSection(name="x", references=limit, seed=seed)
+    seen = shown(pl.concat([train, dev]), section)
+    assert seen.drop("reference").equals(pl.concat([train, dev]).drop("reference"))
+    has = seen.filter(pl.col("reference") != "")
+    assert has.filter(pl.col("split") == "dev").height == 30
+    kept = cap(train, SuiteSection(name="x", train=max(2, limit), seed=seed))["problem_id"].to_list()
+    taught = has.filter(pl.col("split") == "train")["problem_id"].to_list()
+    assert taught == kept if limit >= 2 else (len(taught) == limit and set(taught) <= set(kept))
+    assert shown(train, SuiteSection(name="x")).equals(train)
 
 
 def test_draws_depend_on_nothing_but_their_arguments() -> None:
