@@ -112,15 +112,16 @@ def leaks_between(ours: pl.DataFrame, suite: Suite, theirs: pl.DataFrame, other:
 
 
 def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
-    """(problem_id, split, shares, key), two rows a problem: equal keys, equal problems.
+    """(problem_id, split, shares, key), two rows a problem (one where there is no reference): equal keys, equal problems.
 
     A query is the same only over the same database; the same question over another schema is another prompt. `group` does
     not count: in a custom suite it is whatever its author says.
     """
-    programs = problems.select(
+    solved = problems.filter(pl.col("reference") != "")
+    programs = solved.select(
         "problem_id", "split", pl.lit("program").alias("shares"),
-        key=pl.concat_str("language", pl.Series(map(_database, *problems.select("language", "judge")), dtype=pl.String),
-                          pl.Series(map(suite.normalise, problems["reference"]), dtype=pl.String), separator="\0"),
+        key=pl.concat_str("language", pl.Series(map(_database, *solved.select("language", "judge")), dtype=pl.String),
+                          pl.Series(map(suite.normalise, solved["reference"]), dtype=pl.String), separator="\0"),
     )  # fmt: skip
     prompts = problems.select(
         "problem_id", "split", pl.lit("prompt").alias("shares"),

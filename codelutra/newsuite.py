@@ -38,7 +38,7 @@ class Sizes:
     iterations: int
     samples_per_problem: int
     pairs_per_problem: int
-    warm_epochs: int
+    warm_epochs: int  # 0: no reference to start from
     batch_size: int
     max_tokens: int
     max_length: int
@@ -63,11 +63,13 @@ def init_python(problems: Path, folder: Path | None = None) -> Made:
     return _make(about, folder or Path(problems.stem))
 
 
-def sizes(problems: int, prompt_characters: int, program_characters: int) -> Sizes:
-    """Sizes for so many problems, whose longest prompt and program have so many characters.
+def sizes(problems: int, prompt_characters: int, program_characters: int, solved: int | None = None) -> Sizes:
+    """Sizes for so many problems, whose longest prompt and program have so many characters; `solved` (all, if not said)
+    have a reference.
 
     Where there are few, a larger part must measure, each needs more samples to give its pairs, and SFT more passes.
     """
+    solved = problems if solved is None else solved
     shares: dict[custom.Split, float]
     if problems < 200:
         shares, iterations, samples, pairs, batch = {"train": 0.5, "dev": 0.3, "test": 0.2}, 2, 24, 6, 8
@@ -75,7 +77,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int) -> Siz
         shares, iterations, samples, pairs, batch = {"train": 0.6, "dev": 0.2, "test": 0.2}, 3, 16, 4, 16
     else:
         shares, iterations, samples, pairs, batch = {"train": 0.7, "dev": 0.15, "test": 0.15}, 4, 8, 2, 16
-    answer = min(1024, max(64, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    answer = min(1024, max(64 if solved else 256, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
     return Sizes(
         shares=shares,
         dev=500 if problems * shares["dev"] > 500 else None,
@@ -83,7 +85,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int) -> Siz
         samples_per_problem=samples,
         pairs_per_problem=pairs,
         # More passes, and the policy knows its train problems by heart: no wrong answers, so no pairs.
-        warm_epochs=min(5, max(2, round(1000 / (problems * shares["train"])))),
+        warm_epochs=min(5, max(2, round(1000 / (solved * shares["train"])))) if solved else 0,
         batch_size=batch,
         max_tokens=answer,
         max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
@@ -101,7 +103,8 @@ def _make(about: custom.About, folder: Path) -> Made:
         _sound(Path(database))
     if frame.height < FEWEST:
         raise UserError(f"{about.problems} has {frame.height} problems; give at least {FEWEST}, some hundred to learn much")
-    fit = sizes(frame.height, *frame.select(pl.col("prompt", "reference").str.len_chars().max()).row(0))
+    prompt, program = frame.select(pl.col("prompt", "reference").str.len_chars().max()).row(0)
+    fit = sizes(frame.height, prompt, program, frame.filter(pl.col("reference") != "").height)
     about = about.model_copy(update={"shares": fit.shares})
     counts = dict(custom.suite_of(about, suite, section).problems().group_by("split").len().rows())
     splits = {split: counts.get(split, 0) for split in ("train", "dev", "test")}
@@ -173,6 +176,21 @@ def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int]) -> str:
         f"up to {splits['dev']} make that smaller" if measured < splits["dev"] else "only more questions make that smaller"
     )
     dev = f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else ""
+    warm_start = f"""\
+# All weights in float32, 16 bytes each: above some 3B (on 80 GB) leave warm_start out and set train.method to lora.
+warm_start:  # SFT on the references of the train split first; a small model needs it, an instruct model of 7B may not
+  epochs: {fit.warm_epochs}
+  learning_rate: 1.0e-4  # larger models want less
+  batch_size: {fit.batch_size}
+  micro_batch: {fit.batch_size}
+  max_length: {fit.max_length}
+"""
+    longest = "from your longest reference"
+    if not fit.warm_epochs:
+        longest = "a guess: there is no reference to go by"
+        warm_start = """\
+# No problem has a reference, so there is no warm start: what the model never solves as it comes, it cannot learn from.
+"""
     return f"""\
 # A small model becomes good at the problems of {folder}: {", ".join(f"{n} {split}" for split, n in splits.items())}.
 #   codelutra check {folder}/config.yaml     judge every reference first
@@ -185,19 +203,12 @@ suite:
   name: custom
   path: {_quote(str(folder))}  # seen from where you run codelutra{dev}
   # {known}; {narrower}
-# All weights in float32, 16 bytes each: above some 3B (on 80 GB) leave warm_start out and set train.method to lora.
-warm_start:  # SFT on the references of the train split first; a small model needs it, an instruct model of 7B may not
-  epochs: {fit.warm_epochs}
-  learning_rate: 1.0e-4  # larger models want less
-  batch_size: {fit.batch_size}
-  micro_batch: {fit.batch_size}
-  max_length: {fit.max_length}
-engine:
+{warm_start}engine:
   max_model_len: {fit.max_length}  # tokens of prompt + answer; `codelutra check` counts the prompts that are longer
 sample:
   samples_per_problem: {fit.samples_per_problem}  # more find rarer right answers; costs time in proportion
   temperature: 1.0
-  max_tokens: {fit.max_tokens}  # from your longest reference
+  max_tokens: {fit.max_tokens}  # {longest}
 pairs:
   per_problem: {fit.pairs_per_problem}
 train:

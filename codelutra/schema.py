@@ -40,7 +40,7 @@ PROBLEMS = _schema(
         "problem_id": pl.String,  # unique in the suite, stable between releases
         "split": SPLIT,
         "prompt": pl.String,  # the user message, whole: context (schema, signature) and question
-        "reference": pl.String,  # reference program
+        "reference": pl.String,  # reference program; "" where there are only checks (Python)
         "language": pl.String,  # "sql" | "python"
         "group": pl.String,  # what results are broken down by: database, library
         "difficulty": pl.String,  # "" where the suite has none

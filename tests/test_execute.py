@@ -157,6 +157,28 @@ def test_the_cache_tells_problems_and_images_apart(tmp_path: Path, expected: pl.
     assert scripted.jobs == 3
 
 
+@pytest.mark.parametrize(
+    ("checks", "status", "why"),
+    [
+        (["assert f(2) == 2 * 2", "assert f(1) in (1, 2)", "assert not f(0)"], "correct", ""),
+        (["assert f(2) == nothing"], "reference_error", "case 1 of its checks raises NameError"),
+        (["assert f(2) == random.random()"], "reference_error", "differs from one run to the next"),
+    ],
+)
+def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: list[str], status: str, why: str) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function")
+    line = {"id": "f", "split": "train", "prompt": "Write f.", "setup": "import random", "asserts": checks}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    problems = suite.problems()
+    wanted = judge_references(problems, suite, pool, timeout_seconds=5)
+    assert wanted["status"].to_list() == [status]
+    assert why in wanted["error"][0]
+    if not why:
+        tried = samples("def f(n): return n * n", "def f(n): return n").with_columns(problem_id=pl.lit("f"))
+        assert execute(tried, problems, wanted, suite, pool, timeout_seconds=5)["status"].to_list() == ["correct", "wrong"]
+
+
 def test_a_call_that_wants_more_memory_than_there_is_hit_a_limit_and_is_not_remembered(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("kind: python-function")
     line = {

@@ -118,6 +118,16 @@ def test_functions_and_programs_are_told_apart(tmp_path: Path) -> None:
         assert open_suite(load_config(made.config).suite).problems().height == 12
 
 
+def test_problems_that_have_only_checks_get_a_config_without_a_warm_start(tmp_path: Path) -> None:
+    lines = [{"prompt": f"Add {n}.", "asserts": [f"assert add(1) == {n + 1}"]} for n in range(12)]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = load_config(init_python(tmp_path / "tasks.jsonl", tmp_path / "tasks").config)
+    assert (config.warm_start, config.sample.max_tokens) == (None, 256)
+    some = [line | ({"reference": f"def add(x): return x + {n}"} if n < 6 else {}) for n, line in enumerate(lines)]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, some)))
+    assert load_config(init_python(tmp_path / "some.jsonl", tmp_path / "some").config).warm_start is not None
+
+
 @pytest.mark.parametrize(
     ("dev", "says"),
     [

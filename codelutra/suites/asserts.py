@@ -54,7 +54,8 @@ def defined(program: str) -> frozenset[str]:
 def take_apart(statement: str, names: Set[str] = frozenset()) -> Check:
     """`names`: what a program of the problem defines; where they are not known, what is called and no builtin.
 
-    Raises ValueError where it is no single assert, or uses none of `names`: every program would pass.
+    Raises ValueError where it is no single assert, or uses none of `names` (no name at all but builtins): every program
+    would pass.
     """
     try:
         body = ast.parse(statement.strip()).body
@@ -67,6 +68,8 @@ def take_apart(statement: str, names: Set[str] = frozenset()) -> Check:
         raise ValueError(
             f"{statement!r} uses nothing that the reference defines ({', '.join(sorted(names))}): any answer passes"
         )
+    if not any(isinstance(n, ast.Name) and n.id not in _BUILTINS for n in ast.walk(test)):
+        raise ValueError(f"{statement!r} uses nothing that an answer could define: any answer passes")
     match test:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
             return _check(test, names, left, right)

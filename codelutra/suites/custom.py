@@ -8,11 +8,12 @@
                                             licence: "…"
 
     problems.jsonl, a line a problem        sql: question, query, [database]
-                                            python-function: prompt, reference, asserts | function + cases, [setup]
-                                            python-program: prompt, reference, tests: [{stdin, stdout?}, …]
+                                            python-function: prompt, [reference], asserts | function + cases, [setup]
+                                            python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
 
-Expected outputs are the reference's own (asserts and given stdouts aside). Lines without a split are dealt by `shares`;
+Expected outputs are the reference's own (asserts and given stdouts aside: where those are all there is to judge by, a line
+needs no reference, and is learned from by attempts alone). Lines without a split are dealt by `shares`;
 problems with the same normalised program or prompt stay on one side.
 """
 
@@ -80,7 +81,7 @@ class SqlLine(Line):
 
 class FunctionLine(Line):
     prompt: str = Field(min_length=1)
-    reference: str = Field(min_length=1)
+    reference: str = ""
     setup: str = ""
     asserts: tuple[str, ...] = ()
     function: str = ""
@@ -90,6 +91,8 @@ class FunctionLine(Line):
     def _judged(self) -> FunctionLine:
         if not self.asserts and not (self.function and self.cases):
             raise ValueError("nothing to judge by: give `asserts`, or `function` and `cases` (a list of argument lists)")
+        if not self.asserts and not self.reference.strip():
+            raise ValueError("no reference, so nothing tells what the cases should give: give one, or `asserts` instead")
         return self
 
 
@@ -100,8 +103,14 @@ class Run(Strict):
 
 class ProgramLine(Line):
     prompt: str = Field(min_length=1)
-    reference: str = Field(min_length=1)
+    reference: str = ""
     tests: tuple[Run, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _judged(self) -> ProgramLine:
+        if not self.reference.strip() and any(run.stdout is None for run in self.tests):
+            raise ValueError("no reference, so nothing tells what the tests should print: give one, or each test its stdout")
+        return self
 
 
 def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
@@ -126,7 +135,8 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | 
         else (ProgramLine, _program, "text/v1")
     )
     frame = _python_rows(path.parent / about.problems, shape, judging)
-    frame = _dealt(frame, about, section, [py.normalise(r) for r in frame["reference"]])
+    programs = [py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()]  # none is like no other
+    frame = _dealt(frame, about, section, programs)
     return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
 
 
@@ -206,7 +216,8 @@ def _python_rows(path: Path, shape: type[Any], judging: Callable[[Any], str]) ->
     rows = []
     for number, line in lines:
         try:
-            rows.append(_row(line, line.prompt, line.reference, "python", line.group, judging(line)))
+            reference = line.reference if line.reference.strip() else ""
+            rows.append(_row(line, line.prompt, reference, "python", line.group, judging(line)))
         except ValueError as e:
             broken.append((number, str(e)))
     _refuse(path, broken)

@@ -93,8 +93,8 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
 def _known_by(prompt: str, reference: str, group: str, language: str) -> list[tuple[str, ...]]:
     """What a problem is known by, also after its schema, its file's name or its reference has changed, but not all three."""
     asked = normalise_prompt(prompt.partition("\n\n")[2] if language == "sql" else prompt)  # what stands behind the schema
-    return [("prompt", normalise_prompt(prompt)), ("both", asked, reference), ("asked", asked, group),
-            ("reference", reference, group)]  # fmt: skip
+    by_reference = [("both", asked, reference), ("reference", reference, group)] if reference else []
+    return [("prompt", normalise_prompt(prompt)), ("asked", asked, group), *by_reference]
 
 
 def divide(

@@ -216,6 +216,8 @@ def test_functions_are_judged_by_cases_or_by_asserts(tmp_path: Path) -> None:
         ({"prompt": "x", "reference": "y"}, "line 1: nothing to judge by"),
         ({**FUNCTION, "cases": [1]}, r"line 1: cases\.0: Input should be a valid (tuple|list)"),
         ({"prompt": "x", "reference": "y", "asserts": ["g() == 1"]}, "line 1: 'g\\(\\) == 1' is not one assert"),
+        ({**FUNCTION, "reference": " "}, "line 1: no reference, so nothing tells what the cases should give"),
+        ({"prompt": "x", "asserts": ["assert len('a') == 1"]}, "line 1: .* uses nothing that an answer could define"),
     ],
 )
 def test_functions_without_a_judge_are_refused(tmp_path: Path, line: Any, said: str) -> None:
@@ -233,8 +235,21 @@ def test_programs_are_judged_by_what_they_print(tmp_path: Path) -> None:
     assert suite.expected_job(derived, "e", 1.0).calls == ("_printed('2')",)
     assert "4\\n" not in suite.answer_job(given, "x", "a", 1.0).program
     assert suite.agrees(given, [{"value": "4"}, {"value": "6 \n"}], [{"value": "4\n"}, {"value": "6\n"}])
+    with pytest.raises(ConfigError, match="line 1: no reference, so nothing tells what the tests should print"):
+        opened(write(tmp_path, "kind: python-program", {**open_tests, "reference": ""}))
     with pytest.raises(ConfigError, match="line 1: some tests have a stdout and some do not"):
         opened(write(tmp_path, "kind: python-program", {**line, "tests": [tests[0], {"stdin": "1"}]}))
+
+
+def test_problems_without_a_reference_are_dealt_one_by_one_and_are_no_leak(tmp_path: Path) -> None:
+    lines = [{"prompt": f"Add {n}.", "asserts": [f"assert f(1) == {n + 1}"]} for n in range(40)]
+    suite = opened(write(tmp_path, "kind: python-function", *lines))
+    problems = suite.problems()
+    assert Counter(problems["split"].to_list()) == {"train": 24, "dev": 6, "test": 10}
+    assert leaks_within(problems, suite) == []
+    problems.write_parquet(tmp_path / "before.parquet")
+    held = opened(write(tmp_path, "kind: python-function", *lines), splits_of=[str(tmp_path / "before.parquet")], seed=1)
+    assert held.problems().equals(problems), "each is known by its prompt, none by the reference that it lacks"
 
 
 def test_a_change_in_any_problem_is_another_version(tmp_path: Path) -> None:
