@@ -16,7 +16,7 @@ from codelutra import __version__
 from codelutra.findings import Findings, Row, headline, libraries
 from codelutra.lineage import lineage
 from codelutra.prompts import as_text
-from codelutra.show import paired_text
+from codelutra.show import paired_text, problem_counts
 
 _CARD = Template("""\
 ---
@@ -102,7 +102,7 @@ def card(found: Findings, row: Row) -> str:
         "base model": f"`{model}`, licence {licence or 'not recorded'}",
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
         "suite": f"{s['suite']}, version {s['suite_version']}, licence {suite_licence}",
-        "problems": ", ".join(f"{n:,} {split}" for split, n in s["problems"].items() if split in ("train", "dev", "test")),
+        "problems": problem_counts(s),
         "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
         "training": training,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",

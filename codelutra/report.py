@@ -23,7 +23,7 @@ from codelutra.figures import run_figures
 from codelutra.findings import Findings, Row, headline, libraries, question, read_findings, spread
 from codelutra.page import Html, cut, folded, join, page, section, side_by_side, table, tag
 from codelutra.schema import STATUSES
-from codelutra.show import ended_text, length_text, paired_text
+from codelutra.show import ended_text, length_text, paired_text, problem_counts
 from codelutra.store import write_atomic
 
 _PAIRS_SHOWN = 3  # an iteration
@@ -69,10 +69,9 @@ def render(found: Findings, drawings: list[Drawing], compared: Sequence[Drawing]
 def _top(found: Findings) -> Html:
     s = found.summary
     state = tag("span", s["state"], class_=f"pill {_STATE_LOOKS.get(s['state'], 'bad')}")
-    counts = [f"{n:,} {split}" for split in ("train", "dev", "test") if (n := s["problems"].get(split))]
     facts = [
         f"model {s['model']}",
-        f"suite {s['suite']} ({', '.join(counts) or 'not loaded yet'} problems)",
+        f"suite {s['suite']} ({problem_counts(s) or 'not loaded yet'} problems)",
         f"judged by {s['mode']}",
     ]
     if "minutes" in s:

@@ -64,14 +64,22 @@ def runs_table(rows: list[Row]) -> None:
     Console(markup=False).print(table)
 
 
+def problem_counts(s: Row) -> str:
+    """Of a summary: 400 train, 178 dev, 150 test; and of how many train problems the model is shown the reference."""
+    counts = {split: n for split in ("train", "dev", "test") if (n := s["problems"].get(split))}
+    known = s["problems"].get("train_with_reference")
+    told = {"train": "" if known is None else f" ({known:,} with a reference)"}
+    return ", ".join(f"{n:,} {split}{told.get(split, '')}" for split, n in counts.items())
+
+
 def summary_table(s: Row, home: Path | None) -> None:
     """The table a run ends with."""
     console = Console(highlight=False, soft_wrap=True, markup=False)  # reasons and paths may hold [brackets]
-    counts = ", ".join(f"{n} {k}" for k, n in s["problems"].items() if k != "reference_errors")
     wide = not narrow()
     columns = {"policy": "left", "dev pass@1 [95 %]": "right", "runs": "right", "ends": "right", "tokens": "right",
                "against the one before": "left", "pairs": "right", "min": "right"}  # fmt: skip
-    table = Table(title=f"{s['run']}: {s['suite']} ({counts})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = f"{s['run']}: {s['suite']} ({problem_counts(s)})"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown = [c for c in columns if wide or c not in ("ends", "tokens")]
     for name in shown:
         table.add_column(name, justify=columns[name], no_wrap=True)  # type: ignore[arg-type]

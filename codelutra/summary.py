@@ -18,6 +18,7 @@ from codelutra.score import mcnemar, pass_at_1
 from codelutra.select import Decision, PolicyScore, decide
 from codelutra.show import paired_text
 from codelutra.store import Artifact
+from codelutra.suites.splits import shown
 
 ENDED_FALL = 0.1  # a fall of the share of answers that end by themselves that is worth an alarm
 
@@ -45,7 +46,12 @@ class Summary:
         return rows
 
     def prepared(self, problems: Artifact, expected: Artifact) -> None:
-        self.facts["problems"] = {**problems.facts["splits"], "reference_errors": expected.facts["reference_errors"]}
+        counts = {**problems.facts["splits"], "reference_errors": expected.facts["reference_errors"]}
+        seen = shown(problems.frame("problems"), self._run.config.suite)
+        with_reference = seen.filter(pl.col("split") == "train", pl.col("reference") != "").height
+        if with_reference < counts.get("train", 0):
+            counts["train_with_reference"] = with_reference
+        self.facts["problems"] = counts
         self.facts["split_digests"] = problems.facts["digests"]
         self._run.dir.link("problems.parquet", problems)
         self._run.dir.link("expected.parquet", expected)

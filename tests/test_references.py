@@ -12,8 +12,10 @@ from codelutra import stages
 from codelutra.config import load_config
 from codelutra.run import Policy, Run
 from codelutra.schema import OUTCOMES
+from codelutra.show import problem_counts
 from codelutra.store import Recipe, Step, write_frame
 from codelutra.suites.splits import shown
+from codelutra.summary import Summary
 from tests.loop import small_config
 from tests.tiny_model import write_tiny_model
 
@@ -33,6 +35,8 @@ def test_a_hidden_reference_teaches_nothing_and_still_judges(solved: int, learne
         expected = run.make(stages.references(run, asked))
         assert set(expected.frame("expected")["status"]) == {"correct"}
         train = asked.frame("problems").filter(pl.col("split") == "train")
+        Summary(run).prepared(asked, expected)
+        assert problem_counts(run.dir.read("summary.json") or {}) == f"{TRAIN} train ({SHOWN} with a reference), 2 dev"
         visible = shown(train, config.suite).filter(pl.col("reference") != "")["problem_id"].to_list()
         hidden = [i for i in train["problem_id"] if i not in visible]
         right = hidden[:solved]
