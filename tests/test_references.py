@@ -1,7 +1,10 @@
-"""`suite.references`: of the train problems whose reference is not shown, the model learns by its own attempts alone."""
+"""Problems whose reference is not shown (`suite.references`), or that have none: learned from by own attempts alone."""
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,27 @@ def test_a_hidden_reference_teaches_nothing_and_still_judges(solved: int, learne
         assert start.facts["examples"] == SHOWN
         again = run.make(stages.train(run, Policy.of("policy-0", start), pairs, asked, expected))
         assert (again.facts["replayed"], made["problem_id"].n_unique()) == (SHOWN, learned_from)
+
+
+def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as made:
+        made.executescript("CREATE TABLE item (name, price); INSERT INTO item VALUES ('it''s', 3), ('jug', 9), (NULL, 0.1)")
+    lines = [
+        {"id": "a", "question": "What there is?", "rows": [["jug", 9], ["it's", 3], [None, 0.1]], "split": "train"},
+        {"id": "b", "question": "Cheapest first?", "rows": [[0.1], [3], [9]], "ordered": True, "split": "train"},
+        {"id": "c", "question": "How many?", "query": "SELECT COUNT(*) FROM item", "split": "dev"},
+    ]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]")
+    config = load_config(small_config(tmp_path / "shop.yaml", write_tiny_model(tmp_path / "tiny"), warm_start=None,
+                                      suite={"name": "custom", "path": str(tmp_path)}))  # fmt: skip
+    with Run(tmp_path, config) as run:
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        assert set(expected.frame("expected")["status"]) == {"correct"}
+        reward = stages.rewards(run, asked, expected)
+        tried = [("a", "SELECT * FROM item", 1.0), ("a", "SELECT name FROM item", 0.0), ("a", "SELECT 1, 2", 0.0),
+                 ("b", "SELECT price FROM item ORDER BY price", 1.0), ("b", "SELECT price FROM item", 0.0)]  # fmt: skip
+        assert reward([i for i, _, _ in tried], [code for _, code, _ in tried]) == [right for _, _, right in tried]
+        Summary(run).prepared(asked, expected)
+        assert problem_counts(run.dir.read("summary.json") or {}) == "2 train (0 with a reference), 1 dev"

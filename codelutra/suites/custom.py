@@ -7,13 +7,13 @@
                                             system: "…"                     # the system message, if not the usual one
                                             licence: "…"
 
-    problems.jsonl, a line a problem        sql: question, query, [database]
+    problems.jsonl, a line a problem        sql: question, query | rows + [ordered], [database]
                                             python-function: prompt, [reference], asserts | function + cases, [setup]
                                             python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
 
-Expected outputs are the reference's own (asserts and given stdouts aside: where those are all there is to judge by, a line
-needs no reference, and is learned from by attempts alone). Lines without a split are dealt by `shares`;
+Expected outputs are the reference's own (given rows, asserts and stdouts aside: a line that has those needs no reference,
+and is learned from by attempts alone). Lines without a split are dealt by `shares`;
 problems with the same normalised program or prompt stay on one side.
 """
 
@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import polars as pl
 import sqlglot
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from sqlglot.errors import SqlglotError
 
 from codelutra.config import SuiteSection
@@ -42,6 +42,7 @@ from codelutra.suites.folder import expand, located, numbered
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 
 SHOWN = 10  # broken lines in one message
+MAX_ROWS = 500  # expected rows of a line: nobody has checked more by eye
 MAX_DATABASE_GIB = 1.0  # databases travel into the sandbox's memory
 DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that was not finished begins with it
@@ -75,8 +76,22 @@ class Line(Strict):
 
 class SqlLine(Line):
     question: str = Field(min_length=1)
-    query: str = Field(min_length=1)
+    query: str = ""
+    rows: tuple[tuple[str | int | FiniteFloat | None, ...], ...] = ()
+    ordered: bool = False
     database: str = ""
+
+    @model_validator(mode="after")
+    def _judged(self) -> SqlLine:
+        if bool(self.query.strip()) == bool(self.rows):
+            raise ValueError("give `query`, or `rows` (what a right query returns): one of them")
+        if len({len(row) for row in self.rows}) > 1 or not all(self.rows):
+            raise ValueError("rows differ in length, or have no cells; each is a list of one cell a column")
+        if len(self.rows) > MAX_ROWS:
+            raise ValueError(f"{len(self.rows)} rows; at most {MAX_ROWS} can be given, above that give a `query`")
+        if self.ordered and not self.rows:
+            raise ValueError("`ordered` goes with `rows`; a query says so itself, by an outermost ORDER BY")
+        return self
 
 
 class FunctionLine(Line):
@@ -262,12 +277,16 @@ def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlS
             broken.append((number, f"database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})"))
         elif stem in digests:
             reference = line.query.strip().rstrip("; \n")
-            if wrong := _not_answerable(reference, files[stem]):
+            if reference and (wrong := _not_answerable(reference, files[stem])):
                 broken.append((number, wrong))
-            judging = sql.judging(reference, digests[stem])
+            judging = (
+                sql.judging_by_rows(line.rows, digests[stem], ordered=line.ordered)
+                if line.rows
+                else sql.judging(reference, digests[stem])
+            )
             prompt = f"{schemas[stem]}\n\n{line.question}"
             rows.append(_row(line, prompt, reference, "sql", line.group or stem, judging))
-            programs.append((digests[stem], sql.normalise(reference)))
+            programs.append((digests[stem], sql.normalise(reference)) if reference else (line.id,))
     _refuse(path.parent / about.problems, broken)
     frame = _dealt(pl.DataFrame(rows, schema=PROBLEMS), about, section, programs)
     return sql.SqlSuite(

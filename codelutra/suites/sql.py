@@ -95,14 +95,25 @@ def _judging(text: str) -> dict[str, Any]:
 def judging(reference: str, database: str) -> str:
     """A problem's judging material: where it runs, and how the order of rows counts.
 
-    ordered: an outermost ORDER BY (`sql-strict/v1`). order_by: one anywhere (`spider-testsuite/v1`). keyed: the
-    reference with `sort_keys` further columns.
+    ordered: an outermost ORDER BY (`sql-strict/v1`). order_by: one anywhere (`spider-testsuite/v1`). keyed: what is run for
+    the expected output instead of the reference, with `sort_keys` further columns.
     """
     material: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
     if "order by" in " ".join(reference.lower().split()):
         ordered, keyed, keys = with_sort_keys(reference)
         material |= {"order_by": True, "ordered": ordered, "sort_keys": keys} | ({"keyed": keyed} if keys else {})
     return json.dumps(material, sort_keys=True)
+
+
+def judging_by_rows(rows: Sequence[Sequence[str | float | None]], database: str, *, ordered: bool) -> str:
+    """Judging material where what is expected is given as rows, and there is no reference."""
+    values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows)
+    material = {"database": database, "ordered": ordered, "sort_keys": 0, "order_by": ordered, "keyed": f"VALUES {values}"}
+    return json.dumps(material, sort_keys=True)
+
+
+def _literal(cell: str | float | None) -> str:
+    return str(exp.convert(cell).sql(dialect="sqlite"))
 
 
 def with_sort_keys(query: str) -> tuple[bool, str, int]:

@@ -19,6 +19,7 @@ from codelutra.suites import Suite, open_suite
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import overlaps
 from codelutra.suites.sql import SqlSuite
+from sandbox.protocol import SqlJob
 
 FUNCTION = {"prompt": "Write f.", "reference": "def f(x): return x", "function": "f", "cases": [[1], ["a"]]}
 
@@ -54,6 +55,37 @@ def test_sql_lines_become_problems_over_the_database(shop: Path) -> None:
     assert Counter(problems["split"].to_list()) == {"train": 24, "dev": 6, "test": 10}
     job = suite.answer_job(problems.row(0, named=True), "SELECT 1", "a", 1.0)
     assert suite.databases()[job.database] == shop / "shop.sqlite"
+
+
+def test_rows_may_stand_for_the_query(shop: Path) -> None:
+    line = {"question": "Which?", "rows": [["it's", 3], [None, 2.5]], "ordered": True, "split": "train"}
+    suite = opened(write(shop, SQL, line))
+    problem = suite.problems().row(0, named=True)
+    assert problem["reference"] == ""
+    job = suite.expected_job(problem, "e", 1.0)
+    assert isinstance(job, SqlJob)
+    assert job.query == "VALUES ('it''s', 3), (NULL, 2.5)"
+    right: dict[str, Any] = {"columns": ["a", "b"], "truncated": False, "rows": [["it's", 3], [None, 2.5]]}
+    assert suite.agrees(problem, right, right)
+    assert not suite.agrees(problem, right | {"rows": right["rows"][::-1]}, right), "ordered"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({}, "give `query`, or `rows`"),
+        ({"query": "SELECT 1", "rows": [[1]]}, "one of them"),
+        ({"rows": [[1], [1, 2]]}, "rows differ in length"),
+        ({"rows": [[]]}, "have no cells"),
+        ({"rows": [[[1]]]}, r"rows\.0\.0"),
+        ({"rows": [[float("inf")]]}, r"rows\.0\.0\.\S+: Input should be a finite number"),
+        ({"rows": [[n] for n in range(501)]}, "501 rows; at most 500"),
+        ({"query": "SELECT 1", "ordered": True}, "`ordered` goes with `rows`"),
+    ],
+)
+def test_a_line_that_says_its_answer_twice_or_badly_is_refused(shop: Path, line: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"line 1: .*{said}"):
+        opened(write(shop, SQL, {"question": "Which?", **line}))
 
 
 def test_the_same_query_asked_twice_stays_on_one_side(shop: Path) -> None:
@@ -111,7 +143,7 @@ def test_given_splits_are_kept_and_half_given_ones_refused(shop: Path) -> None:
     ("line", "said"),
     [
         ('{"question": "x", ', r"line 2: not JSON"),
-        ({"question": "x"}, r"line 2: query: Field required"),
+        ({"question": "x"}, r"line 2: give `query`, or `rows`"),
         ({"question": "", "query": "SELECT 1"}, r"line 2: question: .*at least 1 character"),
         ({"question": "x", "query": "SELECT 1", "querry": ""}, r"line 2: querry: Extra inputs"),
         ({"id": "00001", "question": "x", "query": "SELECT 1"}, r"line 2: id '00001' is on line 1 already"),
