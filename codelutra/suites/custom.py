@@ -166,7 +166,7 @@ def _about(path: Path) -> About:
     except yaml.YAMLError as e:
         raise ConfigError(f"{path} is not YAML: {e}") from e
     except ValidationError as e:
-        raise ConfigError("\n".join(f"{path}: {_said(error)}" for error in e.errors())) from e
+        raise ConfigError("\n".join(f"{path}: {_said(error, About)}" for error in e.errors())) from e
 
 
 def _lines(path: Path, shape: type[L]) -> tuple[list[tuple[int, L]], list[Broken]]:
@@ -179,7 +179,7 @@ def _lines(path: Path, shape: type[L]) -> tuple[list[tuple[int, L]], list[Broken
             broken.append((number, f"not JSON: {e}"))
             continue
         except ValidationError as e:
-            broken += [(number, _said(error)) for error in e.errors()]
+            broken += [(number, _said(error, shape)) for error in e.errors()]
             continue
         line = line if line.id else line.model_copy(update={"id": f"{number:05d}"})
         if line.id in seen:
@@ -199,8 +199,10 @@ def _refuse(path: Path, broken: list[Broken]) -> None:
         raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in [*shown, *more]))
 
 
-def _said(error: Any) -> str:
+def _said(error: Any, shape: type[BaseModel]) -> str:
     where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key" + (f"; known here: {', '.join(shape.model_fields)}" if len(error["loc"]) == 1 else "")
     message = error["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 

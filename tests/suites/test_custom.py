@@ -145,7 +145,7 @@ def test_given_splits_are_kept_and_half_given_ones_refused(shop: Path) -> None:
         ('{"question": "x", ', r"line 2: not JSON"),
         ({"question": "x"}, r"line 2: give `query`, or `rows`"),
         ({"question": "", "query": "SELECT 1"}, r"line 2: question: .*at least 1 character"),
-        ({"question": "x", "query": "SELECT 1", "querry": ""}, r"line 2: querry: Extra inputs"),
+        ({"question": "x", "query": "SELECT 1", "querry": ""}, r"line 2: querry: unknown key; known here: .*\bquery\b"),
         ({"id": "00001", "question": "x", "query": "SELECT 1"}, r"line 2: id '00001' is on line 1 already"),
         ({"question": "x", "query": "SELECT nam FROM item"}, r"line 2: SQLite refuses the query: no such column: nam"),
         ({"question": "x", "query": "SELECT 1", "database": "shed"}, r"line 2: database 'shed' is none of shop"),
