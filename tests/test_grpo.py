@@ -82,14 +82,29 @@ def test_a_prompt_padded_on_the_left_gives_what_it_gives_alone(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_an_outage_while_judging_stops_training_instead_of_counting_as_wrong(tmp_path: Path) -> None:
-    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
-        raise StageError("the sandbox is gone")
+def test_an_outage_while_judging_stops_training_which_then_goes_on_where_it_was(tmp_path: Path) -> None:
+    asked, outage = list[list[str]](), [3]  # the third judgement fails
 
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        asked.append(problem_ids)
+        if len(asked) in outage:
+            raise StageError("the sandbox is gone")
+        return [float(len(c) % 2) for c in completions]
+
+    def training() -> dict[str, Any]:
+        return train.grpo(policy, problems(4), judge, system="", config=config, sample=SAMPLE, seed=0,
+            out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+
+    policy, config = write_tiny_model(tmp_path / "policy"), CONFIG.model_copy(update={"epochs": 3})
     with pytest.raises(StageError, match="the sandbox is gone"):
-        train.grpo(write_tiny_model(tmp_path / "policy"), problems(2), judge, system="", config=CONFIG, sample=SAMPLE,
-            seed=0, out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+        training()
     assert not (tmp_path / "out").exists()
+    facts = training()
+    assert (facts["resumed_from_step"], facts["steps"]) == (2, 6)
+    assert len(asked) == 3 + 4, "the step that failed is judged again, those before it are not"
+    assert asked[2] == asked[3]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.filterwarnings("ignore")  # of TRL's imports

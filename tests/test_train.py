@@ -503,10 +503,11 @@ def until_step(process: subprocess.Popen[str], step: int) -> None:
     raise AssertionError(f"ended before step {step}")
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(
-    policy: Path, run: Train, tmp_path: Path
+    method: str, policy: Path, run: Train, tmp_path: Path
 ) -> None:
-    interrupted = parent(tmp_path / "k", policy, epochs=3)
+    interrupted = parent(tmp_path / "k", policy, epochs=3, method=method)
     until_step(interrupted, 4)
     child = child_of(interrupted.pid)
     interrupted.send_signal(signal.SIGKILL)
@@ -520,12 +521,12 @@ def test_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_weig
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
 
-    again = parent(tmp_path / "k", policy, epochs=3)
+    again = parent(tmp_path / "k", policy, epochs=3, method=method)
     lines = [json.loads(line) for line in again.communicate()[0].splitlines()]
     summary = lines[-1]
     assert summary["resumed_from_step"] in (3, 4, 5)
     assert [m[0] for m in lines[:-1] if m[2]["doing"] == "progress"] == list(range(summary["resumed_from_step"] + 1, 10))
-    run(some_pairs(12), epochs=3)  # without interruption
+    run(some_pairs(12), epochs=3, method=method)  # without interruption
     ours, theirs = weights(tmp_path / "k/out"), weights(tmp_path / "a/out")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert pl.read_ndjson(tmp_path / "k/out/training.jsonl")["step"].to_list() == list(range(1, 10))
