@@ -253,18 +253,6 @@ class RunConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _shown(self) -> RunConfig:
-        imitates = {
-            "warm_start": self.warm_start is not None,
-            "train.objective sft": self.train.objective == "sft" and self.iterations > 0,
-            "train.replay_references": self.train.replay_references,
-        }
-        if self.suite.references == 0 and any(imitates.values()):
-            learns = next(name for name, does in imitates.items() if does)
-            raise ValueError(f"suite.references 0 shows the model no reference, and {learns} learns from them; show some")
-        return self
-
 
 def preset_names() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))

@@ -64,7 +64,7 @@ def judge_references(
 
     Each is run as the expectation and as an answer; where the answer does not come out correct, or the suite calls the
     output unusable, the problem is a `reference_error` with the reason. Where there is no reference, what the checks expect
-    is computed twice and has to be the same.
+    is computed twice and has to be the same, and an empty program has to fail them.
 
     Raises StageError when the sandbox itself failed for any of them.
     """
@@ -73,23 +73,22 @@ def judge_references(
     def jobs() -> Iterator[Job]:
         for i, row in enumerate(rows):
             yield suite.expected_job(row, f"{i}e", timeout_seconds)
-            yield (
-                suite.answer_job(row, row["reference"], f"{i}a", timeout_seconds)
-                if row["reference"]
-                else suite.expected_job(row, f"{i}a", timeout_seconds)
-            )
+            yield suite.answer_job(row, row["reference"], f"{i}a", timeout_seconds)
+            if not row["reference"]:
+                yield suite.expected_job(row, f"{i}t", timeout_seconds)
 
     results = pool.map(jobs())
     expected = []
     for i, row in enumerate(rows):
         want, got = next(results), next(results)
-        outage = next((r for r in (want, got) if r.status == "infra_error"), None)
+        twice = want if row["reference"] else next(results)
+        outage = next((r for r in (want, got, twice) if r.status == "infra_error"), None)
         if outage:
             raise StageError(
                 f"the sandbox failed while checking the reference of {row['problem_id']}: {outage.error}; "
                 "see `codelutra doctor`, then give the same command again"
             )
-        error = _reference_error(suite, row, want, got)
+        error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
         expected.append(
             {
                 "problem_id": row["problem_id"],
@@ -233,16 +232,27 @@ def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Re
         if r.status != "ok":
             return f"{r.status}: {(r.error or '')[-_PREVIEW:]}"
     reason = suite.usable(row, want.value)
-    if not row["reference"]:
-        same = json.dumps(encode(want.value)) == json.dumps(encode(got.value))
-        return reason.replace("the reference", "its checks") or (
-            "" if same else "what its checks expect differs from one run to the next"
-        )
-    return reason or (
+    if reason:
+        return reason
+    return (
         ""
         if suite.agrees(row, got.value, want.value)
         else "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
     )
+
+
+def _check_error(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, empty: Result) -> str:
+    """Why checks without a reference are no use, or "". `empty`: what a program that says nothing gives."""
+    for r in (want, twice):
+        if r.status != "ok":
+            return f"{r.status}: {(r.error or '')[-_PREVIEW:]}"
+    if reason := suite.usable(row, want.value):
+        return reason.replace("the reference", "its checks")
+    if json.dumps(encode(want.value)) != json.dumps(encode(twice.value)):
+        return "what its checks expect differs from one run to the next"
+    if empty.status == "ok" and suite.agrees(row, empty.value, want.value):
+        return "its checks pass an empty program"
+    return ""
 
 
 def _key(suite: Suite, problem: Mapping[str, Any], code: str, machine: str, timeout_seconds: float) -> bytes:

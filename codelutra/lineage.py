@@ -59,7 +59,8 @@ _KNOWN = ("prompt", "reference", "group")
 
 def _keys(prompt: str, reference: str, group: str) -> tuple[tuple[str, ...], ...]:
     asked = prompt.rstrip().rpartition("\n\n")[2]  # behind the schema and worked examples
-    return (normalise_prompt(prompt),), (normalise_prompt(asked), reference, group)
+    known: list[tuple[str, ...]] = [(normalise_prompt(asked), reference, group)] if reference else []
+    return (normalise_prompt(prompt),), *known
 
 
 def _run_of(model: str, runs: Path) -> str:

@@ -13,7 +13,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ class Sizes:
     warm_epochs: int  # 0: no reference to start from
     batch_size: int
     max_tokens: int
+    guessed: bool  # max_tokens, for want of references
     max_length: int
 
 
@@ -77,7 +78,9 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         shares, iterations, samples, pairs, batch = {"train": 0.6, "dev": 0.2, "test": 0.2}, 3, 16, 4, 16
     else:
         shares, iterations, samples, pairs, batch = {"train": 0.7, "dev": 0.15, "test": 0.15}, 4, 8, 2, 16
-    answer = min(1024, max(64 if solved else 256, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    answer = min(1024, max(64, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    if guessed := 2 * solved < problems and answer < 256:
+        answer = 256
     return Sizes(
         shares=shares,
         dev=500 if problems * shares["dev"] > 500 else None,
@@ -88,6 +91,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         warm_epochs=min(5, max(2, round(1000 / (solved * shares["train"])))) if solved else 0,
         batch_size=batch,
         max_tokens=answer,
+        guessed=guessed,
         max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
     )
 
@@ -106,7 +110,10 @@ def _make(about: custom.About, folder: Path) -> Made:
     prompt, program = frame.select(pl.col("prompt", "reference").str.len_chars().max()).row(0)
     fit = sizes(frame.height, prompt, program, frame.filter(pl.col("reference") != "").height)
     about = about.model_copy(update={"shares": fit.shares})
-    counts = dict(custom.suite_of(about, suite, section).problems().group_by("split").len().rows())
+    dealt = custom.suite_of(about, suite, section).problems()
+    if dealt.filter(pl.col("split") == "train", pl.col("reference") != "").is_empty():
+        fit = replace(fit, warm_epochs=0)
+    counts = dict(dealt.group_by("split").len().rows())
     splits = {split: counts.get(split, 0) for split in ("train", "dev", "test")}
     if splits["train"] < 2 or not splits["dev"]:
         raise UserError(
@@ -185,11 +192,10 @@ warm_start:  # SFT on the references of the train split first; a small model nee
   micro_batch: {fit.batch_size}
   max_length: {fit.max_length}
 """
-    longest = "from your longest reference"
+    longest = "a guess: too few references to go by" if fit.guessed else "from your longest reference"
     if not fit.warm_epochs:
-        longest = "a guess: there is no reference to go by"
         warm_start = """\
-# No problem has a reference, so there is no warm start: what the model never solves as it comes, it cannot learn from.
+# No train problem has a reference, so there is no warm start: what the model never solves as it comes, it cannot learn from.
 """
     return f"""\
 # A small model becomes good at the problems of {folder}: {", ".join(f"{n} {split}" for split, n in splits.items())}.

@@ -160,7 +160,7 @@ def _why_none(counts: dict[str, int]) -> str:
     if counts["correct"] and counts["correct"] == counts["correct_but_cut_off"]:
         return "every right answer was cut off at sample.max_tokens, so none shows where an answer ends: raise it"
     if not counts["correct"]:
-        return "every sample is wrong, and no reference may be chosen instead (pairs.references)"
+        return "every sample is wrong, and there is no reference to choose instead (see pairs.references, suite.references)"
     return "no problem has both a right answer and a wrong one that differs from it"
 
 

@@ -64,6 +64,7 @@ def problems(run: Run) -> Step:
             f"suite {s.name!r} gives 0 dev and {test} test problems, and select.test is {str(select.test).lower()}: there "
             "is nothing to measure on; see the `suite` section, or set select.test to true"
         )
+    _require_references(run, frame)
     refuse_taught(frame, run.config.model, run.home / "runs")
     content = digest_of([frame.write_ndjson(), sorted(s.databases())])
     asked, limits = run.config.suite, run.config.execute
@@ -323,6 +324,23 @@ def _to_imitate(run: Run, problems: Artifact, expected: Artifact) -> pl.DataFram
     """Those of `_teachable` whose reference is shown."""
     learned_from = shown(problems.frame("problems"), run.config.suite).filter(pl.col("reference") != "")
     return _teachable(problems, expected).join(learned_from, on="problem_id", how="semi", maintain_order="left")
+
+
+def _require_references(run: Run, problems: pl.DataFrame) -> None:
+    """Raise UserError where the config learns from references, there are train problems, and no reference is shown."""
+    train, c = shown(problems, run.config.suite).filter(pl.col("split") == "train"), run.config
+    imitates = {
+        "warm_start": c.warm_start is not None,
+        "train.objective sft": c.train.objective == "sft" and c.iterations > 0,
+        "train.replay_references": c.train.replay_references and c.iterations > 0,
+        "suite.shots": c.suite.shots > 0,
+    }
+    wanting = [name for name, does in imitates.items() if does]
+    if train.height and wanting and not (train["reference"] != "").any():
+        raise UserError(
+            f"{' and '.join(wanting)} learn{'s' if len(wanting) == 1 else ''} from references, and of {train.height} train "
+            f"problems none has one that is shown (suite.references: {c.suite.references}); leave it out, or show some"
+        )
 
 
 def _references_shown(run: Run) -> dict[str, Any]:

@@ -48,8 +48,10 @@ class Summary:
     def prepared(self, problems: Artifact, expected: Artifact) -> None:
         counts = {**problems.facts["splits"], "reference_errors": expected.facts["reference_errors"]}
         seen = shown(problems.frame("problems"), self._run.config.suite)
-        with_reference = seen.filter(pl.col("split") == "train", pl.col("reference") != "").height
-        if with_reference < counts.get("train", 0):
+        usable = expected.frame("expected").filter(pl.col("status") == "correct")
+        told = seen.filter(pl.col("split") == "train", pl.col("reference") != "")
+        with_reference = told.join(usable, on="problem_id", how="semi").height
+        if told.height < counts.get("train", 0):
             counts["train_with_reference"] = with_reference
         self.facts["problems"] = counts
         self.facts["split_digests"] = problems.facts["digests"]

@@ -54,8 +54,8 @@ def refine(
     pairs = check(pairs, PAIRS)
     if pairs.is_empty():
         raise StageError(
-            "there are no pairs to train on: every sample was right, or all were wrong and pairs.references is off; "
-            "more samples (sample.samples_per_problem) or a higher sample.temperature help"
+            "there are no pairs to train on: every sample was right, or all were wrong and no reference may stand in; more "
+            "samples (sample.samples_per_problem) or a higher sample.temperature help"
         )
     spec = _spec("preference", policy, system, config, seed, out)
     replayed = _as_examples(references) if references is not None and config.replay_references else None

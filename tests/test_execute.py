@@ -161,13 +161,15 @@ def test_the_cache_tells_problems_and_images_apart(tmp_path: Path, expected: pl.
     ("checks", "status", "why"),
     [
         (["assert f(2) == 2 * 2", "assert f(1) in (1, 2)", "assert not f(0)"], "correct", ""),
-        (["assert f(2) == nothing"], "reference_error", "case 1 of its checks raises NameError"),
+        (["assert f(2) == 1 / 0"], "reference_error", "case 1 of its checks raises ZeroDivisionError"),
         (["assert f(2) == random.random()"], "reference_error", "differs from one run to the next"),
+        (["assert f(f(2)) == f(4)", "assert f(3) == given(9)", "assert given(4) == f(2)"], "correct", ""),
     ],
 )
 def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: list[str], status: str, why: str) -> None:
     (tmp_path / "suite.yaml").write_text("kind: python-function")
-    line = {"id": "f", "split": "train", "prompt": "Write f.", "setup": "import random", "asserts": checks}
+    line = {"id": "f", "split": "train", "prompt": "Write f.", "asserts": checks,
+            "setup": "import random\ndef given(n): return n"}  # fmt: skip
     (tmp_path / "problems.jsonl").write_text(json.dumps(line))
     suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
     problems = suite.problems()
@@ -175,8 +177,19 @@ def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: li
     assert wanted["status"].to_list() == [status]
     assert why in wanted["error"][0]
     if not why:
-        tried = samples("def f(n): return n * n", "def f(n): return n").with_columns(problem_id=pl.lit("f"))
-        assert execute(tried, problems, wanted, suite, pool, timeout_seconds=5)["status"].to_list() == ["correct", "wrong"]
+        tried = samples("def f(n): return n * n", "def f(n): return -n", "x = 1").with_columns(problem_id=pl.lit("f"))
+        judged = execute(tried, problems, wanted, suite, pool, timeout_seconds=5)
+        assert judged["status"].to_list() == ["correct", "wrong", "runtime_error"]
+
+
+def test_checks_that_an_empty_program_passes_are_no_use(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-program")
+    silent = {"id": "s", "split": "train", "prompt": "Say nothing.", "tests": [{"stdin": "", "stdout": ""}]}
+    loud = silent | {"id": "l", "prompt": "Say it.", "tests": [{"stdin": "", "stdout": ""}, {"stdin": "a", "stdout": "a"}]}
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, (silent, loud))))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    judged = judge_references(suite.problems(), suite, pool, timeout_seconds=5)
+    assert judged["error"].to_list() == ["its checks pass an empty program", ""]
 
 
 def test_a_call_that_wants_more_memory_than_there_is_hit_a_limit_and_is_not_remembered(pool: Pool, tmp_path: Path) -> None:

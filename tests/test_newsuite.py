@@ -75,7 +75,7 @@ def test_nothing_is_overwritten(library: Path) -> None:
         ('{"question": "x", "query": "SELECT 1"}\n', "has 1 problems; give at least 10"),
         ('{"question": "x"}\n{"que\n{"question": "x", "query": "SELECT nam FROM book"}\n', "line 2: not JSON"),
         ('{"question": "x"}\n{"que\n{"question": "x", "query": "SELECT nam FROM book"}\n', "line 3: SQLite refuses"),
-        ('{"question": "x"}\n{"que\n', "line 1: query: Field required"),
+        ('{"question": "x"}\n{"que\n', "line 1: give `query`, or `rows`"),
         ('{"question": "x", "query": "SELECT TOP 1 title FROM book"}\n', "it reads as tsql, in SQLite it would be: SELECT"),
         ('{"question": "x", "query": "UPDATE book SET pages = 0"}\n', "the reference writes (UPDATE …)"),
     ],

@@ -13,6 +13,7 @@ import pytest
 
 from codelutra import stages
 from codelutra.config import load_config
+from codelutra.errors import UserError
 from codelutra.run import Policy, Run
 from codelutra.schema import OUTCOMES
 from codelutra.show import problem_counts
@@ -65,6 +66,22 @@ def test_a_hidden_reference_teaches_nothing_and_still_judges(solved: int, learne
         assert start.facts["examples"] == SHOWN
         again = run.make(stages.train(run, Policy.of("policy-0", start), pairs, asked, expected))
         assert (again.facts["replayed"], made["problem_id"].n_unique()) == (SHOWN, learned_from)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, r"warm_start learns from references, and of 4 train problems none .*references: 0"),
+        ({"warm_start": None, "train": {"objective": "sft"}}, r"train\.objective sft learns"),
+        ({"train": {"replay_references": True}}, r"warm_start and train\.replay_references learn "),
+        ({"warm_start": None, "suite": {"shots": 2}}, r"suite\.shots learns"),
+    ],
+)
+def test_what_imitates_references_is_refused_where_none_is_shown(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    suite = {"name": "starter-sql", "train": 4, "dev": 2, "test": 0, "references": 0} | changes.pop("suite", {})
+    config = load_config(small_config(tmp_path / "none.yaml", write_tiny_model(tmp_path / "tiny"), suite=suite, **changes))
+    with Run(tmp_path, config) as run, pytest.raises(UserError, match=says):
+        stages.problems(run)
 
 
 def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError, UserError
 from codelutra.evaluation import arm
 from codelutra.findings import read_findings
-from codelutra.lineage import lineage
+from codelutra.lineage import _keys, lineage
 from codelutra.retrain import Record, Retraining, conclude, next_retraining, promote, read_record, table_rows
 from codelutra.run import Run
 from codelutra.suites import open_suite
@@ -279,6 +279,13 @@ def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> 
     assert due(tmp_path, config).config.model == "run:shop-r001"
     with pytest.raises(UserError, match=r"nothing called 'shed' was retrained .*there: shop"):
         read_record(tmp_path, "shed")
+
+
+def test_problems_that_end_alike_and_have_no_reference_are_not_the_same() -> None:
+    ending = "\n\nWrite one function and nothing else."
+    one, other = (set(_keys(f"Add {n}.{ending}", "", "")) for n in (1, 2))
+    assert not one & other
+    assert set(_keys(f"Add 1.{ending}", "", "")) == one
 
 
 def test_a_problem_that_was_learned_is_not_measured_on(tmp_path: Path) -> None:

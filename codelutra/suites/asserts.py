@@ -40,23 +40,41 @@ class Check:
     in_process: bool = False
 
 
-def defined(program: str) -> frozenset[str]:
-    """Names that a program defines at its top, imports left out; none where it does not parse."""
+def defined(program: str, *, imports: bool = False) -> frozenset[str]:
+    """Names that a program defines at its top, with or without what it imports; none where it does not parse."""
     try:
         body = ast.parse(program).body
     except (SyntaxError, ValueError):
         return frozenset()
+    brought = [a for s in body if imports and isinstance(s, ast.Import | ast.ImportFrom) for a in s.names]
     made = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     assigned = [n for s in body if isinstance(s, ast.Assign | ast.AnnAssign) for n in ast.walk(s) if isinstance(n, ast.Name)]
-    return frozenset([*made, *(n.id for n in assigned if isinstance(n.ctx, ast.Store))])
+    imported = [(a.asname or a.name).partition(".")[0] for a in brought]
+    return frozenset([*made, *imported, *(n.id for n in assigned if isinstance(n.ctx, ast.Store))])
 
 
-def take_apart(statement: str, names: Set[str] = frozenset()) -> Check:
+def names_to_define(statement: str, given: Set[str] = frozenset()) -> frozenset[str]:
+    """What a statement uses that neither itself, nor `given`, nor Python defines; none where it does not parse."""
+    try:
+        nodes = list(ast.walk(ast.parse(statement.strip())))
+    except SyntaxError:
+        return frozenset()
+    used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return frozenset(used - own - {n.arg for n in nodes if isinstance(n, ast.arg)} - given - _BUILTINS)
+
+
+def take_apart(statement: str, names: Set[str] = frozenset(), *, beside_reference: bool = True) -> Check:
     """`names`: what a program of the problem defines; where they are not known, what is called and no builtin.
+    beside_reference: is there one, so that what is expected may use `names`? Else such an assert decides in the process.
 
-    Raises ValueError where it is no single assert, or uses none of `names` (no name at all but builtins): every program
-    would pass.
+    Raises ValueError where it is no single assert, or uses none of `names`: every program would pass.
     """
+    check, test = _taken_apart(statement, names)
+    return check if beside_reference or not _uses(ast.parse(check.expected), names) else _truth(test)
+
+
+def _taken_apart(statement: str, names: Set[str]) -> tuple[Check, ast.expr]:
     try:
         body = ast.parse(statement.strip()).body
     except SyntaxError as e:
@@ -68,8 +86,10 @@ def take_apart(statement: str, names: Set[str] = frozenset()) -> Check:
         raise ValueError(
             f"{statement!r} uses nothing that the reference defines ({', '.join(sorted(names))}): any answer passes"
         )
-    if not any(isinstance(n, ast.Name) and n.id not in _BUILTINS for n in ast.walk(test)):
-        raise ValueError(f"{statement!r} uses nothing that an answer could define: any answer passes")
+    return _by_form(test, names), test
+
+
+def _by_form(test: ast.expr, names: Set[str]) -> Check:
     match test:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
             return _check(test, names, left, right)

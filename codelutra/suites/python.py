@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import compare
-from codelutra.suites.asserts import Rule, defined, for_more, holds, take_apart
+from codelutra.suites.asserts import Check, Rule, defined, for_more, holds, names_to_define, take_apart
 from sandbox.protocol import PythonJob
 
 SYSTEM = "Answer with one Python code block and nothing else."
@@ -139,13 +139,25 @@ def judging(
 
 def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: str = "", after: str = "") -> str:
     """Judging material of asserts, taken apart. Raises ValueError naming the first that is none, or that uses nothing the
-    reference defines."""
-    names = defined(reference)
-    checks = [take_apart(statement, names) for statement in asserts]
+    reference defines (without one: nothing that an answer could define)."""
+    if reference:
+        names = defined(reference)
+        checks = [take_apart(statement, names) for statement in asserts]
+    else:
+        given = defined(setup, imports=True) | defined(after, imports=True)
+        checks = [_without_reference(statement, given) for statement in asserts]
     return judging(
         [c.call for c in checks], [c.expected for c in checks], rules=[c.rule for c in checks], setup=setup, after=after,
         in_process=any(c.in_process for c in checks),
     )  # fmt: skip
+
+
+def _without_reference(statement: str, given: Set[str]) -> Check:
+    names = names_to_define(statement, given)
+    check = take_apart(statement, names, beside_reference=False)
+    if not names:
+        raise ValueError(f"{statement!r} uses nothing that an answer could define: any answer passes")
+    return check
 
 
 def _rules(material: Mapping[str, Any]) -> list[Rule]:

@@ -54,11 +54,11 @@ def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
 def shown(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
     """PROBLEMS with the references that the model may learn from: `section.references` of train, the others "".
 
-    They are those of the problems that `section.train` = `section.references` would keep.
+    They are those that `section.train` = `section.references` would keep of the train problems that have one.
     """
     if section.references is None:
         return problems
-    train = problems.filter(pl.col("split") == "train")
+    train = problems.filter(pl.col("split") == "train", pl.col("reference") != "")
     taught = cap(train, section.model_copy(update={"train": section.references}))["problem_id"]
     hidden = (pl.col("split") == "train") & ~pl.col("problem_id").is_in(taught.implode())
     return problems.with_columns(reference=pl.when(hidden).then(pl.lit("")).otherwise("reference"))

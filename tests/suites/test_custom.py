@@ -75,6 +75,7 @@ def test_rows_may_stand_for_the_query(shop: Path) -> None:
     [
         ({}, "give `query`, or `rows`"),
         ({"query": "SELECT 1", "rows": [[1]]}, "one of them"),
+        ({"query": ";"}, "SQLite refuses the query|the reference writes|not a query"),
         ({"rows": [[1], [1, 2]]}, "rows differ in length"),
         ({"rows": [[]]}, "have no cells"),
         ({"rows": [[[1]]]}, r"rows\.0\.0"),
@@ -250,6 +251,9 @@ def test_functions_are_judged_by_cases_or_by_asserts(tmp_path: Path) -> None:
         ({"prompt": "x", "reference": "y", "asserts": ["g() == 1"]}, "line 1: 'g\\(\\) == 1' is not one assert"),
         ({**FUNCTION, "reference": " "}, "line 1: no reference, so nothing tells what the cases should give"),
         ({"prompt": "x", "asserts": ["assert len('a') == 1"]}, "line 1: .* uses nothing that an answer could define"),
+        ({"prompt": "x", "setup": "import math as m", "asserts": ["assert m.floor(2.5) == 2"]}, "line 1: .* could define"),
+        ({"prompt": "x", "setup": "def g(): return 1", "asserts": ["assert g() == 1"]}, "line 1: .* could define"),
+        ({"prompt": "x", "asserts": ["assert [x for x in [1]] == [1]"]}, "line 1: .* could define"),
     ],
 )
 def test_functions_without_a_judge_are_refused(tmp_path: Path, line: Any, said: str) -> None:

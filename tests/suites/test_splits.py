@@ -100,6 +100,8 @@ def test_the_references_shown_are_those_of_the_train_problems_that_a_cap_would_k
     taught = has.filter(pl.col("split") == "train")["problem_id"].to_list()
     assert taught == kept if limit >= 2 else (len(taught) == limit and set(taught) <= set(kept))
     assert shown(train, SuiteSection(name="x")).equals(train)
+    some = train.with_columns(reference=pl.when(pl.int_range(pl.len()) % 3 == 0).then("reference").otherwise(pl.lit("")))
+    assert (shown(some, section)["reference"] != "").sum() == min(limit, 10), "of those that there are"
 
 
 def test_draws_depend_on_nothing_but_their_arguments() -> None:
