@@ -42,6 +42,7 @@ class Sizes:
     batch_size: int
     max_tokens: int
     guessed: bool  # max_tokens, for want of references
+    few_solved: bool  # most problems have checks alone
     max_length: int
 
 
@@ -79,6 +80,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
     else:
         shares, iterations, samples, pairs, batch = {"train": 0.7, "dev": 0.15, "test": 0.15}, 4, 8, 2, 16
     answer = min(1024, max(64, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    few_solved = 0 < 2 * solved < problems
     if guessed := 2 * solved < problems and answer < 256:
         answer = 256
     return Sizes(
@@ -92,6 +94,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         batch_size=batch,
         max_tokens=answer,
         guessed=guessed,
+        few_solved=few_solved,
         max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
     )
 
@@ -192,6 +195,10 @@ warm_start:  # SFT on the references of the train split first; a small model nee
   micro_batch: {fit.batch_size}
   max_length: {fit.max_length}
 """
+    few = """\
+  epochs: 4  # a policy that knows its few references by heart tries little: few pairs, so several passes
+  replay_references: true  # and keeps what they taught
+""" if fit.few_solved and fit.warm_epochs else ""  # fmt: skip
     longest = "a guess: too few references to go by" if fit.guessed else "from your longest reference"
     if not fit.warm_epochs:
         warm_start = """\
@@ -218,7 +225,7 @@ sample:
 pairs:
   per_problem: {fit.pairs_per_problem}
 train:
-  learning_rate: 4.0e-5  # for 135M, all weights. 7B: 5.0e-6 with method: lora
+{few}  learning_rate: 4.0e-5  # for 135M, all weights. 7B: 5.0e-6 with method: lora
   batch_size: {fit.batch_size}
   micro_batch: {min(8, fit.batch_size)}
   max_length: {fit.max_length}

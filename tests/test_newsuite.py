@@ -125,7 +125,14 @@ def test_problems_that_have_only_checks_get_a_config_without_a_warm_start(tmp_pa
     assert (config.warm_start, config.sample.max_tokens) == (None, 256)
     some = [line | ({"reference": f"def add(x): return x + {n}"} if n < 6 else {}) for n, line in enumerate(lines)]
     (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, some)))
-    assert load_config(init_python(tmp_path / "some.jsonl", tmp_path / "some").config).warm_start is not None
+    known = load_config(init_python(tmp_path / "some.jsonl", tmp_path / "some").config)
+    assert known.warm_start is not None
+    assert not known.train.replay_references
+    few = [line | ({"reference": f"def add(x): return x + {n}"} if n < 5 else {}) for n, line in enumerate(lines)]
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, few)))
+    config = load_config(init_python(tmp_path / "few.jsonl", tmp_path / "few").config)
+    assert config.warm_start is not None
+    assert (config.train.epochs, config.train.replay_references) == (4, True)
 
 
 @pytest.mark.parametrize(
