@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -198,14 +199,25 @@ def environment(processes: int) -> dict[str, str]:
 def _command(spec: dict[str, Any]) -> list[str]:
     """What starts the training. Of several processes torch's launcher starts each, as `accelerate launch` has it do on
     GPUs (on CPUs that would need MPI). They all hold our pipe, so the spec comes to them in a file."""
-    run, processes = ["-m", "codelutra.train"], spec["config"]["processes"]
+    run, processes = [sys.executable, "-m", "codelutra.train"], spec["config"]["processes"]
     if processes == 1:
-        return [sys.executable, *run]
+        return run
     file = Path(spec["work"]) / "spec.json"
     file.write_text(json.dumps(spec))
     _may_load(spec).unlink(missing_ok=True)
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *launch, *run, str(file)]
+    return [*run, str(file), str(processes)]
+
+
+def _launch(file: str, processes: str) -> None:
+    """Start the processes and wait for them. One that the kernel kills is out of memory, as where there is one alone."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as launch
+
+    try:
+        launch(["--standalone", f"--nproc-per-node={processes}", "-m", "codelutra.train", file])
+    except ChildFailedError as e:
+        killed = any(failure.exitcode == -signal.SIGKILL for failure in e.failures.values())
+        sys.exit(OUT_OF_MEMORY if killed else 1)
 
 
 def _may_load(spec: dict[str, Any]) -> Path:
@@ -268,4 +280,4 @@ def _hear_parent(answers: queue.Queue[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _launch(*sys.argv[1:]) if len(sys.argv) == 3 else main()

@@ -532,11 +532,16 @@ def test_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_weig
     assert pl.read_ndjson(tmp_path / "k/out/training.jsonl")["step"].to_list() == list(range(1, 10))
 
 
-def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(policy: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(
+    processes: int, policy: Path, tmp_path: Path
+) -> None:
     """The kernel's answer to too little memory is SIGKILL to the process that asks."""
-    process = parent(tmp_path / "o", policy, epochs=2)
+    process = parent(tmp_path / "o", policy, epochs=2, processes=processes)
     until_step(process, 2)
-    os.kill(child_of(process.pid), signal.SIGKILL)
+    asks = child_of(process.pid)
+    os.kill(asks if processes == 1 else child_of(asks), signal.SIGKILL)
     summary = json.loads(process.communicate()[0].splitlines()[-1])
     assert summary["micro_batch"] == SMALL["micro_batch"] // 2
     assert summary["resumed_from_step"] in (1, 2, 3)
