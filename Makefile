@@ -26,9 +26,9 @@ format: venv ## let ruff put the format right, and what it can of its findings
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-bench: setup ## every benchmark, one script a claim; BENCH=sandbox_speed runs that one only
-	@set -e; for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(PY) $$script; done
+bench: setup ## one benchmark: make bench BENCH=sandbox_speed ARGS="--rounds 5"; there is one script a claim in benchmarks/
+	@test -n "$(BENCH)" || { echo "BENCH is one of: $(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))"; exit 2; }
+	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
 ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200
 	@.venv/bin/prefect server start

@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Make a small open LLM good at one code task, from its own right and wrong programs.
 
-    `codelutra run demo` shows it, in under half an hour on two cores; then `codelutra status demo`, `codelutra report demo`.
+    `codelutra run demo` shows it, in half an hour on two cores; then `codelutra status demo`, `codelutra report demo`.
     Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`).""",
 )
 sandbox_app = typer.Typer(no_args_is_help=True, help="The containers untrusted programs run in.")
