@@ -280,4 +280,7 @@ def _hear_parent(answers: queue.Queue[str]) -> None:
 
 
 if __name__ == "__main__":
-    _launch(*sys.argv[1:]) if len(sys.argv) == 3 else main()
+    if len(sys.argv) == 3:
+        _launch(*sys.argv[1:])
+    else:
+        main()

@@ -54,7 +54,8 @@ def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
 def shown(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
     """PROBLEMS with the references that the model may learn from: `section.references` of train, the others "".
 
-    They are those that `section.train` = `section.references` would keep of the train problems that have one.
+    They are those that `section.train` = `section.references` would keep of the train problems that have one, so the
+    choice is nested: a larger number shows those of a smaller one too.
     """
     if section.references is None:
         return problems
