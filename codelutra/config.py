@@ -77,8 +77,9 @@ class SuiteSection(Section):
 
 
 class EngineSection(Section):
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
-    """Of the sampler's weights; training has its own."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the sampler's weights; training has its own. auto: what this machine multiplies in hardware,
+    bfloat16 where it can, else float16 on a GPU and float32 on a CPU."""
     max_model_len: int = Field(1024, ge=64)
     """Tokens of prompt + completion. Longer prompts are dropped with a reason, never cut."""
     gpu_memory: float = Field(0.85, gt=0, le=1)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from codelutra.hardware import number_format
+
 MEMORY_GIB, DISK_GIB = 8, 10
 _GIB = 2**30
 # The distributions a run needs; versions come from this package's own metadata.
@@ -56,6 +58,9 @@ def _machine() -> Iterator[Check]:
         "space here, or CODELUTRA_HOME on a larger disk",
     )
     gpus = _gpus()
+    dtype = number_format("auto")
+    why = "multiplied in hardware" if dtype == "bfloat16" else "this machine would have to emulate bfloat16, which is slower"
+    yield Check("number format", True, f"{dtype}: {why}", "any", "engine.dtype sets another one")
     yield Check("gpu", True, gpus or "none: vLLM and training run on the CPU", "optional", "an NVIDIA GPU and its driver")
 
 

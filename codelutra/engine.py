@@ -33,6 +33,7 @@ from typing import IO, Any
 
 from codelutra.config import EngineSection
 from codelutra.errors import StageError, UserError
+from codelutra.hardware import number_format
 from codelutra.prompts import prompt_ids
 from codelutra.strays import our_modules
 
@@ -316,7 +317,7 @@ def _load(spec: dict[str, Any]) -> tuple[Any, Any, bool]:
     engine = LLMEngine.from_engine_args(
         EngineArgs(
             model=spec["policy"],
-            dtype=config.dtype,
+            dtype=number_format(config.dtype),
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_batch,
             enforce_eager=cpu if config.eager is None else config.eager,

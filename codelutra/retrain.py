@@ -26,7 +26,8 @@ from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
 from codelutra.methods import Overrides
 from codelutra.score import mcnemar
-from codelutra.store import MAY_CHANGE, digest_of, flat, locked, write_atomic, write_frame
+from codelutra.store import MAY_CHANGE, digest_of, locked, write_atomic, write_frame
+from codelutra.store import settings as all_settings
 from codelutra.suites import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
@@ -127,7 +128,7 @@ def next_retraining(home: Path, config: str, overrides: Overrides = ()) -> Retra
 
 def _made_of(config: RunConfig) -> str:
     suite = open_suite(config.suite)
-    settings = {k: v for k, v in flat(config.model_dump(mode="json")).items() if not _is_among(k, _SAME_WORK)}
+    settings = {k: v for k, v in all_settings(config).items() if not _is_among(k, _SAME_WORK)}
     return digest_of([settings, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
 
 

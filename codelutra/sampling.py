@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.errors import StageError, UserError
+from codelutra.hardware import number_format
 from codelutra.run import Policy, Run
 from codelutra.sample import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
@@ -101,6 +102,7 @@ class Sampling:
                 else:
                     missing.append(i)
             at = {self.shards[i].index: i for i in missing}
+            dtype = "" if c.sample.endpoints else number_format(c.engine.dtype)  # a server has its own
             began = time.monotonic()
 
             def started() -> None:  # what was waited for others' work is no work of these shards
@@ -115,7 +117,7 @@ class Sampling:
             try:
                 for shard, frame in stream:
                     i, now = at[shard.index], time.monotonic()
-                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began))))
+                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype))))
                     began = now
             except _EnoughError:
                 pass
@@ -162,7 +164,7 @@ def _not_alone(out: Path, work: Path) -> dict[str, Any]:
     raise RuntimeError("a shard of samples is made by Sampling.shard, which shares one engine between all shards")
 
 
-def _writer(frame: pl.DataFrame, seconds: float) -> Build:
+def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
     def build(out: Path, work: Path) -> dict[str, Any]:
         write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
         tokens = int(frame["completion_tokens"].sum())
@@ -172,6 +174,7 @@ def _writer(frame: pl.DataFrame, seconds: float) -> Build:
             "rows": frame.height,
             "seconds": round(seconds, 2),
             "tokens": tokens,
+            "dtype": dtype,
             "cut_at_max_tokens": cut,
             "prompts_too_long": dropped,
         }
@@ -188,7 +191,7 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     config = {
         **drawn,
         "max_tokens": s.max_tokens,
-        "dtype": e.dtype,
+        "dtype": number_format(e.dtype),
         "max_model_len": e.max_model_len,
         "greedy": shard.greedy,
     }

@@ -20,6 +20,7 @@ from codelutra import models, testgen
 from codelutra import score as scoring
 from codelutra.config import Section, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
+from codelutra.hardware import number_format
 from codelutra.lineage import refuse_taught
 from codelutra.pairs import funnel, make_pairs, right_answers
 from codelutra.prompts import extract_code
@@ -73,7 +74,7 @@ def problems(run: Run) -> Step:
         read |= {"testgen": testgen.VERSION, "seed": asked.seed, **_judging(run)}
     proposer = _model(run, asked.proposals) if asked.proposals else None
     if proposer:
-        read |= {"dtype": run.config.engine.dtype, "max_model_len": run.config.engine.max_model_len}
+        read |= {"dtype": number_format(run.config.engine.dtype), "max_model_len": run.config.engine.max_model_len}
     recipe = _recipe("problems", read, {"content": content} | ({"proposer": proposer.fingerprint} if proposer else {}))
 
     def build(out: Path, work: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ import polars as pl
 
 from codelutra.config import RunConfig, parse_config, to_yaml
 from codelutra.errors import UserError
+from codelutra.hardware import number_format
 
 _RECORDS = {"training.jsonl"}  # tell how it went, with seconds: made again, they differ where the artifact does not
 _TRUST_MTIME_ABOVE = 64 << 20  # bytes; larger files are hashed again only when size or mtime changed
@@ -359,7 +360,7 @@ MAY_CHANGE = {"iterations", "select", "engine.gpu_memory", "engine.cache_gib", "
 
 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
-    a, b = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
+    a, b = settings(before), settings(now)
     free = tuple(MAY_CHANGE)
     differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and not any(k == f or k.startswith(f"{f}.") for f in free)]
     if differ:
@@ -369,6 +370,12 @@ def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
             f"own (--set name=…; finished work is shared through the store), go on with the old one "
             f"({go_on_command(path)}), or remove {path}"
         )
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """Every value of a config by its dotted name, with the number format that `auto` stands for on this machine."""
+    values = flat(config.model_dump(mode="json"))
+    return values | {"engine.dtype": number_format(values["engine.dtype"])}
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from codelutra.checkpoints import Emit, Job, job_key, last_whole_checkpoint, req
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.grpo import Judge, batches, grpo_trainer
+from codelutra.hardware import multiplies_bf16
 from codelutra.prefixes import load_causal
 from codelutra.prompts import as_messages
 from codelutra.trl_trainers import drift_alarm, preference_trainer, supervised_trainer
@@ -123,13 +124,6 @@ def _grpo(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, job)
     return {"seconds": round(time.monotonic() - started, 1)} | _summary(job, trainer, frame.height, resumed, False)
-
-
-def multiplies_bf16() -> bool:
-    """Does the hardware? All GPUs of today, CPUs with AVX512-BF16 or AMX; elsewhere it is emulated, slower than float32."""
-    import torch
-
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def load_policy(policy: Path, kind: str) -> Any:
