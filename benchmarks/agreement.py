@@ -27,7 +27,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.run import Run, home_dir, open_run
+from codelutra.pipeline.run import Run, home_dir, open_run
 from codelutra.suites.sql import SqlSuite
 from sandbox import Pool, ensure_image
 from sandbox.protocol import decode

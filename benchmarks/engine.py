@@ -22,10 +22,10 @@ from importlib import metadata
 from pathlib import Path
 
 from codelutra.config import DEFAULT_MODEL, EngineSection, SuiteSection
-from codelutra.engine import Engine, ShardRequest, environment
 from codelutra.models import resolve
-from codelutra.run import cache_dir
-from codelutra.suites import open_suite
+from codelutra.pipeline.run import cache_dir
+from codelutra.sampling.engine import Engine, ShardRequest, environment
+from codelutra.suites.base import open_suite
 
 MAX_TOKENS, LENGTH, BATCH, CACHE_GIB = 96, 512, 256, 2.0
 

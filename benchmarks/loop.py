@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from codelutra.errors import UserError
-from codelutra.run import home_dir
-from codelutra.store import Event, RunDir
+from codelutra.pipeline.run import home_dir
+from codelutra.store.artifacts import Event, RunDir
 
 PARTS = {
     "training": ("train", "warm-start"),

@@ -2,11 +2,12 @@
 
     python -m benchmarks.pairs [--rows 1000000] [--most 10000000] [--out docs/results/pairs.json]
 
-Three versions start from the same parquet file and must give the same pairs, row by row: `codelutra.pairs` (polars), one in
-pandas and numpy, one in plain Python. "pairing" is the time from outcomes in the version's own form in memory to pairs,
-"with reading" includes reading the file; each the best of `--repeats`. Then outcomes are paired in bounded memory, a shard
-at a time, each size in a process of its own whose peak memory is taken. Outcomes are synthetic: 16 SQL answers a problem
-from a skewed pool (a few answers come often, most once), every fifth with a line break, statuses as a small model gives.
+Three versions start from the same parquet file and must give the same pairs, row by row: `codelutra.training.pairs`
+(polars), one in pandas and numpy, one in plain Python. "pairing" is the time from outcomes in the version's own form
+in memory to pairs, "with reading" includes reading the file; each the best of `--repeats`. Then outcomes are paired
+in bounded memory, a shard at a time, each size in a process of its own whose peak memory is taken. Outcomes are
+synthetic: 16 SQL answers a problem from a skewed pool (a few answers come often, most once), every fifth with a line
+break, statuses as a small model gives.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import pyarrow.parquet
 
 from codelutra import schema
 from codelutra.config import PairsSection
-from codelutra.pairs import make_pairs, pairs_by_batch
+from codelutra.training.pairs import make_pairs, pairs_by_batch
 
 T = TypeVar("T")
 SAMPLES, SHARD_PROBLEMS, SEED = 16, 5_000, 7

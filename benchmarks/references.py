@@ -25,9 +25,10 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import SuiteSection
-from codelutra.execute import execute, judge_references
+from codelutra.execution.outcomes import execute, judge_references
 from codelutra.schema import PROBLEMS, SAMPLES
-from codelutra.suites import Suite, mbpp, open_suite
+from codelutra.suites import mbpp
+from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.folder import read_lines
 from codelutra.suites.python import PythonSuite
 from sandbox import Pool, ensure_image

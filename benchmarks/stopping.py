@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codelutra.config import SelectSection
-from codelutra.score import Estimate
-from codelutra.select import PolicyScore, decide
+from codelutra.scoring.scores import Estimate
+from codelutra.scoring.selection import PolicyScore, decide
 
 TRUE = {  # accuracy of the start, then of iterations 1 to 4
     "the paper's shape, with its dip": (0.55, 0.63, 0.67, 0.69, 0.66),

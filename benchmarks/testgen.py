@@ -22,12 +22,13 @@ from typing import Any
 import polars as pl
 
 from benchmarks.references import mutants
-from codelutra import models, mutation, testgen
+from codelutra import models
 from codelutra.config import DEFAULT_MODEL, EngineSection, SuiteSection
-from codelutra.execute import execute, judge_references
-from codelutra.run import cache_dir
+from codelutra.execution import mutation, testgen
+from codelutra.execution.outcomes import execute, judge_references
+from codelutra.pipeline.run import cache_dir
 from codelutra.schema import SAMPLES
-from codelutra.suites import open_suite
+from codelutra.suites.base import open_suite
 from codelutra.suites.python import PythonSuite, calls_of, normalise
 from sandbox import Pool, ensure_image
 

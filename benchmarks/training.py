@@ -29,7 +29,7 @@ import polars as pl
 
 from codelutra import models, schema
 from codelutra.config import DEFAULT_MODEL, SuiteSection, TrainSection, WarmStartSection
-from codelutra.suites import open_suite
+from codelutra.suites.base import open_suite
 
 BATCH, MICRO, SEED, RATE = 16, 8, 0, 1e-5
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def pairs_of(section: SuiteSection, count: int) -> tuple[pl.DataFrame, str]:
 
 
 def ours(spec: dict[str, Any]) -> dict[str, Any]:
-    from codelutra.trainer import train
+    from codelutra.training.worker.train import train
 
     work = Path(spec["work"])
     summary = train(spec, lambda event: None)
@@ -167,7 +167,7 @@ def synchronize() -> None:
 def planned(spec: dict[str, Any]) -> tuple[list[Any], list[list[list[int]]]]:
     from transformers import AutoTokenizer
 
-    from codelutra.batches import answer_examples, pair_examples, plan
+    from codelutra.training.batches import answer_examples, pair_examples, plan
 
     tokenizer, frame = AutoTokenizer.from_pretrained(spec["policy"]), pl.read_parquet(spec["examples"])
     make = pair_examples if spec["kind"] == "preference" else answer_examples

@@ -29,8 +29,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.store import go_on_command
-from codelutra.strays import our_modules
+from codelutra.store.artifacts import go_on_command
+from codelutra.store.child import our_modules
 
 Progress = Callable[[str], None]
 

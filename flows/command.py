@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from codelutra.errors import CodelutraError
-from codelutra.strays import end_what_followed, own_what_follows, reap_strays
+from codelutra.store.child import end_what_followed, own_what_follows, reap_strays
 
 _GRACE_SECONDS = 10.0  # for Prefect to tell its server; nothing else is lost, as with any kill
 

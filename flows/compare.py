@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from codelutra.comparison import compare as compare_runs
-from codelutra.comparison import table_rows, write_comparison
 from codelutra.config import load_config
-from codelutra.methods import arm, chosen_methods
-from codelutra.run import home_dir
+from codelutra.experiments.method_table import compare as compare_runs
+from codelutra.experiments.method_table import table_rows, write_comparison
+from codelutra.experiments.methods import arm, chosen_methods
+from codelutra.pipeline.run import home_dir
 from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_comparison

@@ -7,8 +7,8 @@ from typing import Any
 from prefect import flow
 
 from codelutra.config import load_config
-from codelutra.evaluation import arm, evaluation, table_rows
-from codelutra.run import home_dir
+from codelutra.experiments.evaluate import arm, evaluation, table_rows
+from codelutra.pipeline.run import home_dir
 from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_evaluation

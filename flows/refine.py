@@ -11,10 +11,10 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from codelutra.config import load_config
-from codelutra.run import Policy, Run, open_run
-from codelutra.sampling import Sampling, measure_plan
-from codelutra.store import Artifact
-from codelutra.summary import Summary
+from codelutra.pipeline.recorder import Summary
+from codelutra.pipeline.run import Policy, Run, open_run
+from codelutra.pipeline.sampler import Sampling, measure_plan
+from codelutra.store.artifacts import Artifact
 from flows.naming import named
 from tasks.execute import execute
 from tasks.pairs import answers, pairs

@@ -8,8 +8,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from codelutra.retrain import Record, conclude, next_retraining, table_rows
-from codelutra.run import home_dir
+from codelutra.experiments.retrain import Record, conclude, next_retraining, table_rows
+from codelutra.pipeline.run import home_dir
 from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_retraining

@@ -11,8 +11,8 @@ from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
 from codelutra.errors import CodelutraError
-from codelutra.run import RunRef
-from codelutra.store import Artifact, Step
+from codelutra.pipeline.run import RunRef
+from codelutra.store.artifacts import Artifact, Step
 
 MakeStep = Callable[..., Step]
 HOUR = 3600.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
-from codelutra import stages
-from codelutra.run import RunRef
-from codelutra.store import Artifact
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import RunRef
+from codelutra.store.artifacts import Artifact
 from tasks.options import cached_as, make
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from codelutra import stages
-from codelutra.run import Policy, RunRef
-from codelutra.store import Artifact
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Policy, RunRef
+from codelutra.store.artifacts import Artifact
 from tasks.options import HOUR, cached_as, make
 
 

@@ -29,10 +29,10 @@ from prefect.context import SyncClientContext
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from codelutra.run import Measures, Run
+from codelutra.cli.tables import ended_text, length_text, paired_text, training_text
+from codelutra.pipeline.run import Measures, Run
 from codelutra.schema import STATUSES
-from codelutra.show import ended_text, length_text, paired_text, training_text
-from codelutra.store import Artifact
+from codelutra.store.artifacts import Artifact
 
 _EVERY_SECONDS = 5.0
 _AWAY_SECONDS = 60.0  # before the next try, where Prefect's server did not answer

@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import task
 
-from codelutra.sampling import Sampling
-from codelutra.store import Artifact
+from codelutra.pipeline.sampler import Sampling
+from codelutra.store.artifacts import Artifact
 from tasks.options import HOUR, cache_key, is_transient
 
 

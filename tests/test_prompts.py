@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from codelutra.prompts import answer_ids, extract_code
-from tests.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_model import tiny_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
-from codelutra import compare
+from codelutra.suites import equality
 
 Rule = list[Any] | None  # None: the same value
 _BUILTINS = frozenset(dir(builtins))
@@ -119,9 +119,9 @@ def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:
     """Whether a value is right by the rule; tolerances are for int and float alone."""
     match rule:
         case None:
-            return compare.agrees(mode, got, expected)
+            return equality.agrees(mode, got, expected)
         case ["among"]:
-            return any(compare.agrees(mode, got, one) for one in expected)
+            return any(equality.agrees(mode, got, one) for one in expected)
     if type(got) not in (int, float) or type(expected) not in (int, float):
         return False
     try:
@@ -146,7 +146,7 @@ def for_more(rules: list[Rule]) -> Rule:
     absolute = [rule[2 if rule[0] == "isclose" else 1] for rule in rules if rule and rule[0] in ("isclose", "within")]
     if not absolute:
         return None
-    return ["isclose", max([compare.REL_TOL, *relative]), max([compare.ABS_TOL, *absolute])]
+    return ["isclose", max([equality.REL_TOL, *relative]), max([equality.ABS_TOL, *absolute])]
 
 
 def _check(test: ast.expr, names: Set[str], left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:

@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra import compare
+from codelutra.suites import equality
 from codelutra.suites.asserts import Check, Rule, defined, for_more, holds, names_to_define, take_apart
 from sandbox.protocol import PythonJob
 
@@ -71,7 +71,7 @@ class PythonSuite:
         return []
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
-        return compare.answer_digest(self.mode, output)
+        return equality.answer_digest(self.mode, output)
 
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         rules = _rules(_material(problem["judge"])) or [None] * len(expected)

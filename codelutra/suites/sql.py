@@ -23,9 +23,9 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from codelutra import compare
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.suites import equality
 from sandbox.protocol import SqlJob
 
 SYSTEM = "Answer with one SQLite query."
@@ -75,13 +75,13 @@ class SqlSuite:
         return [mode for mode in self.other_modes if self.agrees_under(mode, problem, output, expected)]
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
-        return compare.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
+        return equality.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
 
     def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         """As `agrees`, under any of MODES: for figures reported beside the label's own."""
         judging = _judging(problem["judge"])
         ordered = judging["order_by"] if mode == "spider-testsuite/v1" else judging["ordered"]
-        return compare.agrees(mode, output, expected, ordered=ordered, sort_keys=judging["sort_keys"])
+        return equality.agrees(mode, output, expected, ordered=ordered, sort_keys=judging["sort_keys"])
 
     def normalise(self, code: str) -> str:
         return normalise(code)

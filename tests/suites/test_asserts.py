@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.execute import execute, judge_references
+from codelutra.execution.outcomes import execute, judge_references
 from codelutra.schema import PROBLEMS
 from codelutra.suites.asserts import Rule, defined, for_more, holds, take_apart
 from codelutra.suites.python import PythonSuite, judging_by_asserts
 from sandbox import Pool, ensure_image
-from tests.test_execute import samples
+from tests.execution.test_outcomes import samples
 
 MODE = "python-value/v1"
 

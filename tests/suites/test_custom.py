@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.check import leaks_within
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.suites import Suite, open_suite
+from codelutra.pipeline.check import leaks_within
+from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import overlaps
 from codelutra.suites.sql import SqlSuite

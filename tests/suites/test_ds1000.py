@@ -14,7 +14,7 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execute import execute, judge_references
+from codelutra.execution.outcomes import execute, judge_references
 from codelutra.schema import SAMPLES
 from codelutra.suites.ds1000 import load, piece
 from codelutra.suites.python import PythonSuite

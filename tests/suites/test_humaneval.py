@@ -13,7 +13,7 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execute import judge_references
+from codelutra.execution.outcomes import judge_references
 from codelutra.suites.humaneval import load
 from codelutra.suites.python import PythonSuite
 from sandbox import Pool, ensure_image

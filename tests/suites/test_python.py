@@ -14,9 +14,9 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execute import judge_references
+from codelutra.execution.outcomes import judge_references
 from codelutra.schema import PROBLEMS
-from codelutra.suites import open_suite
+from codelutra.suites.base import open_suite
 from codelutra.suites.mbpp import load
 from codelutra.suites.python import STDIN_WRAP, PythonSuite, calls_of, judging, judging_by_asserts, normalise, with_calls
 from sandbox import Pool, ensure_image

@@ -14,7 +14,7 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.suites import open_suite
+from codelutra.suites.base import open_suite
 from codelutra.suites.spider import FILES, load
 from codelutra.suites.splits import normalise_prompt, overlaps
 

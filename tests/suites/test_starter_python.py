@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 
 from codelutra.config import SuiteSection
-from codelutra.execute import execute, judge_references
+from codelutra.execution.outcomes import execute, judge_references
 from codelutra.schema import SAMPLES
-from codelutra.suites.functions import library
-from codelutra.suites.functions.pipelines import COUNTS, neighbours
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import normalise_prompt, overlaps
-from codelutra.suites.starter_python import load, program_of
+from codelutra.suites.starter_python.functions import library
+from codelutra.suites.starter_python.pipelines import COUNTS, neighbours
+from codelutra.suites.starter_python.suite import load, program_of
 from sandbox import Pool, ensure_image
 
 
@@ -51,7 +51,7 @@ def statuses(suite: PythonSuite, expected: pl.DataFrame, pool: Pool, programs: l
 
 def test_two_makings_in_two_processes_are_equal_byte_for_byte(suite: PythonSuite) -> None:
     program = (
-        "import sys; from codelutra.config import SuiteSection; from codelutra.suites.starter_python import load\n"
+        "import sys; from codelutra.config import SuiteSection; from codelutra.suites.starter_python.suite import load\n"
         "sys.stdout.write(load(SuiteSection(name='starter-python')).problems().write_ndjson())"
     )
     for seed in ("1", "2"):

@@ -18,13 +18,13 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.suites import open_suite
+from codelutra.suites.base import open_suite
 from codelutra.suites.splits import normalise_prompt, overlaps
 from codelutra.suites.sql import SqlSuite
-from codelutra.suites.starter.build import Rows, make_rows
-from codelutra.suites.starter.declare import read_world, world_names
-from codelutra.suites.starter.generate import neighbours
-from codelutra.suites.starter_sql import ensure_made, load, make
+from codelutra.suites.starter_sql.build import Rows, make_rows
+from codelutra.suites.starter_sql.declare import read_world, world_names
+from codelutra.suites.starter_sql.generate import neighbours
+from codelutra.suites.starter_sql.suite import ensure_made, load, make
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def test_two_makings_in_two_processes_are_equal_byte_for_byte(tmp_path: Path) ->
     for seed in ("1", "2"):
         folder = tmp_path / seed
         folder.mkdir()
-        program = f"from pathlib import Path; from codelutra.suites.starter_sql import make; make(Path({str(folder)!r}))"
+        program = (
+            f"from pathlib import Path; from codelutra.suites.starter_sql.suite import make; make(Path({str(folder)!r}))"
+        )
         subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())})
     assert digests[0] == digests[1]

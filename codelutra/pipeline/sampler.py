@@ -1,0 +1,199 @@
+"""The sample stage as a stream: shards of one policy's samples land in the store while earlier ones are executed.
+
+`Sampling` owns the thread that feeds the store. The engine starts only when a wanted shard is missing, serves all missing
+shards with one load, and ends with the `with` block.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra.errors import StageError, UserError
+from codelutra.hardware import number_format
+from codelutra.pipeline.run import Policy, Run
+from codelutra.sampling.shards import Shard, plan_shards, sample_shards
+from codelutra.schema import SAMPLES
+from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, locked, write_frame
+
+VERSION = 2
+
+
+class Sampling:
+    """Samples of one policy, shard by shard, in the order of `shards`.
+
+    Raises, from `shard`, whatever stopped the engine.
+    """
+
+    def __init__(self, run: Run, policy: Policy, shards: Sequence[Shard]) -> None:
+        self.run, self.policy, self.shards = run, policy, shards
+        self.steps = [Step(_recipe(run, policy, s), _not_alone, f"{policy.label}/{s.name}") for s in shards]
+        self._made: dict[int, Artifact] = {}
+        self._failure: BaseException | None = None
+        self._change = threading.Condition()
+        self._stop = threading.Event()
+        self._show = run.progress(f"sample {policy.label}", "completions")
+        self._thread: threading.Thread | None = None
+
+    def shard(self, i: int) -> Artifact:
+        """The i-th shard's samples, as SAMPLES; waits for it, starting the engine if nobody has (or again after a fault)."""
+        with self._change:
+            if i not in self._made:
+                if not self._thread and (found := self.run.store.find(self.steps[i].recipe)):
+                    self._made[i] = found
+                    self.run.store.reused(self.steps[i], found)
+                elif not self._thread or not self._thread.is_alive():
+                    self._failure = None
+                    self._thread = threading.Thread(target=self._fill, name="sampling", daemon=True)
+                    self._thread.start()
+            self._change.wait_for(lambda: i in self._made or self._failure)
+            if i not in self._made:
+                assert self._failure is not None
+                raise self._failure
+            return self._made[i]
+
+    def labels(self, *, greedy: bool) -> list[tuple[int, str]]:
+        """(number, name) of the greedy, or of the other, shards."""
+        return [(i, f"{self.policy.label}/{s.name}") for i, s in enumerate(self.shards) if s.greedy is greedy]
+
+    def made(self, *, greedy: bool) -> list[Artifact]:
+        """The greedy, or the other, shards that are in the store."""
+        wanted = [i for i, _ in self.labels(greedy=greedy)]
+        there = [self._made.get(i) or self.run.store.find(self.steps[i].recipe) for i in wanted]
+        return [a for a in there if a]
+
+    def __enter__(self) -> Sampling:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        with self._change:  # whoever still waits, in a flow that was told to end
+            self._failure = self._failure or StageError("sampling was ended before this shard was drawn")
+            self._change.notify_all()
+
+    def _fill(self) -> None:
+        try:
+            self._sample_missing()
+        except Exception as e:  # noqa: BLE001 - whoever waits for a shard gets it raised: a thread has no caller
+            with self._change:
+                self._failure = e
+                self._change.notify_all()
+
+    def _sample_missing(self) -> None:
+        run, c = self.run, self.run.config
+        # One sampler per policy and store: a second process waits here and then finds the shards made.
+        lock = run.store.root / ".locks" / f"sampling-{self.policy.digest[:32]}"
+        with locked(lock, waiting=lambda: run.waiting(f"another process that samples {self.policy.label}")):
+            missing = []
+            for i, step in enumerate(self.steps):
+                if i in self._made:
+                    continue
+                if found := run.store.find(step.recipe):
+                    run.store.reused(step, found)
+                    self._put(i, found)
+                else:
+                    missing.append(i)
+            at = {self.shards[i].index: i for i in missing}
+            dtype = "" if c.sample.endpoints else number_format(c.engine.dtype)  # a server has its own
+            began = time.monotonic()
+
+            def started() -> None:  # what was waited for others' work is no work of these shards
+                nonlocal began
+                began = time.monotonic()
+
+            stream = sample_shards(
+                Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing],
+                sample=c.sample, engine=c.engine, seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
+                progress=self._progress, waiting=run.waiting, started=started,
+            )  # fmt: skip
+            try:
+                for shard, frame in stream:
+                    i, now = at[shard.index], time.monotonic()
+                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype))))
+                    began = now
+            except _EnoughError:
+                pass
+            finally:
+                stream.close()  # ends the engine: a process exit is the only sure way to get its memory back
+
+    def _progress(self, done: int, total: int, tokens: int) -> None:
+        if self._stop.is_set():
+            raise _EnoughError
+        self._show(done, total)
+
+    def _put(self, i: int, artifact: Artifact) -> None:
+        with self._change:
+            self._made[i] = artifact
+            self._change.notify_all()
+
+
+def measure_plan(
+    run: Run, policy: Policy, problems: Artifact, expected: Artifact, split: str, *, train: bool = False
+) -> Sampling:
+    """The shards that measure a policy on `split` (greedy), first, and then sample the train problems if `train`.
+
+    Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator. Raises
+    UserError where none is left.
+    """
+    usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
+    frame = problems.frame("problems")
+    train_rows = frame.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+    if train and train_rows.is_empty():
+        there = frame.filter(pl.col("split") == "train").height
+        raise UserError(
+            f"no reference of the {there} train problems is usable, so nothing the model writes can be judged; "
+            "`codelutra check` on the same config says what is wrong with them"
+        )
+    asked = pl.concat([frame.filter(pl.col("split") == split), train_rows])
+    return Sampling(run, policy, plan_shards(asked, run.config.sample, (split, "train") if train else (split,)))
+
+
+class _EnoughError(Exception):
+    """Nobody waits for further shards."""
+
+
+def _not_alone(out: Path, work: Path) -> dict[str, Any]:
+    raise RuntimeError("a shard of samples is made by Sampling.shard, which shares one engine between all shards")
+
+
+def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
+        tokens = int(frame["completion_tokens"].sum())
+        cut = frame.filter(pl.col("finish_reason") == "length").height
+        dropped = frame.filter(pl.col("finish_reason") == "dropped").height
+        return {
+            "rows": frame.height,
+            "seconds": round(seconds, 2),
+            "tokens": tokens,
+            "dtype": dtype,
+            "cut_at_max_tokens": cut,
+            "prompts_too_long": dropped,
+        }
+
+    return build
+
+
+def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
+    s, e = run.config.sample, run.config.engine
+    drawn = {} if shard.greedy else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p,
+                                     "seed": run.config.seed}  # fmt: skip
+    if drawn and s.min_p:
+        drawn["min_p"] = s.min_p
+    config = {
+        **drawn,
+        "max_tokens": s.max_tokens,
+        "dtype": number_format(e.dtype),
+        "max_model_len": e.max_model_len,
+        "greedy": shard.greedy,
+    }
+    asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
+    return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

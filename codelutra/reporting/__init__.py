@@ -1,0 +1,1 @@
+"""Results for people: figures, the report page, the model card, the export."""

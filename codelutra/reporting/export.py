@@ -1,0 +1,109 @@
+"""A policy on its way out: weights, tokenizer and adapter as transformers and vLLM load them, a model card, the report.
+
+OUT/README.md       the model card: numbers with their intervals, the commands behind them, licences, limits
+OUT/run.yaml        the config that made it
+OUT/report/         the run's report
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from codelutra.errors import UserError
+from codelutra.reporting.model_card import card
+from codelutra.reporting.report import write_report
+from codelutra.results.findings import Row, policy_row, read_findings
+from codelutra.store.artifacts import disk_full, write_atomic
+
+_NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
+
+
+def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
+    """Copy a policy of a run to `out`, which must be absent or empty; returns `out`, whole.
+
+    policy: its label ("policy-1") or title ("iteration 1"); None means the one the run chose. Raises UserError where there
+    is no such policy, its weights are gone or damaged, `out` is in use, or the disk is full.
+    """
+    found = read_findings(run_path)
+    row = policy_row(found, policy)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
+    report = write_report(run_path)
+    part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        _copy_model(row, found.manifest(row["path"]), part)
+        (part / "report").mkdir()
+        for file in report.parent.iterdir():
+            shutil.copyfile(file, part / "report" / file.name)  # copytree would hide a full disk in an error of its own
+        write_atomic(part / "run.yaml", found.config_text)
+        write_atomic(part / "README.md", card(found, row))
+        os.rename(part, out)  # an empty `out` is replaced
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full(out.parent) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def hub_name(target: str) -> str:
+    """`org/name` of `hf:org/name`. Raises UserError for anything else."""
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)", target)
+    if not named:
+        raise UserError(f"--push {target!r}: write hf:org/name, the repository on the Hugging Face hub it goes to")
+    return named[1]
+
+
+def push(exported: Path, target: str) -> str:
+    """Upload an export to `hf:org/name`, made private where it is not there yet; returns its address.
+
+    Raises UserError with what the hub said; the folder stays, so that the upload can be tried again.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    http_error: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library below, another in every major version
+    name = hub_name(target)
+    again = f"hf upload {name} {exported}"
+    try:
+        api = HfApi()
+        address = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=exported, commit_message=f"{exported.name}, by codelutra export")
+    except (http_error, HFValidationError, OSError) as e:
+        said = str(e).strip().splitlines() or [type(e).__name__]
+        raise UserError(
+            f"exported to {exported}, but not pushed to {target}: {said[0]}\nA token with the right to write is needed "
+            f"(`hf auth login`, or $HF_TOKEN) and the hub must be reachable; then: {again}"
+        ) from e
+    return str(address)
+
+
+def _copy_model(row: Row, manifest: Row | None, to: Path) -> None:
+    """Copy what defines the policy, each file checked against the digest it had when it was scored."""
+    source = Path(row["path"])
+    made_by = "give the run's command again: it makes them anew"
+    if not (source / "config.json").is_file():
+        raise UserError(f"the weights of {row['title']} are not at {source} any more; {made_by}")
+    recorded = manifest["files"] if manifest else {}
+    for file in sorted(p for p in source.rglob("*") if p.is_file()):
+        name = file.relative_to(source)
+        if str(name) in _NOT_THE_MODEL:
+            continue
+        copy = to / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        if str(name) in recorded and _sha256(copy) != recorded[str(name)]["sha256"]:
+            raise UserError(f"{file} is not what {row['title']} was scored with (its sha256 differs); {made_by}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Figures as values: what is drawn, and the rows beside it."""

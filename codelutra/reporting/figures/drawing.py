@@ -1,0 +1,130 @@
+"""Figures as values: drawn once, in stand-in colours for ink, grid and paper, then coloured for where they are seen.
+
+Files on disk get a white paper; inside a page the reader's light or dark theme decides. Series colours are Okabe and Ito's,
+which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra.store.artifacts import write_atomic
+
+Row = dict[str, Any]
+
+INK, GRID, PAPER = "#1f2430", "#d9dde4", "#fefefd"
+GREEN, VERMILION, BLUE, ORANGE, SKY, PURPLE = "#009e73", "#d55e00", "#0072b2", "#e69f00", "#56b4e9", "#cc79a7"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 8.5,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.linewidth": 0.8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PAPER,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure not drawn yet: `draw(figure)` puts it on an empty matplotlib Figure of `size` inches."""
+
+    name: str
+    title: str
+    caption: str
+    rows: list[Row]
+    draw: Callable[[Any], None]
+    size: tuple[float, float] = (5.4, 3.5)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, drawn: the same rows give the same bytes."""
+
+    figure: Figure
+    svg: str
+    png: bytes
+
+    def save(self, out_dir: Path) -> list[Path]:
+        """Write NAME.svg and .png, and the rows as .json and .csv; returns the files, each whole."""
+        figure = self.figure
+        out_dir.mkdir(parents=True, exist_ok=True)
+        svg, png, data, table = (out_dir / f"{figure.name}.{kind}" for kind in ("svg", "png", "json", "csv"))
+        write_atomic(svg, self.svg.replace(PAPER, "#ffffff"))
+        scratch = out_dir / f".{png.name}"
+        scratch.write_bytes(self.png)
+        scratch.replace(png)
+        content = {"title": figure.title, "caption": figure.caption, "rows": figure.rows}
+        write_atomic(data, json.dumps(content, indent=1))
+        write_atomic(table, pl.DataFrame(figure.rows, infer_schema_length=None).write_csv())
+        return [svg, png, data, table]
+
+    def inline(self) -> str:
+        """An <svg> element for an HTML page: ids of its own, scales with its box, ink and grid follow the page's theme."""
+        head, body = self.svg[self.svg.index("<svg") :].split(">", 1)
+        view = head.split('viewBox="', 1)[1].split('"', 1)[0]
+        for mark in (' id="', "url(#", 'xlink:href="#'):
+            body = body.replace(mark, f"{mark}{self.figure.name}-")
+        body = body.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAPER, "none")
+        label = self.figure.title.replace('"', "'")
+        return f'<svg viewBox="{view}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+
+
+def draw(figure: Figure) -> Drawing:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    svg, png = io.StringIO(), io.BytesIO()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        FigureCanvasAgg(canvas)
+        canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=10)
+        figure.draw(canvas)
+        canvas.savefig(png, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+        canvas.set_layout_engine("none")  # laid out already
+        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return Drawing(figure, svg.getvalue(), png.getvalue())
+
+
+def readable_on(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#14171d"
+
+
+def swatch(colour: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour)
+
+
+def few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4, integer=True)

@@ -1,0 +1,148 @@
+"""Several runs in one figure: with and without something, and what more training data gives.
+
+Runs are given as summary.json with a label; runs that share a label are seeds of one setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+from codelutra.reporting.figures.drawing import BLUE, ORANGE, Figure, Row
+from codelutra.reporting.figures.policies import pass_at_1_figure
+from codelutra.reporting.figures.training import log_probabilities_compared
+from codelutra.results.findings import Findings
+
+Labelled = Sequence[tuple[str, Row]]  # (label, summary.json)
+_START, _CHOSEN = "start", "chosen"
+_LOOKS = {_START: ("o", ORANGE), _CHOSEN: ("D", BLUE)}
+
+
+def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
+    """pass@1 of each run's start and of the policy it chose, with intervals, one line a label: with and without references,
+    one method against another.
+
+    `split` "test": only the chosen policy has a number there. Raises ValueError where no run has one.
+    """
+    rows = [{"setting": label, "run": s["run"], **found} for label, s in runs for found in (_estimates(s, split)) if found]
+    labels = list(dict.fromkeys(r["setting"] for r in rows))
+    if not rows:
+        raise ValueError(f"no run has a policy measured on {split}")
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for kind in dict.fromkeys(r["policy_kind"] for r in rows):
+            marker, colour = _LOOKS[kind]
+            mine = [r for r in rows if r["policy_kind"] == kind]
+            y = [labels.index(r["setting"]) + _spread(r, mine) + (0.16 if kind == _START else -0.16) for r in mine]
+            x = [100 * r["value"] for r in mine]
+            reach = [[100 * (r["value"] - r["low"]) for r in mine], [100 * (r["high"] - r["value"]) for r in mine]]
+            ax.errorbar(x, y, xerr=reach, fmt=marker, ms=6, color=colour, elinewidth=1.5, capsize=3, label=f"{kind} policy")
+            for label in dict.fromkeys(r["setting"] for r in mine):
+                seeds = [(at, r) for at, r in zip(y, mine, strict=True) if r["setting"] == label]
+                end = (100 * max(r["high"] for _, r in seeds), mean(at for at, _ in seeds))
+                aside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "size": 7.5}
+                ax.annotate(f"{100 * mean(r['value'] for _, r in seeds):.1f}", end, **aside)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.set_ylim(len(labels) - 0.5, -0.6)
+        ax.set_xlim(0, 6 + 100 * max(r["high"] for r in rows))
+        ax.set_xlabel(f"{split} pass@1 (% of problems)")
+        ax.grid(axis="y", visible=False)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+    return Figure(
+        "runs-compared", f"{split} pass@1 by setting",
+        f"Greedy answers to the {split} problems, judged by running them; bars are 95 % Wilson intervals, n = "
+        f"{_counts(rows)} problems. Start is policy 0 (after the warm start, where there is one); several marks of a kind "
+        "are seeds, the number their mean. Overlapping bars do not mean no difference: policies answer the same problems, "
+        "the paired test decides.",
+        rows, draw, (5.4, 1.7 + 0.55 * len(labels)),
+    )  # fmt: skip
+
+
+def data_share_figure(runs: Sequence[tuple[float, Row]], *, split: str = "dev") -> Figure:
+    """pass@1 by the share of the train problems that was used, of (share in (0, 1], summary.json); runs of one share are
+    seeds. Raises ValueError where no run has a number."""
+    rows = [
+        {"share": share, "train_problems": s["problems"].get("train"), "run": s["run"], **found}
+        for share, s in sorted(runs, key=lambda r: r[0]) for found in _estimates(s, split) if found
+    ]  # fmt: skip
+    if not rows:
+        raise ValueError(f"no run has a policy measured on {split}")
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for kind in dict.fromkeys(r["policy_kind"] for r in rows):
+            marker, colour = _LOOKS[kind]
+            mine = [r for r in rows if r["policy_kind"] == kind]
+            x = [100 * r["share"] + 10 * _spread(r, mine, "share") + (1 if kind == _CHOSEN else -1) for r in mine]
+            y = [100 * r["value"] for r in mine]
+            reach = [[100 * (r["value"] - r["low"]) for r in mine], [100 * (r["high"] - r["value"]) for r in mine]]
+            ax.errorbar(x, y, yerr=reach, fmt=marker, ms=5, color=colour, elinewidth=1.5, capsize=3, label=f"{kind} policy")
+            shares = sorted({r["share"] for r in mine})
+            middle = [100 * mean(r["value"] for r in mine if r["share"] == s) for s in shares]
+            ax.plot([100 * s + (1 if kind == _CHOSEN else -1) for s in shares], middle, color=colour, alpha=0.45, zorder=1)
+        named = {r["share"]: r["train_problems"] for r in rows}
+        ax.set_xticks([100 * s for s in named], [f"{100 * s:g}\n({n:,})" if n else f"{100 * s:g}" for s, n in named.items()])
+        ax.set_xlim(0, 108)
+        ax.set_ylim(0, None)
+        ax.set_xlabel("share of the train problems (%, in brackets how many)")
+        ax.set_ylabel(f"{split} pass@1 (% of problems)")
+        ax.grid(axis="x", visible=False)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+    return Figure(
+        "data-share", "What more train problems give",
+        f"Greedy answers to the same {_counts(rows)} {split} problems, judged by running; bars are 95 % Wilson intervals. "
+        "Start is policy 0 of each run, warm-started on the same share; several marks of a kind are seeds, the line is "
+        "their mean.",
+        rows, draw,
+    )  # fmt: skip
+
+
+def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
+    """What there is to compare between runs, labelled by their names: of the first preference training of each, and of
+    their train problems where those differ in number."""
+    named = [(f.summary["run"], f.summary) for f in runs]
+    trained = [(name, lines) for f, (name, _) in zip(runs, named, strict=True) for _, lines in _preferring(f)[:1]]
+    asked = [s["problems"].get("train", 0) for _, s in named]
+    shares = [(n / max(asked), s) for n, (_, s) in zip(asked, named, strict=True) if n]
+    same_questions = len({(s["suite"], s["suite_version"], s["problems"].get("dev")) for _, s in named}) == 1
+    found = [
+        replace(pass_at_1_figure([s for _, s in named]), name="pass-at-1-compared"),
+        runs_compared_figure(named),
+        log_probabilities_compared(trained) if len(trained) > 1 else None,
+        data_share_figure(shares) if same_questions and len(set(asked)) > 1 else None,
+    ]
+    return [figure for figure in found if figure]
+
+
+def _preferring(found: Findings) -> list[tuple[str, list[Row]]]:
+    return [(title, lines) for title, lines in found.training if "chosen_log_prob" in lines[0]]
+
+
+def _estimates(summary: Row, split: str) -> list[Row]:
+    """Start and chosen policy of a run on `split`, those that have a number there."""
+    if split == "test":
+        test = summary.get("test")
+        return [_row(_CHOSEN, test["policy"], test)] if test else []
+    rows = {p["label"]: p for p in summary["policies"]}
+    start, chosen = rows.get("policy-0"), rows.get(summary["best"])
+    return [_row(kind, p["title"], p[split]) for kind, p in ((_START, start), (_CHOSEN, chosen)) if p]
+
+
+def _row(kind: str, policy: str, e: Row) -> Row:
+    numbers = {"value": e["value"], "low": e["low"], "high": e["high"], "problems": e["n"]}
+    return {"policy_kind": kind, "policy": policy, **numbers}
+
+
+def _spread(row: Row, kind: list[Row], by: str = "setting") -> float:
+    """Seeds of one setting side by side, so that their bars can be told apart."""
+    same = [r for r in kind if r[by] == row[by]]
+    return 0.12 * (same.index(row) - (len(same) - 1) / 2)
+
+
+def _counts(rows: list[Row]) -> str:
+    return ", ".join(sorted({f"{r['problems']:,}" for r in rows}))

@@ -1,0 +1,148 @@
+"""What training looked like, step by step: the lines of training.jsonl, one figure each way of looking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+from codelutra.reporting.figures.drawing import GREEN, INK, PURPLE, SERIES, VERMILION, Figure, Row
+
+Training = Sequence[tuple[str, Sequence[Row]]]  # (title of the policy, or of a run; lines of its training.jsonl)
+
+_TRAINED = {"chosen": GREEN, "rejected": VERMILION}
+_SMOOTHED = 5  # steps: the mean of one batch is noise
+
+
+def log_probability_figure(training: Training) -> Figure | None:
+    """Chosen and rejected log-probabilities by step, their drift from policy t-1 and the KL to it, iterations end to end."""
+    preferring = [(t, lines) for t, lines in training if lines and "chosen_log_prob" in lines[0]]
+    rows = list(_end_to_end(preferring, [*_sides("log_prob", "drift"), "kl"]))
+    if not rows:
+        return None
+    panels = {
+        "log_prob": "log-probability\n(nats)",
+        "drift": "drift from\npolicy t-1 (nats)",
+        "kl": "KL to policy t-1\n(nats a token)",
+    }
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+        for ax, (what, label) in zip(axes, panels.items(), strict=True):
+            lines = {"kl": PURPLE} if what == "kl" else {f"{side}_{what}": colour for side, colour in _TRAINED.items()}
+            for policy, mine in _by_policy(rows):
+                for name, colour in lines.items():
+                    said = name.split("_")[0] if policy == rows[0]["policy"] and what == "log_prob" else None
+                    _line(ax, mine, name, colour, said)
+            _iteration_marks(ax, rows, name=ax is axes[0])
+            ax.set_ylabel(label)
+        axes[1].axhline(0, color=INK, linewidth=0.8)
+        axes[2].set_ylim(0, None)
+        axes[2].set_xlabel("optimizer step, iterations end to end")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+    caption = (
+        "Mean summed log-probability of the answers in a step's batch, how far it moved from the reference model, policy "
+        "t-1, and the divergence from it. Plain DPO is known to push both kinds down; the SFT term is to hold the chosen up."
+    )
+    return Figure("log-probability", "Chosen and rejected answers while training", caption, rows, draw, (5.4, 5.0))
+
+
+def loss_figure(training: Training) -> Figure | None:
+    """Training loss by step, the warm start included."""
+    rows = list(_end_to_end(training, ["loss"]))
+    if not rows:
+        return None
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for (policy, mine), colour in zip(_by_policy(rows), cycle(SERIES), strict=False):
+            _line(ax, mine, "loss", colour, policy)
+        _iteration_marks(ax, rows, name=False)
+        ax.set_ylabel("loss (nats)")
+        ax.set_xlabel("optimizer step, trainings end to end")
+        ax.set_ylim(0, None)
+        ax.legend(loc="best")
+
+    caption = (
+        "The warm start's is the mean over answer tokens; an iteration's is DPO + λ·SFT. The two have different scales."
+    )
+    return Figure("loss", "Training loss", caption, rows, draw)
+
+
+def log_probabilities_compared(logs: Training) -> Figure | None:
+    """Chosen and rejected log-probabilities by step under several trainings of the same policy on the same pairs: with and
+    without the SFT term, at several β, …  Trainings without pairs are left out; None where none is left."""
+    rows = [
+        {"training": label, "step": line["step"], **{name: line[name] for name in _sides("log_prob", "drift")}}
+        for label, lines in logs
+        for line in lines
+        if "chosen_log_prob" in line
+    ]
+    if not rows:
+        return None
+    labels = list(dict.fromkeys(r["training"] for r in rows))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(1, 2, sharex=True, sharey=True)
+        for ax, side in zip(axes, _TRAINED, strict=True):
+            for label, colour in zip(labels, cycle(SERIES), strict=False):
+                mine = [r for r in rows if r["training"] == label]
+                steps, values = [r["step"] for r in mine], [r[f"{side}_drift"] for r in mine]
+                ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+                ax.plot(steps, _running_mean(values, _SMOOTHED), color=colour, label=label)
+            ax.axhline(0, color=INK, linewidth=0.8)
+            ax.set_title(side, size=8.5, weight="normal", pad=4)
+            ax.set_xlabel("optimizer step")
+        axes[0].set_ylabel("drift of the log-probability\nfrom policy t-1 (nats an answer)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(labels)))
+
+    caption = (
+        "How far the summed log-probability of chosen and of rejected answers moved from policy t-1's; the data hold the "
+        f"log-probabilities as well. Thin: each step's batch; thick: mean over {_SMOOTHED} steps. Below 0 an answer became "
+        "less likely: plain DPO is known to do that to the chosen ones too, and the SFT term is to hold them up."
+    )
+    return Figure("log-probability-compared", "Chosen and rejected answers, by training", caption, rows, draw, (5.4, 3.4))
+
+
+def _end_to_end(training: Training, names: Sequence[str]) -> Iterator[Row]:
+    """Rows of several trainings on one axis of steps."""
+    offset = 0
+    for policy, lines in training:
+        for line in lines:
+            at = {"policy": policy, "step": offset + line["step"], "step_in_training": line["step"]}
+            yield at | {name: line[name] for name in names}
+        offset += lines[-1]["step"]
+
+
+def _by_policy(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [(p, [r for r in rows if r["policy"] == p]) for p in dict.fromkeys(r["policy"] for r in rows)]
+
+
+def _line(ax: Any, rows: Sequence[Row], name: str, colour: str, label: str | None) -> None:
+    marker = "." if len(rows) < 3 else None
+    ax.plot([r["step"] for r in rows], [r[name] for r in rows], color=colour, label=label, marker=marker)
+
+
+def _iteration_marks(ax: Any, rows: Sequence[Row], *, name: bool) -> None:
+    """A line where each training but the first starts, and its name above."""
+    for policy, mine in _by_policy(rows):
+        start = mine[0]["step"] - mine[0]["step_in_training"]
+        if start:
+            ax.axvline(start, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+        if name:
+            at = {"xycoords": ("data", "axes fraction"), "xytext": (4, 3), "textcoords": "offset points"}
+            ax.annotate(policy, (start, 1), size=7.5, **at)
+
+
+def _sides(*what: str) -> list[str]:
+    return [f"{side}_{w}" for side in _TRAINED for w in what]
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Over the values up to each, at most `window` of them."""
+    means = []
+    for i in range(len(values)):
+        recent = values[max(0, i + 1 - window) : i + 1]
+        means.append(sum(recent) / len(recent))
+    return means

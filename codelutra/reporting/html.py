@@ -1,0 +1,96 @@
+"""Pieces of an HTML page, made from text that is never trusted: everything shown is escaped here."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from string import Template
+
+_TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
+
+
+class Html(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def page(title: str, parts: Sequence[Html]) -> str:
+    """A whole document: one file, nothing fetched."""
+    template = Template(resources.files("codelutra.reporting").joinpath("templates/report.html").read_text())
+    return template.substitute(title=escape(title), body="\n".join(parts))
+
+
+def tag(name: str, *inside: str, **attributes: str) -> Html:
+    """<name …>inside</name>; `class_` becomes class. Strings are escaped, Html is not."""
+    attrs = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(v)}"' for k, v in attributes.items() if v)
+    return Html(f"<{name}{attrs}>{''.join(map(safe, inside))}</{name}>")
+
+
+def safe(text: str) -> Html:
+    return text if isinstance(text, Html) else Html(escape(text))
+
+
+def join(*parts: str) -> Html:
+    return Html("".join(map(safe, parts)))
+
+
+def section(anchor: str, title: str, *inside: str) -> Html:
+    return join(tag("h2", title, id=anchor), *inside)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Sequence[int] = (),
+    wide: Sequence[int] = (),
+    best: int | None = None,
+) -> Html:
+    """`numbers` and `wide` are indices of columns set flush right, or allowed to wrap; row `best` stands out."""
+
+    def kind(i: int) -> str:
+        return "n" if i in numbers else "wide" if i in wide else ""
+
+    head = tag("tr", *(tag("th", c, class_=kind(i)) for i, c in enumerate(columns)))
+    body = [
+        tag("tr", *(tag("td", c, class_=kind(i)) for i, c in enumerate(row)), class_="best" if n == best else "")
+        for n, row in enumerate(rows)
+    ]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+
+
+def folded(summary: str, *inside: str) -> Html:
+    return tag("details", tag("summary", summary), *inside)
+
+
+def side_by_side(left: tuple[str, str], right: tuple[str, str]) -> Html:
+    """Two (label, program), what only one of them has marked in it."""
+    marked = [code or tag("span", "(empty)", class_="soft") for code in diff(left[1], right[1])]
+    return tag(
+        "div",
+        *(
+            tag("div", tag("div", safe(label)), tag("pre", code), class_="side")
+            for (label, _), code in zip((left, right), marked, strict=True)
+        ),
+        class_="sides",
+    )
+
+
+def diff(left: str, right: str) -> tuple[Html, Html]:
+    """Both texts word by word: <del> around what only the left has, <ins> around what only the right has."""
+    a, b = _TOKENS.findall(left), _TOKENS.findall(right)
+    lefts, rights = list[str](), list[str]()
+    for op, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        here, there = "".join(a[a0:a1]), "".join(b[b0:b1])
+        lefts.append(safe(here) if op == "equal" or not here else tag("del", here))
+        rights.append(safe(there) if op == "equal" or not there else tag("ins", there))
+    return join(*lefts), join(*rights)
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many characters, and said so where there were more."""
+    return text if len(text) <= most else f"{text[:most].rstrip()} … ({len(text) - most:,} more characters)"

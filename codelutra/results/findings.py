@@ -1,0 +1,254 @@
+"""A run read back for people: its numbers, the artifacts they came from, and what may be said about them.
+
+Figures, the report page and the model card are made from `Findings`; the numbers are those of summary.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from codelutra.cli.tables import read_summary
+from codelutra.config import RunConfig, parse_config
+from codelutra.errors import UserError
+from codelutra.store.artifacts import Event, RunDir
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How a second policy compares with a first on the same dev problems."""
+
+    gained: int  # problems only the second solves
+    lost: int  # problems only the first solves
+    n: int  # problems both were asked
+    p: float  # exact McNemar
+
+    @property
+    def points(self) -> float:
+        """Difference of pass@1 in percentage points."""
+        return 100 * (self.gained - self.lost) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `points`: adjusted Wald for paired proportions (Bonett and Price 2012)."""
+        up, down = (self.gained + 1) / (self.n + 2), (self.lost + 1) / (self.n + 2)
+        reach = 1.959964 * math.sqrt((up + down - (up - down) ** 2) / (self.n + 2))
+        return 100 * max(-1.0, up - down - reach), 100 * min(1.0, up - down + reach)
+
+    @property
+    def text(self) -> str:
+        low, high = self.interval
+        return f"{signed(self.points)} points [{signed(low)} to {signed(high)}], exact paired p = {self.p:.2g}"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """One run's directory, read."""
+
+    path: Path
+    summary: Row
+
+    @property
+    def policies(self) -> list[Row]:
+        rows: list[Row] = self.summary["policies"]
+        return rows
+
+    @property
+    def best(self) -> Row | None:
+        """The chosen policy's row; before anything was chosen, the highest dev pass@1."""
+        chosen = [r for r in self.policies if r["label"] == self.summary["best"]]
+        return next(iter(chosen), None) or max(self.policies, key=lambda r: r["dev"]["value"], default=None)
+
+    @cached_property
+    def config_text(self) -> str:
+        return (self.path / "run.yaml").read_text()
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return parse_config(yaml.safe_load(self.config_text), str(self.path / "run.yaml"))
+
+    @cached_property
+    def events(self) -> list[Event]:
+        return RunDir(self.path).events()
+
+    @property
+    def alarms(self) -> list[str]:
+        """What went wrong in training, a sentence each."""
+        return [text for r in self.policies for text in r.get("alarms", [])]
+
+    @cached_property
+    def training(self) -> list[tuple[str, list[Row]]]:
+        """(title, lines of training.jsonl) of every policy that was trained here."""
+        return [(r["title"], lines) for r in self.policies if (lines := _json_lines(Path(r["path"]) / "training.jsonl"))]
+
+    def frame(self, name: str) -> pl.DataFrame | None:
+        """A parquet file of the run's directory, or None where it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            return pl.read_parquet(self.path / name)
+        return None
+
+    def pairs(self, row: Row) -> pl.DataFrame | None:
+        return self.frame(f"{row['folder']}/pairs.parquet")
+
+    def dev_scores(self, row: Row) -> pl.DataFrame | None:
+        return self.frame(f"{row['folder']}/dev-scores/scores.parquet")
+
+    def dev_outcomes(self, row: Row) -> pl.DataFrame | None:
+        files = sorted(self.path.glob(f"{row['folder']}/dev-outcomes-*/outcomes.parquet"))
+        return pl.concat([pl.read_parquet(f) for f in files]) if files else None
+
+    def manifest(self, name: str) -> Row | None:
+        """The manifest of the artifact that `name` in the run's directory, or an absolute path, points at."""
+        target = (self.path / name).resolve()
+        return _json(target / "manifest.json") if target.is_dir() else _json(target.parent / "manifest.json")
+
+    @cached_property
+    def artifacts(self) -> list[tuple[str, Row]]:
+        """(where it is seen in the run's directory, manifest) of everything linked there, and of the policies."""
+        links = sorted(p for p in self.path.rglob("*") if p.is_symlink())
+        named = [(str(p.relative_to(self.path)), self.manifest(str(p))) for p in links]
+        named += [(r["title"], self.manifest(r["path"])) for r in self.policies]
+        return [(name, manifest) for name, manifest in named if manifest]
+
+    def gain(self, before: Row, after: Row) -> Gain | None:
+        """`after` against `before` on dev, problem by problem; None where a score artifact is gone."""
+        from codelutra.scoring.scores import mcnemar
+
+        old, new = self.dev_scores(before), self.dev_scores(after)
+        if old is None or new is None or before is after:
+            return None
+        paired = mcnemar(old, new)
+        return Gain(paired.gained, paired.lost, paired.n, paired.p)
+
+
+def read_findings(run_path: Path) -> Findings:
+    """Raises UserError where there is no run with results."""
+    return Findings(run_path, read_summary(run_path.parent, run_path.name))
+
+
+def headline(found: Findings) -> list[str]:
+    """What the run shows, in sentences that hold: the gain over the start, then what the iterations added to it."""
+    rows, best = found.policies, found.best
+    if best is None:
+        return ["Nothing is measured yet."]
+    first = rows[0]
+    if not first["dev"]["n"]:
+        return [f"The suite has no dev problem: {first['title']} is measured on the test split alone."]
+    if len(rows) == 1:
+        return [f"So far only the start is measured: {first['title']} solves {_share(first)} of the dev problems."]
+    if best is first:
+        tried = ", ".join(r["title"] for r in rows[1:])
+        return [f"Nothing improved: {first['title']} solves {_share(first)} of the dev problems, {tried} no more than that."]
+    name = _capital(best["title"])
+    said = f"{name} solves {_share(best)} of the dev problems at the first try, {first['title']} {_share(first)}"
+    gain = found.gain(first, best)
+    if gain is None:
+        return [f"{said}."]
+    said += f": {gain.text}."
+    alpha = found.config.select.alpha
+    more = f"{gain.gained} problems gained, {gain.lost} lost, of {gain.n}. In brackets: 95 % intervals."
+    if gain.p >= alpha:
+        more = f"At the {alpha:g} level that is within chance: too few problems to tell the two apart. {more}"
+    return [said, more, *_what_iterations_added(found, alpha), *_dips(found, best)]
+
+
+def _dips(found: Findings, best: Row) -> list[str]:
+    """What came after the iteration that was chosen, is no better and so does not ship (like the paper's fourth)."""
+    if best["label"] in ("base", "policy-0"):
+        return []  # that the iterations added nothing is said already
+    later = found.policies[found.policies.index(best) + 1 :]
+    gains = [(row, gain) for row in later if (gain := found.gain(best, row))]
+    return [
+        f"{_capital(row['title'])} {'dips to' if gain.points < 0 else 'stays at'} {_share(row)}: {gain.text} against "
+        f"{best['title']} ({gain.gained} gained, {gain.lost} lost), so {best['title']} ships."
+        for row, gain in gains
+    ]
+
+
+def _what_iterations_added(found: Findings, alpha: float) -> list[str]:
+    """The best iteration against policy 0 where there was a warm start: what the loop gave beyond fine-tuning."""
+    start = next((r for r in found.policies if r["label"] == "policy-0"), None)
+    later = found.policies[found.policies.index(start) + 1 :] if start else []
+    if not start or not later:
+        return []
+    top = max(later, key=lambda r: r["dev"]["value"])
+    gain = found.gain(start, top)
+    if gain is None:
+        return []
+    counts = f"({gain.gained} gained, {gain.lost} lost)"
+    if gain.gained <= gain.lost:
+        return [f"The iterations added nothing to the {start['title']}: {top['title']}, the best, is {gain.text} {counts}."]
+    verdict = "more than chance" if gain.p < alpha else f"within chance at the {alpha:g} level"
+    return [f"What the iterations added: {top['title']} against the {start['title']}, {gain.text} {counts}: {verdict}."]
+
+
+def policy_row(found: Findings, policy: str | None) -> Row:
+    """The row of a policy by label ("policy-1") or title ("iteration 1"); None means the chosen one. Raises UserError."""
+    rows = found.policies
+    if policy is None:
+        if best := found.best:
+            return best
+        raise UserError(f"run {found.path.name!r} has no policy measured yet; see `codelutra status {found.path.name}`")
+    match = next((r for r in rows if policy in (r["label"], r["title"])), None)
+    if not match:
+        known = ", ".join(f"{r['label']} ({r['title']})" for r in rows) or "none yet"
+        raise UserError(f"run {found.path.name!r} has no policy {policy!r}; there: {known}")
+    return match
+
+
+def libraries(found: Findings) -> dict[str, list[str]]:
+    """Library → versions that the run's artifacts were made with; more than one where the work was shared or resumed."""
+    versions: dict[str, set[str]] = {}
+    for _, manifest in found.artifacts:
+        for name, version in manifest.get("libraries", {}).items():
+            versions.setdefault(name, set()).add(version)
+    return {name: sorted(vs) for name, vs in sorted(versions.items())}
+
+
+def spread(frame: pl.DataFrame, n: int) -> pl.DataFrame:
+    """`n` rows evenly spaced over the frame: always the same ones, not all of one problem."""
+    step = max(1, frame.height // n)
+    return frame.gather_every(step).head(n)
+
+
+def question(prompt: str) -> str:
+    """The last line of a prompt: what is asked, without the schema above it."""
+    lines = prompt.strip().splitlines()
+    return lines[-1].strip() if lines else ""
+
+
+def signed(points: float) -> str:
+    """With its sign, a real minus."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def _share(row: Row) -> str:
+    dev = row["dev"]
+    return f"{dev['value']:.1%} [{100 * dev['low']:.1f}–{100 * dev['high']:.1f}]"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _json(path: Path) -> Any:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return json.loads(path.read_text())
+    return None
+
+
+def _json_lines(path: Path) -> list[Row]:
+    """Lines of a JSONL file; one cut short by a kill is left out."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return []

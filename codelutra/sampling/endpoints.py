@@ -1,0 +1,261 @@
+"""Sampling through OpenAI-compatible servers instead of an engine of our own.
+
+Prompts go to `/v1/completions` as token ids (vLLM and SGLang take them), made by the policy's own tokenizer, so what is
+sampled from is what training will see, whatever chat template a server was started with. A server must serve the
+*current* policy's weights, and is asked whether it does: after each training the run ends here with the directory to start
+it on, and the same command goes on. They draw with their own seeds: finished shards are kept, but a run is not repeatable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codelutra.errors import StageError, UserError
+from codelutra.prompts import prompt_ids
+from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult
+
+if TYPE_CHECKING:
+    import httpx
+
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_TIMEOUT_SECONDS = 600.0  # a busy server queues; waiting is right, waiting for ever is not
+# A server's own generation config (top_k 20, a repetition penalty …) would make other samples than the engine here does.
+_PLAIN_SAMPLING = {"n": 1, "top_k": -1, "repetition_penalty": 1.0}
+
+
+@dataclass
+class _Ask:
+    """One completion that is still wanted."""
+
+    shard: int
+    prompt: int
+    sample: int
+    ids: list[int]
+    attempts: int = 0
+    failing_since: float = 0.0
+
+
+@dataclass
+class _Endpoint:
+    url: str
+    failing_since: float = 0.0
+    """0 while the last answer was a good one."""
+    error: str = ""
+
+
+@dataclass
+class _Work:
+    shards: Sequence[ShardRequest]
+    patience: float
+    out: queue.SimpleQueue[Any]
+    asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    done: list[dict[tuple[int, int], Completion]] = field(default_factory=list)
+    count: int = 0
+    tokens: int = 0
+
+    def settle(self, shard: int, completion: Completion) -> None:
+        """File a completion; hand the shard over when it was the last one."""
+        self.done[shard][completion.prompt, completion.sample] = completion
+        self.count, self.tokens = self.count + 1, self.tokens + completion.completion_tokens
+        sizes = [len(s.prompts) * s.samples for s in self.shards]
+        self.out.put((self.count, sum(sizes), self.tokens))
+        if len(self.done[shard]) == sizes[shard]:
+            self.hand_over(shard)
+        if self.count == sum(sizes):
+            self.finished.set()
+
+    def hand_over(self, shard: int) -> None:
+        answers = self.done[shard]
+        self.out.put(ShardResult(self.shards[shard].key, tuple(answers[at] for at in sorted(answers))))
+
+
+def sample_endpoints(
+    urls: Sequence[str],
+    policy: Path,
+    shards: Sequence[ShardRequest],
+    *,
+    max_model_len: int,
+    connections: int,
+    patience_seconds: float = 60.0,
+    progress: Progress | None = None,
+) -> Iterator[ShardResult]:
+    """As `Engine.generate`, with `connections` requests in flight to each server.
+
+    Transient faults are retried with backoff on whichever server is free; a server that gave nothing but faults for
+    `patience_seconds` is left out. Raises UserError when one serves another model, StageError when none is left, when one
+    refuses a request, or when a request fails everywhere.
+    """
+    out: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stop = threading.Event()
+    endpoints = [_Endpoint(url) for url in urls]
+    missing, told = len(shards), (0, sum(len(s.prompts) * s.samples for s in shards), 0)
+    with ThreadPoolExecutor(1, "endpoints") as thread:
+        try:
+            work = _sample(endpoints, policy, shards, max_model_len, connections, patience_seconds, out, stop)
+            thread.submit(asyncio.run, work).add_done_callback(out.put)
+            while missing:
+                try:
+                    event = out.get(timeout=1)
+                except queue.Empty:
+                    event = told
+                if isinstance(event, Future):
+                    event.result()  # raises what ended it; work that is done has put its shards before
+                elif isinstance(event, ShardResult):
+                    missing -= 1
+                    yield event
+                else:
+                    told = event
+                    if progress:
+                        progress(*told)
+        finally:
+            stop.set()
+
+
+async def _sample(
+    endpoints: list[_Endpoint],
+    policy: Path,
+    shards: Sequence[ShardRequest],
+    max_model_len: int,
+    connections: int,
+    patience: float,
+    out: queue.SimpleQueue[Any],
+    stop: threading.Event,
+) -> None:
+    import httpx
+    from transformers import AutoTokenizer
+
+    work = _Work(shards, patience, out, done=[{} for _ in shards])
+    _enqueue(work, AutoTokenizer.from_pretrained(policy), max_model_len)
+    async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
+        alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
+        finished = asyncio.create_task(work.finished.wait())
+        while not finished.done() and not stop.is_set():
+            ended, _ = await asyncio.wait({*alive, finished}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+            alive -= ended
+            if not alive and not finished.done():
+                raise StageError(
+                    "no sampling endpoint is left:\n"
+                    + "\n".join(f"  {e.url}: {e.error}" for e in endpoints)
+                    + "\nStart the servers on the current policy's weights, or empty sample.endpoints to sample here"
+                )
+
+
+def _enqueue(work: _Work, tokenizer: Any, max_model_len: int) -> None:
+    for s, shard in enumerate(work.shards):
+        if not shard.prompts:
+            work.hand_over(s)
+        for p, prompt in enumerate(shard.prompts):
+            ids = prompt_ids(tokenizer, shard.system, prompt)
+            for k in range(shard.samples):
+                if len(ids) <= max_model_len - shard.max_tokens:
+                    work.asks.put_nowait(_Ask(s, p, k, ids))
+                else:
+                    work.settle(s, Completion(p, k, "", "dropped", len(ids), 0))
+
+
+def serves(served: str, policy: Path) -> bool:
+    """Whether a server's name for its model is this policy: the same folder, here or copied to another machine under its own
+    name, or the hub model whose snapshot it is."""
+    return Path(served).name == policy.name or f"models--{served.replace('/', '--')}" in policy.parts
+
+
+async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, policy: Path, work: _Work, connections: int) -> None:
+    """Send requests to one server until it counts as dead."""
+    model = ""
+    while not model:
+        answer = await _call(client, endpoint, "GET", "/models")
+        if answer is not None:
+            model, served = answer["data"][0]["id"], answer["data"][0].get("root") or answer["data"][0]["id"]
+            if not serves(served, policy):
+                raise UserError(
+                    f"{endpoint.url} serves {served}, and it is {policy} that is to be sampled: samples of another model "
+                    "would pass for this policy's. Start the server on that directory and give the same command again, "
+                    "which goes on from here; or empty sample.endpoints to sample here"
+                )
+        elif _dead(endpoint, work.patience):
+            return
+        else:
+            await _back_off(endpoint)
+    await asyncio.gather(*(_connection(client, endpoint, model, work) for _ in range(connections)))
+
+
+async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str, work: _Work) -> None:
+    while not _dead(endpoint, work.patience):
+        ask = await work.asks.get()
+        shard = work.shards[ask.shard]
+        nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
+        sampling = {"temperature": shard.temperature, **nucleus}
+        body = {"model": model, "prompt": ask.ids, "max_tokens": shard.max_tokens, **sampling, **_PLAIN_SAMPLING}
+        answer = await _call(client, endpoint, "POST", "/completions", body)
+        if answer is None:
+            _return(ask, endpoint, work)
+            await _back_off(endpoint)
+            continue
+        choice = answer["choices"][0]
+        tokens = answer["usage"]["completion_tokens"]
+        work.settle(
+            ask.shard, Completion(ask.prompt, ask.sample, choice["text"], choice["finish_reason"], len(ask.ids), tokens)
+        )
+
+
+def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:
+    """Put a failed request back, unless it looks as if it will fail everywhere."""
+    now = time.monotonic()
+    ask.attempts += 1
+    ask.failing_since = ask.failing_since or now
+    if ask.attempts >= 8 and now - ask.failing_since > 2 * work.patience:
+        problem = work.shards[ask.shard].ids[ask.prompt]
+        raise StageError(
+            f"sampling problem {problem!r} failed {ask.attempts} times; last on {endpoint.url}: {endpoint.error}"
+        )
+    work.asks.put_nowait(ask)
+
+
+async def _call(
+    client: httpx.AsyncClient, endpoint: _Endpoint, method: str, path: str, body: Any = None
+) -> dict[str, Any] | None:
+    """The server's answer as JSON; None on a transient fault, which is noted on the endpoint.
+
+    Raises StageError when the server refuses the request.
+    """
+    import httpx
+
+    try:
+        response = await client.request(method, f"{endpoint.url.rstrip('/').removesuffix('/v1')}/v1{path}", json=body)
+    except httpx.TransportError as e:
+        endpoint.error = f"{type(e).__name__} {e}".strip()
+    else:
+        if response.status_code not in _TRANSIENT:
+            if response.is_error:
+                raise StageError(f"{endpoint.url} refused {path} with {response.status_code}: {response.text[:500]}")
+            answer: dict[str, Any] = response.json()
+            # A server that is shutting down ends requests with "abort".
+            if all(choice["finish_reason"] in ("stop", "length") for choice in answer.get("choices", ())):
+                endpoint.failing_since = 0.0
+                return answer
+            endpoint.error = "aborted a request"
+        else:
+            endpoint.error = f"{response.status_code} {response.text[:200]}"
+    endpoint.failing_since = endpoint.failing_since or time.monotonic()
+    return None
+
+
+def _dead(endpoint: _Endpoint, patience: float) -> bool:
+    return endpoint.failing_since > 0 and time.monotonic() - endpoint.failing_since > patience
+
+
+async def _back_off(endpoint: _Endpoint) -> None:
+    failing = time.monotonic() - endpoint.failing_since if endpoint.failing_since else 0.0
+    await asyncio.sleep(min(0.2 + failing / 2, 10.0) * (0.5 + random.random()))

@@ -1,0 +1,113 @@
+"""A policy and problems → samples, shard by shard.
+
+A shard is what a kill loses at most, and the grain at which execution overlaps with sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from codelutra.config import EngineSection, SampleSection
+from codelutra.prompts import extract_code
+from codelutra.sampling.endpoints import sample_endpoints
+from codelutra.sampling.engine import Engine, Progress, ShardRequest, ShardResult
+from codelutra.schema import SAMPLES, check
+
+
+@dataclass(frozen=True)
+class Shard:
+    index: int
+    """Over all shards of a plan."""
+    name: str
+    """Split and number within it: "dev-000", "train-003"."""
+    problems: pl.DataFrame
+    """Rows of PROBLEMS."""
+    greedy: bool
+
+
+def plan_shards(problems: pl.DataFrame, config: SampleSection, splits: Sequence[str] = ("dev", "train")) -> list[Shard]:
+    """Cut the problems of `splits` into shards: train is sampled K times at temperature, dev and test greedily.
+
+    The plan depends on which problems there are, not on their order. Problems of one group stand together: they share
+    the beginning of their prompts, which the engine then computes once.
+    """
+    shards: list[Shard] = []
+    for split in splits:
+        rows = problems.filter(pl.col("split") == split).sort("group", "problem_id")
+        for number, part in enumerate(rows.iter_slices(config.shard_problems)):
+            shards.append(Shard(len(shards), f"{split}-{number:03}", part, greedy=split != "train"))
+    return shards
+
+
+def sample_shards(
+    policy: Path,
+    system: str,
+    shards: Sequence[Shard],
+    *,
+    sample: SampleSection,
+    engine: EngineSection,
+    seed: int,
+    log: Path,
+    lock: Path,
+    progress: Progress | None = None,
+    waiting: Callable[[str], None] | None = None,
+    started: Callable[[], None] | None = None,
+) -> Generator[tuple[Shard, pl.DataFrame], None, None]:
+    """Yield each shard with its SAMPLES as soon as it is finished, about in order.
+
+    The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards
+    nothing is started. With `sample.endpoints` those servers are asked instead. Raises StageError when sampling breaks
+    off; what was yielded before is whole.
+    """
+    if not shards:
+        return
+    by_name = {shard.name: shard for shard in shards}
+    requests = [_request(shard, system, sample) for shard in shards]
+    if sample.endpoints:
+        results = sample_endpoints(
+            sample.endpoints,
+            policy,
+            requests,
+            max_model_len=engine.max_model_len,
+            connections=engine.max_batch,
+            progress=progress,
+        )
+        for result in results:
+            yield by_name[result.key], _frame(by_name[result.key], result)
+        return
+    with Engine(policy, engine, seed=seed, log=log, lock=lock, waiting=waiting, started=started) as running:
+        for result in running.generate(requests, progress):
+            yield by_name[result.key], _frame(by_name[result.key], result)
+
+
+def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:
+    return ShardRequest(
+        key=shard.name,
+        system=system,
+        ids=tuple(shard.problems["problem_id"]),
+        prompts=tuple(shard.problems["prompt"]),
+        samples=1 if shard.greedy else config.samples_per_problem,
+        temperature=0.0 if shard.greedy else config.temperature,
+        top_p=config.top_p,
+        max_tokens=config.max_tokens,
+        min_p=config.min_p,
+    )
+
+
+def _frame(shard: Shard, result: ShardResult) -> pl.DataFrame:
+    ids, languages = shard.problems["problem_id"].to_list(), shard.problems["language"].to_list()
+    rows = {
+        "problem_id": [ids[c.prompt] for c in result.completions],
+        "sample": [c.sample for c in result.completions],
+        "greedy": [shard.greedy] * len(result.completions),
+        "completion": [c.text for c in result.completions],
+        "code": [extract_code(c.text, languages[c.prompt]) for c in result.completions],
+        "finish_reason": [c.finish_reason for c in result.completions],
+        "prompt_tokens": [c.prompt_tokens for c in result.completions],
+        "completion_tokens": [c.completion_tokens for c in result.completions],
+    }
+    return check(pl.DataFrame(rows, schema=SAMPLES), SAMPLES)

@@ -1,0 +1,1 @@
+"""Where work is kept: the content-addressed store, run folders, and the processes that fill them."""

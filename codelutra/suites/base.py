@@ -1,0 +1,106 @@
+"""A suite is a data set of problems with a way to judge an answer. One file a suite; `open_suite` finds them by name.
+
+A suite never runs code itself: it says which job the sandbox should run for an answer, which job gives what a right
+answer gives, and whether two outputs agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from codelutra.config import SuiteSection
+from codelutra.errors import ConfigError
+from sandbox.protocol import PythonJob, SqlJob
+
+Job = SqlJob | PythonJob
+
+SUITES = {
+    "custom": "codelutra.suites.custom",
+    "starter-sql": "codelutra.suites.starter_sql.suite",
+    "starter-python": "codelutra.suites.starter_python.suite",
+    "spider": "codelutra.suites.spider",
+    "bird": "codelutra.suites.bird",
+    "mbpp": "codelutra.suites.mbpp",
+    "mbpp-sanitized": "codelutra.suites.mbpp",
+    "humaneval": "codelutra.suites.humaneval",
+    "ds1000": "codelutra.suites.ds1000",
+}
+
+
+class Suite(Protocol):
+    """What the stages ask of a suite."""
+
+    name: str
+    version: str  # of prompts, splits and judging together; part of every key made from this suite
+    licence: str
+    system: str  # the system message of every prompt
+    image: str  # kind of sandbox image its programs need: "python", "datascience"
+    mode: str  # the comparison mode that labels are made by
+    other_modes: tuple[str, ...]  # what answers are compared under besides: reported, never trained on
+
+    def problems(self) -> pl.DataFrame:
+        """All problems of all splits, as PROBLEMS; order and content are a function of the section alone."""
+        ...
+
+    def databases(self) -> Mapping[str, Path]:
+        """SQLite files the jobs name, by sha256 hex digest; empty for suites without any."""
+        ...
+
+    def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> Job:
+        """The job whose output is compared. `problem` is a row of PROBLEMS."""
+        ...
+
+    def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> Job:
+        """The job that gives the expected output; never sees the candidate."""
+        ...
+
+    def in_process(self, problem: Mapping[str, Any]) -> bool:
+        """Whether checks in the answer's own process decide, as they cannot be taken apart: as honest as the program."""
+        ...
+
+    def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
+        """Why this expected output cannot judge anybody (SQL: no rows), or "" where it can."""
+        ...
+
+    def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
+        """Whether two outputs (decoded sandbox values) are the same answer under `mode`."""
+        ...
+
+    def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
+        """Those of `other_modes` under which the two are the same answer."""
+        ...
+
+    def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
+        """Equal for outputs that are the same answer, as far as a tolerance lets it be."""
+        ...
+
+    def normalise(self, code: str) -> str:
+        """The program without what does not change its meaning; raises nothing, returns `code` where it cannot parse."""
+        ...
+
+
+def open_suite(section: SuiteSection) -> Suite:
+    """The suite a config names. Raises ConfigError for an unknown name or an unusable path."""
+    if section.name not in SUITES:
+        raise ConfigError(f"unknown suite {section.name!r}; known: {', '.join(sorted(SUITES))}")
+    suite: Suite = importlib.import_module(SUITES[section.name]).load(section)
+    return _with_cases(suite, section) if section.generated_cases else suite
+
+
+def _with_cases(suite: Suite, section: SuiteSection) -> Suite:
+    """The suite under the version it has with generated cases (codelutra/testgen.py; the `problems` stage makes them)."""
+    from codelutra.suites.python import PythonSuite, calls_of
+
+    if not isinstance(suite, PythonSuite) or not any(calls_of(judge) for judge in suite.frame["judge"]):
+        raise ConfigError(
+            f"suite.generated_cases {section.generated_cases}: {section.name} has no problems judged by calls of a Python "
+            "function; leave it at 0"
+        )
+    proposed = "-proposed" if section.proposals else ""
+    return replace(suite, version=f"{suite.version}+{section.generated_cases}cases{proposed}")

@@ -1,0 +1,145 @@
+"""Functions of one line: take what a filter lets pass, map it, and bring it together.
+
+A source has filters ("are even": `n % 2 == 0`), maps ("the squares of": `n * n`) and ends ("the sum of": `sum(…)`); most
+combinations are a sensible question, and `COUNTS` of each source are drawn from them. Two functions never differ in
+their name or wording only.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from codelutra.suites.splits import draw
+from codelutra.suites.starter_python.functions import Function
+from codelutra.suites.starter_python.sources import SOURCES, Source
+
+EACH = 7  # inputs of a function, the shown one included
+TRIED = 30  # inputs they are chosen from
+SHOWN_CHARS = 60  # of the shown output
+COUNTS = {"numbers": 120, "words": 110, "letters": 45, "ranges": 55, "digits": 30, "prices": 50, "people": 40}
+
+# name → (phrases, program, kinds of value it takes)
+ENDS = {
+    "sum": (("the sum of {}", "the total of {}"), "sum({} {})", "number"),
+    "list": (("a list of {}", "{}, as a list"), "[{} {}]", "number text"),
+    "largest": (("the largest of {}, or None if there are none",), "max(({} {}), default=None)", "number"),
+    "smallest": (("the smallest of {}, or None if there are none",), "min(({} {}), default=None)", "number"),
+    "sorted": (("{}, as a sorted list", "a sorted list of {}"), "sorted({} {})", "number text"),
+    "different": (("how many different values there are among {}",), "len({{{} {}}})", "coarse"),
+    "joined": (("{}, joined to one text", "one text made of {}"), '"".join({} {})', "text"),
+    "longest": (('the longest of {}, or "" if there are none',), 'max(({} {}), key=len, default="")', "word"),
+}
+ASKING = {  # ends that need a filter and no map: name → (phrase over the predicate, program)
+    "count": (("how many of {} {}", "the number of {} that {}"), "sum(1 for {each} in {items} if {condition})"),
+    "any": (("whether any of {} {}", "True if at least one of {} {}, else False"), "any({condition} for {each} in {items})"),
+    "all": (("whether all of {} {}",), "all({condition} for {each} in {items})"),
+}
+
+
+def pipelines() -> list[Function]:
+    """The drawn functions of all sources, in a fixed order."""
+    drawn = []
+    for topic, source in SOURCES.items():
+        chosen = sorted(_functions(topic, source), key=lambda f: draw(0, "pipeline", topic, f.name))[: COUNTS[topic]]
+        drawn += [f._replace(inputs=_inputs(source, f)) for f in sorted(chosen, key=lambda f: f.name)]
+    return drawn
+
+
+def _functions(topic: str, source: Source) -> Iterator[Function]:
+    """All combinations, without inputs."""
+    for passing, (predicate, condition) in source.filters.items():
+        for end, (phrases, program) in ASKING.items():
+            if end in source.without:
+                continue
+            name = "_".join((end, passing))
+            asks = _one(phrases, name).format(_one(source.all, name), predicate)
+            body = program.format(each=source.each, items=source.items, condition=condition)
+            yield _function(topic, source, name, asks, body, predicate)
+    for end, (phrases, program, kinds) in ENDS.items():
+        for change, (phrase, value, kind) in source.maps.items():
+            if end in source.without or not set(kind.split()) & set(kinds.split()):
+                continue
+            for passing, (predicate, condition) in [*source.filters.items(), ("", ("", ""))]:
+                if not (change or passing):
+                    continue
+                name = "_".join(part for part in (end, change, passing) if part)
+                what = _one(source.some, name).format(predicate) if passing else _one(source.all, name)
+                loop = f"for {source.each} in {source.items}" + (f" if {condition}" if passing else "")
+                asks = _one(phrases, name).format(phrase.format(what))
+                yield _function(topic, source, name, asks, program.format(value, loop), predicate)
+
+
+def _one(phrases: tuple[str, ...], name: str) -> str:
+    return phrases[int(draw(0, "phrase", phrases, name) * len(phrases))]
+
+
+def _function(topic: str, source: Source, name: str, asks: str, body: str, predicate: str) -> Function:
+    arguments = ", ".join([source.argument, *re.findall(r"`(\w+)`", predicate)])
+    return Function(topic, name, asks, f"def {name}({arguments}):\n    return {body}", [])
+
+
+def _inputs(source: Source, function: Function) -> list[tuple[Any, ...]]:
+    """Of TRIED random inputs those that tell the function from its neighbours, then those with new outputs; the first
+    is a good one to show."""
+    rng = random.Random(f"starter-python {function.topic} {function.name}")
+    programs = [function.program(), *(function._replace(source=s).program() for s in neighbours(function.source))]
+    further = re.findall(r", (\w+)", function.source.split("\n")[0])
+    edges = [n + step for n in map(int, re.findall(r"(?<=[<>=] )\d+|\d+(?= <=)", function.source)) for step in (-1, 0, 1)]
+    tried = list[tuple[tuple[Any, ...], list[str]]]()
+    for _ in range(TRIED):
+        numbers = {argument: rng.choice(_NUMBERS[argument]) for argument in further if argument in _NUMBERS}
+        gone_through = source.inputs(rng, edges + [n + step for n in numbers.values() for step in (-1, 0, 1)])
+        more = [numbers[a] if a in numbers else _letters(rng, gone_through, a) for a in further]
+        arguments = (gone_through, *more)
+        tried.append((arguments, [_output(program, arguments) for program in programs]))
+    telling = [t for t in tried if t[1][0] not in _EMPTY and len(t[1][0]) <= SHOWN_CHARS]
+    chosen, passing = [(telling or tried)[0]], set(range(1, len(programs)))
+    while len(chosen) < EACH:
+        given = Counter(outputs[0] for _, outputs in chosen)
+        best = max(
+            (t for t in tried if t not in chosen),
+            key=lambda t: (sum(t[1][n] != t[1][0] for n in passing), -given[t[1][0]]),
+        )
+        passing -= {n for n in passing if best[1][n] != best[1][0]}
+        chosen.append(best)
+    return [arguments for arguments, _ in chosen]
+
+
+def neighbours(source: str) -> Iterator[str]:
+    """Programs of somebody who was off by one, or took the wrong comparison or the wrong sign."""
+    start = source.index("\n")
+    for m in re.finditer(r"\d+", source[start:]):
+        for number in (int(m[0]) - 1, int(m[0]) + 1):
+            yield source[: start + m.start()] + str(number) + source[start + m.end() :]
+    for m in re.finditer(r" (<=|>=|==|!=|<|>|\+|-|\*) ", source[start:]):
+        yield source[: start + m.start(1)] + _OTHER[m[1]] + source[start + m.end(1) :]
+
+
+def _output(program: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    try:
+        return repr(program(*arguments))
+    except (
+        IndexError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+    ) as e:  # a neighbour's; of the function itself it would be shown
+        return repr(e)
+
+
+_OTHER = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "+": "-", "-": "+", "*": "+"}
+_EMPTY = ("[]", "0", "''", "None", "False")
+_NUMBERS = {"limit": range(2, 13), "divisor": (2, 3, 4), "size": range(2, 6), "budget": range(3, 13)}
+
+
+def _letters(rng: random.Random, gone_through: Any, argument: str) -> str:
+    """A letter (or several to allow) that is mostly one of those gone through."""
+    texts = [item if isinstance(item, str) else item[0] for item in gone_through] or ["e"]
+    text = rng.choice(texts)
+    if argument == "allowed":
+        return rng.choice(["aeiou", "xyz", "0123456789", "".join(sorted(set(texts)))[:3]])
+    return rng.choice([text[0], text[-1], "s"])

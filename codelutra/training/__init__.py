@@ -1,0 +1,1 @@
+"""What a policy learns from, and the process that trains it."""

@@ -1,0 +1,119 @@
+"""One training job and what it leaves on disk while it runs: checkpoints that count only when whole, records of steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codelutra.config import TrainSection, WarmStartSection
+from codelutra.errors import StageError
+from codelutra.training.batches import Example
+
+CHECKPOINT_MARK = "whole.json"
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Job:
+    """One training, as its process sees it."""
+
+    policy: Path
+    out: Path
+    work: Path
+    config: TrainSection | WarmStartSection
+    seed: int
+    examples: list[Example]
+    steps: list[list[list[int]]]
+    replayed: list[Example]
+    tokenizer: Any
+    emit: Emit
+    bf16: bool = True  # autocast; weights are float32 either way
+    key: str = ""  # of everything that decides the result; checkpoints of another key are not continued
+    rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
+    reference: dict[tuple[int, int], Any] = field(default_factory=dict)  # (example, answer) -> per-token log-probabilities
+    rank: int = 0  # of this process, among the `processes` that share every step; 0 writes and speaks for all
+    processes: int = 1
+    reference_gap: float | None = None  # the largest |log-probability - reference| seen at step 0, nats an answer
+
+    def mine(self, step: int) -> list[list[int]]:
+        """The micro-batches of a step that this process computes."""
+        return self.steps[step][self.rank :: self.processes]
+
+    def last_good(self) -> str:
+        return str(last_whole_checkpoint(self.work, self.key) or f"the policy it started from ({self.policy})")
+
+
+def digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def job_key(job: Job) -> str:
+    """Everything that decides the weights; processes only decide memory and time, and so does the micro-batch, unless a
+    term of the loss is its token mean."""
+    files = sorted(f for kind in ("*.safetensors", "*.bin") for f in job.policy.glob(kind))
+    weights = [(f.name, digest_of_file(f)) for f in files]
+    config = job.config.model_dump(mode="json", exclude={"checkpoint_steps", "processes"})
+    if config.get("sft_norm") != "token":
+        del config["micro_batch"]
+    batches = [sorted(i for m in step for i in m) for step in job.steps]
+    content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*job.examples, *job.replayed)]
+    return digest(weights, config, job.seed, batches, content)
+
+
+def mark_checkpoint(job: Job, step: int) -> None:
+    folder = job.work / f"checkpoint-{step}"
+    sizes = {f.name: f.stat().st_size for f in folder.iterdir() if f.is_file()}
+    (folder / "mark.part").write_text(json.dumps({"step": step, "key": job.key, "files": sizes}))
+    (folder / "mark.part").rename(folder / CHECKPOINT_MARK)
+    for other in job.work.glob("checkpoint-*"):
+        if other != folder:
+            shutil.rmtree(other)
+
+
+def last_whole_checkpoint(work: Path, key: str) -> Path | None:
+    """The newest checkpoint in `work` that was written to its end, by a training with this key."""
+    whole: list[tuple[int, Path]] = []
+    for mark in work.glob(f"checkpoint-*/{CHECKPOINT_MARK}"):
+        content = json.loads(mark.read_text())
+        files = {f.name: f.stat().st_size for f in mark.parent.iterdir() if f.is_file()}
+        if content["key"] == key and all(files.get(n) == size for n, size in content["files"].items()):
+            whole.append((content["step"], mark.parent))
+    return max(whole)[1] if whole else None
+
+
+def resume(job: Job, checkpoint: Path | None) -> int:
+    """Drop what is not whole, and the records of steps that will be made again; returns the step to go on from.
+
+    Process 0 comes first: the others find only what is kept, and write nothing.
+    """
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    for folder in job.work.glob("checkpoint-*"):
+        if folder != checkpoint and not job.rank:
+            shutil.rmtree(folder)
+    records = job.work / "training.jsonl"
+    kept = [line for line in records.read_text().splitlines(True) if line.endswith("\n")] if records.exists() else []
+    job.rows += [row for line in kept if (row := json.loads(line))["step"] <= step]
+    if not job.rank:
+        records.write_text("".join(json.dumps(row) + "\n" for row in job.rows))
+    return step
+
+
+def require_finite(model: Any, job: Job, step: int) -> None:
+    import torch
+
+    broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    if broken:
+        raise StageError(
+            f"after step {step} of {len(job.steps)} {len(broken)} weights are not finite ({broken[0]}); the last good "
+            f"checkpoint is {job.last_good()}. Lower learning_rate ({job.config.learning_rate:g})"
+        )

@@ -1,0 +1,1 @@
+"""What runs inside the training process; nothing else imports it. Start with `train.py`."""

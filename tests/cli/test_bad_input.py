@@ -1,0 +1,162 @@
+"""Bad input gets one clear message with the value, the rule and the way out; exit code 2; nothing half-written."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import load_config, parse_config
+from codelutra.errors import ConfigError, UserError
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Policy, open_run
+from codelutra.pipeline.sampler import measure_plan
+from codelutra.schema import STATUS
+from codelutra.store.artifacts import Recipe, Step, write_frame
+
+
+def codelutra(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "codelutra.cli", *args], capture_output=True, text=True, env=os.environ | env
+    )
+
+
+def config(**changes: Any) -> Any:
+    return parse_config({"name": "bad", "suite": {"name": "starter-sql", "train": 8, "dev": 4, "test": 0}} | changes)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("run", "nope"), "neither a file nor a preset"),
+        (("run", "demo", "--set", "train.beta=-1"), "train.beta = -1"),
+        (("run", "demo", "--set", "train.bta=1"), "unknown key"),
+        (("run", "demo", "--set", "suite.name=spidr"), "unknown suite 'spidr'; known:"),
+        (("status", "nope"), "no run 'nope'"),
+        (("report", "nope"), "no run 'nope'"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_and_exits_2(args: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = codelutra(*args, "--home", str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+# Docker's SDK leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
+def test_no_docker_says_what_to_do_before_anything_is_spent(tmp_path: Path) -> None:
+    with open_run(tmp_path, config()) as run, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+        asked = run.make(stages.problems(run))
+        with pytest.raises(UserError, match=r"(?s)Docker.*codelutra doctor"):
+            run.make(stages.references(run, asked))
+        assert run.store.find(stages.references(run, asked).recipe) is None
+    gc.collect()
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with open_run(tmp_path, config(model=f"path:{tmp_path}/nope")) as run, pytest.raises(UserError, match="nope"):
+        stages.base_policy(run)
+
+
+def test_a_suite_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        open_run(tmp_path, config(suite={"name": "spider", "path": f"{tmp_path}/nowhere"}))
+
+
+def test_a_train_split_of_one_problem_is_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path, config()) as run:
+        run.__dict__["all_problems"] = run.suite.problems().filter(pl.col("split") != "train").vstack(
+            run.suite.problems().filter(pl.col("split") == "train").head(1)
+        )  # fmt: skip
+        with pytest.raises(UserError, match=r"1 train problem.*at least 2"):
+            stages.problems(run)
+
+
+def test_a_train_split_that_nothing_can_judge_is_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path, config()) as run:
+        asked = run.make(stages.problems(run))
+        expected = asked.frame("problems").select(
+            "problem_id", status=pl.lit("reference_error", STATUS), expected=pl.lit(""), error=pl.lit("")
+        )
+        judged = run.make(
+            Step(Recipe("references", 0, {}, {}), lambda out, _: {"n": write_frame(expected, out / "expected.parquet")})
+        )
+        policy = Policy("policy-0", str(tmp_path), "x")
+        with pytest.raises(UserError, match="no reference of the 8 train problems is usable"):
+            measure_plan(run, policy, asked, judged, "dev", train=True)
+
+
+def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
+    """A config over a custom suite with a problem for each of `splits`."""
+    lines = [{"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]],
+              "split": s} for i, s in enumerate(splits)]  # fmt: skip
+    (folder / "suite.yaml").write_text("kind: python-function")
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    raw = {"name": "nodev", "model": f"path:{folder}/none", "suite": {"name": "custom", "path": str(folder)}} | changes
+    (folder / "nodev.yaml").write_text(json.dumps(raw))
+    return folder / "nodev.yaml"
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_iterations_without_a_dev_problem_are_refused_before_anything_is_spent(command: str, tmp_path: Path) -> None:
+    done = codelutra(
+        command, str(without_dev(tmp_path, "train", "train", "test")), "--home", str(tmp_path / "home"), COLUMNS="999"
+    )
+    assert done.returncode == 2, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "gives 0 dev problems (2 train, 1 test) and iterations is 4: policies are chosen on dev" in said
+    assert "set iterations to 0, to measure the model on test alone" in said
+    assert "ValueError" not in done.stderr
+    assert list((tmp_path / "home").glob("store/*/*")) == []
+
+
+def test_nothing_to_measure_on_is_refused(tmp_path: Path) -> None:
+    closed: dict[str, Any] = {"iterations": 0, "select": {"test": False}}
+    config = load_config(without_dev(tmp_path, "train", "test", **closed))
+    refused = pytest.raises(UserError, match=r"0 dev and 1 test problems, and select\.test is false")
+    with open_run(tmp_path, config) as run, refused:
+        stages.problems(run)
+
+
+@pytest.mark.parametrize(("code", "why"), [("reference", "correct"), ("SELECT 1 WHERE 0", "wrong")])
+def test_all_right_or_all_wrong_is_an_empty_artifact_that_tells_why(tmp_path: Path, code: str, why: str) -> None:
+    with open_run(tmp_path, config(pairs={"references": False})) as run:
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        train = asked.frame("problems").filter(pl.col("split") == "train")
+        outcomes = _outcomes(train, why, code)
+        made = run.make(stages.pairs(run, [_artifact(run, outcomes)], asked, expected))
+        assert made.facts["pairs"] == 0
+        assert why in made.facts["why"]
+
+
+def _outcomes(train: pl.DataFrame, status: str, code: str) -> pl.DataFrame:
+    program = pl.col("reference") if code == "reference" else pl.lit(code)
+    return train.select(
+        "problem_id", sample=pl.lit(0, pl.Int32), greedy=pl.lit(False), completion=program, code=program,
+        finish_reason=pl.lit("stop"),
+        status=pl.lit(status, STATUS), mode=pl.lit("sql-strict/v1"), verdict=pl.lit("host"), answer=pl.lit("x"),
+        output=pl.lit(""), seconds=pl.lit(0.0), error=pl.lit(""),
+    )  # fmt: skip
+
+
+def _artifact(run: Any, outcomes: pl.DataFrame) -> Any:
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        return {"rows": write_frame(outcomes, out / "outcomes.parquet")}
+
+    return run.make(Step(Recipe("execute", 1, {}, {"content": str(outcomes["status"][0])}), build))
+
+
+def test_status_of_nothing_is_not_an_error(tmp_path: Path) -> None:
+    done = codelutra("status", "--home", str(tmp_path), "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])

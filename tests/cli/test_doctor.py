@@ -1,0 +1,78 @@
+"""`doctor` looks without touching: real Docker, real metadata, no heavy imports."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from codelutra.cli.doctor import Check, _libraries, checks, memory_bytes
+
+
+def by_name(found: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in found}
+
+
+def test_this_machine_is_described_by_what_is_really_here() -> None:
+    found = by_name(checks())
+    assert found["python"].ok
+    assert found["torch"].found == metadata.version("torch")
+    assert found["docker"].ok
+    assert found["gpu"].ok  # optional
+    assert {"cores", "memory", "disk", "trl", "sandbox image", "models"} <= set(found)
+    assert all(check.need and check.how_to_get_it for check in found.values())
+
+
+# The docker package leaves its socket to the garbage collector when connecting fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_daemon_that_does_not_answer_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///not/there.sock")
+    found = by_name(checks())
+    assert not found["docker"].ok
+    assert "unix:///not/there.sock" in found["docker"].found
+    assert "make setup" in found["docker"].how_to_get_it
+    assert "sandbox image" not in found
+    gc.collect()
+
+
+def test_a_containers_memory_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       16000000 kB\nMemFree: 1 kB\n")
+    assert memory_bytes(tmp_path) == 16_000_000 * 1024
+    limit = tmp_path / "sys/fs/cgroup/memory.max"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("max\n")
+    assert memory_bytes(tmp_path) == 16_000_000 * 1024
+    limit.write_text("4294967296\n")
+    assert memory_bytes(tmp_path) == 4 * 2**30
+
+
+def test_a_library_of_another_version_is_not_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, version, requires in (("codelutra", "0.1", "trl<1.17,>=1.16; extra == 'train'"), ("trl", "0.9", "")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (info / "METADATA").write_text(text + (f"Requires-Dist: {requires}\n" if requires else ""))
+    monkeypatch.syspath_prepend(tmp_path)
+    trl = by_name(checks())["trl"]
+    assert (trl.ok, trl.found, trl.need) == (False, "0.9", "<1.17,>=1.16")
+
+
+def test_without_prefect_a_run_cannot_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert by_name(list(_libraries()))["prefect"].ok
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # where nothing is installed
+    prefect = by_name(list(_libraries()))["prefect"]
+    assert (prefect.ok, prefect.found) == (False, "none")
+    assert "make setup" in prefect.how_to_get_it
+
+
+def test_looking_imports_no_gpu_library() -> None:
+    code = (
+        "import sys; from codelutra.cli.doctor import checks; checks(); print({'torch', 'vllm', 'trl'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,236 @@
+"""Samples become outcomes: what is the model's doing, what is ours, and what is not run twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import ExecuteSection, RunConfig, SuiteSection, TrainSection
+from codelutra.errors import StageError
+from codelutra.execution.outcomes import OutcomeCache, execute, execute_and_compare, infra_share, judge_references
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Policy, open_run
+from codelutra.schema import OUTCOMES
+from codelutra.suites.base import Job, open_suite
+from sandbox import Pool, Result, ensure_image
+
+SUITE = open_suite(SuiteSection(name="starter-sql", train=8, dev=4, test=0))
+PROBLEMS = SUITE.problems()
+
+
+class Scripted:
+    """A pool that answers from a script, and counts; for what a real sandbox cannot be made to do on demand."""
+
+    def __init__(self, *statuses: str) -> None:
+        self.statuses, self.jobs = statuses, 0
+
+    def map(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        for job in jobs:
+            status: Any = self.statuses[self.jobs % len(self.statuses)]
+            self.jobs += 1
+            yield Result(job.id, status, error="the container went away" if status == "infra_error" else None)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(image=ensure_image(SUITE.image), workers=1, databases=SUITE.databases(), run="test-execute") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def expected(pool: Pool) -> pl.DataFrame:
+    return judge_references(PROBLEMS, SUITE, pool, timeout_seconds=5)
+
+
+def samples(*codes: str, problem: int = 0) -> pl.DataFrame:
+    one = pl.lit(1, pl.Int32)
+    return pl.DataFrame({"sample": range(len(codes)), "completion": codes, "code": codes}).select(
+        problem_id=pl.lit(PROBLEMS["problem_id"][problem]),
+        sample=pl.col("sample").cast(pl.Int32),
+        greedy=pl.lit(False),
+        completion="completion",
+        code="code",
+        finish_reason=pl.lit("stop"),
+        prompt_tokens=one,
+        completion_tokens=one,
+    )
+
+
+def test_every_reference_of_the_starter_suite_is_usable(expected: pl.DataFrame) -> None:
+    assert expected["status"].unique().to_list() == ["correct"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (PROBLEMS["reference"][0], "correct"),
+        ("SELECT 'surely not this'", "wrong"),
+        ("SELECT absent FROM nowhere", "runtime_error"),
+        ("SELEC 1", "syntax_error"),
+        ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n", "timeout"),
+        ("ATTACH ':memory:' AS x", "blocked"),
+        ("", "no_code"),
+    ],
+)
+def test_what_a_program_does_is_its_status(pool: Pool, expected: pl.DataFrame, code: str, status: str) -> None:
+    (outcome,) = execute(samples(code), PROBLEMS, expected, SUITE, pool, timeout_seconds=1).rows(named=True)
+    assert outcome["status"] == status
+    assert outcome["mode"] == "sql-strict/v1"
+    assert bool(outcome["error"]) == (status in ("runtime_error", "syntax_error", "timeout", "blocked"))
+
+
+def test_greedy_answers_are_counted_under_the_other_modes_too(pool: Pool, expected: pl.DataFrame, tmp_path: Path) -> None:
+    reference = PROBLEMS["reference"][0]
+    twice = f"SELECT * FROM ({reference}) UNION ALL SELECT * FROM ({reference})"  # the same set of rows, another bag
+    drawn = samples(reference, twice, "SELECT 'no'", "SELEC", "")
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    for greedy, counts in ((True, (2, 1)), (False, (0, 0)), (True, (2, 1))):  # the last from the cache
+        asked = drawn.with_columns(greedy=pl.lit(greedy))
+        frame, others = execute_and_compare(
+            asked, PROBLEMS, expected, SUITE, pool, timeout_seconds=5, cache=cache, machine="i"
+        )
+        assert frame["status"].to_list() == ["correct", "wrong", "wrong", "syntax_error", "no_code"]
+        assert others == dict(zip(("bird-ex/official", "spider-testsuite/v1"), counts, strict=True))
+
+
+def test_a_reference_that_returns_nothing_makes_its_samples_reference_errors(pool: Pool) -> None:
+    broken = PROBLEMS.head(1).with_columns(
+        reference=pl.lit("SELECT 1 WHERE 0"), judge=pl.lit(_unkeyed(PROBLEMS["judge"][0]))
+    )
+    judged = judge_references(broken, SUITE, pool, timeout_seconds=5)
+    assert judged["status"].to_list() == ["reference_error"]
+    assert judged["error"][0]
+    outcomes = execute(samples("SELECT 1"), broken, judged, SUITE, pool, timeout_seconds=5)
+    assert outcomes["status"].to_list() == ["reference_error"]
+
+
+def test_an_outage_is_infra_error_and_is_not_remembered(tmp_path: Path, expected: pl.DataFrame) -> None:
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    broken = Scripted("infra_error")
+    outcomes = execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
+    assert outcomes["status"].to_list() == ["infra_error"] * 2
+    assert infra_share(outcomes) == 1.0
+    execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
+    assert broken.jobs == 4
+
+
+def test_an_outage_during_the_reference_check_stops_it(expected: pl.DataFrame) -> None:
+    with pytest.raises(StageError, match="the sandbox failed while checking"):
+        judge_references(PROBLEMS, SUITE, Scripted("infra_error"), timeout_seconds=5)
+
+
+def test_timeouts_are_not_remembered_but_errors_are(tmp_path: Path, expected: pl.DataFrame) -> None:
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    for status, runs in (("timeout", 2), ("runtime_error", 1)):
+        scripted = Scripted(status)
+        for _ in range(2):
+            execute(samples(f"SELECT '{status}'"), PROBLEMS, expected, SUITE, scripted, timeout_seconds=5, cache=cache)
+        assert scripted.jobs == runs, status
+
+
+def test_equal_programs_run_once_and_all_get_the_verdict(expected: pl.DataFrame) -> None:
+    scripted = Scripted("runtime_error")
+    outcomes = execute(samples("SELECT 7", "SELECT 8", "SELECT 7"), PROBLEMS, expected, SUITE, scripted, timeout_seconds=5)
+    assert scripted.jobs == 2
+    assert outcomes["sample"].to_list() == [0, 1, 2]
+    assert outcomes.schema == OUTCOMES
+
+
+def test_the_cache_tells_problems_and_images_apart(tmp_path: Path, expected: pl.DataFrame) -> None:
+    cache, scripted = OutcomeCache(tmp_path / "c.sqlite3"), Scripted("runtime_error")
+    for problem, image in ((0, "a"), (1, "a"), (0, "b"), (0, "a")):
+        execute(
+            samples("SELECT 9", problem=problem),
+            PROBLEMS,
+            expected,
+            SUITE,
+            scripted,
+            timeout_seconds=5,
+            cache=cache,
+            machine=image,
+        )
+    assert scripted.jobs == 3
+
+
+@pytest.mark.parametrize(
+    ("checks", "status", "why"),
+    [
+        (["assert f(2) == 2 * 2", "assert f(1) in (1, 2)", "assert not f(0)"], "correct", ""),
+        (["assert f(2) == 1 / 0"], "reference_error", "case 1 of its checks raises ZeroDivisionError"),
+        (["assert f(2) == random.random()"], "reference_error", "differs from one run to the next"),
+        (["assert f(f(2)) == f(4)", "assert f(3) == given(9)", "assert given(4) == f(2)"], "correct", ""),
+    ],
+)
+def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: list[str], status: str, why: str) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function")
+    line = {"id": "f", "split": "train", "prompt": "Write f.", "asserts": checks,
+            "setup": "import random\ndef given(n): return n"}  # fmt: skip
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    problems = suite.problems()
+    wanted = judge_references(problems, suite, pool, timeout_seconds=5)
+    assert wanted["status"].to_list() == [status]
+    assert why in wanted["error"][0]
+    if not why:
+        tried = samples("def f(n): return n * n", "def f(n): return -n", "x = 1").with_columns(problem_id=pl.lit("f"))
+        judged = execute(tried, problems, wanted, suite, pool, timeout_seconds=5)
+        assert judged["status"].to_list() == ["correct", "wrong", "runtime_error"]
+
+
+def test_checks_that_an_empty_program_passes_are_no_use(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-program")
+    silent = {"id": "s", "split": "train", "prompt": "Say nothing.", "tests": [{"stdin": "", "stdout": ""}]}
+    loud = silent | {"id": "l", "prompt": "Say it.", "tests": [{"stdin": "", "stdout": ""}, {"stdin": "a", "stdout": "a"}]}
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, (silent, loud))))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    judged = judge_references(suite.problems(), suite, pool, timeout_seconds=5)
+    assert judged["error"].to_list() == ["its checks pass an empty program", ""]
+
+
+def test_a_call_that_wants_more_memory_than_there_is_hit_a_limit_and_is_not_remembered(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function")
+    line = {
+        "id": "f",
+        "split": "dev",
+        "prompt": "Write f.",
+        "reference": "def f(n): return n",
+        "function": "f",
+        "cases": [[1]],
+    }
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    problems, cache = suite.problems(), OutcomeCache(tmp_path / "c.sqlite3")
+    wanted = judge_references(problems, suite, pool, timeout_seconds=5)
+    greedy = samples("def f(n): return len(bytearray(10**12))").with_columns(problem_id=pl.lit("f"))
+    (outcome,) = execute(greedy, problems, wanted, suite, pool, timeout_seconds=5, cache=cache, machine="m").rows(named=True)
+    assert outcome["status"] == "resource_limit"
+    again = Scripted("timeout")
+    execute(greedy, problems, wanted, suite, again, timeout_seconds=5, cache=cache, machine="m")
+    assert again.jobs == 1
+
+
+@pytest.mark.parametrize("other", [{"timeout_seconds": 9.0}, {"memory_mb": 2048}, {"runtime": "runsc"}])
+def test_what_programs_may_use_is_in_the_key_of_all_that_depends_on_it(tmp_path: Path, other: dict[str, Any]) -> None:
+    """A reference that failed for want of memory is judged again with more; one that needed it does not judge with less."""
+    keys = []
+    for name, limits in (("one", {}), ("two", other)):
+        config = RunConfig(
+            name=name, suite=SuiteSection(name="starter-sql", train=8, dev=4, test=0), train=TrainSection(objective="grpo"),
+            execute=ExecuteSection(**limits),
+        )  # fmt: skip
+        with open_run(tmp_path, config) as run:
+            asked = run.make(stages.problems(run))
+            policy = Policy("policy-0", str(tmp_path), "0" * 64)
+            keys.append((stages.references(run, asked).recipe.key, stages.execute(run, asked, asked, asked).recipe.key,
+                         stages.train(run, policy, asked, asked, asked).recipe.key))  # fmt: skip
+    assert all(a != b for a, b in zip(*keys, strict=True))
+
+
+def _unkeyed(judge: str) -> str:
+    kept = {k: v for k, v in json.loads(judge).items() if k != "keyed"}
+    return json.dumps(kept | {"ordered": False, "sort_keys": 0})

@@ -1,0 +1,108 @@
+"""Problems whose reference is not shown (`suite.references`), or that have none: learned from by own attempts alone."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.cli.tables import problem_counts
+from codelutra.config import load_config
+from codelutra.errors import UserError
+from codelutra.pipeline import stages
+from codelutra.pipeline.recorder import Summary
+from codelutra.pipeline.run import Policy, Run
+from codelutra.schema import OUTCOMES
+from codelutra.store.artifacts import Recipe, Step, write_frame
+from codelutra.suites.splits import shown
+from tests.helpers.loop import small_config
+from tests.helpers.tiny_model import write_tiny_model
+
+SHOWN, TRAIN = 5, 12
+SAME: dict[str, Any] = {"greedy": False, "finish_reason": "stop", "mode": "", "verdict": "host", "answer": "", "output": "",
+                        "seconds": 0.0, "error": ""}  # fmt: skip
+
+
+@pytest.mark.parametrize(("solved", "learned_from"), [(0, SHOWN), (3, SHOWN + 3)])
+def test_a_hidden_reference_teaches_nothing_and_still_judges(solved: int, learned_from: int, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    suite = {"name": "starter-sql", "train": TRAIN, "dev": 2, "test": 0, "references": SHOWN}
+    training = {"batch_size": 4, "micro_batch": 4, "max_length": 512, "replay_references": True}
+    config = load_config(small_config(tmp_path / "few.yaml", model, suite=suite, train=training))
+    with Run(tmp_path, config) as run:
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        assert set(expected.frame("expected")["status"]) == {"correct"}
+        train = asked.frame("problems").filter(pl.col("split") == "train")
+        Summary(run).prepared(asked, expected)
+        assert problem_counts(run.dir.read("summary.json") or {}) == f"{TRAIN} train ({SHOWN} with a reference), 2 dev"
+        visible = shown(train, config.suite).filter(pl.col("reference") != "")["problem_id"].to_list()
+        hidden = [i for i in train["problem_id"] if i not in visible]
+        right = hidden[:solved]
+
+        def write(out: Path, work: Path) -> dict[str, Any]:
+            tried = [
+                SAME | {"problem_id": i, "sample": n, "completion": code, "code": code, "status": status}
+                for i in train["problem_id"]
+                for n, (code, status) in enumerate(
+                    [("SELECT 1", "wrong"), ("SELECT 2", "correct" if i in right else "runtime_error")]
+                )
+            ]
+            write_frame(pl.DataFrame(tried, schema=OUTCOMES), out / "outcomes.parquet")
+            return {}
+
+        outcomes = run.make(Step(Recipe("tried", 1, {}, {}), write))
+        pairs = run.make(stages.pairs(run, [outcomes], asked, expected))
+        made = pairs.frame("pairs")
+        assert set(made["problem_id"]) == {*visible, *right}
+        assert set(made.filter(pl.col("chosen_source") == "reference")["problem_id"]) == set(visible)
+
+        start = run.make(stages.warm_start(run, stages.base_policy(run), asked, expected))
+        assert start.facts["examples"] == SHOWN
+        again = run.make(stages.train(run, Policy.of("policy-0", start), pairs, asked, expected))
+        assert (again.facts["replayed"], made["problem_id"].n_unique()) == (SHOWN, learned_from)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, r"warm_start learns from references, and of 4 train problems none .*references: 0"),
+        ({"warm_start": None, "train": {"objective": "sft"}}, r"train\.objective sft learns"),
+        ({"train": {"replay_references": True}}, r"warm_start and train\.replay_references learn "),
+        ({"warm_start": None, "suite": {"shots": 2}}, r"suite\.shots learns"),
+    ],
+)
+def test_what_imitates_references_is_refused_where_none_is_shown(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    suite = {"name": "starter-sql", "train": 4, "dev": 2, "test": 0, "references": 0} | changes.pop("suite", {})
+    config = load_config(small_config(tmp_path / "none.yaml", write_tiny_model(tmp_path / "tiny"), suite=suite, **changes))
+    with Run(tmp_path, config) as run, pytest.raises(UserError, match=says):
+        stages.problems(run)
+
+
+def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as made:
+        made.executescript("CREATE TABLE item (name, price); INSERT INTO item VALUES ('it''s', 3), ('jug', 9), (NULL, 0.1)")
+    lines = [
+        {"id": "a", "question": "What there is?", "rows": [["jug", 9], ["it's", 3], [None, 0.1]], "split": "train"},
+        {"id": "b", "question": "Cheapest first?", "rows": [[0.1], [3], [9]], "ordered": True, "split": "train"},
+        {"id": "c", "question": "How many?", "query": "SELECT COUNT(*) FROM item", "split": "dev"},
+    ]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]")
+    config = load_config(small_config(tmp_path / "shop.yaml", write_tiny_model(tmp_path / "tiny"), warm_start=None,
+                                      suite={"name": "custom", "path": str(tmp_path)}))  # fmt: skip
+    with Run(tmp_path, config) as run:
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        assert set(expected.frame("expected")["status"]) == {"correct"}
+        reward = stages.rewards(run, asked, expected)
+        tried = [("a", "SELECT * FROM item", 1.0), ("a", "SELECT name FROM item", 0.0), ("a", "SELECT 1, 2", 0.0),
+                 ("b", "SELECT price FROM item ORDER BY price", 1.0), ("b", "SELECT price FROM item", 0.0)]  # fmt: skip
+        assert reward([i for i, _, _ in tried], [code for _, code, _ in tried]) == [right for _, _, right in tried]
+        Summary(run).prepared(asked, expected)
+        assert problem_counts(run.dir.read("summary.json") or {}) == "2 train (0 with a reference), 1 dev"

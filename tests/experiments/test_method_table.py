@@ -1,0 +1,171 @@
+"""Methods against each other: each is one config, numbers are of the test split, problems are the unit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from codelutra.errors import ConfigError, UserError
+from codelutra.experiments.method_table import compare, table_rows, write_comparison
+from codelutra.experiments.methods import METHODS, arm, chosen_methods, chosen_seeds
+from codelutra.experiments.sweep import grid, results, write_sweep
+from codelutra.prompts import with_examples
+from codelutra.schema import OUTCOMES, PROBLEMS, SCORES
+from codelutra.scoring.scores import difference, mcnemar, mean_pass_at_1
+from codelutra.training.pairs import right_answers
+from tests.helpers.example_run import example_run
+
+
+def scores(*solved: bool) -> pl.DataFrame:
+    row = {"split": "test", "group": "g", "difficulty": "", "mode": "m", "samples": 0, "correct": 0, "executable": 0,
+           "unique_answers": 0, "unique_correct": 0}  # fmt: skip
+    rows = [row | {"problem_id": f"p{i}", "greedy_status": "correct" if s else "wrong"} for i, s in enumerate(solved)]
+    return pl.DataFrame(rows, schema=SCORES)
+
+
+def test_every_method_is_a_valid_config_and_they_differ_only_where_they_say() -> None:
+    plain, _ = arm("demo", (), "codelutra", 1)
+    assert (plain.name, plain.seed) == ("demo-codelutra-s1", 1)
+    for method in METHODS:
+        made, _ = arm("demo", ("train.learning_rate=3e-5",), method, 1)
+        assert made.suite.model_copy(update={"shots": 0}) == plain.suite
+        assert made.sample == plain.sample
+        assert made.train.learning_rate == (1e-5 if method == "grpo" else 3e-5)
+    assert arm("demo", (), "dpo", 0)[0].train.sft_weight == 0
+    assert arm("demo", (), "base", 0)[0].warm_start is None
+
+
+@pytest.mark.parametrize("names", ["sft,grop", "", ","])
+def test_an_unknown_method_is_named_with_those_there_are(names: str) -> None:
+    with pytest.raises(UserError, match="known: base"):
+        chosen_methods(names)
+
+
+def test_seeds_are_whole_numbers() -> None:
+    assert chosen_seeds("0, 2") == [0, 2]
+    with pytest.raises(UserError, match="0,x"):
+        chosen_seeds("0,x")
+
+
+def test_one_seed_each_is_mcnemar_and_wilson() -> None:
+    a = scores(*[True] * 10, *[False] * 30)
+    b = scores(*[False] * 2, *[True] * 24, *[False] * 14)
+    found, exact = difference([a], [b]), mcnemar(a, b)
+    assert (found.value, found.n) == (pytest.approx((exact.gained - exact.lost) / 40), 40)
+    assert found.p == pytest.approx(exact.p, rel=0.5)
+    assert found.low > 0
+    assert mean_pass_at_1([a]).low == pytest.approx(0.142, abs=0.001)  # Wilson of 10 in 40
+
+
+def test_seeds_are_averaged_within_a_problem_so_repeating_one_adds_no_certainty() -> None:
+    a, b = scores(*[True] * 10, *[False] * 20), scores(*[True] * 14, *[False] * 16)
+    once, thrice = difference([a], [b]), difference([a] * 3, [b] * 3)
+    assert thrice.n == once.n == 30
+    assert (thrice.value, thrice.p, thrice.low) == (once.value, once.p, once.low)
+
+
+def test_a_method_against_itself_is_no_difference() -> None:
+    a = scores(True, False, True)
+    assert difference([a], [a]).p == 1.0
+
+
+def test_right_answers_are_distinct_right_samples_of_train_problems_only() -> None:
+    outcome = {
+        "greedy": False,
+        "finish_reason": "stop",
+        "mode": "m",
+        "verdict": "host",
+        "answer": "",
+        "output": "",
+        "seconds": 0.0,
+        "error": "",
+    }
+    drawn = [("a", 0, "select 1", "correct"), ("a", 1, "select  1", "correct"), ("a", 2, "select 2", "wrong"),
+             ("a", 3, "select 3", "correct"), ("d", 0, "select 1", "correct")]  # fmt: skip
+    rows = [outcome | {"problem_id": p, "sample": i, "completion": c, "code": c, "status": s} for p, i, c, s in drawn]
+    other = {"code": "select 9", "completion": "select 9"}
+    rows.append(rows[0] | other | {"sample": 9, "greedy": True})
+    rows.append(
+        rows[0] | other | {"sample": 5, "finish_reason": "length"}
+    )  # to end where it was cut off is not to be learned
+    asked = [{"problem_id": p, "split": s, "prompt": "?", "reference": "", "language": "sql", "group": "", "difficulty": "",
+              "judge": ""} for p, s in (("a", "train"), ("d", "dev"))]  # fmt: skip
+    made = right_answers(pl.DataFrame(rows, schema=OUTCOMES), pl.DataFrame(asked, schema=PROBLEMS))
+    assert made.rows() == [("a", "?", "select 1"), ("a", "?", "select 3")]
+
+
+def test_worked_examples_are_other_train_problems_of_the_group_between_schema_and_question() -> None:
+    same = {"language": "sql", "difficulty": "", "judge": ""}
+    rows = [{"problem_id": f"{g}{i}", "split": "train" if i < 3 else "dev", "prompt": f"{g}(x)\n\nask {g}{i}",
+             "reference": f"select {g}{i}", "group": g} | same for g in "ab" for i in range(4)]  # fmt: skip
+    shown = with_examples(pl.DataFrame(rows, schema=PROBLEMS), 2, seed=0)
+    for problem_id, split, group, prompt in shown.select("problem_id", "split", "group", "prompt").rows():
+        assert prompt.startswith(f"{group}(x)\n\nask {group}")
+        assert prompt.endswith(f"ask {problem_id}")
+        assert prompt.count("select ") == 2
+        assert f"select {problem_id}" not in prompt
+        assert f"select {group}3" not in prompt, f"a dev reference in the prompt of a {split} problem"
+    assert with_examples(shown, 0, seed=0) is shown
+
+
+def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text("name: tiny\nsuite: {name: starter-sql}\n")
+    example_run(tmp_path, name="tiny-codelutra-s0", skills=(0.05, 0.4, 0.9))
+    example_run(tmp_path, name="tiny-sft-s0", skills=(0.05, 0.4, 0.3))
+    example_run(tmp_path, name="tiny-rft-s0", skills=(0.05, 0.4, 0.3), finished=False)
+    methods = ["sft", "rft", "codelutra"]
+    result = compare(tmp_path, str(config), (), methods, {m: [0] for m in methods})
+    assert [r["method"] for r in result["methods"]] == ["sft", "codelutra"]
+    assert result["missing"] == ["tiny-rft-s0"]
+    sft, ours = result["methods"]
+    assert sft["against"]["value"] == pytest.approx(ours["test"]["value"] - sft["test"]["value"])
+    assert ours["against"] is None
+    written = write_comparison(result, tmp_path / "out")
+    assert json.loads(written.read_text()) == result
+    assert "| codelutra |" in (tmp_path / "out" / "comparison.md").read_text()
+    assert (tmp_path / "out" / "methods.svg").exists()
+    assert {r["method"] for r in table_rows(result)} == {"sft", "codelutra"}
+    cells = [max(map(len, column)) for column in zip(*map(dict.values, table_rows(result, narrow=True)), strict=True)]
+    assert sum(cells) + 3 * len(cells) + len("codelutra-no-reference") - len("codelutra") <= 80
+
+
+def test_nothing_finished_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="demo-sft-s0"):
+        compare(tmp_path, "demo", (), ["sft"], {"sft": [0]})
+
+
+def test_a_sweep_is_every_combination_each_valid_and_named_before_any_runs() -> None:
+    points = grid("demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true,false"])
+    found = [(p.config.train.learning_rate, p.config.pairs.references) for p in points]
+    assert found == [(1e-5, True), (1e-5, False), (4e-5, True), (4e-5, False)]
+    assert len({p.config.name for p in points}) == 4
+    assert not any(p.config.select.test for p in points), "test is not for trying settings"
+    with pytest.raises(ConfigError, match="beta"):
+        grid("demo", (), ["train.beta=0.1,-1"])
+    long = grid(
+        "demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true", "warm_start.epochs=1,2", "train.beta=0.1"]
+    )
+    assert len({p.config.name for p in long}) == 4, "cut short, names still differ"
+
+
+@pytest.mark.parametrize("vary", [[], ["train.beta"], ["=3"]])
+def test_nothing_to_vary_is_told_with_an_example(vary: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--vary train\.learning_rate"):
+        grid("demo", (), vary)
+
+
+def test_a_sweep_ranks_finished_points_by_dev(tmp_path: Path) -> None:
+    points = grid("demo", (), ["train.beta=0.1,0.2,0.3"])
+    for point, skill in zip(points, (0.3, 0.9), strict=False):
+        example_run(tmp_path, name=point.config.name, skills=(0.05, 0.4, skill))
+    rows = results(tmp_path, points)
+    assert [r["setting"] for r in rows] == ["beta 0.2", "beta 0.1"]
+    assert rows[0]["policy"] == "iteration 1"
+    assert rows[1]["policy"] == "warm start"
+    write_sweep(rows, tmp_path / "out")
+    assert "| beta 0.2 |" in (tmp_path / "out" / "sweep.md").read_text()
+    assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())) == 2

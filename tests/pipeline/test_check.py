@@ -1,0 +1,198 @@
+"""`codelutra check`: every reference judged for real, leaks found, and a verdict that exit codes carry."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import RunConfig, SuiteSection, parse_config
+from codelutra.errors import ConfigError
+from codelutra.pipeline import stages
+from codelutra.pipeline.check import FLAKY, Report, check, leaks_between, leaks_within, reference_failures
+from codelutra.pipeline.run import open_run
+from codelutra.schema import EXPECTED, PROBLEMS
+from codelutra.suites.base import open_suite
+from codelutra.suites.python import PythonSuite, judging
+from codelutra.suites.splits import digests
+from codelutra.suites.sql import judging as sql_judging
+from sandbox.protocol import encode
+from tests.cli.test_bad_input import codelutra
+from tests.helpers.tiny_model import write_tiny_model
+
+LOOP = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
+LINES = [
+    ("train", "How many?", "SELECT COUNT(*) FROM item"),
+    ("train", "Dear ones?", "SELECT name FROM item WHERE price > 5"),
+    ("train", "Any answer?", "SELECT abs(random())"),
+    ("train", "None?", "SELECT name FROM item WHERE price > 500"),
+    ("dev", "For ever?", LOOP),
+    ("dev", "Names?", "SELECT name FROM item"),
+    ("dev", "Longest? " + "word " * 400, "SELECT MAX(price) FROM item"),
+]
+
+
+def write(folder: Path, lines: list[tuple[str, str, str]]) -> RunConfig:
+    folder.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(folder / "shop.sqlite")) as connection, connection:
+        connection.executescript(
+            "DROP TABLE IF EXISTS item; CREATE TABLE item (id, name, price);"
+            "INSERT INTO item VALUES (1, 'cup', 3), (2, 'jug', 9)"
+        )
+    (folder / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]\n")
+    rows = [{"split": s, "question": q, "query": r} for s, q, r in lines]
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    raw = {"name": "shop", "suite": {"name": "custom", "path": str(folder)}, "execute": {"timeout_seconds": 1, "workers": 1}}
+    (folder / "config.yaml").write_text(json.dumps({**raw, "model": f"path:{folder.parent}/model"}))
+    return parse_config(json.loads((folder / "config.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig, Report]:
+    folder = tmp_path_factory.mktemp("check")
+    write_tiny_model(folder / "model")
+    config = write(folder / "shop", LINES)
+    return folder, config, check(config, folder / "home")
+
+
+def test_each_failing_reference_is_named_with_its_reason(checked: tuple[Path, RunConfig, Report]) -> None:
+    kinds = {(f["split"], f["problem_id"]): f["kind"] for f in checked[2].failures}
+    assert kinds.pop(("train", "00003")) in (FLAKY, "its output does not agree with what is expected")
+    assert kinds == {("train", "00004"): "the reference returns no rows", ("dev", "00005"): "timeout"}
+
+
+def test_counts_are_by_split_and_prompts_are_counted_in_tokens(checked: tuple[Path, RunConfig, Report]) -> None:
+    train, dev = checked[2].splits
+    assert (train["problems"], train["usable"], train["too_long"]) == (4, 2, 0)
+    assert (dev["problems"], dev["usable"], dev["too_long"]) == (3, 2, 1)
+    assert checked[2].notes == []
+
+
+def test_the_run_finds_its_references_judged_and_no_run_is_left_behind(checked: tuple[Path, RunConfig, Report]) -> None:
+    folder, config, report = checked
+    assert not (folder / "home/runs").exists()
+    with open_run(folder / "home", config) as run:
+        asked = run.store.find(stages.problems(run).recipe)
+        assert asked
+        assert run.store.find(stages.references(run, asked).recipe)
+        assert asked.facts["digests"] == {s["split"]: s["digest"] for s in report.splits}
+
+
+def test_few_failing_references_spoil_nothing_but_a_split_without_any_does(checked: tuple[Path, RunConfig, Report]) -> None:
+    assert checked[2].spoilt == []
+    nothing = [{**s, "usable": 0} for s in checked[2].splits]
+    assert Report({}, nothing, [], [], []).spoilt == ["no reference of train is usable", "no reference of dev is usable"]
+
+
+LEAKY = [
+    ("train", "How many?", "SELECT COUNT(*) FROM item"),
+    ("train", "Names?", "SELECT name FROM item"),
+    ("dev", "how MANY", "SELECT COUNT(id) FROM item"),
+    ("test", "All names?", "select  NAME from item;"),
+]
+
+
+def test_the_command_exits_1_on_a_leak_and_says_where(tmp_path: Path) -> None:
+    write(tmp_path / "leaky", LEAKY)
+    done = codelutra("check", str(tmp_path / "leaky/config.yaml"), "--home", str(tmp_path), "--json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert {(k["split"], k["problem_id"], k["shares"], k["train_id"]) for k in found["leaks"]} == {
+        ("dev", "00003", "prompt", "00001"),
+        ("test", "00004", "program", "00002"),
+    }
+    assert found["spoilt"] == [f"1 problems of custom-leaky {split} are in train" for split in ("dev", "test")]
+    assert "prompts were not counted: no tokenizer of path:" in found["notes"][0]
+
+
+def test_the_command_exits_0_on_a_few_failing_references_and_1_when_held_against_what_train_is_from(
+    checked: tuple[Path, RunConfig, Report],
+) -> None:
+    folder, config, _ = checked
+    fine = codelutra("check", str(folder / "shop/config.yaml"), "--home", str(folder / "home"), "--set", "model=path:/none")
+    assert (fine.returncode, "3 references are no use" in fine.stdout) == (0, True), fine.stderr
+    other = write(folder / "other", LEAKY)
+    assert other.suite.path
+    report = check(config, folder / "home", [f"{folder}/other/config.yaml"])
+    assert {(k["suite"], k["problem_id"]) for k in report.leaks} == {
+        (f"{folder}/other/config.yaml", i) for i in ("00001", "00003")
+    }
+    assert report.spoilt
+
+
+def test_an_unknown_suite_to_hold_against_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no config 'spidr'"):
+        check(write(tmp_path / "shop", LINES), tmp_path, ["spidr"])
+    assert not (tmp_path / "store").exists()
+
+
+# ---- pure parts ------------------------------------------------------------------------------------------------------
+
+
+def problems(*rows: tuple[str, str, str, str, str]) -> pl.DataFrame:
+    names = ("problem_id", "split", "prompt", "reference", "group")
+    known = {"language": "sql", "difficulty": ""}
+    return pl.DataFrame(
+        [{**dict(zip(names, r, strict=True)), **known, "judge": sql_judging(r[3], f"file of {r[4]}")} for r in rows],
+        schema=PROBLEMS,
+    )
+
+
+SQL = open_suite(SuiteSection(name="starter-sql", train=2, dev=1, test=1))
+
+
+def test_a_query_over_another_database_is_no_leak_and_one_in_other_words_is_none_we_see() -> None:
+    mixed = problems(
+        ("a", "train", "x", "SELECT name FROM t", "one"),
+        ("b", "dev", "y", "SELECT name FROM t", "two"),
+        ("c", "dev", "z", "select  NAME from t;", "one"),
+        ("d", "dev", "w", "SELECT name FROM t WHERE 1", "one"),
+    )
+    assert [(k["problem_id"], k["train_id"]) for k in leaks_within(mixed, SQL)] == [("c", "a")]
+
+
+def test_the_same_query_over_the_same_database_is_a_leak_whatever_its_group() -> None:
+    asked = problems(("a", "train", "x", "SELECT name FROM t", "one"), ("b", "dev", "y", "select NAME from t", "one"))
+    hard = pl.when(pl.col("problem_id") == "b").then(pl.lit("hard")).otherwise(pl.lit("easy"))
+    found = leaks_within(asked.with_columns(group=hard), SQL)
+    assert [(k["problem_id"], k["shares"]) for k in found] == [("b", "program")]
+
+
+def test_only_train_is_held_against_another_suite() -> None:
+    ours = problems(("a", "train", "x", "SELECT 1", "g"), ("b", "test", "y", "SELECT 2", "g"))
+    theirs = problems(("p", "test", "X!", "SELECT 3", "g"), ("q", "test", "y", "SELECT 2", "g"))
+    found = leaks_between(ours, SQL, theirs, SQL, "theirs")
+    assert found == [{"train_id": "a", "shares": "prompt", "suite": "theirs", "split": "test", "problem_id": "p"}]
+
+
+def test_a_reference_that_changes_between_runs_is_flaky() -> None:
+    rows = [{"problem_id": str(i), "split": "train", "prompt": "", "reference": "", "language": "python", "group": "",
+             "difficulty": "", "judge": judging(["f()"])} for i in range(4)]  # fmt: skip
+    suite = PythonSuite("p", "1", "", pl.DataFrame(rows, schema=PROBLEMS))
+
+    def came_out(*values: Any) -> pl.DataFrame:
+        rows = [
+            {"problem_id": str(i), "status": "reference_error", "expected": "", "error": "timeout: late"}
+            if value is None
+            else {"problem_id": str(i), "status": "correct", "expected": json.dumps(encode([{"value": value}])), "error": ""}
+            for i, value in enumerate(values)
+        ]
+        return pl.DataFrame(rows, schema=EXPECTED)
+
+    found = reference_failures(suite.problems(), came_out({1, 2}, 1, 1, None), came_out({2, 1}, 2, None, None), suite)
+    assert [(f["problem_id"], f["kind"]) for f in found] == [("1", FLAKY), ("2", FLAKY), ("3", "timeout")]
+
+
+def test_a_digest_knows_content_and_not_order() -> None:
+    one = problems(
+        ("a", "train", "x", "SELECT 1", "g"), ("b", "train", "y", "SELECT 2", "g"), ("c", "dev", "z", "SELECT 3", "g")
+    )
+    changed = one.with_columns(prompt=pl.col("prompt").replace("y", "Y"))
+    assert digests(one) == digests(one.reverse())
+    assert digests(changed)["dev"] == digests(one)["dev"]
+    assert digests(changed)["train"] != digests(one)["train"]

@@ -1,0 +1,172 @@
+"""The loop itself: real vLLM, Docker, TRL and Prefect on a tiny model. It ends, it can be killed, it shares."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import docker
+import polars as pl
+import pytest
+
+from codelutra.schema import OUTCOMES, PAIRS, PROBLEMS, SAMPLES
+from tests.helpers.loop import Command, Event, prefect_server, processes_of, small_config
+from tests.helpers.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def made(event: str, stage: str, n: int = 1, label: str = "") -> Any:
+    """At least `n` events of that kind, since this start."""
+    return lambda new, state: (
+        sum(e["event"] == event and e["stage"] == stage and label in e["label"] for e in new if "stage" in e) >= n
+    )
+
+
+def training(new: list[Event], state: Event) -> bool:
+    started = any(e["event"] == "start" and e["stage"] == "train" for e in new)
+    return started and state["checkpoints"] >= 1
+
+
+MOMENTS = {
+    "set-up": made("start", "references"),
+    "warm start": lambda new, state: state.get("stage") == "warm start" and 2 <= state["done"] < state["total"],
+    "sampling": made("made", "sample", label="policy-0/train"),
+    "execution": made("start", "execute", label="policy-0/train"),
+    "pairing": made("start", "pairs"),
+    "between stages": made("made", "pairs"),
+    "training": training,
+}
+
+
+HOW = {"sampling": "ask", "training": "command"}  # all else: the whole process group at once
+
+
+def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
+    tiny: Path, home: Path, tmp_path: Path
+) -> None:
+    config = small_config(tmp_path / "killed.yaml", tiny)
+    with prefect_server(tmp_path) as api:
+        for moment, reached in MOMENTS.items():
+            command = Command(config, home, api=api)
+            print(f"killed in {moment}, at {command.kill_when(reached, HOW.get(moment, 'all'))}")
+        command = Command(config, home, api=api)
+        code, out, err = command.finish()
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary["state"] == "finished"
+    assert [r["title"] for r in summary["policies"]] == ["base", "warm start", "iteration 1", "iteration 2"]
+
+    events = command.events()
+    twice = {k: n for k, n in Counter(e["key"] for e in events if e["event"] == "made").items() if n > 1}
+    assert twice == {}
+    resumed = [e for e in events if e["event"] == "resumed"]
+    assert {e["stage"] for e in resumed} == {"warm-start", "train"}
+    assert all(e["step"] >= 1 for e in resumed)
+    assert processes_of(home) == []
+    left = docker.from_env().containers.list(all=True, filters={"label": "codelutra.run=killed"})
+    assert left == []
+
+
+def test_every_artifact_of_the_run_is_what_the_schema_says(home: Path) -> None:
+    run = home / "runs" / "killed"
+    for file, schema in (("problems.parquet", PROBLEMS), ("iteration-01/pairs.parquet", PAIRS),
+                         ("iteration-01/dev-samples-000/samples.parquet", SAMPLES),
+                         ("iteration-01/dev-outcomes-000/outcomes.parquet", OUTCOMES)):  # fmt: skip
+        assert pl.read_parquet_schema(run / file) == schema, file
+
+
+def test_only_train_problems_reach_the_pairs(home: Path) -> None:
+    run = home / "runs" / "killed"
+    train = pl.read_parquet(run / "problems.parquet").filter(pl.col("split") == "train")["problem_id"]
+    paired = pl.concat([pl.read_parquet(p) for p in run.glob("iteration-*/pairs.parquet")])["problem_id"]
+    assert len(paired) > 0
+    assert set(paired) <= set(train)
+
+
+def test_the_same_command_again_reuses_everything_and_says_so(tiny: Path, home: Path, tmp_path: Path) -> None:
+    config = small_config(tmp_path / "killed.yaml", tiny)
+    summary = home / "runs" / "killed" / "summary.json"
+    spent = json.loads(summary.read_text())["minutes"]
+    began = time.monotonic()
+    command = Command(config, home)
+    before = len(command.events())
+    code, _, err = command.finish()
+    took = time.monotonic() - began
+    assert code == 0, err
+    assert {e["event"] for e in command.events()[before:]} <= {"reused", "measured"}
+    assert "reused" in err
+    assert took < 30  # alone on two cores some 12
+    assert spent < json.loads(summary.read_text())["minutes"] < spent + took / 60, (
+        "a run's minutes are those of all its starts"
+    )
+    log = (command.run / "log.txt").read_text()
+    assert log.count("Cached(type=COMPLETED)") > 20
+
+
+def test_runs_that_differ_in_lambda_share_all_that_does_not_read_it(tiny: Path, home: Path, tmp_path: Path) -> None:
+    config = small_config(tmp_path / "plain-dpo.yaml", tiny, iterations=1, train={
+        "batch_size": 2, "micro_batch": 2, "checkpoint_steps": 1, "max_length": 512, "sft_weight": 0.0})  # fmt: skip
+    command = Command(config, home)
+    code, _, err = command.finish()
+    assert code == 0, err
+    events = command.events()
+    fresh = {(e["stage"], e["label"].split("/")[0]) for e in events if e["event"] == "made"}
+    shared = {(e["stage"], e["label"].split("/")[0]) for e in events if e["event"] == "reused"}
+    assert {("warm-start", ""), ("sample", "policy-0"), ("execute", "policy-0"), ("pairs", "")} <= shared
+    assert ("train", "iteration 1") in fresh
+    assert not {("warm-start", ""), ("sample", "policy-0"), ("execute", "policy-0"), ("pairs", "")} & fresh
+
+
+WITHOUT_PREFECT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "prefect":
+            raise ImportError("prefect is not installed")
+sys.meta_path.insert(0, Refuse())
+from codelutra.pipeline import stages
+from codelutra.config import load_config
+from codelutra.pipeline.run import Policy, open_run
+from codelutra.pipeline.sampler import measure_plan
+with open_run(sys.argv[2], load_config(sys.argv[1])) as run:
+    asked = run.make(stages.problems(run))
+    expected = run.make(stages.references(run, asked))
+    base = stages.base_policy(run)
+    policy = Policy.of("policy-0", run.make(stages.warm_start(run, base, asked, expected)))
+    with measure_plan(run, policy, asked, expected, "dev", train=True) as sampling:
+        dev, train = ([run.make(stages.execute(run, sampling.shard(i), asked, expected, label))
+                       for i, label in sampling.labels(greedy=greedy)] for greedy in (True, False))
+        dev, train = list(dev), list(train)
+    scores = run.make(stages.score(run, dev, asked, expected, "dev"))
+    pairs = run.make(stages.pairs(run, train, asked, expected))
+    trained = run.make(stages.train(run, policy, pairs, asked, expected))
+    print(scores.facts["split"], pairs.facts["pairs"], trained.path)
+"""
+
+
+def test_every_stage_works_with_prefect_uninstalled(tiny: Path, tmp_path: Path) -> None:
+    config = small_config(tmp_path / "bare.yaml", tiny, suite={"name": "starter-sql", "train": 6, "dev": 4, "test": 0})
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PREFECT, str(config), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    split, pairs, trained = done.stdout.split()[-3:]
+    assert split == "dev"
+    assert int(pairs) > 0
+    assert (Path(trained) / "config.json").exists()

@@ -1,0 +1,231 @@
+"""What Prefect adds to the stages: cache keys that hit across runs, retries for transient faults only."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import __version__ as prefect_version
+from prefect import flow, task
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from codelutra.config import parse_config
+from codelutra.errors import StageError, UserError
+from codelutra.experiments.retrain import next_retraining
+from codelutra.pipeline.run import Run, RunRef, open_run
+from flows.compare import compare
+from flows.evaluate import evaluate
+from flows.retrain import retrain
+from tasks import publish
+from tasks.execute import execute
+from tasks.options import is_transient
+from tasks.pairs import pairs
+from tasks.prepare import problems, references
+from tasks.sample import sample
+from tasks.score import score
+from tasks.train import train, warm_start
+from tests.cli.test_bad_input import without_dev
+from tests.helpers.tiny_model import write_tiny_model
+from tests.pipeline.test_measuring import answer
+
+STAGE_TASKS = (problems, references, sample, execute, score, pairs, warm_start, train)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    with prefect_test_harness():
+        yield
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunRef]:
+    config = parse_config({"name": "t", "suite": {"name": "starter-sql", "train": 20, "dev": 10, "test": 0}})
+    with open_run(tmp_path, config) as opened:
+        yield opened.ref
+
+
+@flow
+def load(run: RunRef) -> State[Any]:
+    return problems(run, return_state=True)
+
+
+def test_a_second_flow_run_finds_the_artifact_cached(run: RunRef) -> None:
+    first, second = load(run), load(run)
+    assert (first.name, second.name) == ("Completed", "Cached")
+    assert first.result() == second.result()
+
+
+def test_a_cached_result_whose_artifact_is_gone_is_made_again(run: RunRef) -> None:
+    artifact = load(run).result()
+    shutil.rmtree(artifact.path)
+    again = load(run)
+    assert again.name == "Completed"
+    assert again.result().frame("problems").height == 30
+
+
+def test_a_damaged_artifact_is_not_served_from_the_cache(run: RunRef) -> None:
+    artifact = load(run).result()
+    artifact.file("problems.parquet").write_bytes(b"damaged")
+    again = load(run)
+    assert again.name == "Completed"
+    assert again.result().frame("problems").height == 30
+
+
+def test_what_is_reused_through_prefect_is_in_the_ledger(run: RunRef) -> None:
+    load(run)
+    load(run)
+    assert [e["event"] for e in run.open().dir.events()] == ["start", "made", "reused"]
+
+
+@pytest.mark.parametrize("stage", STAGE_TASKS, ids=lambda t: t.fn.__name__)
+def test_every_stage_task_has_a_key_of_its_own_and_keeps_its_result(stage: Any) -> None:
+    assert stage.cache_key_fn is not None
+    assert stage.persist_result is True
+    assert stage.timeout_seconds or stage in (problems, score, pairs)
+
+
+@pytest.mark.parametrize(("error", "tries"), [(StageError("diverged"), 1), (OSError("connection reset"), 3)])
+def test_only_transient_faults_are_tried_again(error: Exception, tries: int) -> None:
+    calls = []
+
+    @task(retries=2, retry_condition_fn=is_transient)
+    def fails() -> None:
+        calls.append(1)
+        raise error
+
+    @flow
+    def once() -> None:
+        fails(return_state=True)
+
+    once(return_state=True)
+    assert len(calls) == tries
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")  # a flow would ask for a server that answers
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_server_that_is_away_or_fails_costs_a_training_its_display_and_nothing_else(
+    run: RunRef, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
+    asked, opened = list[str](), run.open()
+    with failing_server(asked) as port:
+        api = {PREFECT_API_URL: f"http://127.0.0.1:{port if answers else 9}/api"}
+        with temporary_settings(api), publish.live_progress(opened):
+            hear = opened.training_progress("train", "train iteration 1")
+            for i in range(1, 10):
+                hear(i, 60, {"doing": "progress", "step": i, "loss": 1.0})
+    (note,) = opened.dir.events()
+    assert note["event"] == "note"
+    assert "the run goes on" in note["text"]
+    assert opened.dir.read("progress.json")["total"] == 60
+    assert len([path for path in asked if not path.endswith("/version")]) == answers, "then it is left alone"
+
+
+@contextmanager
+def failing_server(asked: list[str]) -> Iterator[int]:
+    """A server that says it is Prefect's and then answers all that is asked of it with 500; gives its port."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            said = json.dumps(prefect_version).encode()
+            self.send_response(200 if self.path.endswith("/version") else 500)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_POST = do_PATCH = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
+    step = {"loss": 1.5, "chosen_log_prob": -4.0, "chosen_drift": 0.5, "rejected_log_prob": -9.0, "rejected_drift": -2.0,
+            "margin": 0.25, "kl": 0.0123456}  # fmt: skip
+    tables = list[Any]()
+
+    @flow
+    def training() -> None:
+        opened = run.open()
+        with publish.live_progress(opened):
+            hear = opened.training_progress("train", "train iteration 1")
+            first = threading.Thread(target=hear, args=(0, 60, {"doing": "training", "resumed_from_step": None}))
+            first.start()  # as the sampling thread does: it has no flow run of its own
+            first.join()
+            for i in range(1, 31):
+                hear(i, 60, {"doing": "progress", "step": i, **step})
+                tables.append(Artifact.get("t-progress-train-iteration-1-steps"))
+            tables.append(Artifact.get("t-progress-train-iteration-1"))
+        runs.append(flow_run.id)
+
+    runs = list[str]()
+    training()
+    bar = tables.pop()
+    assert str(bar.flow_run_id) == runs[0], "shown with its run"
+    assert {t.id for t in tables} == {tables[0].id}, "changed in place, not piled up"
+    rows = json.loads(tables[-1].data)
+    assert rows[-1] == {"step": 30} | step | {"kl": 0.01235}
+    assert len(rows) <= 25
+    assert rows[0]["step"] <= 2
+    assert bar.data == 50.0
+    assert "30 of 60 steps  ·  loss 1.500  chosen −4.0 (+0.5)" in bar.description
+
+
+def test_a_comparison_is_shown_whatever_its_config_is_called() -> None:
+    @flow
+    def compared() -> None:
+        publish.publish_comparison("My_task.v2", [{"method": "base"}])
+
+    compared()
+    shown: Any = Artifact.get("comparison-my-task-v2")
+    assert json.loads(shown.data) == [{"method": "base"}]
+
+
+def test_a_misspelt_method_is_told_before_any_run_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown method 'grop'; known: base"):
+        compare.fn(methods=["base", "grop"], overrides=["model=path:/not/there"], home=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+# Prefect leaves the clients of a task runner's threads to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
+def test_retraining_says_what_became_of_it_and_what_it_promoted_can_be_evaluated(tmp_path: Path) -> None:
+    weights = write_tiny_model(tmp_path / "tiny")
+    config = without_dev(tmp_path, *["test"] * 4, model=f"path:{weights}", iterations=0)
+    home = tmp_path / "home"
+    due = next_retraining(home, str(config))
+    assert due
+    with Run(home, due.config) as opened:
+        answer(opened, weights, right=3)
+    states = [retrain(config=str(config), home=str(home), return_state=True) for _ in range(2)]
+    assert [s.message for s in states] == ["nodev-r001: promoted", "nothing new since the last retraining"]
+    with get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_flow_runs()}
+    assert {"retrain-nodev", "refine-nodev-r001"} <= names, "after the config's name, not its path"
+    shown: Any = Artifact.get("promoted-nodev")
+    assert json.loads(shown.data)[0]["verdict"] == "promoted, base"
+    (row,) = evaluate(models=[f"path:{home}/promoted/nodev/model"], config=str(config), home=str(home))
+    assert row["test"]["value"] == 0.75
+    table: Any = Artifact.get("evaluation-nodev")
+    assert json.loads(table.data)[0]["test pass@1"].startswith("75.0%")
+    gc.collect()

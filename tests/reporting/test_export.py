@@ -1,0 +1,249 @@
+"""Exports: what leaves is what was scored, whole, loadable, with a card that says how good it is and under which licence."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from codelutra.config import load_config
+from codelutra.errors import UserError
+from codelutra.reporting.export import export, push
+from tests.helpers.example_run import example_run
+from tests.helpers.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy directory as training leaves it: model, tokenizer, generation config, adapter, the record of the steps."""
+    directory = write_tiny_model(tmp_path_factory.mktemp("weights"))
+    (directory / "adapter").mkdir()
+    (directory / "adapter" / "adapter_config.json").write_text('{"r": 16}')
+    (directory / "codelutra-model.json").write_text('{"licence": "apache-2.0"}')
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    return example_run(tmp_path_factory.mktemp("home"), weights=weights)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(run, tmp_path_factory.mktemp("out") / "model")
+
+
+def front(card: Path) -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load(card.read_text().split("---\n")[1])
+    return parsed
+
+
+def test_what_is_exported_is_what_was_scored(exported: Path, run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    best = Path(next(p["path"] for p in summary["policies"] if p["label"] == summary["best"]))
+    model = {p.name for p in best.iterdir() if p.suffix in (".safetensors", ".json", ".jinja")} - {
+        "manifest.json",
+        "codelutra-model.json",
+    }
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= model
+    for name in model:
+        assert (exported / name).read_bytes() == (best / name).read_bytes()
+    assert (exported / "adapter" / "adapter_config.json").is_file()
+    beside = {p.name for p in exported.iterdir()} - model
+    assert beside == {"README.md", "run.yaml", "report", "adapter"}
+    assert (exported / "report" / "index.html").read_text() == (run / "report" / "index.html").read_text()
+
+
+def test_the_export_answers_a_prompt_as_its_card_shows(exported: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    program = code[1].replace("PATH", str(exported)).replace("max_new_tokens=256", "max_new_tokens=4")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_card_has_the_numbers_with_their_intervals_and_the_licences(exported: Path, run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    text = (exported / "README.md").read_text()
+    for row in summary["policies"]:
+        dev = row["dev"]
+        assert row["title"] in text
+        assert f"{dev['value']:.1%}" in text
+        assert f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}" in text
+    test = summary["test"]
+    assert f"**{test['value']:.1%}** [{100 * test['low']:.1f} – {100 * test['high']:.1f}], {test['n']} problems" in text
+    assert "starter-sql, version" in text
+    assert "licence Apache-2.0" in text
+    assert "codelutra run run.yaml" in text
+    assert "$" not in text, "a blank of the template was left"
+    meta = front(exported / "README.md")
+    assert meta["license"] == "apache-2.0"
+    assert meta["base_model"] == "example/tiny"
+    values = [m["value"] for m in meta["model-index"][0]["results"][0]["metrics"]]
+    best = next(p for p in summary["policies"] if p["label"] == summary["best"])
+    assert values == [round(best["dev"]["value"], 4), round(test["value"], 4)]
+
+
+def test_the_card_of_a_run_that_went_on_from_another_names_the_first_model(run: Path, weights: Path, tmp_path: Path) -> None:
+    later = example_run(run.parent.parent, weights=weights, name="later", model=f"run:{run.name}")
+    card = export(later, tmp_path / "later") / "README.md"
+    assert front(card)["base_model"] == "example/tiny"
+    assert front(card)["license"] == "apache-2.0"
+    assert "# later: hf:example/tiny" in card.read_text()
+    assert f"| trained before | run `{run.name}` on starter-sql" in card.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy", "says", "says_not"),
+    [
+        ({}, "policy-1", "train with DPO and an SFT term on the right ones, repeat", "rejection sampling"),
+        ({"train": {"sft_weight": 0}}, "policy-1", "train with DPO, repeat", "SFT term"),
+        ({"train": {"objective": "rft"}}, "policy-1", "refined by rejection sampling", "DPO"),
+        ({"train": {"objective": "grpo"}}, "policy-1", "trained by GRPO", "DPO"),
+        ({"train": {"objective": "sft"}}, "policy-1", "fine-tuned on the references", "DPO"),
+        ({}, "policy-0", "fine-tuned on the references", "DPO"),
+        ({}, "base", "as it came: nothing of it was trained here", "DPO"),
+    ],
+)
+def test_the_card_says_how_this_policy_was_made(
+    changes: dict[str, Any], policy: str, says: str, says_not: str, weights: Path, tmp_path: Path
+) -> None:
+    card = export(example_run(tmp_path / "home", weights=weights, **changes), tmp_path / "out", policy=policy) / "README.md"
+    assert says in card.read_text()
+    assert says_not not in card.read_text().split("## Use")[0].split("## How it was made")[1]
+    assert ("dpo" in front(card)["tags"]) == ("train with DPO" in says)
+
+
+def test_the_card_of_a_model_without_a_chat_template_uses_none(weights: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(weights, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((bare / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(settings))
+    card = export(example_run(tmp_path / "home", weights=bare), tmp_path / "out") / "README.md"
+    assert "apply_chat_template" not in card.read_text()
+    assert "prompt = tokenizer(text" in card.read_text()
+
+
+def test_the_config_in_the_export_is_the_one_of_the_run(exported: Path, run: Path) -> None:
+    assert load_config(exported / "run.yaml") == load_config(run / "run.yaml")
+
+
+def test_another_policy_goes_by_label_or_title_and_does_not_borrow_the_test_number(run: Path, tmp_path: Path) -> None:
+    by_label = export(run, tmp_path / "a", policy="policy-1")
+    by_title = export(run, tmp_path / "b", policy="iteration 1")
+    assert (by_label / "README.md").read_text() == (by_title / "README.md").read_text()
+    text = (by_label / "README.md").read_text()
+    assert "The policy in this folder is **iteration 1**" in text
+    assert "It was not scored on a test split" in text
+    assert len(front(by_label / "README.md")["model-index"][0]["results"][0]["metrics"]) == 1
+
+
+def test_an_unknown_policy_is_answered_with_those_there_are(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no policy 'policy-9'; there: base \(base\), policy-0 \(warm start\)"):
+        export(run, tmp_path / "out", policy="policy-9")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_refused_and_left_alone_but_an_empty_one_is_taken(run: Path, tmp_path: Path) -> None:
+    used, empty = tmp_path / "used", tmp_path / "empty"
+    used.mkdir()
+    empty.mkdir()
+    (used / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        export(run, used)
+    assert [p.name for p in used.iterdir()] == ["mine.txt"]
+    with pytest.raises(UserError, match="not empty"):
+        export(run, used / "mine.txt")
+    (tmp_path / ".empty.part").mkdir()
+    (tmp_path / ".empty.part" / "half.safetensors").write_text("what a killed export left")
+    assert (export(run, empty) / "config.json").is_file()
+    assert not list(empty.glob("half*"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "used"]
+
+
+def test_weights_that_changed_since_they_were_scored_are_refused_and_nothing_is_left(run: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(run.parents[1], home, symlinks=True)
+    own = home / "runs" / run.name
+    summary = (own / "summary.json").read_text().replace(str(run.parents[1]), str(home))
+    (own / "summary.json").write_text(summary)
+    best = Path(json.loads(summary)["policies"][-1]["path"])
+    with (best / "model.safetensors").open("r+b") as f:
+        f.seek(-4, 2)
+        f.write(b"\1\2\3\4")
+    with pytest.raises(UserError, match="its sha256 differs"):
+        export(own, tmp_path / "out")
+    shutil.rmtree(best)
+    with pytest.raises(UserError, match=r"not at .* any more"):
+        export(own, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+def test_the_card_says_what_the_adapter_beside_merged_weights_is(exported: Path, tmp_path: Path) -> None:
+    assert "`adapter/` is in them already" in (exported / "README.md").read_text()
+    full = export(example_run(tmp_path, weights=write_tiny_model(tmp_path / "full")), tmp_path / "out")
+    assert "adapter" not in (full / "README.md").read_text()
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub that refuses every token."""
+
+    def do_POST(self) -> None:
+        self.send_response(401, "Unauthorized")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "is not there"])
+def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
+    run: Path, tmp_path: Path, answers: bool
+) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    if not answers:
+        server.shutdown()
+        server.server_close()
+    env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "codelutra.cli", "export", run.name, str(tmp_path / "out"), "--push", "hf:me/model"]
+    done = subprocess.run([*command, "--home", str(run.parents[1])], env=os.environ | env, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    server.server_close()
+    assert done.returncode == 2
+    assert f"exported to {tmp_path / 'out'}, but not pushed to hf:me/model: " in done.stderr
+    assert f"hf upload me/model {tmp_path / 'out'}" in done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("target", ["me/model", "hf:model", "s3://bucket/model"])
+def test_a_push_to_nowhere_is_refused(tmp_path: Path, target: str) -> None:
+    with pytest.raises(UserError, match="write hf:org/name"):
+        push(tmp_path, target)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        with pytest.raises(UserError, match=r"disk full at .*small"):
+            export(run, small / "model")
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)

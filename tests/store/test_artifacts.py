@@ -1,0 +1,261 @@
+"""The store keeps its promises: whole or absent, made once, damaged never used."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+from codelutra.store.artifacts import Artifact, Recipe, RunDir, Step, Store, locked, write_frame
+
+RECIPE = Recipe("pairs", 1, {"seed": 0}, {"outcomes": "abc"})
+
+
+def writes(text: str = "hello", calls: list[int] | None = None) -> Any:
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        if calls is not None:
+            calls.append(1)
+        (out / "file.txt").write_text(text)
+        return {"rows": 3}
+
+    return build
+
+
+def test_the_same_recipe_is_built_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+    store = Store(tmp_path)
+    first = store.make(Step(RECIPE, writes(calls=calls)))
+    second = Store(tmp_path).make(Step(RECIPE, writes(calls=calls)))
+    assert calls == [1]
+    assert first == second
+    assert second.facts == {"rows": 3}
+
+
+def test_how_long_its_training_took_is_no_part_of_a_policy(tmp_path: Path) -> None:
+    def train(out: Path, work: Path) -> dict[str, Any]:
+        (out / "model.safetensors").write_text("weights")
+        (out / "training.jsonl").write_text(f'{{"seconds": {time.monotonic_ns()}}}')
+        return {}
+
+    made = [Store(tmp_path / name).make(Step(RECIPE, train)) for name in ("a", "b")]
+    assert made[0].file("training.jsonl").read_text() != made[1].file("training.jsonl").read_text()
+    assert made[0].digest == made[1].digest
+
+
+def test_seconds_are_of_the_work_where_the_stage_tells_them(tmp_path: Path) -> None:
+    made = Store(tmp_path).make(Step(RECIPE, lambda out, work: {"busy_seconds": 0.25}))
+    assert made.seconds == 0.25
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Recipe("score", 1, {"seed": 0}, {"outcomes": "abc"}),
+        Recipe("pairs", 2, {"seed": 0}, {"outcomes": "abc"}),
+        Recipe("pairs", 1, {"seed": 1}, {"outcomes": "abc"}),
+        Recipe("pairs", 1, {"seed": 0}, {"outcomes": "abd"}),
+        Recipe("pairs", 1, {"seed": 0}, {"outcome": "abc"}),
+    ],
+)
+def test_stage_version_config_and_inputs_each_change_the_key(other: Recipe) -> None:
+    assert other.key != RECIPE.key
+
+
+def test_the_key_does_not_depend_on_the_order_things_are_named_in() -> None:
+    a = Recipe("pairs", 1, {"x": 1, "y": 2}, {"p": "1", "q": "2"})
+    assert a.key == Recipe("pairs", 1, {"y": 2, "x": 1}, {"q": "2", "p": "1"}).key
+
+
+def test_a_build_that_fails_leaves_no_artifact_and_no_rest_of_it_in_the_next(tmp_path: Path) -> None:
+    def fails(out: Path, work: Path) -> dict[str, Any]:
+        (out / "half.txt").write_text("half")
+        raise ValueError("boom")
+
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="boom"):
+        store.make(Step(RECIPE, fails))
+    assert store.find(RECIPE) is None
+    made = store.make(Step(RECIPE, writes()))
+    assert sorted(p.name for p in Path(made.path).iterdir()) == ["file.txt", "manifest.json"]
+
+
+def test_work_survives_a_failed_build_and_is_gone_after_a_good_one(tmp_path: Path) -> None:
+    seen = []
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        seen.append(sorted(p.name for p in work.iterdir()))
+        (work / "checkpoint").write_text("1")
+        if len(seen) == 1:
+            raise ValueError("killed")
+        return {}
+
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="killed"):
+        store.make(Step(RECIPE, build))
+    store.make(Step(RECIPE, build))
+    assert seen == [[], ["checkpoint"]]
+    assert list((tmp_path / ".partial").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["content", "size", "missing", "manifest"])
+def test_a_damaged_artifact_is_set_aside_reported_and_made_again(tmp_path: Path, damage: str) -> None:
+    events: list[dict[str, Any]] = []
+    store = Store(tmp_path, events.append)
+    made = store.make(Step(RECIPE, writes("hello")))
+    file = made.file("file.txt")
+    match damage:
+        case "content":
+            file.write_text("jello")
+        case "size":
+            file.write_text("hello, again")
+        case "missing":
+            file.unlink()
+        case "manifest":
+            made.file("manifest.json").write_text('{"half": ')
+    again = store.make(Step(RECIPE, writes("hello")))
+    assert again.file("file.txt").read_text() == "hello"
+    (damaged,) = [e for e in events if e["event"] == "damaged"]
+    assert Path(damaged["moved_to"]).is_dir()
+    assert [e["event"] for e in events].count("made") == 2
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    def full(out: Path, work: Path) -> dict[str, Any]:
+        (out / "half.txt").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = Store(tmp_path)
+    with pytest.raises(UserError, match="disk full"):
+        store.make(Step(RECIPE, full))
+    assert list(tmp_path.glob("**/half.txt")) == []
+    assert store.find(RECIPE) is None
+
+
+def _slow_maker(root: str, started: Any, tally: str) -> None:
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        with open(tally, "a") as f:
+            f.write("x")
+        started.set()
+        time.sleep(0.5)
+        (out / "file.txt").write_text("hello")
+        return {}
+
+    Store(Path(root)).make(Step(RECIPE, build))
+
+
+def test_two_processes_do_not_make_one_key_twice(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    started, tally = fork.Event(), tmp_path / "tally"
+    makers = [fork.Process(target=_slow_maker, args=(str(tmp_path / "s"), started, str(tally))) for _ in range(3)]
+    for m in makers:
+        m.start()
+    for m in makers:
+        m.join()
+    assert tally.read_text() == "x"
+
+
+def test_whoever_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    started, events = fork.Event(), list[dict[str, Any]]()
+    maker = fork.Process(target=_slow_maker, args=(str(tmp_path), started, str(tmp_path / "tally")))
+    maker.start()
+    started.wait(10)
+    Store(tmp_path, events.append).make(Step(RECIPE, writes(), "pairs of iteration 1"))
+    maker.join()
+    assert [e["event"] for e in events] == ["waiting", "reused"]
+    assert events[0]["what"] == "another process that makes pairs of iteration 1"
+
+
+def test_a_killed_maker_leaves_neither_artifact_nor_lock(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
+    maker = fork.Process(target=_slow_maker, args=(str(tmp_path), started, str(tmp_path / "tally")))
+    maker.start()
+    started.wait(10)
+    assert maker.pid
+    os.kill(maker.pid, signal.SIGKILL)
+    maker.join()
+    store = Store(tmp_path)
+    assert store.find(RECIPE) is None
+    assert store.make(Step(RECIPE, writes())).file("file.txt").read_text() == "hello"
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [1, 2, None], "b": ["x", "", "z"]})
+    write_frame(frame, tmp_path / "1.parquet")
+    write_frame(frame.clone(), tmp_path / "2.parquet")
+    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
+
+
+def config(name: str = "r", **more: Any) -> Any:
+    return parse_config({"name": name, "suite": {"name": "starter-sql"}, **more})
+
+
+def test_a_run_name_that_exists_with_another_config_is_refused_with_ways_out(tmp_path: Path) -> None:
+    RunDir.create(tmp_path, config())
+    with pytest.raises(UserError, match=r"train\.beta: 0\.1 there, 0\.2 now.*--set name="):
+        RunDir.create(tmp_path, config(train={"beta": 0.2}))
+    assert "beta: 0.1" in (tmp_path / "r" / "run.yaml").read_text()
+
+
+def test_how_far_and_on_what_a_run_goes_may_change(tmp_path: Path) -> None:
+    RunDir.create(tmp_path, config())
+    further = config(iterations=9, execute={"workers": 7}, select={"patience": 3})
+    run = RunDir.create(tmp_path, further)
+    assert "iterations: 9" not in (tmp_path / "r" / "run.yaml").read_text(), "another process may be refining it"
+    with run.hold():
+        run.settle(further)
+    assert "iterations: 9" in (tmp_path / "r" / "run.yaml").read_text()
+    with pytest.raises(UserError, match=r"train\.beta"):
+        run.settle(config(train={"beta": 0.2}))
+
+
+def test_one_process_at_a_time_refines_a_run(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, config())
+    assert not run.held
+    with run.hold():
+        assert run.held
+        with pytest.raises(UserError, match="going on in another process"), run.hold():
+            pass
+    assert not run.held
+
+
+def test_the_ledger_forgets_a_line_that_a_kill_cut_short(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, config())
+    run.ledger({"event": "made", "stage": "pairs"})
+    with open(run.path / "ledger.jsonl", "a") as f:
+        f.write('{"event": "ma')
+    assert [e["event"] for e in run.events()] == ["made"]
+    for event in ("lost: its line goes on where the other ends", "reused"):
+        run.ledger({"event": event})
+    assert [e["event"] for e in run.events()] == ["made", "reused"]
+
+
+def test_links_lead_into_the_store(tmp_path: Path) -> None:
+    made = Store(tmp_path / "store").make(Step(RECIPE, writes()))
+    run = RunDir.create(tmp_path / "runs", config())
+    run.link("iteration-01/file.txt", made)
+    run.link("iteration-01/whole", made)
+    assert (run.path / "iteration-01" / "file.txt").read_text() == "hello"
+    assert json.loads((run.path / "iteration-01" / "whole" / "manifest.json").read_text())["digest"] == made.digest
+
+
+def test_a_lock_is_free_again_once_its_holder_is_done(tmp_path: Path) -> None:
+    with locked(tmp_path / "l"), pytest.raises(BlockingIOError), locked(tmp_path / "l", wait=False):
+        pass
+    with locked(tmp_path / "l", wait=False):
+        pass
+
+
+def test_artifacts_are_hashable_small_references() -> None:
+    assert len({Artifact("s", "k", "d", "/p", {"rows": 1}), Artifact("s", "k", "d", "/p", {"rows": 2})}) == 1

@@ -1,0 +1,253 @@
+"""What each comparison mode calls the same answer."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codelutra.suites.equality import MODES, agrees, answer_digest
+
+STRICT, BIRD, SPIDER, PYTHON, TEXT = MODES
+SQL_MODES = (STRICT, BIRD, SPIDER)
+
+
+def table(*rows: tuple[Any, ...], columns: int | None = None) -> dict[str, Any]:
+    width = len(rows[0]) if rows else columns or 1
+    return {"columns": [f"c{i}" for i in range(width)], "rows": [list(r) for r in rows], "truncated": False}
+
+
+cells = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-3, 3),
+    st.floats(allow_nan=False, width=32),
+    st.text(max_size=3),
+    st.binary(max_size=2),
+)
+tables = st.integers(1, 3).flatmap(
+    lambda width: st.lists(st.tuples(*[cells] * width), max_size=6).map(lambda rows: table(*rows, columns=width))
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=2)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.text(max_size=2), inner, max_size=3),
+        st.frozensets(st.one_of(st.integers(), st.text(max_size=2)), max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+def permuted(output: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {**output, "rows": random.Random(seed).sample(output["rows"], len(output["rows"]))}
+
+
+@pytest.mark.parametrize("mode", SQL_MODES)
+@given(output=tables, seed=st.integers(0, 99))
+def test_row_order_never_counts_unless_it_is_asked_for(mode: str, output: dict[str, Any], seed: int) -> None:
+    other = permuted(output, seed)
+    assert agrees(mode, other, output)
+    assert answer_digest(mode, other) == answer_digest(mode, output)
+
+
+@given(a=tables, b=tables)
+def test_strict_agreement_is_symmetric_and_implied_by_equal_rows(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert agrees(STRICT, a, b) == agrees(STRICT, b, a)
+    assert agrees(STRICT, a, a, ordered=True)
+    if agrees(STRICT, a, b, ordered=True):
+        assert agrees(STRICT, a, b)
+
+
+@given(output=tables, seed=st.integers(0, 99), noise=st.floats(-4e-7, 4e-7))
+def test_float_noise_within_the_tolerance_never_counts(output: dict[str, Any], seed: int, noise: float) -> None:
+    rows = [[v * (1 + noise) if isinstance(v, float) else v for v in row] for row in output["rows"]]
+    # A whole number stays one under noise only if it is meant to be one: leave those alone.
+    rows = [
+        [o if isinstance(o, float) and o.is_integer() else v for v, o in zip(row, old, strict=True)]
+        for row, old in zip(rows, output["rows"], strict=True)
+    ]
+    assert agrees(STRICT, permuted({**output, "rows": rows}, seed), output)
+
+
+@given(output=tables.filter(lambda t: t["rows"]), data=st.data())
+def test_a_changed_cell_a_row_more_or_a_row_less_is_another_answer(output: dict[str, Any], data: st.DataObject) -> None:
+    i = data.draw(st.integers(0, len(output["rows"]) - 1))
+    j = data.draw(st.integers(0, len(output["columns"]) - 1))
+    rows = [list(r) for r in output["rows"]]
+    rows[i][j] = "no cell is as long as this"
+    assert not agrees(STRICT, {**output, "rows": rows}, output)
+    assert not agrees(STRICT, {**output, "rows": output["rows"][1:]}, output)
+    assert not agrees(STRICT, {**output, "rows": [*output["rows"], output["rows"][0]]}, output)
+    assert answer_digest(STRICT, {**output, "rows": rows}) != answer_digest(STRICT, output)
+
+
+@given(a=values, b=values)
+def test_python_values_agree_with_themselves_and_symmetrically(a: Any, b: Any) -> None:
+    assert agrees(PYTHON, a, a)
+    assert agrees(PYTHON, a, b) == agrees(PYTHON, b, a)
+    assert answer_digest(PYTHON, a) == answer_digest(PYTHON, a)
+    if answer_digest(PYTHON, a) == answer_digest(PYTHON, b) and not isinstance(a, float):
+        assert type(a) is type(b) or {type(a), type(b)} <= {int, float}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ((None,), (None,), True),
+        ((None,), (0,), False),
+        ((None,), ("",), False),
+        ((1,), (1.0,), True),
+        ((1,), ("1",), False),
+        ((0.1 + 0.2,), (0.3,), True),
+        ((0.1 + 0.2 - 0.3,), (0,), True),
+        ((1.0,), (1.00001,), False),
+        ((10_000_000,), (10_000_001,), False),  # whole numbers are exact whatever the tolerance
+        ((10_000_000.0,), (10_000_001.0,), False),
+        ((2**62,), (2**62 + 1,), False),
+        ((math.inf,), (math.inf,), True),
+        ((math.inf,), (1e308,), False),
+        ((b"ab",), (b"ab",), True),
+        ((b"ab",), ("ab",), False),
+        (("a", "b"), ("b", "a"), False),
+        (("a", "a"), ("a",), False),
+        (("Ab",), ("ab",), False),
+    ],
+)
+def test_strict_cells(a: tuple[Any, ...], b: tuple[Any, ...], same: bool) -> None:
+    assert agrees(STRICT, table(a), table(b)) is same
+    assert (answer_digest(STRICT, table(a)) == answer_digest(STRICT, table(b))) is same
+
+
+def test_duplicates_count_in_bags_but_not_in_birds_sets() -> None:
+    once, twice = table(("a",), ("b",)), table(("a",), ("a",), ("b",))
+    assert [agrees(m, twice, once) for m in SQL_MODES] == [False, True, False]
+
+
+def test_columns_are_judged_by_position_except_where_spider_permutes_them() -> None:
+    a, b = table(("x", 1), ("y", 2)), table((1, "x"), (2, "y"))
+    assert [agrees(m, a, b) for m in SQL_MODES] == [False, False, True]
+    crossed = table((2, "x"), (1, "y"))
+    assert not agrees(SPIDER, a, crossed)  # the columns fit one by one, the rows do not
+    assert agrees(SPIDER, table((1, 1, 2)), table((1, 2, 1)))  # duplicate columns
+    assert not agrees(SPIDER, table((1, 1, 2)), table((1, 2, 2)))
+
+
+def test_column_names_never_count() -> None:
+    assert agrees(STRICT, {**table((1,)), "columns": ["COUNT(*)"]}, {**table((1,)), "columns": ["n"]})
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_many_alike_columns_are_compared_in_no_time(ordered: bool) -> None:
+    """Every column has as many ones as every other: a search through permutations would not end."""
+    rows = [[(i * j) % 11 % 2 for j in range(1, 25)] for i in range(1, 11)]
+    asked = table(*map(tuple, rows))
+    turned = table(*(tuple(row[::-1]) for row in rows))
+    other = table(*((*row[1:], 1 - row[0]) for row in rows))
+    began = time.monotonic()
+    assert agrees(SPIDER, turned, asked, ordered=ordered)
+    assert not agrees(SPIDER, other, asked, ordered=ordered)
+    assert time.monotonic() - began < 20
+
+
+def test_empty_results_agree_only_with_as_many_columns_save_for_spider() -> None:
+    assert agrees(STRICT, table(columns=2), table(columns=2))
+    assert not agrees(STRICT, table(columns=1), table(columns=2))
+    assert agrees(SPIDER, table(columns=1), table(columns=2))
+    assert not agrees(STRICT, table(columns=1), table((None,)))
+
+
+def test_ordered_rows_must_come_in_order() -> None:
+    up, down = table((1,), (2,)), table((2,), (1,))
+    assert agrees(STRICT, down, up)
+    assert not agrees(STRICT, down, up, ordered=True)
+    assert not agrees(SPIDER, down, up, ordered=True)
+    assert agrees(BIRD, down, up, ordered=True)
+    assert answer_digest(STRICT, down, ordered=True) != answer_digest(STRICT, up, ordered=True)
+
+
+def test_rows_that_tie_may_come_in_any_order_and_others_not() -> None:
+    # SELECT name … ORDER BY age: the expected output carries the age as a last column of its own
+    expected = table(("Ada", 30), ("Bo", 40), ("Cy", 40), ("Di", 50))
+    names = ["Ada", "Cy", "Bo", "Di"]
+    assert agrees(STRICT, table(*[(n,) for n in names]), expected, ordered=True, sort_keys=1)
+    for wrong in (["Bo", "Ada", "Cy", "Di"], ["Ada", "Bo", "Di", "Cy"], ["Ada", "Bo", "Bo", "Di"], ["Ada", "Bo", "Cy"]):
+        assert not agrees(STRICT, table(*[(n,) for n in wrong]), expected, ordered=True, sort_keys=1)
+    assert not agrees(STRICT, expected, expected, ordered=True, sort_keys=1)  # the keys themselves are not the answer
+    assert agrees(BIRD, table(*[(n,) for n in names]), expected, sort_keys=1)
+    assert agrees(SPIDER, table(*[(n,) for n in names]), expected, sort_keys=1)
+
+
+def test_truncated_results_agree_with_nothing() -> None:
+    cut = {**table((1,)), "truncated": True}
+    assert not agrees(STRICT, cut, cut)
+
+
+def test_noise_that_reorders_rows_is_matched_row_by_row() -> None:
+    # Sorted as they are, the rows do not line up: noise in the first column turns the order of the second around.
+    a = table((1.5, 1.25), (1.5 + 1e-7, 2.25))
+    b = table((1.5 + 1e-7, 1.25), (1.5, 2.25))
+    assert agrees(STRICT, a, b)
+    assert not agrees(STRICT, a, table((1.5 + 1e-7, 1.25), (1.5, 1.25)))
+
+
+def test_a_tolerance_chain_needs_a_real_matching() -> None:
+    x = [1.5 * (1 + i * 0.9e-6) for i in range(3)]
+    assert agrees(STRICT, table((x[0],), (x[1],)), table((x[1],), (x[2],)))
+    assert not agrees(STRICT, table((x[0],), (x[0],)), table((x[1],), (x[2],)))
+
+
+def test_ten_thousand_rows_are_compared_in_well_under_a_second() -> None:
+    rows = [(i, i / 7, i * 0.1) for i in range(10_000)]
+    crossed = [(i, i / 7, (9_999 - i) * 0.1) for i in range(10_000)]  # every column fits, no row does
+    floats = [(i / 7, i * 0.1) for i in range(10_000)]
+    mixed = [(i / 7, (9_999 - i) * 0.1) for i in range(10_000)]
+    start = time.perf_counter()
+    assert agrees(STRICT, permuted(table(*rows), 1), table(*rows))
+    assert not agrees(STRICT, table(*crossed), table(*rows))
+    assert not agrees(STRICT, table(*mixed), table(*floats))
+    assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (1, 1.0, True),
+        (1, True, False),
+        (0, False, False),
+        (1, "1", False),
+        ([1, 2], (1, 2), False),
+        ([1, 2], [2, 1], False),
+        ([1, 2], [1, 2, 3], False),
+        ({1, 2}, frozenset({2, 1}), True),
+        ({0.1 + 0.2}, {0.3}, True),
+        ({"a": [0.1 + 0.2]}, {"a": [0.3]}, True),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ({1: "x"}, {True: "x"}, False),
+        (math.nan, math.nan, True),
+        ([math.nan], [0.0], False),
+        (-0.0, 0.0, True),
+        (None, False, False),
+        (b"x", "x", False),
+        (10**400, 10**400 + 1, False),
+        ({10**400, 0.5}, {10**400, 0.5}, True),
+    ],
+)
+def test_python_values(a: Any, b: Any, same: bool) -> None:
+    assert agrees(PYTHON, a, b) is same
+    assert agrees(PYTHON, b, a) is same
+    assert (answer_digest(PYTHON, a) == answer_digest(PYTHON, b)) is same
+
+
+def test_printed_text_agrees_but_for_trailing_blanks() -> None:
+    assert agrees(TEXT, "1 2 \n3\n\n", "1 2\n3")
+    assert not agrees(TEXT, "1  2\n3", "1 2\n3")
+    assert not agrees(TEXT, " 1", "1")
+    assert not agrees(TEXT, "1\n\n2", "1\n2")
+    assert answer_digest(TEXT, "a \n") == answer_digest(TEXT, "a")

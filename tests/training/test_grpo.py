@@ -1,0 +1,148 @@
+"""GRPO: TRL's trainer, rewards asked of the process that holds the sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+import pytest
+
+from codelutra.config import SampleSection, TrainSection, parse_config
+from codelutra.errors import StageError
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Run
+from codelutra.schema import PROBLEMS
+from codelutra.training import launch as train
+from codelutra.training.worker.grpo import batches
+from sandbox.protocol import Result, SqlJob
+from tests.helpers.tiny_model import write_tiny_model
+
+CONFIG = TrainSection(objective="grpo", batch_size=2, micro_batch=2, learning_rate=1e-2, warmup=0, checkpoint_steps=1,
+                      max_length=200)  # fmt: skip
+SAMPLE = SampleSection(samples_per_problem=4, max_tokens=8, top_p=1.0)
+
+
+def problems(count: int) -> pl.DataFrame:
+    rows = [
+        {"problem_id": f"q{i}", "split": "train", "prompt": f"t(a, b)\nwhich a has b = {i}?", "reference": "SELECT 1",
+         "language": "sql", "group": "t", "difficulty": "", "judge": ""}
+        for i in range(count)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=PROBLEMS)
+
+
+def test_batches_are_whole_and_each_pass_uses_a_problem_at_most_once() -> None:
+    made = batches(10, 4, 2.0, seed=0)
+    assert [len(b) for b in made] == [4, 4, 4, 4]
+    assert len(set(made[0] + made[1])) == 8
+    assert made == batches(10, 4, 2.0, seed=0) != batches(10, 4, 2.0, seed=1)
+    assert batches(3, 16, 1.0, seed=0)[0].__len__() == 3
+
+
+@pytest.mark.slow
+def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_path: Path) -> None:
+    policy, asked = write_tiny_model(tmp_path / "policy"), list[list[str]]()
+
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        asked.append(problem_ids)
+        return [float(len(c.encode()) < 12) for c in completions]
+
+    config = CONFIG.model_copy(update={"epochs": 6})
+    long = pl.when(pl.col("problem_id") == "q0").then(pl.lit("SELECT " + "1 + " * 200 + "1"))  # says nothing of its prompt
+    given = problems(4).with_columns(reference=long.otherwise("reference"))
+    facts = train.grpo(policy, given, judge, system="Write SQL.", config=config, sample=SAMPLE, seed=0,
+        out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    assert facts["steps"] == facts["planned_steps"] == len(rows) == 12
+    assert facts["too_long"] == 0
+    assert [set(Counter(ids).values()) for ids in asked] == [{4}] * 12, "K answers to each problem of a step"
+    early, late = (sum(r["reward"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert late > early
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL's imports
+def test_a_prompt_padded_on_the_left_gives_what_it_gives_alone(tmp_path: Path) -> None:
+    """As TRL pads the prompts of a step to generate in batches."""
+    import torch
+
+    from codelutra.training.worker.train import load_policy
+
+    model = load_policy(write_tiny_model(tmp_path / "policy"), "grpo").eval()
+    ids = torch.tensor([[17, 40, 99, 200]])
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], 1)
+    mask = (torch.arange(9) >= 5).long()[None]
+    with torch.no_grad():
+        alone = model(ids).logits
+        beside = model(padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0)).logits[:, 5:]
+    assert (alone - beside).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_an_outage_while_judging_stops_training_which_then_goes_on_where_it_was(tmp_path: Path) -> None:
+    asked, outage = list[list[str]](), [3]  # the third judgement fails
+
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        asked.append(problem_ids)
+        if len(asked) in outage:
+            raise StageError("the sandbox is gone")
+        return [float(len(c) % 2) for c in completions]
+
+    def training() -> dict[str, Any]:
+        return train.grpo(policy, problems(4), judge, system="", config=config, sample=SAMPLE, seed=0,
+            out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+
+    policy, config = write_tiny_model(tmp_path / "policy"), CONFIG.model_copy(update={"epochs": 3})
+    with pytest.raises(StageError, match="the sandbox is gone"):
+        training()
+    assert not (tmp_path / "out").exists()
+    facts = training()
+    assert (facts["resumed_from_step"], facts["steps"]) == (2, 6)
+    assert len(asked) == 3 + 4, "the step that failed is judged again, those before it are not"
+    assert asked[2] == asked[3]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL's imports
+def test_prompts_too_long_for_any_answer_are_told_before_training(tmp_path: Path) -> None:
+    from codelutra.training.worker.train import train as in_process
+
+    problems(2).select("problem_id", "prompt", completion="reference").write_parquet(tmp_path / "examples.parquet")
+    config, policy = CONFIG.model_copy(update={"max_length": 20}), write_tiny_model(tmp_path / "policy")
+    spec = {"kind": "grpo", "policy": str(policy), "system": "", "seed": 0, "config": config.model_dump(mode="json"),
+            "sample": SAMPLE.model_dump(mode="json"), "examples": str(tmp_path / "examples.parquet"),
+            "out": str(tmp_path / "out"), "work": str(tmp_path / "work")}  # fmt: skip
+    with pytest.raises(StageError, match="longer than max_length 20"):
+        in_process(spec, lambda event: None, lambda ids, completions: [])
+
+
+class Away:
+    """A pool whose containers are gone."""
+
+    def map(self, jobs: Iterable[SqlJob]) -> Iterator[Result]:
+        yield from (Result(job.id, "infra_error", error="container gone") for job in jobs)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_reward_is_the_sandboxs_verdict_in_the_order_asked_and_never_an_outage(tmp_path: Path) -> None:
+    config = parse_config({"name": "t", "suite": {"name": "starter-sql", "train": 8, "dev": 2, "test": 0}})
+    with Run(tmp_path, config) as run:
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        rows = asked.frame("problems").select("problem_id", "reference").head(3).rows()
+        ids = [i for i, _ in rows for _ in range(3)]
+        answers = [a for _, reference in rows for a in ("SELECT 1 WHERE 0", f"```sql\n{reference}\n```", "")]
+        judge = stages.rewards(run, asked, expected)
+        assert judge(ids, answers) == [0.0, 1.0, 0.0] * 3
+        with run.use_pool() as pool:
+            pool.close()
+        run._pool = cast(Any, Away())
+        with pytest.raises(StageError, match=r"1 of 2 rewards are our own outage \(container gone\)"):
+            judge(ids[:2], ["SELECT 7 -- not judged before", answers[1]])
