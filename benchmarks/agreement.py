@@ -77,10 +77,16 @@ def answers(run: Run, pool: Pool) -> Iterator[Answer]:
             right = [m for m in (STRICT, SPIDER, BIRD) if suite.agrees_under(m, problem, result.value, want)]
         keyed = judge["sort_keys"]
         yield Answer(
-            suite.files[judge["database"]], problem["prompt"].rpartition("\n")[2], problem["reference"], code, result.status,
-            frozenset(right), result.value["rows"] if result.status == "ok" else [],
-            [row[: len(row) - keyed] for row in want["rows"]], judge["ordered"],
-        )  # fmt: skip
+            suite.files[judge["database"]],
+            problem["prompt"].rpartition("\n")[2],
+            problem["reference"],
+            code,
+            result.status,
+            frozenset(right),
+            result.value["rows"] if result.status == "ok" else [],
+            [row[: len(row) - keyed] for row in want["rows"]],
+            judge["ordered"],
+        )
 
 
 # ---- the official evaluators ------------------------------------------------------------------------------------------
@@ -145,8 +151,9 @@ def strict_cause(a: Answer, other: str) -> str:
 # ---- the table --------------------------------------------------------------------------------------------------------
 
 
-def table(found: list[Answer], ours: Callable[[Answer], bool], theirs: Callable[[Answer], bool],
-          cause: Callable[[Answer], str]) -> dict[str, Any]:  # fmt: skip
+def table(
+    found: list[Answer], ours: Callable[[Answer], bool], theirs: Callable[[Answer], bool], cause: Callable[[Answer], str]
+) -> dict[str, Any]:
     cells: Counter[str] = Counter()
     causes: Counter[str] = Counter()
     examples: dict[str, list[dict[str, str]]] = {}
@@ -161,17 +168,27 @@ def table(found: list[Answer], ours: Callable[[Answer], bool], theirs: Callable[
                 shown.append({"question": a.question, "reference": a.reference, "answer": a.code, "here": str(mine)})
     agreed = sum(n for cell, n in cells.items() if cell in ("right here, right there", "wrong here, wrong there"))
     return {
-        "answers": len(found), "agree": agreed, "share": round(agreed / max(1, len(found)), 5), "cells": dict(cells),
-        "causes": dict(causes.most_common()), "examples": examples,
-    }  # fmt: skip
+        "answers": len(found),
+        "agree": agreed,
+        "share": round(agreed / max(1, len(found)), 5),
+        "cells": dict(cells),
+        "causes": dict(causes.most_common()),
+        "examples": examples,
+    }
 
 
 def measure(runs: list[Path], spider: Path | None, bird: Path | None) -> dict[str, Any]:
     found: list[Answer] = []
     for path in runs:
-        with open_run(path.parent.parent, path.name) as run, Pool(
-            image=ensure_image(run.suite.image, progress=print), workers=2, databases=run.suite.databases(), run="agreement"
-        ) as pool:  # fmt: skip
+        with (
+            open_run(path.parent.parent, path.name) as run,
+            Pool(
+                image=ensure_image(run.suite.image, progress=print),
+                workers=2,
+                databases=run.suite.databases(),
+                run="agreement",
+            ) as pool,
+        ):
             found += answers(run, pool)
             print(f"{path.name}: {len(found)} answers so far", flush=True)
     found = list({(a.database, a.reference, a.code): a for a in found}.values())
@@ -203,9 +220,11 @@ def measure(runs: list[Path], spider: Path | None, bird: Path | None) -> dict[st
             print(name, json.dumps({k: v for k, v in made.items() if k != "examples"}), flush=True)
     for mode in (SPIDER, BIRD):
         report[f"{STRICT} and {mode}"] = table(
-            found, lambda a: STRICT in a.right_by, lambda a, mode=mode: mode in a.right_by,  # type: ignore[misc]
+            found,
+            lambda a: STRICT in a.right_by,
+            lambda a, mode=mode: mode in a.right_by,  # type: ignore[misc]
             lambda a, mode=mode: strict_cause(a, mode),  # type: ignore[misc]
-        )  # fmt: skip
+        )
     return report
 
 

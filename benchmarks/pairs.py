@@ -42,9 +42,19 @@ NEEDED = ["problem_id", "sample", "greedy", "status", "code", "completion", "fin
 KNOWN = ["problem_id", "split", "prompt", "reference"]
 WRONG = 2**63
 SMALL = [  # rank of an answer in its problem's pool, turned by the problem → status
-    "correct", "wrong", "wrong", "runtime_error", "wrong", "syntax_error", "wrong", "timeout", "runtime_error", "wrong",
-    "no_code", "wrong",
-]  # fmt: skip
+    "correct",
+    "wrong",
+    "wrong",
+    "runtime_error",
+    "wrong",
+    "syntax_error",
+    "wrong",
+    "timeout",
+    "runtime_error",
+    "wrong",
+    "no_code",
+    "wrong",
+]
 
 
 def problems_of(first: int, count: int) -> pl.DataFrame:
@@ -70,8 +80,13 @@ def outcomes_of(first: int, count: int) -> pl.DataFrame:
     h, n = pl.col("h"), pl.col("number")
     code = pl.format(
         "SELECT T1.c_{}, count(*){}FROM table_{} AS T1 JOIN other AS T2 ON T1.id = T2.k_{} WHERE T1.n > {} GROUP BY T1.c_{}",
-        h % 17, pl.when("broken").then(pl.lit("\n")).otherwise(pl.lit(" ")), n % 50, h % 5, h % 1000, h % 17,
-    )  # fmt: skip
+        h % 17,
+        pl.when("broken").then(pl.lit("\n")).otherwise(pl.lit(" ")),
+        n % 50,
+        h % 5,
+        h % 1000,
+        h % 17,
+    )
     status = pl.Series(SMALL, dtype=schema.STATUS).gather((rank + number % 4) % len(SMALL))
     frame = pl.DataFrame(seeds).with_columns(
         status.alias("status"),
@@ -137,9 +152,18 @@ def in_python(outcomes: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
             chosen, rejected = (c["completion"].rstrip() if c else p["reference"].strip()), r["completion"].rstrip()
             if chosen != rejected:
                 pairs.append(
-                    (p["problem_id"], p["prompt"], chosen, rejected, "sample" if c else "reference", r["status"],
-                     c["sample"] if c else -1, r["sample"], r["finish_reason"] == "stop")
-                )  # fmt: skip
+                    (
+                        p["problem_id"],
+                        p["prompt"],
+                        chosen,
+                        rejected,
+                        "sample" if c else "reference",
+                        r["status"],
+                        c["sample"] if c else -1,
+                        r["sample"],
+                        r["finish_reason"] == "stop",
+                    )
+                )
     return pairs
 
 
@@ -189,13 +213,19 @@ def in_pandas(outcomes: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
     chosen = answers.iloc[starts[at] + turn % rights[at]].reset_index(drop=True)
     rejected = answers.iloc[starts[at] + rights[at] + (turn + turn // lap) % wrongs[at]].reset_index(drop=True)
     asked = known.iloc[chosen["problem"].to_numpy()].reset_index(drop=True)
-    pairs = pd.DataFrame({
-        "problem_id": asked["problem_id"], "prompt": asked["prompt"], "chosen": chosen["completion"].str.rstrip(),
-        "rejected": rejected["completion"].str.rstrip(),
-        "chosen_source": np.where(chosen["sample"] < 0, "reference", "sample"), "rejected_status": rejected["status"],
-        "chosen_sample": chosen["sample"], "rejected_sample": rejected["sample"],
-        "rejected_ended": rejected["finish_reason"] == "stop",
-    })  # fmt: skip
+    pairs = pd.DataFrame(
+        {
+            "problem_id": asked["problem_id"],
+            "prompt": asked["prompt"],
+            "chosen": chosen["completion"].str.rstrip(),
+            "rejected": rejected["completion"].str.rstrip(),
+            "chosen_source": np.where(chosen["sample"] < 0, "reference", "sample"),
+            "rejected_status": rejected["status"],
+            "chosen_sample": chosen["sample"],
+            "rejected_sample": rejected["sample"],
+            "rejected_ended": rejected["finish_reason"] == "stop",
+        }
+    )
     return pairs[pairs["chosen"] != pairs["rejected"]]
 
 

@@ -47,10 +47,23 @@ WITH_WRONG_PROGRAMS = ("starter-python", "mbpp")
 TIMEOUT_SECONDS = {"ds1000": 60.0}  # of a reference; 10 elsewhere. A changed loop may have no end: 2 seconds
 MUTANTS = 3  # a problem
 SWAPS: dict[type, type] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
 
 
 # ---- references ---------------------------------------------------------------------------------------------------------
@@ -102,12 +115,25 @@ def wrong_programs(suite: Suite, problems: pl.DataFrame, expected: pl.DataFrame,
     rows, kinds = [], []
     for number, problem in enumerate(usable.rows(named=True)):
         source = problem["reference"]
-        made = [("stub", stubs(source, "return None")), ("raises", stubs(source, "raise ValueError")),
-                *(("mutant", mutant) for mutant in mutants(source, number))]  # fmt: skip
+        made = [
+            ("stub", stubs(source, "return None")),
+            ("raises", stubs(source, "raise ValueError")),
+            *(("mutant", mutant) for mutant in mutants(source, number)),
+        ]
         kinds += [kind for kind, _ in made]
-        rows += [{"problem_id": problem["problem_id"], "sample": i, "greedy": False, "completion": code, "code": code,
-                  "finish_reason": "stop", "prompt_tokens": 0, "completion_tokens": 0}
-                 for i, (_, code) in enumerate(made)]  # fmt: skip
+        rows += [
+            {
+                "problem_id": problem["problem_id"],
+                "sample": i,
+                "greedy": False,
+                "completion": code,
+                "code": code,
+                "finish_reason": "stop",
+                "prompt_tokens": 0,
+                "completion_tokens": 0,
+            }
+            for i, (_, code) in enumerate(made)
+        ]
     outcomes = execute(pl.DataFrame(rows, schema=SAMPLES), problems, expected, suite, pool, timeout_seconds=2.0)
     statuses = Counter(zip(kinds, outcomes["status"], strict=True))
     total = Counter(kinds)

@@ -96,8 +96,14 @@ def soak(count: int, workers: int, minutes: float, seed: int) -> dict[str, Any]:
                     off.append(f"{what} {result.id}: {got} ({result.attempts}) {result.error}"[:300])
                 if done % max(1, count // 100) == 0:
                     seconds = time.monotonic() - started
-                    growth.append({"programs": done, "seconds": round(seconds, 1), "host_mb": round(host_mb(), 1),
-                                   "containers_mb": round(container_mb(client, pool.settings.pool), 1)})  # fmt: skip
+                    growth.append(
+                        {
+                            "programs": done,
+                            "seconds": round(seconds, 1),
+                            "host_mb": round(host_mb(), 1),
+                            "containers_mb": round(container_mb(client, pool.settings.pool), 1),
+                        }
+                    )
                     print(growth[-1], len(off), flush=True)
                 if time.monotonic() - started > 60 * minutes:
                     break
@@ -105,12 +111,22 @@ def soak(count: int, workers: int, minutes: float, seed: int) -> dict[str, Any]:
     left = client.api.containers(all=True, filters={"label": f"{POOL}={name}"})
     client.close()
     return {
-        "programs": done, "asked_for": count, "seconds": round(seconds, 1), "per_second": round(done / seconds, 1),
-        "hostile_share": HOSTILE, "workers": workers, "seed": seed, "cpus": os.cpu_count(),
+        "programs": done,
+        "asked_for": count,
+        "seconds": round(seconds, 1),
+        "per_second": round(done / seconds, 1),
+        "hostile_share": HOSTILE,
+        "workers": workers,
+        "seed": seed,
+        "cpus": os.cpu_count(),
         "load_average": [round(value, 1) for value in os.getloadavg()],
-        "outcomes": dict(sorted(outcomes.items())), "not_as_they_must_be": off[:50], "off": len(off),
-        "containers_replaced": dict(replaced), "containers_left": len(left), "growth": growth,
-    }  # fmt: skip
+        "outcomes": dict(sorted(outcomes.items())),
+        "not_as_they_must_be": off[:50],
+        "off": len(off),
+        "containers_replaced": dict(replaced),
+        "containers_left": len(left),
+        "growth": growth,
+    }
 
 
 def main() -> None:

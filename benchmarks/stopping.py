@@ -84,10 +84,15 @@ def main() -> None:
             ends = {"new best": [by_new_best(s, patience) for s in runs]}
             ends |= {f"p < {a:g}": [by_significance(s, patience, a) for s in runs] for a in (0.2, 0.05)}
             rows += [
-                {"shape": shape, "patience": patience, "progress is": rule, "ships": round(mean(true[i] for i, _ in e), 4),
-                 "iterations": round(mean(made for _, made in e), 2)}
+                {
+                    "shape": shape,
+                    "patience": patience,
+                    "progress is": rule,
+                    "ships": round(mean(true[i] for i, _ in e), 4),
+                    "iterations": round(mean(made for _, made in e), 2),
+                }
                 for rule, e in ends.items()
-            ]  # fmt: skip
+            ]
     print(f"{'true accuracy':<34}{'patience':>9}{'progress is':>13}{'ships':>9}{'iterations':>12}")
     for r in rows:
         print(f"{r['shape']:<34}{r['patience']:>9}{r['progress is']:>13}{r['ships']:>9.1%}{r['iterations']:>12.1f}")

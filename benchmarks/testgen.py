@@ -39,10 +39,18 @@ PROPOSED = (("20 cases, proposed first", 20, True),)
 
 def programs(problem_ids: list[str], codes: list[str]) -> pl.DataFrame:
     rows = [
-        {"problem_id": p, "sample": i, "greedy": False, "completion": c, "code": c, "finish_reason": "",
-         "prompt_tokens": 0, "completion_tokens": 0}
+        {
+            "problem_id": p,
+            "sample": i,
+            "greedy": False,
+            "completion": c,
+            "code": c,
+            "finish_reason": "",
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+        }
         for i, (p, c) in enumerate(zip(problem_ids, codes, strict=True))
-    ]  # fmt: skip
+    ]
     return pl.DataFrame(rows, schema=SAMPLES)
 
 
@@ -73,15 +81,31 @@ def measure(folder: Path, problems_at_most: int, pool: Pool, proposer: str) -> d
     alternatives = passing(programs(*map(list, zip(*right, strict=True))), asked, expected, suite, pool)
 
     rows, habits = {}, mutation.habits
-    propose = testgen.asking(
-        models.resolve(proposer, cache_dir() / "models").path, asked, suite.system, engine=EngineSection(max_model_len=1024),
-        seed=0, log=Path("testgen-engine.log"), lock=cache_dir() / "accelerator.lock",
-    ) if proposer else None  # fmt: skip
+    propose = (
+        testgen.asking(
+            models.resolve(proposer, cache_dir() / "models").path,
+            asked,
+            suite.system,
+            engine=EngineSection(max_model_len=1024),
+            seed=0,
+            log=Path("testgen-engine.log"),
+            lock=cache_dir() / "accelerator.lock",
+        )
+        if proposer
+        else None
+    )
     for name, cases, strict in VARIANTS + (PROPOSED if propose else ()):
         mutation.habits = testgen.habits = habits if strict else lambda known: []
         began = time.monotonic()
-        more = testgen.extend(asked, suite, pool, per_problem=cases, seed=0, timeout_seconds=SECONDS,
-                              propose=propose if "proposed" in name else None)  # fmt: skip
+        more = testgen.extend(
+            asked,
+            suite,
+            pool,
+            per_problem=cases,
+            seed=0,
+            timeout_seconds=SECONDS,
+            propose=propose if "proposed" in name else None,
+        )
         seconds = time.monotonic() - began
         wanted = judge_references(more, suite, pool, timeout_seconds=SECONDS)
         broken = wanted.filter(pl.col("status") != "correct")["problem_id"].to_list()

@@ -40,11 +40,17 @@ def pairs_of(section: SuiteSection, count: int) -> tuple[pl.DataFrame, str]:
     suite = open_suite(section)
     problems = suite.problems().filter(pl.col("split") == "train").sample(fraction=1.0, shuffle=True, seed=SEED)
     pairs = problems.select(
-        "problem_id", "prompt", "group", chosen="reference", rejected=pl.col("reference").shift(1).over("group"),
-        chosen_source=pl.lit("reference"), rejected_status=pl.lit("wrong", schema.STATUS),
-        chosen_sample=pl.lit(-1, pl.Int32), rejected_sample=pl.lit(0, pl.Int32),
+        "problem_id",
+        "prompt",
+        "group",
+        chosen="reference",
+        rejected=pl.col("reference").shift(1).over("group"),
+        chosen_source=pl.lit("reference"),
+        rejected_status=pl.lit("wrong", schema.STATUS),
+        chosen_sample=pl.lit(-1, pl.Int32),
+        rejected_sample=pl.lit(0, pl.Int32),
         rejected_ended=pl.lit(True),
-    )  # fmt: skip
+    )
     kept = pairs.filter(pl.col("rejected").is_not_null(), pl.col("chosen") != pl.col("rejected"))
     return schema.check(kept.head(count), schema.PAIRS), suite.system
 
@@ -96,21 +102,24 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     ]
     c = spec["config"]
     settings: dict[str, Any] = {
-        "output_dir": spec["work"], "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1,
-        "per_device_train_batch_size": c["micro_batch"], "gradient_accumulation_steps": len(steps[0]),
-        "learning_rate": c["learning_rate"], "lr_scheduler_type": "cosine", "train_sampling_strategy": "sequential",
-        "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no",
-    }  # fmt: skip
+        "output_dir": spec["work"],
+        "use_cpu": not torch.cuda.is_available(),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": c["micro_batch"],
+        "gradient_accumulation_steps": len(steps[0]),
+        "learning_rate": c["learning_rate"],
+        "lr_scheduler_type": "cosine",
+        "train_sampling_strategy": "sequential",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
     if spec["bf16"] is not None:
         settings["bf16"] = spec["bf16"]
     model = AutoModelForCausalLM.from_pretrained(spec["policy"], dtype=torch.float32)
     if preference:
-        args: Any = DPOConfig(
-            **settings,
-            beta=c["beta"],
-            loss_type=["sigmoid", "sft"],
-            loss_weights=[1.0, c["sft_weight"]],
-        )
+        args: Any = DPOConfig(**settings, beta=c["beta"], loss_type=["sigmoid", "sft"], loss_weights=[1.0, c["sft_weight"]])
         trainer: Any = DPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         ids = [(r["prompt_ids"], r["chosen_ids"], r["rejected_ids"]) for r in trainer.train_dataset]
         assert ids == [(examples[i].prompt, *examples[i].answers) for i in order], "TRL tokenises otherwise than prompts.py"
@@ -186,8 +195,14 @@ def measure(way: str, spec: dict[str, Any], scratch: Path) -> dict[str, Any]:
     work.mkdir()
     spec = spec | {"work": str(work), "out": str(work / "out")}
     quiet = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ran = subprocess.run([sys.executable, "-m", "benchmarks.training", "--way", way, "--spec", json.dumps(spec)], cwd=ROOT,
-                         env=quiet, check=True, capture_output=True, text=True)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", "--way", way, "--spec", json.dumps(spec)],
+        cwd=ROOT,
+        env=quiet,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     found = json.loads(ran.stdout.splitlines()[-1])
     tokens, seconds = found.pop("step_tokens"), found.pop("step_seconds")
     warm = len(tokens) // 4  # the first steps load kernels and grow buffers
@@ -291,14 +306,20 @@ def table(result: dict[str, Any]) -> str:
             speed = f"{r['tokens_per_second']:,.0f} | {peak:.1f} | {r['cpu_seconds']:.0f}"
             lines.append(f"| {kind.upper()} | {label} | {speed} |")
     trl, least, gap = result["times_trl"], result["times_floor"], result["largest_loss_gap_float32"]
-    return "\n".join([
-        *lines, "",
-        f"DPO: {trl['dpo']} × TRL, {least['dpo']} × the floor. SFT: {trl['sft']} × TRL, {least['sft']} × the floor.",
-        f"Largest difference of a loss from TRL's, in float32: {gap:.1e}.",
-        (f"{result['pairs']} pairs of {result['suite']}, {result['model']}; {result['dpo']['ours']['device']}, "
-        f"{result['cores']} cores."),
-        f"`{result['command']}`", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"DPO: {trl['dpo']} × TRL, {least['dpo']} × the floor. SFT: {trl['sft']} × TRL, {least['sft']} × the floor.",
+            f"Largest difference of a loss from TRL's, in float32: {gap:.1e}.",
+            (
+                f"{result['pairs']} pairs of {result['suite']}, {result['model']}; {result['dpo']['ours']['device']}, "
+                f"{result['cores']} cores."
+            ),
+            f"`{result['command']}`",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -153,8 +153,9 @@ class TrainSection(Section):
     sft_norm: Literal["token", "sequence"] = "sequence"
     """token: TRL's mean over the micro-batch's answer tokens. sequence: each answer's summed log-probability (the DPO
     term's own scale), averaged over answers."""
-    loss_type: Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down",
-                       "discopop"] = "sigmoid"  # fmt: skip
+    loss_type: Literal[
+        "sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "discopop"
+    ] = "sigmoid"
     """TRL's name of the preference loss; sigmoid is DPO. Those that need more than a pair and β are not here."""
     replay_references: bool = False
     """Add the references of all train problems to the SFT term (keeps what the warm start taught)."""

@@ -18,9 +18,12 @@ from tasks.publish import publish_comparison
 
 @flow(name="compare", flow_run_name=named("compare"))
 def compare(
-    config: str = "demo", methods: list[str] | None = None, seeds: list[int] | None = None,
-    overrides: list[str] | None = None, home: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    config: str = "demo",
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    overrides: list[str] | None = None,
+    home: str | None = None,
+) -> dict[str, Any]:
     """Refine one model by several methods and hold them against each other on the test split.
 
     Args:

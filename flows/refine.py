@@ -103,9 +103,15 @@ def only_test(run: Run, summary: Summary, policy: Policy, asked: Artifact, expec
 
 
 def measure(
-    run: Run, summary: Summary, sampling: Sampling, asked: Artifact, expected: Artifact, title: str, folder: str,
+    run: Run,
+    summary: Summary,
+    sampling: Sampling,
+    asked: Artifact,
+    expected: Artifact,
+    title: str,
+    folder: str,
     made: Artifact | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Sample and execute the dev problems of one policy, score them, add the row."""
     outcomes = shards(run, sampling, asked, expected, greedy=True)
     scores = score(run.ref, outcomes, asked, expected, "dev")

@@ -9,18 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxError
-from sandbox.protocol import (
-    Malformed,
-    NotRepresentable,
-    PythonJob,
-    Result,
-    SqlJob,
-    Status,
-    decode,
-    dumps,
-    encode,
-    loads,
-)
+from sandbox.protocol import Malformed, NotRepresentable, PythonJob, Result, SqlJob, Status, decode, dumps, encode, loads
 
 if TYPE_CHECKING:
     from sandbox.client import ensure_daemon_reachable

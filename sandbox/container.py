@@ -22,11 +22,22 @@ from sandbox.errors import SandboxError
 from sandbox.runner import wire
 
 COMMAND = [
-    "/opt/codelutra/python3", "-s", "-P", "-B", "-c",
+    "/opt/codelutra/python3",
+    "-s",
+    "-P",
+    "-B",
+    "-c",
     "import sys; sys.path.insert(0, '/opt/codelutra'); from sandbox.runner.supervisor import main; main()",
-]  # fmt: skip
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LANG": "C.UTF-8", "MPLBACKEND": "Agg", "MPLCONFIGDIR": "/box/w",
-               "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
+]
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+    "LANG": "C.UTF-8",
+    "MPLBACKEND": "Agg",
+    "MPLCONFIGDIR": "/box/w",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 # What one container can share with the next program must not exist: no System V IPC, no message queues.
 SYSCTLS = {"kernel.shmmni": "0", "kernel.msgmni": "0", "kernel.sem": "1 1 1 0", "fs.mqueue.queues_max": "0"}
 SCRATCH_MB = 64
@@ -90,11 +101,21 @@ def runner_config(settings: Settings, uid: int) -> str:
     """What the runner is told at its start."""
     program_mb = settings.memory_mb - SCRATCH_MB // 2
     limits = {
-        "AS": program_mb << 20, "FSIZE": FILE_MB << 20, "NOFILE": 256, "NPROC": max(16, settings.pids - 16),
-        "CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 0,
-    }  # fmt: skip
-    sql = {"HEAP": (program_mb // 2) << 20, "AS": (program_mb + settings.database_mb) << 20, "CORE": 0, "NOFILE": 256,
-           "FSIZE": 0}  # fmt: skip
+        "AS": program_mb << 20,
+        "FSIZE": FILE_MB << 20,
+        "NOFILE": 256,
+        "NPROC": max(16, settings.pids - 16),
+        "CORE": 0,
+        "MSGQUEUE": 0,
+        "MEMLOCK": 0,
+    }
+    sql = {
+        "HEAP": (program_mb // 2) << 20,
+        "AS": (program_mb + settings.database_mb) << 20,
+        "CORE": 0,
+        "NOFILE": 256,
+        "FSIZE": 0,
+    }
     return json.dumps({"uid": uid, "limits": limits, "sql": sql, "preload": settings.preload})
 
 
@@ -127,11 +148,21 @@ class Container:
     def start(self, uid: int) -> None:
         api, settings = self.client.api, self.settings
         made = api.create_container(
-            settings.image, COMMAND, name=self.name, hostname="sandbox", stdin_open=True, detach=False, tty=False,
-            user="0:0", working_dir="/", labels=owner.labels(settings.run, settings.pool), entrypoint="",
+            settings.image,
+            COMMAND,
+            name=self.name,
+            hostname="sandbox",
+            stdin_open=True,
+            detach=False,
+            tty=False,
+            user="0:0",
+            working_dir="/",
+            labels=owner.labels(settings.run, settings.pool),
+            entrypoint="",
             environment={**ENVIRONMENT, "CODELUTRA_RUNNER": runner_config(settings, uid)},
-            host_config=host_config(self.client, settings, uid), network_disabled=True,
-        )  # fmt: skip
+            host_config=host_config(self.client, settings, uid),
+            network_disabled=True,
+        )
         self.id = made["Id"]
         self.attached = api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self.stream: socket.socket = getattr(self.attached, "_sock", self.attached)

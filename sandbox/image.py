@@ -151,9 +151,16 @@ def build_layer(
         context.seek(0)
         try:
             client.images.build(
-                fileobj=context, custom_context=True, tag=tag, labels=labels, buildargs={"BASE": base}, rm=True,
-                forcerm=True, network_mode="none", timeout=1800,
-            )  # fmt: skip
+                fileobj=context,
+                custom_context=True,
+                tag=tag,
+                labels=labels,
+                buildargs={"BASE": base},
+                rm=True,
+                forcerm=True,
+                network_mode="none",
+                timeout=1800,
+            )
         except (docker.errors.BuildError, docker.errors.APIError) as error:
             raise SandboxError(f"building {tag} failed: {error}") from error
 
@@ -162,11 +169,30 @@ def install_packages(wanted: Recipe, site: Path, say: Progress) -> None:
     """The pinned wheels for the image's Python (3.11, glibc), by the host's pip and its configuration."""
     say(f"installing {', '.join(wanted.pins.split())}")
     command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
-        "--target", str(site), "--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11",
-        "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_17_x86_64",
-        "--no-deps", "-r", str(RECIPES / f"{wanted.kind}.txt"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-compile",
+        "--target",
+        str(site),
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        "3.11",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--platform",
+        "manylinux2014_x86_64",
+        "--platform",
+        "manylinux_2_17_x86_64",
+        "--no-deps",
+        "-r",
+        str(RECIPES / f"{wanted.kind}.txt"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SandboxError(f"pip could not install the packages of image {wanted.kind!r}:\n{done.stderr[-1500:]}")

@@ -9,18 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sandbox.attacks import (
-    CALLS,
-    EXPECTED,
-    EXPECTED_ROWS,
-    RIGHT,
-    RIGHT_QUERY,
-    SCHEMA,
-    WRONG,
-    WRONG_QUERY,
-    Attack,
-    attacks,
-)
+from sandbox.attacks import CALLS, EXPECTED, EXPECTED_ROWS, RIGHT, RIGHT_QUERY, SCHEMA, WRONG, WRONG_QUERY, Attack, attacks
 from sandbox.pool import Pool
 from sandbox.protocol import PythonJob, Result, SqlJob, dumps
 

@@ -39,8 +39,20 @@ _AWAY_SECONDS = 60.0  # before the next try, where Prefect's server did not answ
 # What its client raises for a server that is away or refuses. RuntimeError is its own "Failed to reach API".
 _NOT_SHOWN = (RuntimeError, httpx.HTTPError, PrefectException)
 _STEPS_SHOWN = 25
-_SHOWN = ("step", "loss", "reward", "chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin",
-          "accuracy", "kl", "grad_norm", "learning_rate")  # of a line of training.jsonl  # fmt: skip
+_SHOWN = (
+    "step",
+    "loss",
+    "reward",
+    "chosen_log_prob",
+    "rejected_log_prob",
+    "chosen_drift",
+    "rejected_drift",
+    "margin",
+    "accuracy",
+    "kl",
+    "grad_norm",
+    "learning_rate",
+)  # of a line of training.jsonl
 _CLAUSE = re.compile(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|(?:LEFT |INNER )?JOIN|UNION)\b)", re.IGNORECASE)
 
 
@@ -162,8 +174,16 @@ def _numbers(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     ]
     for r in rows:
         dev, made = r["dev"], (r.get("funnel") or {}).get("pairs", "")
-        cells = (r["title"], f"{dev['value']:.1%}", f"{dev['low']:.1%} – {dev['high']:.1%}", f"{r['executable']:.0%}",
-                 ended_text(r), length_text(r), paired_text(r["paired"]["previous"]), str(made))  # fmt: skip
+        cells = (
+            r["title"],
+            f"{dev['value']:.1%}",
+            f"{dev['low']:.1%} – {dev['high']:.1%}",
+            f"{r['executable']:.0%}",
+            ended_text(r),
+            length_text(r),
+            paired_text(r["paired"]["previous"]),
+            str(made),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\n> **{text}**" for text in row.get("alarms", [])]
     if funnel := row.get("funnel"):
@@ -174,8 +194,11 @@ def _numbers(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 def _status_mix(row: dict[str, Any]) -> list[dict[str, Any]]:
     dev, train = row["statuses"]["dev"], row["statuses"]["train"]
-    return [{"status": s, "dev (greedy)": dev.get(s, 0), "train (sampled)": train.get(s, 0)}
-            for s in STATUSES if s in dev or s in train]  # fmt: skip
+    return [
+        {"status": s, "dev (greedy)": dev.get(s, 0), "train (sampled)": train.get(s, 0)}
+        for s in STATUSES
+        if s in dev or s in train
+    ]
 
 
 def publish_comparison(name: str, rows: list[dict[str, str]]) -> None:
@@ -208,11 +231,18 @@ def _three_pairs(pairs: Artifact) -> str:
         question = p["prompt"].strip().splitlines()[-1]
         diff = difflib.unified_diff(_words(p["rejected"]), _words(p["chosen"]), "rejected", "chosen", lineterm="", n=50)
         parts += [
-            f"### {p['problem_id']}", question, "",
-            f"| chosen ({p['chosen_source']}) | rejected ({p['rejected_status']}) |", "|---|---|",
-            f"| `{_cell(p['chosen'])}` | `{_cell(p['rejected'])}` |", "",
-            "```diff", *list(diff)[3:], "```", "",
-        ]  # fmt: skip
+            f"### {p['problem_id']}",
+            question,
+            "",
+            f"| chosen ({p['chosen_source']}) | rejected ({p['rejected_status']}) |",
+            "|---|---|",
+            f"| `{_cell(p['chosen'])}` | `{_cell(p['rejected'])}` |",
+            "",
+            "```diff",
+            *list(diff)[3:],
+            "```",
+            "",
+        ]
     return "\n".join(parts)
 
 

@@ -39,8 +39,14 @@ def test_every_second_of_a_run_belongs_to_one_part(run: RunDir) -> None:
     whole = got["whole"]
     assert whole["wall_seconds"] == 100
     assert {part: s for part, s in whole["seconds"].items() if s} == {
-        "reference check": 4, "model": 5, "sampling": 38, "execution in the open": 2, "scoring": 1, "training": 40, REST: 10,
-    }  # fmt: skip
+        "reference check": 4,
+        "model": 5,
+        "sampling": 38,
+        "execution in the open": 2,
+        "scoring": 1,
+        "training": 40,
+        REST: 10,
+    }
     assert sum(whole["share"].values()) == pytest.approx(1)
     assert (whole["execution_seconds"], whole["execution_hidden"]) == (10, 0.8)
     assert got["claims"] == {REST: False, "execution in the open": True}

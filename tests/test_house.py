@@ -108,8 +108,11 @@ sys.__stderr__.write("REPORT " + json.dumps(report))
 def test_importing_everything_prints_nothing_opens_nothing_and_works_without_models_and_prefect() -> None:
     run = subprocess.run(
         [sys.executable, "-B", "-c", IMPORT_EVERYTHING, json.dumps(sorted(HEAVY))],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
     noise, _, report = run.stderr.rpartition("REPORT ")

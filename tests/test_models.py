@@ -85,9 +85,14 @@ def test_a_gguf_keeps_its_tokenizer_chat_template_and_end_token(told: list[list[
 
 
 def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path, cache: Path) -> None:
-    summary = {"state": "running", "best": "policy-1", "policies": [
-        {"label": "policy-0", "title": "warm start", "path": "/nowhere"},
-        {"label": "policy-1", "title": "iteration 1", "path": str(tiny)}]}  # fmt: skip
+    summary = {
+        "state": "running",
+        "best": "policy-1",
+        "policies": [
+            {"label": "policy-0", "title": "warm start", "path": "/nowhere"},
+            {"label": "policy-1", "title": "iteration 1", "path": str(tiny)},
+        ],
+    }
     run = tmp_path / "runs" / "night"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps(summary))

@@ -58,9 +58,13 @@ def checkout(tmp_path: Path) -> Path:
 
 def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [checkout / "scripts" / "setup.sh", "python"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        [checkout / "scripts" / "setup.sh", "python"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
         env=os.environ | environment,
-    )  # fmt: skip
+    )
 
 
 def kill_set_up_when(checkout: Path, moment: Callable[[Path], bool]) -> None:

@@ -63,16 +63,18 @@ def _list_methods(wanted: bool) -> None:
 @app.command()
 def compare(
     config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated, or `all`; `--list` says what each is.")]
-    = "base,warm-start,sft,rft,dpo,codelutra",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated, or `all`; `--list` says what each is.")
+    ] = "base,warm-start,sft,rft,dpo,codelutra",
     seeds: Annotated[str, typer.Option(help="Comma-separated; every method runs once with each.")] = "0",
-    list_: Annotated[bool, typer.Option("--list", help="Say what each method is, and stop.", is_eager=True,
-                                        callback=_list_methods)] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Say what each method is, and stop.", is_eager=True, callback=_list_methods)
+    ] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare what has finished.")] = False,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Hold methods against each other: same model, warm start, problems; one run each, work they share is done once.
 
     Interrupted or killed, the same command goes on where it was. Several commands with other --methods or --seeds add up:
@@ -111,7 +113,7 @@ def sweep(
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Try settings against each other on dev: one run each, sharing all that they leave alone; test stays closed.
 
     E.g. --vary train.learning_rate=1e-5,4e-5 --vary train.beta=0.1,0.3. Interrupted, the same command goes on.
@@ -143,7 +145,7 @@ def evaluate(
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Score models on a suite, greedy: dev and test pass@1 with intervals, and a paired test against the first.
 
     Each is a run without iterations, so what was measured before is reused. --set select.test=false leaves test closed.
@@ -163,12 +165,13 @@ def evaluate(
 @app.command()
 def retrain(
     config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file; its name is the policy's.")],
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Promote only with a paired p of at most this on dev; 1 takes "
-                                                              "any gain.")] = 1.0,
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Promote only with a paired p of at most this on dev; 1 takes any gain.")
+    ] = 1.0,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Where problems or settings are new: refine the promoted policy on them, promote the result if it is better.
 
     Problems stay on the split they were on as yours grow. What is promoted is at promoted/NAME/model. Nothing new costs
@@ -206,12 +209,14 @@ def promoted(
 @app.command()
 def check(
     config: Annotated[str, typer.Argument(help="A preset's name or the path of a YAML file.")],
-    against: Annotated[list[str] | None, typer.Option(help="Another suite's name, or a config: train must share no problem "
-                                                           "with it; repeatable.")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Another suite's name, or a config: train must share no problem with it; repeatable."),
+    ] = None,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Judge every reference twice in the sandbox, count prompts, find leaks: before a run spends anything.
 
     Exit 1 where something spoils the run's numbers. What was judged is in the store; the run will not judge it again.
@@ -228,8 +233,9 @@ def check(
 
 
 @app.command()
-def status(name: Annotated[str | None, typer.Argument(help="A run; none lists all.")] = None, home: Home = None,
-           json_: Json = False) -> None:  # fmt: skip
+def status(
+    name: Annotated[str | None, typer.Argument(help="A run; none lists all.")] = None, home: Home = None, json_: Json = False
+) -> None:
     """What a run has found so far, and what it is doing now."""
     from codelutra.cli import tables as show
     from codelutra.pipeline.run import home_dir

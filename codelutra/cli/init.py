@@ -186,9 +186,12 @@ def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int]) -> str:
         f"up to {splits['dev']} make that smaller" if measured < splits["dev"] else "only more questions make that smaller"
     )
     dev = f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else ""
-    warm_start = """\
+    warm_start = (
+        """\
 # No train problem has a reference, so there is no warm start: what the model never solves as it comes, it cannot learn from.
-""" if not fit.warm_epochs else f"""\
+"""
+        if not fit.warm_epochs
+        else f"""\
 # All weights in float32, 16 bytes each: above some 3B (on 80 GB) leave warm_start out and set train.method to lora.
 warm_start:  # SFT on the references of the train split first; a small model needs it, an instruct model of 7B may not
   epochs: {fit.warm_epochs}
@@ -196,11 +199,16 @@ warm_start:  # SFT on the references of the train split first; a small model nee
   batch_size: {fit.batch_size}
   micro_batch: {fit.batch_size}
   max_length: {fit.max_length}
-"""  # fmt: skip
-    few = """\
+"""
+    )
+    few = (
+        """\
   epochs: 4  # a policy that knows its few references by heart tries little: few pairs, so several passes
   replay_references: true  # and keeps what they taught
-""" if fit.few_solved and fit.warm_epochs else ""  # fmt: skip
+"""
+        if fit.few_solved and fit.warm_epochs
+        else ""
+    )
     longest = "a guess: too few references to go by" if fit.guessed else "from your longest reference"
     return f"""\
 # A small model becomes good at the problems of {folder}: {", ".join(f"{n} {split}" for split, n in splits.items())}.

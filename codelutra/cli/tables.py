@@ -48,8 +48,15 @@ def list_runs(runs: Path) -> list[Row]:
     for path in sorted(runs.glob("*/summary.json")):
         s = read_summary(runs, path.parent.name)
         best = next((p for p in s["policies"] if p["label"] == s["best"]), None)
-        rows.append({"run": s["run"], "suite": s["suite"], "state": s["state"], "best": best["title"] if best else "",
-                     "dev_pass_at_1": best["dev"]["value"] if best and best["dev"]["n"] else None})  # fmt: skip
+        rows.append(
+            {
+                "run": s["run"],
+                "suite": s["suite"],
+                "state": s["state"],
+                "best": best["title"] if best else "",
+                "dev_pass_at_1": best["dev"]["value"] if best and best["dev"]["n"] else None,
+            }
+        )
     return rows
 
 
@@ -76,8 +83,16 @@ def summary_table(s: Row, home: Path | None) -> None:
     """The table a run ends with."""
     console = Console(highlight=False, soft_wrap=True, markup=False)  # reasons and paths may hold [brackets]
     wide = not narrow()
-    columns = {"policy": "left", "dev pass@1 [95 %]": "right", "runs": "right", "ends": "right", "tokens": "right",
-               "against the one before": "left", "pairs": "right", "min": "right"}  # fmt: skip
+    columns = {
+        "policy": "left",
+        "dev pass@1 [95 %]": "right",
+        "runs": "right",
+        "ends": "right",
+        "tokens": "right",
+        "against the one before": "left",
+        "pairs": "right",
+        "min": "right",
+    }
     title = f"{s['run']}: {s['suite']} ({problem_counts(s)})"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown = [c for c in columns if wide or c not in ("ends", "tokens")]
@@ -86,11 +101,15 @@ def summary_table(s: Row, home: Path | None) -> None:
     for row in s["policies"]:
         dev, best = row["dev"], row["label"] == s["best"]
         cells = {
-            "policy": row["title"], "runs": f"{row['executable']:.0%}", "ends": ended_text(row), "tokens": length_text(row),
+            "policy": row["title"],
+            "runs": f"{row['executable']:.0%}",
+            "ends": ended_text(row),
+            "tokens": length_text(row),
             "dev pass@1 [95 %]": f"{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]",
-            "against the one before": paired_text(row["paired"]["previous"]), "pairs": f"{row['pairs'] or ''}",
+            "against the one before": paired_text(row["paired"]["previous"]),
+            "pairs": f"{row['pairs'] or ''}",
             "min": f"{sum(row['seconds'].values()) / 60:.1f}",
-        }  # fmt: skip
+        }
         if not dev["n"]:
             cells |= {"dev pass@1 [95 %]": "", "runs": ""}
         table.add_row(*(cells[c] for c in shown), style="bold" if best else "")
@@ -122,8 +141,11 @@ def training_text(measures: Row | None, before: str = "  ·  ") -> str:
     reference model's; "" where there is nothing to say."""
     m = measures or {}
     said = [f"{name} {m[name]:.3f}" for name in ("loss", "reward") if name in m]
-    said += [f"{side} {m[f'{side}_log_prob']:.1f} ({m[f'{side}_drift']:+.1f})" for side in ("chosen", "rejected")
-             if f"{side}_log_prob" in m]  # fmt: skip
+    said += [
+        f"{side} {m[f'{side}_log_prob']:.1f} ({m[f'{side}_drift']:+.1f})"
+        for side in ("chosen", "rejected")
+        if f"{side}_log_prob" in m
+    ]
     said += [f"{label} {m[name]:.3f}" for name, label in (("margin", "margin"), ("kl", "KL")) if name in m]
     return (before + "  ".join(said)).replace("-", "−") if said else ""
 

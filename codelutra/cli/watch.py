@@ -100,8 +100,14 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"run [bold]{run.path.name}[/]  ·  {escape(str(run.path))}  ·  log: {run.log.name}")
     ledger = _follow(run.path / "ledger.jsonl", seen)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
-               TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     reused = 0
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bars:
         bar = _Bar(bars)

@@ -118,8 +118,17 @@ def execute(
 
     Equal programs for one problem run once. `machine` (image, memory, runtime) is part of the cache's key.
     """
-    return execute_and_compare(samples, problems, expected, suite, pool, timeout_seconds=timeout_seconds, cache=cache,
-                               machine=machine, progress=progress)[0]  # fmt: skip
+    return execute_and_compare(
+        samples,
+        problems,
+        expected,
+        suite,
+        pool,
+        timeout_seconds=timeout_seconds,
+        cache=cache,
+        machine=machine,
+        progress=progress,
+    )[0]
 
 
 def execute_and_compare(
@@ -167,8 +176,13 @@ def execute_and_compare(
     judged = pl.DataFrame([verdicts[k] for k in keys], schema={c: OUTCOMES[c] for c in _VERDICT})
     greedy = [verdicts[k].get("also", []) for k, flag in zip(keys, samples["greedy"], strict=True) if flag]
     others = {mode: sum(mode in also for also in greedy) for mode in suite.other_modes}
-    outcomes = check(pl.concat([samples.drop("prompt_tokens", "completion_tokens"), judged.with_columns(
-        mode=pl.lit(suite.mode))], how="horizontal"), OUTCOMES)  # fmt: skip
+    outcomes = check(
+        pl.concat(
+            [samples.drop("prompt_tokens", "completion_tokens"), judged.with_columns(mode=pl.lit(suite.mode))],
+            how="horizontal",
+        ),
+        OUTCOMES,
+    )
     return outcomes, others
 
 
@@ -181,8 +195,7 @@ _VERDICT = ("status", "verdict", "answer", "output", "seconds", "error")
 
 
 def _verdict(status: str, **more: Any) -> dict[str, Any]:
-    return {"status": status, "verdict": "host", "answer": "", "output": "", "seconds": 0.0, "error": "", "also": [],
-            **more}  # fmt: skip
+    return {"status": status, "verdict": "host", "answer": "", "output": "", "seconds": 0.0, "error": "", "also": [], **more}
 
 
 def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: Any) -> dict[str, Any]:
@@ -256,6 +269,15 @@ def _check_error(suite: Suite, row: Mapping[str, Any], want: Result, twice: Resu
 
 
 def _key(suite: Suite, problem: Mapping[str, Any], code: str, machine: str, timeout_seconds: float) -> bytes:
-    parts = (suite.name, suite.version, suite.mode, machine, str(timeout_seconds), problem["problem_id"],
-             problem["reference"], problem["judge"], code)  # fmt: skip
+    parts = (
+        suite.name,
+        suite.version,
+        suite.mode,
+        machine,
+        str(timeout_seconds),
+        problem["problem_id"],
+        problem["reference"],
+        problem["judge"],
+        code,
+    )
     return hashlib.sha256(b"\0".join(p.encode(errors="surrogatepass") for p in parts)).digest()

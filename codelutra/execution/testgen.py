@@ -52,9 +52,16 @@ class Call:
 
 
 def extend(
-    problems: pl.DataFrame, suite: PythonSuite, pool: Runs, *, per_problem: int, seed: int, timeout_seconds: float,
-    propose: Propose | None = None, progress: Progress | None = None,
-) -> pl.DataFrame:  # fmt: skip
+    problems: pl.DataFrame,
+    suite: PythonSuite,
+    pool: Runs,
+    *,
+    per_problem: int,
+    seed: int,
+    timeout_seconds: float,
+    propose: Propose | None = None,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
     """PROBLEMS with up to `per_problem` more calls each in their judging material; the same for the same arguments.
 
     propose: prompts (`proposal_prompt`) → texts that may hold calls; `asking` has a model write them.
@@ -90,17 +97,33 @@ def candidates(problem: Mapping[str, Any], n: int, seed: int, proposed: str = ""
 
 
 def asking(
-    model: Path, problems: pl.DataFrame, system: str, *, engine: EngineSection, seed: int, log: Path, lock: Path,
-    progress: Progress | None = None, waiting: Callable[[str], None] | None = None,
-) -> Propose:  # fmt: skip
+    model: Path,
+    problems: pl.DataFrame,
+    system: str,
+    *,
+    engine: EngineSection,
+    seed: int,
+    log: Path,
+    lock: Path,
+    progress: Progress | None = None,
+    waiting: Callable[[str], None] | None = None,
+) -> Propose:
     """What this model answers when it is asked for further calls, PROPOSING.samples_per_problem answers a problem."""
 
     def propose(prompts: Sequence[str]) -> list[str]:
         asked = Shard(0, "proposals", problems.with_columns(prompt=pl.Series(prompts, dtype=pl.String)), greedy=False)
         [(_, samples)] = sample_shards(
-            model, system, [asked], sample=PROPOSING, engine=engine, seed=seed, log=log, lock=lock, waiting=waiting,
+            model,
+            system,
+            [asked],
+            sample=PROPOSING,
+            engine=engine,
+            seed=seed,
+            log=log,
+            lock=lock,
+            waiting=waiting,
             progress=(lambda done, total, tokens: progress(done, total)) if progress else None,
-        )  # fmt: skip
+        )
         texts = dict(samples.group_by("problem_id").agg(pl.col("completion").str.join("\n")).rows())
         return [texts[problem] for problem in problems["problem_id"]]
 
@@ -143,9 +166,13 @@ def take(text: str, functions: set[str]) -> Call | None:
 def _wraps(node: ast.AST) -> TypeGuard[ast.Call]:
     """Whether it is one of WRAPPERS around something, with nothing but constants beside it."""
     return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in WRAPPERS and len(node.args) > 0
-        and not node.keywords and all(isinstance(arg, ast.Constant) for arg in node.args[1:])
-    )  # fmt: skip
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in WRAPPERS
+        and len(node.args) > 0
+        and not node.keywords
+        and all(isinstance(arg, ast.Constant) for arg in node.args[1:])
+    )
 
 
 def proposal_prompt(problem: Mapping[str, Any], n: int) -> str:
@@ -176,9 +203,13 @@ def proposed_calls(text: str, functions: set[str]) -> list[Call]:
 
 
 def _twice(
-    rows: Sequence[Mapping[str, Any]], tried: Sequence[Sequence[str]], suite: PythonSuite, pool: Runs, seconds: float,
+    rows: Sequence[Mapping[str, Any]],
+    tried: Sequence[Sequence[str]],
+    suite: PythonSuite,
+    pool: Runs,
+    seconds: float,
     progress: Progress | None,
-) -> list[list[Gave]]:  # fmt: skip
+) -> list[list[Gave]]:
     """For each problem what the reference gave for each candidate in two runs, None where it did not finish.
 
     All candidates of a problem run together; those of a problem that did not get through run alone.

@@ -51,11 +51,19 @@ def evaluation(home: Path, runs: Mapping[str, str]) -> list[Row]:
         scores = {s: pl.read_parquet(f / "scores.parquet") for s, f in files.items() if f.exists()}
         against = {s: asdict(mcnemar(first[s], scores[s])) for s in scores if s in first}
         first = first or scores
-        rows.append({
-            "model": model, "run": name, "suite": summary["suite"], "mode": summary["mode"],
-            "dev": policy["dev"] if policy["dev"]["n"] else None, "test": summary["test"],
-            "statuses": policy["statuses"]["dev"], "executable": policy["executable"], "against_first": against,
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": model,
+                "run": name,
+                "suite": summary["suite"],
+                "mode": summary["mode"],
+                "dev": policy["dev"] if policy["dev"]["n"] else None,
+                "test": summary["test"],
+                "statuses": policy["statuses"]["dev"],
+                "executable": policy["executable"],
+                "against_first": against,
+            }
+        )
     return rows
 
 

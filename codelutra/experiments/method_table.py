@@ -53,9 +53,15 @@ def compare(home: Path, config: str, overrides: Overrides, methods: list[str], s
         row["times_base"] = round(row["test"]["value"] / base, 2) if base else None
     shown, _ = arm(config, overrides, methods[0], seeds[methods[0]][0])
     return {
-        "suite": first["suite"], "suite_version": first["suite_version"], "mode": first["mode"], "model": first["model"],
-        "problems": first["problems"], "methods": rows, "missing": missing, "config": to_yaml(shown),
-    }  # fmt: skip
+        "suite": first["suite"],
+        "suite_version": first["suite_version"],
+        "mode": first["mode"],
+        "model": first["model"],
+        "problems": first["problems"],
+        "methods": rows,
+        "missing": missing,
+        "config": to_yaml(shown),
+    }
 
 
 def _row(method: str, found: dict[str, list[tuple[int, Row, pl.DataFrame]]]) -> Row:
@@ -82,14 +88,18 @@ def _run(seed: int, s: Row) -> Row:
     best = next(r for r in rows if r["label"] == s["best"])
     seconds = [r["seconds"] for r in rows]
     return {
-        "seed": seed, "run": s["run"], "policy": best["title"], "dev": best["dev"], "test": s["test"],
+        "seed": seed,
+        "run": s["run"],
+        "policy": best["title"],
+        "dev": best["dev"],
+        "test": s["test"],
         "dev_by_policy": [{"title": r["title"], "value": r["dev"]["value"], "correct": r["dev"]["correct"]} for r in rows],
         "samples": sum((r.get("train") or {}).get("samples", 0) for r in rows),
         "tokens": sum(r["tokens"] for r in rows),
         "pairs": [r["pairs"] for r in rows if r["pairs"]],
         "minutes": round(sum(sum(x.values()) for x in seconds) / 60, 1),
         "training_minutes": round(sum(x.get("train", 0.0) for x in seconds) / 60, 1),
-    }  # fmt: skip
+    }
 
 
 def write_comparison(result: Row, out_dir: Path) -> Path:
@@ -109,16 +119,18 @@ def table_rows(result: Row, *, narrow: bool = False) -> list[dict[str, str]]:
     for r in result["methods"]:
         runs, test, against = r["runs"], r["test"], r["against"]
         dev = f"{sum(x['dev']['value'] for x in runs) / len(runs):.1%}" if runs[0]["dev"]["n"] else ""
-        rows.append({
-            "method": r["method"],
-            "seeds": str(len(runs)),
-            "dev pass@1": dev,
-            "test pass@1": f"{test['value']:.1%} [{test['low']:.1%} – {test['high']:.1%}]",
-            "× base": f"{r['times_base']:.2f}" if r["times_base"] else "",
-            f"{AGAINST} is ahead by": _ahead(against, narrow) if against else "",
-            "samples": f"{sum(x['samples'] for x in runs) // len(runs):,}",
-            "minutes": f"{sum(x['minutes'] for x in runs) / len(runs):.1f}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": r["method"],
+                "seeds": str(len(runs)),
+                "dev pass@1": dev,
+                "test pass@1": f"{test['value']:.1%} [{test['low']:.1%} – {test['high']:.1%}]",
+                "× base": f"{r['times_base']:.2f}" if r["times_base"] else "",
+                f"{AGAINST} is ahead by": _ahead(against, narrow) if against else "",
+                "samples": f"{sum(x['samples'] for x in runs) // len(runs):,}",
+                "minutes": f"{sum(x['minutes'] for x in runs) / len(runs):.1f}",
+            }
+        )
     left_out = ("seeds", "dev pass@1", "samples") if narrow else ()
     return [{name: cell for name, cell in row.items() if name not in left_out} for row in rows]
 
@@ -132,10 +144,15 @@ def _ahead(d: Row, narrow: bool) -> str:
 def methods_figure(result: Row) -> Figure:
     """Test pass@1 of every method with its interval, the best on top; a dot a seed."""
     rows = [
-        {"method": r["method"], "test_pass_at_1": r["test"]["value"], "low": r["test"]["low"], "high": r["test"]["high"],
-         "seeds": [x["test"]["value"] for x in r["runs"]]}
+        {
+            "method": r["method"],
+            "test_pass_at_1": r["test"]["value"],
+            "low": r["test"]["low"],
+            "high": r["test"]["high"],
+            "seeds": [x["test"]["value"] for x in r["runs"]],
+        }
         for r in sorted(result["methods"], key=lambda r: r["test"]["value"])
-    ]  # fmt: skip
+    ]
     n = result["methods"][0]["test"]["n"]
 
     def paint(canvas: Any) -> None:

@@ -111,9 +111,14 @@ def next_retraining(home: Path, config: str, overrides: Overrides = ()) -> Retra
             return None
         if not last or (last["made_of"], last["model"]) != (made_of, start):
             last = {
-                "run": f"{asked.name}-r{len(rows) + 1:03}", "made_of": made_of, "base_model": asked.model, "model": start,
-                "sides": record.sides, "verdict": UNFINISHED, "began_at": time.time(),
-            }  # fmt: skip
+                "run": f"{asked.name}-r{len(rows) + 1:03}",
+                "made_of": made_of,
+                "base_model": asked.model,
+                "model": start,
+                "sides": record.sides,
+                "verdict": UNFINISHED,
+                "began_at": time.time(),
+            }
             rows.append(last)
         more: Overrides = (f"name={last['run']}",)
         if last["model"] != asked.model:
@@ -158,8 +163,10 @@ def conclude(home: Path, due: Retraining, summary: Row, *, alpha: float = 1.0) -
     start, best = summary["policies"][0], next(p for p in summary["policies"] if p["label"] == summary["best"])
     gain = None
     if best is not start and best["dev"]["n"]:
-        scores = [pl.read_parquet(home / "runs" / due.config.name / p["folder"] / "dev-scores/scores.parquet")
-                  for p in (start, best)]  # fmt: skip
+        scores = [
+            pl.read_parquet(home / "runs" / due.config.name / p["folder"] / "dev-scores/scores.parquet")
+            for p in (start, best)
+        ]
         gain = asdict(mcnemar(*scores))
     with record.changing() as rows:
         row = next(r for r in rows if r["run"] == due.config.name)
@@ -168,11 +175,18 @@ def conclude(home: Path, due: Retraining, summary: Row, *, alpha: float = 1.0) -
         first, same_start = not record.promoted, record.start(row["base_model"]) == row["model"]
         better = gain is not None and gain["gained"] > gain["lost"] and gain["p"] <= alpha
         row |= {
-            "verdict": PROMOTED if first or (better and same_start) else KEPT, "policy": best["label"],
-            "title": best["title"], "path": best["path"], "problems": summary["problems"], "dev": best["dev"],
-            "start_dev": start["dev"], "paired": gain, "alpha": alpha, "test": summary["test"],
+            "verdict": PROMOTED if first or (better and same_start) else KEPT,
+            "policy": best["label"],
+            "title": best["title"],
+            "path": best["path"],
+            "problems": summary["problems"],
+            "dev": best["dev"],
+            "start_dev": start["dev"],
+            "paired": gain,
+            "alpha": alpha,
+            "test": summary["test"],
             "minutes": summary["minutes"],
-        }  # fmt: skip
+        }
         if row["verdict"] == PROMOTED:
             row["promoted_at"] = time.time()
     return row
@@ -212,14 +226,16 @@ def table_rows(record: Record) -> list[dict[str, str]]:
     for r in record.rows:
         dev, done = r.get("dev") or {"n": 0}, r["verdict"] != UNFINISHED
         test, gain = r.get("test"), r.get("paired")
-        rows.append({
-            "run": r["run"],
-            "from": r["model"],
-            "train": str(r["problems"].get("train", "")) if done else "",
-            "dev pass@1": f"{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]" if dev["n"] else "",
-            "against its start": f"+{gain['gained']} −{gain['lost']}, p = {gain['p']:.2g}" if gain else "",
-            "test": f"{test['value']:.1%}" if test else "",
-            "verdict": f"{r['verdict']}, {r['title']}" if done else r["verdict"],
-            "now": "●" if now and r["run"] == now["run"] else "",
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": r["run"],
+                "from": r["model"],
+                "train": str(r["problems"].get("train", "")) if done else "",
+                "dev pass@1": f"{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]" if dev["n"] else "",
+                "against its start": f"+{gain['gained']} −{gain['lost']}, p = {gain['p']:.2g}" if gain else "",
+                "test": f"{test['value']:.1%}" if test else "",
+                "verdict": f"{r['verdict']}, {r['title']}" if done else r["verdict"],
+                "now": "●" if now and r["run"] == now["run"] else "",
+            }
+        )
     return rows

@@ -73,13 +73,20 @@ def results(home: Path, points: Sequence[Point]) -> list[Row]:
         if s.get("state") != "finished":
             continue
         best = next(r for r in s["policies"] if r["label"] == s["best"])
-        rows.append({
-            "setting": p.label, "run": p.config.name, "policy": best["title"], "dev": best["dev"],
-            "against_start": best["paired"]["start"],
-            "by_policy": [{"title": r["title"], "value": r["dev"]["value"], "executable": r["executable"]}
-                          for r in s["policies"]],
-            "minutes": round(sum(sum(r["seconds"].values()) for r in s["policies"]) / 60, 1), "summary": s,
-        })  # fmt: skip
+        rows.append(
+            {
+                "setting": p.label,
+                "run": p.config.name,
+                "policy": best["title"],
+                "dev": best["dev"],
+                "against_start": best["paired"]["start"],
+                "by_policy": [
+                    {"title": r["title"], "value": r["dev"]["value"], "executable": r["executable"]} for r in s["policies"]
+                ],
+                "minutes": round(sum(sum(r["seconds"].values()) for r in s["policies"]) / 60, 1),
+                "summary": s,
+            }
+        )
     return sorted(rows, key=lambda r: -r["dev"]["value"])
 
 

@@ -65,9 +65,12 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         problems = asked.frame("problems")
         with run.use_pool() as pool:
             again = judge_references(
-                problems, run.suite, pool, timeout_seconds=config.execute.timeout_seconds,
+                problems,
+                run.suite,
+                pool,
+                timeout_seconds=config.execute.timeout_seconds,
                 progress=run.progress("references, once more", "problems"),
-            )  # fmt: skip
+            )
         plain = run.suite.problems()  # without worked examples, which several prompts share
         failures = reference_failures(problems, expected, again, run.suite)
         leaks = leaks_within(plain, run.suite)
@@ -120,14 +123,22 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     """
     solved = problems.filter(pl.col("reference") != "")
     programs = solved.select(
-        "problem_id", "split", pl.lit("program").alias("shares"),
-        key=pl.concat_str("language", pl.Series(map(_database, *solved.select("language", "judge")), dtype=pl.String),
-                          pl.Series(map(suite.normalise, solved["reference"]), dtype=pl.String), separator="\0"),
-    )  # fmt: skip
+        "problem_id",
+        "split",
+        pl.lit("program").alias("shares"),
+        key=pl.concat_str(
+            "language",
+            pl.Series(map(_database, *solved.select("language", "judge")), dtype=pl.String),
+            pl.Series(map(suite.normalise, solved["reference"]), dtype=pl.String),
+            separator="\0",
+        ),
+    )
     prompts = problems.select(
-        "problem_id", "split", pl.lit("prompt").alias("shares"),
+        "problem_id",
+        "split",
+        pl.lit("prompt").alias("shares"),
         key=pl.Series([normalise_prompt(p) for p in problems["prompt"]], dtype=pl.String),
-    )  # fmt: skip
+    )
     return pl.concat([prompts, programs])
 
 
@@ -139,8 +150,9 @@ def _database(language: str, judge: str) -> str:
 def _shared(train: pl.DataFrame, others: pl.DataFrame, suite: str) -> list[Row]:
     first = train.group_by("shares", "key").agg(pl.col("problem_id").min().alias("train_id"))
     found = others.join(first, on=["shares", "key"], how="inner").sort("split", "problem_id", "shares", "train_id")
-    return found.select("train_id", "shares", pl.lit(suite).alias("suite"), pl.col("split").cast(pl.String),
-                        "problem_id").to_dicts()  # fmt: skip
+    return found.select(
+        "train_id", "shares", pl.lit(suite).alias("suite"), pl.col("split").cast(pl.String), "problem_id"
+    ).to_dicts()
 
 
 def _other(name: str) -> tuple[Suite, pl.DataFrame]:
@@ -180,6 +192,15 @@ def _by_split(problems: pl.DataFrame, failures: list[Row], lengths: pl.Series | 
         whys = [failed[i] for i in problems.filter(chosen)["problem_id"] if i in failed]
         flaky, total = whys.count(FLAKY), int(chosen.sum())
         too_long = None if lengths is None else int((lengths.filter(chosen) > room).sum())
-        rows.append({"split": split, "problems": total, "usable": total - len(whys), "too_long": too_long,
-                     "reference_errors": len(whys) - flaky, "flaky": flaky, "digest": digest})  # fmt: skip
+        rows.append(
+            {
+                "split": split,
+                "problems": total,
+                "usable": total - len(whys),
+                "too_long": too_long,
+                "reference_errors": len(whys) - flaky,
+                "flaky": flaky,
+                "digest": digest,
+            }
+        )
     return rows

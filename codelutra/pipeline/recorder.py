@@ -34,10 +34,20 @@ class Summary:
         self._before: float = (run.dir.read("summary.json") or {}).get("minutes", 0.0)
         c = run.config
         self.facts: dict[str, Any] = {
-            "run": c.name, "suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode,
-            "model": c.model, "state": "running", "reason": "", "best": None, "started": self._began,
-            "minutes": 0.0, "problems": {}, "policies": [], "test": None,
-        }  # fmt: skip
+            "run": c.name,
+            "suite": run.suite.name,
+            "suite_version": run.suite.version,
+            "mode": run.suite.mode,
+            "model": c.model,
+            "state": "running",
+            "reason": "",
+            "best": None,
+            "started": self._began,
+            "minutes": 0.0,
+            "problems": {},
+            "policies": [],
+            "test": None,
+        }
         self._write()
 
     @property
@@ -60,9 +70,15 @@ class Summary:
         self._write()
 
     def measured(
-        self, policy: Policy, title: str, folder: str, scores: Artifact, samples: Sequence[Artifact],
-        outcomes: Sequence[Artifact], made: Artifact | None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        policy: Policy,
+        title: str,
+        folder: str,
+        scores: Artifact,
+        samples: Sequence[Artifact],
+        outcomes: Sequence[Artifact],
+        made: Artifact | None,
+    ) -> dict[str, Any]:
         """Add the row of a policy: its dev numbers, paired tests and what making it took. Returns the row."""
         frame = scores.frame("scores")
         row = _row(policy, title, folder, frame, made)
@@ -102,8 +118,10 @@ class Summary:
 
     def decide(self) -> Decision:
         """Which policy is best by dev, and whether to go on."""
-        history = [PolicyScore(r["label"], i, pass_at_1(s.frame("scores"))) for i, (r, s) in
-                   enumerate(zip(self.rows, self._scores, strict=True))]  # fmt: skip
+        history = [
+            PolicyScore(r["label"], i, pass_at_1(s.frame("scores")))
+            for i, (r, s) in enumerate(zip(self.rows, self._scores, strict=True))
+        ]
         decision = decide(history, self._run.config.select, self._run.config.iterations)
         self.facts["best"] = self.rows[decision.best_index]["label"]
         self.facts["reason"] = decision.reason
@@ -133,8 +151,12 @@ class Summary:
     def tested(self, scores: Artifact) -> None:
         frame = scores.frame("scores")
         self._run.dir.link("test-scores", scores)
-        self.facts["test"] = {"policy": self.facts["best"], **asdict(pass_at_1(frame)), "statuses": scores.facts["statuses"],
-                              "other_modes": scores.facts.get("other_modes", {})}  # fmt: skip
+        self.facts["test"] = {
+            "policy": self.facts["best"],
+            **asdict(pass_at_1(frame)),
+            "statuses": scores.facts["statuses"],
+            "other_modes": scores.facts.get("other_modes", {}),
+        }
         self._write()
 
     def finish(self, state: str, reason: str = "") -> dict[str, Any]:
@@ -168,16 +190,21 @@ class Summary:
         now["length_drift"] = now["tokens"] / was["tokens"] - 1 if was["tokens"] else None
         if was["ended"] - now["ended"] > ENDED_FALL:
             self._alarm(
-                row, f"{row['title']}: {now['ended']:.0%} of the {split} answers end by themselves, {was['ended']:.0%} did "
+                row,
+                f"{row['title']}: {now['ended']:.0%} of the {split} answers end by themselves, {was['ended']:.0%} did "
                 f"before ({before['title']}); the rest ran into sample.max_tokens. Training makes the model forget its end "
-                "token: a lower train.learning_rate or a higher train.sft_weight helps")  # fmt: skip
+                "token: a lower train.learning_rate or a higher train.sft_weight helps",
+            )
 
     def _drifted(self, row: dict[str, Any]) -> None:
         training, bound = row["training"] or {}, self._run.config.train.min_chosen_drift
         if step := training.get("drift_alarm_step"):
             ended = "; it was stopped there" if training.get("stopped_early") else ""
-            self._alarm(row, f"Training of {row['title']}: from step {step} on the chosen answers were more than {-bound:g} "
-                             f"nats less likely than under the policy before{ended}.")  # fmt: skip
+            self._alarm(
+                row,
+                f"Training of {row['title']}: from step {step} on the chosen answers were more than {-bound:g} "
+                f"nats less likely than under the policy before{ended}.",
+            )
 
     def _alarm(self, row: dict[str, Any], text: str) -> None:
         """Tell now, and keep it beside the numbers it casts doubt on."""
@@ -191,11 +218,22 @@ class Summary:
 
 def _row(policy: Policy, title: str, folder: str, dev_scores: pl.DataFrame, made: Artifact | None) -> dict[str, Any]:
     return {
-        "label": policy.label, "title": title, "folder": folder, "path": policy.path, "dev": asdict(pass_at_1(dev_scores)),
-        "executable": 0.0, "other_modes": {}, "statuses": {"dev": {}, "train": {}},
-        "paired": {"previous": None, "start": None}, "pairs": None, "training": made.facts if made else None,
-        "answers": {}, "alarms": [], "seconds": {}, "tokens": 0,
-    }  # fmt: skip
+        "label": policy.label,
+        "title": title,
+        "folder": folder,
+        "path": policy.path,
+        "dev": asdict(pass_at_1(dev_scores)),
+        "executable": 0.0,
+        "other_modes": {},
+        "statuses": {"dev": {}, "train": {}},
+        "paired": {"previous": None, "start": None},
+        "pairs": None,
+        "training": made.facts if made else None,
+        "answers": {},
+        "alarms": [],
+        "seconds": {},
+        "tokens": 0,
+    }
 
 
 def _seconds(outcomes: Sequence[Artifact], made: Artifact | None) -> dict[str, float]:

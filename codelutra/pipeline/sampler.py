@@ -110,10 +110,18 @@ class Sampling:
                 began = time.monotonic()
 
             stream = sample_shards(
-                Path(self.policy.path), run.suite.system, [self.shards[i] for i in missing],
-                sample=c.sample, engine=c.engine, seed=c.seed, log=run.dir.log, lock=run.accelerator_lock,
-                progress=self._progress, waiting=run.waiting, started=started,
-            )  # fmt: skip
+                Path(self.policy.path),
+                run.suite.system,
+                [self.shards[i] for i in missing],
+                sample=c.sample,
+                engine=c.engine,
+                seed=c.seed,
+                log=run.dir.log,
+                lock=run.accelerator_lock,
+                progress=self._progress,
+                waiting=run.waiting,
+                started=started,
+            )
             try:
                 for shard, frame in stream:
                     i, now = at[shard.index], time.monotonic()
@@ -184,8 +192,11 @@ def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
 
 def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     s, e = run.config.sample, run.config.engine
-    drawn = {} if shard.greedy else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p,
-                                     "seed": run.config.seed}  # fmt: skip
+    drawn = (
+        {}
+        if shard.greedy
+        else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p, "seed": run.config.seed}
+    )
     if drawn and s.min_p:
         drawn["min_p"] = s.min_p
     config = {

@@ -31,8 +31,17 @@ from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training.pairs import funnel, make_pairs, right_answers
 
-VERSIONS = {"problems": 2, "references": 1, "sample": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1,
-            "train": 1}  # fmt: skip
+VERSIONS = {
+    "problems": 2,
+    "references": 1,
+    "sample": 1,
+    "execute": 2,
+    "score": 2,
+    "pairs": 2,
+    "answers": 2,
+    "warm-start": 1,
+    "train": 1,
+}
 
 
 def base_policy(run: Run) -> Policy:
@@ -81,18 +90,43 @@ def problems(run: Run) -> Step:
     def build(out: Path, work: Path) -> dict[str, Any]:
         made = frame
         if asked.generated_cases and isinstance(s, PythonSuite):
-            propose = testgen.asking(proposer.path, frame, s.system, engine=run.config.engine, seed=asked.seed,
-                log=run.dir.log, lock=run.accelerator_lock, waiting=run.waiting,
-                progress=run.progress("propose cases", "completions")) if proposer else None  # fmt: skip
+            propose = (
+                testgen.asking(
+                    proposer.path,
+                    frame,
+                    s.system,
+                    engine=run.config.engine,
+                    seed=asked.seed,
+                    log=run.dir.log,
+                    lock=run.accelerator_lock,
+                    waiting=run.waiting,
+                    progress=run.progress("propose cases", "completions"),
+                )
+                if proposer
+                else None
+            )
             with run.use_pool() as pool:
-                made = testgen.extend(frame, s, pool, per_problem=asked.generated_cases, seed=asked.seed,
-                    timeout_seconds=limits.timeout_seconds, propose=propose,
-                    progress=run.progress("generate cases", "runs"))  # fmt: skip
+                made = testgen.extend(
+                    frame,
+                    s,
+                    pool,
+                    per_problem=asked.generated_cases,
+                    seed=asked.seed,
+                    timeout_seconds=limits.timeout_seconds,
+                    propose=propose,
+                    progress=run.progress("generate cases", "runs"),
+                )
         write_frame(made, out / "problems.parquet")
         counts = dict(made.group_by("split").len().rows())
         extended = int((made["judge"] != frame["judge"]).sum())
-        return {"suite": s.name, "suite_version": s.version, "licence": s.licence, "splits": counts,
-                "digests": digests(made), "with_generated_cases": extended}  # fmt: skip
+        return {
+            "suite": s.name,
+            "suite_version": s.version,
+            "licence": s.licence,
+            "splits": counts,
+            "digests": digests(made),
+            "with_generated_cases": extended,
+        }
 
     return Step(recipe, build)
 
@@ -104,8 +138,13 @@ def references(run: Run, problems: Artifact) -> Step:
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
-            frame = execution.judge_references(problems.frame("problems"), run.suite, pool,
-                timeout_seconds=limits.timeout_seconds, progress=run.progress("reference check", "problems"))  # fmt: skip
+            frame = execution.judge_references(
+                problems.frame("problems"),
+                run.suite,
+                pool,
+                timeout_seconds=limits.timeout_seconds,
+                progress=run.progress("reference check", "problems"),
+            )
         write_frame(frame, out / "expected.parquet")
         return {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
 
@@ -121,10 +160,17 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
             began = time.monotonic()  # shards queue for the pool: what they wait is no work
-            frame, others = execution.execute_and_compare(samples.frame("samples"), problems.frame("problems"),
-                expected.frame("expected"), run.suite, pool, timeout_seconds=limits.timeout_seconds,
-                cache=run.outcome_cache, machine=_machine(run),
-                progress=run.progress(f"execute {label}".strip(), "programs"))  # fmt: skip
+            frame, others = execution.execute_and_compare(
+                samples.frame("samples"),
+                problems.frame("problems"),
+                expected.frame("expected"),
+                run.suite,
+                pool,
+                timeout_seconds=limits.timeout_seconds,
+                cache=run.outcome_cache,
+                machine=_machine(run),
+                progress=run.progress(f"execute {label}".strip(), "programs"),
+            )
             busy = round(time.monotonic() - began, 3)
         share = execution.infra_share(frame)
         if share > limits.max_infra_error:
@@ -201,9 +247,18 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        return training.warm_start(Path(policy.path), _to_imitate(run, problems, expected), system=run.suite.system,
-            config=config, seed=run.config.seed, out=out, work=work, log=run.dir.log, lock=run.accelerator_lock,
-            progress=run.training_progress("warm-start", "warm start"))  # fmt: skip
+        return training.warm_start(
+            Path(policy.path),
+            _to_imitate(run, problems, expected),
+            system=run.suite.system,
+            config=config,
+            seed=run.config.seed,
+            out=out,
+            work=work,
+            log=run.dir.log,
+            lock=run.accelerator_lock,
+            progress=run.training_progress("warm-start", "warm start"),
+        )
 
     return Step(recipe, build)
 
@@ -224,8 +279,15 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     recipe = _recipe("train", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        common: dict[str, Any] = {"system": system, "seed": seed, "out": out, "work": work, "log": run.dir.log,
-            "lock": run.accelerator_lock, "progress": run.training_progress("train", f"train {label}".strip())}  # fmt: skip
+        common: dict[str, Any] = {
+            "system": system,
+            "seed": seed,
+            "out": out,
+            "work": work,
+            "log": run.dir.log,
+            "lock": run.accelerator_lock,
+            "progress": run.training_progress("train", f"train {label}".strip()),
+        }
         match config.objective:
             case "preference":
                 known = _to_imitate(run, problems, expected) if config.replay_references else None
@@ -238,8 +300,14 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
                 return training.warm_start(Path(policy.path), known, config=_supervised(config), **common)
             case "grpo":
                 judge = rewards(run, problems, expected)
-                return training.grpo(Path(policy.path), _teachable(problems, expected), judge, config=config,
-                                     sample=run.config.sample, **common)  # fmt: skip
+                return training.grpo(
+                    Path(policy.path),
+                    _teachable(problems, expected),
+                    judge,
+                    config=config,
+                    sample=run.config.sample,
+                    **common,
+                )
 
     return Step(recipe, build, label)
 
@@ -251,14 +319,29 @@ def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[
 
     def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
         rows = [
-            {"problem_id": p, "sample": i, "greedy": False, "completion": c, "code": extract_code(c, languages[p]),
-             "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0}
+            {
+                "problem_id": p,
+                "sample": i,
+                "greedy": False,
+                "completion": c,
+                "code": extract_code(c, languages[p]),
+                "finish_reason": "",
+                "prompt_tokens": 0,
+                "completion_tokens": 0,
+            }
             for i, (p, c) in enumerate(zip(problem_ids, completions, strict=True))
-        ]  # fmt: skip
+        ]
         with run.use_pool() as pool:
-            frame = execution.execute(pl.DataFrame(rows, schema=SAMPLES), asked, wanted, run.suite, pool,
-                timeout_seconds=run.config.execute.timeout_seconds, cache=run.outcome_cache,
-                machine=_machine(run))  # fmt: skip
+            frame = execution.execute(
+                pl.DataFrame(rows, schema=SAMPLES),
+                asked,
+                wanted,
+                run.suite,
+                pool,
+                timeout_seconds=run.config.execute.timeout_seconds,
+                cache=run.outcome_cache,
+                machine=_machine(run),
+            )
         outages = frame.filter(pl.col("status") == "infra_error")
         if outages.height:
             raise StageError(
@@ -286,8 +369,15 @@ def _section(section: Section, *not_in_result: str) -> dict[str, Any]:
 def _judging(run: Run) -> dict[str, Any]:
     """All that decides what a program gives and whether that is right."""
     limits = run.config.execute
-    return {"suite": run.suite.name, "suite_version": run.suite.version, "mode": run.suite.mode, "image": run.image,
-            "timeout": limits.timeout_seconds, "memory_mb": limits.memory_mb, "runtime": limits.runtime}  # fmt: skip
+    return {
+        "suite": run.suite.name,
+        "suite_version": run.suite.version,
+        "mode": run.suite.mode,
+        "image": run.image,
+        "timeout": limits.timeout_seconds,
+        "memory_mb": limits.memory_mb,
+        "runtime": limits.runtime,
+    }
 
 
 def _machine(run: Run) -> str:
@@ -318,8 +408,11 @@ def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.Dat
 
 def _teachable(problems: Artifact, expected: Artifact) -> pl.DataFrame:
     usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
-    return problems.frame("problems").filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi",
-                                                                              maintain_order="left")  # fmt: skip
+    return (
+        problems.frame("problems")
+        .filter(pl.col("split") == "train")
+        .join(usable, on="problem_id", how="semi", maintain_order="left")
+    )
 
 
 def _to_imitate(run: Run, problems: Artifact, expected: Artifact) -> pl.DataFrame:

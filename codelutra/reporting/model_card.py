@@ -81,13 +81,14 @@ last iteration added to the policy before it, not to the base model, and is ther
 _PAPER = "[CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025)"
 _SAMPLED = "sample programs from the current policy, run them in a sandbox, "
 _OBJECTIVES = {  # train.objective → how one iteration went, tags
-    "preference": (f"refined with {_PAPER}: {_SAMPLED}pair right with wrong answers, train with {{}}, repeat.",
-                   ["dpo"]),
-    "rft": (f"refined by rejection sampling (Yuan et al. 2308.01825): {_SAMPLED}fine-tune on the right ones, repeat.",
-            ["rft", "sft"]),
+    "preference": (f"refined with {_PAPER}: {_SAMPLED}pair right with wrong answers, train with {{}}, repeat.", ["dpo"]),
+    "rft": (
+        f"refined by rejection sampling (Yuan et al. 2308.01825): {_SAMPLED}fine-tune on the right ones, repeat.",
+        ["rft", "sft"],
+    ),
     "sft": ("fine-tuned on the references of the suite's train problems (SFT).", ["sft"]),
     "grpo": ("trained by GRPO (Shao et al. 2402.03300): the reward is a sandbox's verdict on each program.", ["grpo"]),
-}  # fmt: skip
+}
 
 
 def card(found: Findings, row: Row) -> str:

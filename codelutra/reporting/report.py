@@ -130,8 +130,17 @@ def _numbers(found: Findings) -> Html | None:
                 f"{sum(r['seconds'].values()) / 60:.1f}",
             ]
         )
-    columns = ("policy", "dev pass@1", "95 % interval", "executable", "ends by itself", "tokens", "against the one before",
-               "made from pairs", "minutes")  # fmt: skip
+    columns = (
+        "policy",
+        "dev pass@1",
+        "95 % interval",
+        "executable",
+        "ends by itself",
+        "tokens",
+        "against the one before",
+        "made from pairs",
+        "minutes",
+    )
     notes = [
         f"{r['title']} against {p['against']}: {paired_text(p)}"
         for r in rows

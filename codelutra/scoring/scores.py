@@ -85,13 +85,17 @@ def score_problems(
     )
     drawn = judged.filter(~pl.col("greedy"), pl.col("status") != "infra_error", ASKED)
     right, ran = pl.col("status") == "correct", pl.col("status").is_in(EXECUTABLE)
-    sampled = _named(drawn, normalised).group_by("problem_id").agg(
-        samples=pl.len().cast(pl.Int32),
-        correct=right.sum().cast(pl.Int32),
-        executable=ran.sum().cast(pl.Int32),
-        unique_answers=pl.col("answer").filter(ran).n_unique().cast(pl.Int32),
-        unique_correct=pl.col("norm").filter(right).n_unique().cast(pl.Int32),
-    )  # fmt: skip
+    sampled = (
+        _named(drawn, normalised)
+        .group_by("problem_id")
+        .agg(
+            samples=pl.len().cast(pl.Int32),
+            correct=right.sum().cast(pl.Int32),
+            executable=ran.sum().cast(pl.Int32),
+            unique_answers=pl.col("answer").filter(ran).n_unique().cast(pl.Int32),
+            unique_correct=pl.col("norm").filter(right).n_unique().cast(pl.Int32),
+        )
+    )
     greedy = judged.filter("greedy").group_by("problem_id").agg(greedy_status=pl.col("status").first())
     scores = (
         problems.select("problem_id", "split", "group", "difficulty", mode=pl.lit(modes[0] if modes else ""))
@@ -285,8 +289,10 @@ def _rates(scores: pl.DataFrame, by: list[str], confidence: float) -> pl.DataFra
         pl.when(some).then(c / n).otherwise(0.0).alias("value"),
         pl.when(some & (c > 0)).then(centre - half).otherwise(0.0).alias("low"),
         pl.when(some & (c < n)).then(centre + half).otherwise(1.0).alias("high"),
-        "n", "correct", "left_out",
-    )  # fmt: skip
+        "n",
+        "correct",
+        "left_out",
+    )
 
 
 def _sign_test(gained: int, lost: int) -> float:

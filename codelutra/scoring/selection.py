@@ -59,8 +59,10 @@ def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: in
     if stale >= max(1, config.patience):
         waited = "1 iteration" if stale == 1 else f"{stale} iterations"
         return Decision(
-            best.index, False, f"Stopped after {waited} without a new best (patience {config.patience}); "
-            f"{standing}{_others(best, last)}.")  # fmt: skip
+            best.index,
+            False,
+            f"Stopped after {waited} without a new best (patience {config.patience}); {standing}{_others(best, last)}.",
+        )
     left = iterations - last.iteration
     plural = "iteration" if left == 1 else "iterations"
     return Decision(best.index, True, f"{standing}{_others(best, last)}; going on, {left} {plural} left.")

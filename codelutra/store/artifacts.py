@@ -354,9 +354,19 @@ class RunDir:
 
 
 # What may change between two starts of one run: how far it goes and what it runs on, not what any number means.
-MAY_CHANGE = {"iterations", "select", "engine.gpu_memory", "engine.cache_gib", "engine.max_batch", "engine.eager",
-               "execute.workers", "execute.max_infra_error", "sample.endpoints", "train.processes",
-               "warm_start.processes"}  # fmt: skip
+MAY_CHANGE = {
+    "iterations",
+    "select",
+    "engine.gpu_memory",
+    "engine.cache_gib",
+    "engine.max_batch",
+    "engine.eager",
+    "execute.workers",
+    "execute.max_infra_error",
+    "sample.endpoints",
+    "train.processes",
+    "warm_start.processes",
+}
 
 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:

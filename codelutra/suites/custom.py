@@ -258,9 +258,15 @@ def _program(line: ProgramLine) -> str:
 
 def _row(line: Line, prompt: str, reference: str, language: str, group: str, judging: str) -> dict[str, Any]:
     return {
-        "problem_id": line.id, "split": line.split, "prompt": prompt, "reference": reference, "language": language,
-        "group": group, "difficulty": line.difficulty, "judge": judging,
-    }  # fmt: skip
+        "problem_id": line.id,
+        "split": line.split,
+        "prompt": prompt,
+        "reference": reference,
+        "language": language,
+        "group": group,
+        "difficulty": line.difficulty,
+        "judge": judging,
+    }
 
 
 # ---- SQL ----------------------------------------------------------------------------------------------------------------

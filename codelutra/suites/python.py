@@ -147,9 +147,13 @@ def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: st
         given = defined(setup, imports=True) | defined(after, imports=True)
         checks = [_without_reference(statement, given) for statement in asserts]
     return judging(
-        [c.call for c in checks], [c.expected for c in checks], rules=[c.rule for c in checks], setup=setup, after=after,
+        [c.call for c in checks],
+        [c.expected for c in checks],
+        rules=[c.rule for c in checks],
+        setup=setup,
+        after=after,
         in_process=any(c.in_process for c in checks),
-    )  # fmt: skip
+    )
 
 
 def _without_reference(statement: str, given: Set[str]) -> Check:

@@ -31,12 +31,18 @@ def load(section: SuiteSection) -> SqlSuite:
         raise ConfigError(f"{folder}/tables.json lacks {', '.join(without)}; take all files from one release of Spider")
     schemas = {name: schema(tables[name]) for name in names}
     asked = [
-        Asked(file, number, q["db_id"], text := _one_line(q["question"]), f"{schemas[q['db_id']]}\n\n{text}",
-              _one_line(q["query"]))
+        Asked(
+            file,
+            number,
+            q["db_id"],
+            text := _one_line(q["question"]),
+            f"{schemas[q['db_id']]}\n\n{text}",
+            _one_line(q["query"]),
+        )
         for file, entries in questions.items()
         for number, q in enumerate(entries)
         if q["db_id"] in schemas
-    ]  # fmt: skip
+    ]
     paths = {name: folder / "database" / name / f"{name}.sqlite" for name in names}
     return suite(section, asked, paths, f"{VERSION}-{section.protocol}", LICENCE)
 

@@ -99,9 +99,12 @@ def _known_by(prompt: str, reference: str, group: str, language: str) -> list[tu
 
 
 def divide(
-    problems: pl.DataFrame, same: Iterable[Sequence[Hashable]], shares: Mapping[str, float], seed: int,
+    problems: pl.DataFrame,
+    same: Iterable[Sequence[Hashable]],
+    shares: Mapping[str, float],
+    seed: int,
     held: Iterable[str | None] = repeat(None),
-) -> pl.DataFrame:  # fmt: skip
+) -> pl.DataFrame:
     """Deal problems to splits by `shares`, group by group.
 
     Groups too small to be dealt by themselves (`WHOLE`) are dealt as one, each where the one before it left off: else

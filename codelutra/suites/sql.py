@@ -225,8 +225,9 @@ def read_schema(path: Path) -> str:
             tables = []
             for name in names:
                 columns = [r[1] for r in connection.execute(f"PRAGMA table_info({quoted(name, always=True)})")]
-                links = {r[3]: (r[2], r[4]) for r in connection.execute(
-                    f"PRAGMA foreign_key_list({quoted(name, always=True)})")}  # fmt: skip
+                links = {
+                    r[3]: (r[2], r[4]) for r in connection.execute(f"PRAGMA foreign_key_list({quoted(name, always=True)})")
+                }
                 tables.append((name, columns, links))
         except sqlite3.DatabaseError as e:
             raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e

@@ -41,8 +41,12 @@ def pair_examples(
     An answer that is chosen in k pairs of its problem weighs 1/k in each (`sequence`): it is one answer to imitate, not k.
     `extra_answers` are answers that join the SFT term from elsewhere (replayed references).
     """
-    rows = [(i, prompt, [(chosen, True), (rejected, ended)]) for i, prompt, chosen, rejected, ended in
-            pairs.select("problem_id", "prompt", "chosen", "rejected", "rejected_ended").rows()]  # fmt: skip
+    rows = [
+        (i, prompt, [(chosen, True), (rejected, ended)])
+        for i, prompt, chosen, rejected, ended in pairs.select(
+            "problem_id", "prompt", "chosen", "rejected", "rejected_ended"
+        ).rows()
+    ]
     kept = _encode(rows, tokenizer, system, max_length)
     times: dict[tuple[str, tuple[int, ...]], int] = {}
     for e in kept:

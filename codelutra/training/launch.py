@@ -41,9 +41,19 @@ EXAMPLES = pl.Schema({"problem_id": pl.String, "prompt": pl.String, "completion"
 
 
 def refine(
-    policy: Path, pairs: pl.DataFrame, *, system: str, config: TrainSection, seed: int, out: Path, work: Path, log: Path,
-    lock: Path, references: pl.DataFrame | None = None, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    policy: Path,
+    pairs: pl.DataFrame,
+    *,
+    system: str,
+    config: TrainSection,
+    seed: int,
+    out: Path,
+    work: Path,
+    log: Path,
+    lock: Path,
+    references: pl.DataFrame | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Train the policy in directory `policy` on PAIRS into directory `out`; returns the summary.
 
     `out` gets float32 safetensors, config, tokenizer, `training.jsonl` (one record a step) and, with LoRA, `adapter/`.
@@ -64,18 +74,46 @@ def refine(
 
 
 def warm_start(
-    policy: Path, problems: pl.DataFrame, *, system: str, config: WarmStartSection, seed: int, out: Path, work: Path,
-    log: Path, lock: Path, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    policy: Path,
+    problems: pl.DataFrame,
+    *,
+    system: str,
+    config: WarmStartSection,
+    seed: int,
+    out: Path,
+    work: Path,
+    log: Path,
+    lock: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """SFT on the references of `problems` (PROBLEMS, train rows), loss on the answers only. Otherwise as `refine`."""
-    return supervise(policy, _as_examples(problems), system=system, config=config, seed=seed, out=out, work=work, log=log,
-                     lock=lock, progress=progress)  # fmt: skip
+    return supervise(
+        policy,
+        _as_examples(problems),
+        system=system,
+        config=config,
+        seed=seed,
+        out=out,
+        work=work,
+        log=log,
+        lock=lock,
+        progress=progress,
+    )
 
 
 def supervise(
-    policy: Path, examples: pl.DataFrame, *, system: str, config: WarmStartSection, seed: int, out: Path, work: Path,
-    log: Path, lock: Path, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    policy: Path,
+    examples: pl.DataFrame,
+    *,
+    system: str,
+    config: WarmStartSection,
+    seed: int,
+    out: Path,
+    work: Path,
+    log: Path,
+    lock: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """SFT on `examples` (problem_id, prompt, completion)."""
     examples = check(examples, EXAMPLES)
     if examples.is_empty():
@@ -84,9 +122,20 @@ def supervise(
 
 
 def grpo(
-    policy: Path, problems: pl.DataFrame, judge: Judge, *, system: str, config: TrainSection, sample: SampleSection,
-    seed: int, out: Path, work: Path, log: Path, lock: Path, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    policy: Path,
+    problems: pl.DataFrame,
+    judge: Judge,
+    *,
+    system: str,
+    config: TrainSection,
+    sample: SampleSection,
+    seed: int,
+    out: Path,
+    work: Path,
+    log: Path,
+    lock: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """GRPO on `problems` (PROBLEMS, train rows). `judge` (problem ids, completions) → rewards is called in this process
     while the training process waits. Otherwise as `refine`."""
     spec = _spec("grpo", policy, system, config, seed, out) | {"sample": sample.model_dump(mode="json")}
@@ -105,9 +154,15 @@ def _spec(
 
 
 def _run(
-    spec: dict[str, Any], examples: pl.DataFrame, references: pl.DataFrame | None, work: Path, log: Path, lock: Path,
-    progress: Progress | None, judge: Judge | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    spec: dict[str, Any],
+    examples: pl.DataFrame,
+    references: pl.DataFrame | None,
+    work: Path,
+    log: Path,
+    lock: Path,
+    progress: Progress | None,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
     """Run the process; once more at half the micro-batch (the same effective batch) when memory did not suffice."""
     work.mkdir(parents=True, exist_ok=True)
     spec |= {"work": str(work), "lock": str(lock), "examples": str(work / "examples.parquet")}
@@ -148,8 +203,14 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None, judge: 
     """One training process from start to end; None when it ran out of memory."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as noise:
-        child = subprocess.Popen(_command(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
-            env=os.environ | environment(spec["config"]["processes"]), start_new_session=True)  # fmt: skip
+        child = subprocess.Popen(
+            _command(spec),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=noise,
+            env=os.environ | environment(spec["config"]["processes"]),
+            start_new_session=True,
+        )
     assert child.stdin is not None
     assert child.stdout is not None
     summary: dict[str, Any] | None = None
@@ -188,9 +249,11 @@ def _process(spec: dict[str, Any], log: Path, progress: Progress | None, judge: 
 def environment(processes: int) -> dict[str, str]:
     """What the training process gets beside ours."""
     more = our_modules() | {
-        "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve the sandbox beside us
-    }  # fmt: skip
+    }
     if processes == 1:  # of several GPUs in sight transformers' Trainer would make DataParallel replicas
         more["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return more

@@ -75,9 +75,11 @@ def test_a_suite_path_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_train_split_of_one_problem_is_refused(tmp_path: Path) -> None:
     with open_run(tmp_path, config()) as run:
-        run.__dict__["all_problems"] = run.suite.problems().filter(pl.col("split") != "train").vstack(
-            run.suite.problems().filter(pl.col("split") == "train").head(1)
-        )  # fmt: skip
+        run.__dict__["all_problems"] = (
+            run.suite.problems()
+            .filter(pl.col("split") != "train")
+            .vstack(run.suite.problems().filter(pl.col("split") == "train").head(1))
+        )
         with pytest.raises(UserError, match=r"1 train problem.*at least 2"):
             stages.problems(run)
 
@@ -98,8 +100,10 @@ def test_a_train_split_that_nothing_can_judge_is_refused(tmp_path: Path) -> None
 
 def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
     """A config over a custom suite with a problem for each of `splits`."""
-    lines = [{"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]],
-              "split": s} for i, s in enumerate(splits)]  # fmt: skip
+    lines = [
+        {"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]], "split": s}
+        for i, s in enumerate(splits)
+    ]
     (folder / "suite.yaml").write_text("kind: python-function")
     (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
     raw = {"name": "nodev", "model": f"path:{folder}/none", "suite": {"name": "custom", "path": str(folder)}} | changes
@@ -143,11 +147,20 @@ def test_all_right_or_all_wrong_is_an_empty_artifact_that_tells_why(tmp_path: Pa
 def _outcomes(train: pl.DataFrame, status: str, code: str) -> pl.DataFrame:
     program = pl.col("reference") if code == "reference" else pl.lit(code)
     return train.select(
-        "problem_id", sample=pl.lit(0, pl.Int32), greedy=pl.lit(False), completion=program, code=program,
+        "problem_id",
+        sample=pl.lit(0, pl.Int32),
+        greedy=pl.lit(False),
+        completion=program,
+        code=program,
         finish_reason=pl.lit("stop"),
-        status=pl.lit(status, STATUS), mode=pl.lit("sql-strict/v1"), verdict=pl.lit("host"), answer=pl.lit("x"),
-        output=pl.lit(""), seconds=pl.lit(0.0), error=pl.lit(""),
-    )  # fmt: skip
+        status=pl.lit(status, STATUS),
+        mode=pl.lit("sql-strict/v1"),
+        verdict=pl.lit("host"),
+        answer=pl.lit("x"),
+        output=pl.lit(""),
+        seconds=pl.lit(0.0),
+        error=pl.lit(""),
+    )
 
 
 def _artifact(run: Any, outcomes: pl.DataFrame) -> Any:

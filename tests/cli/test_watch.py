@@ -53,8 +53,11 @@ def test_the_next_training_starts_from_the_beginning_and_other_stages_stay_quiet
 @pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "[bold]"])
 def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
     said = io.StringIO()
-    for event in ({"event": "note", "text": text}, {"event": "waiting", "what": text},
-                  {"event": "damaged", "stage": "pairs", "moved_to": text}):  # fmt: skip
+    for event in (
+        {"event": "note", "text": text},
+        {"event": "waiting", "what": text},
+        {"event": "damaged", "stage": "pairs", "moved_to": text},
+    ):
         Console(file=said, width=200).print(_line(event))
     assert said.getvalue().count(text) == 3
 

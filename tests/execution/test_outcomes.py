@@ -168,8 +168,13 @@ def test_the_cache_tells_problems_and_images_apart(tmp_path: Path, expected: pl.
 )
 def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: list[str], status: str, why: str) -> None:
     (tmp_path / "suite.yaml").write_text("kind: python-function")
-    line = {"id": "f", "split": "train", "prompt": "Write f.", "asserts": checks,
-            "setup": "import random\ndef given(n): return n"}  # fmt: skip
+    line = {
+        "id": "f",
+        "split": "train",
+        "prompt": "Write f.",
+        "asserts": checks,
+        "setup": "import random\ndef given(n): return n",
+    }
     (tmp_path / "problems.jsonl").write_text(json.dumps(line))
     suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
     problems = suite.problems()
@@ -220,14 +225,21 @@ def test_what_programs_may_use_is_in_the_key_of_all_that_depends_on_it(tmp_path:
     keys = []
     for name, limits in (("one", {}), ("two", other)):
         config = RunConfig(
-            name=name, suite=SuiteSection(name="starter-sql", train=8, dev=4, test=0), train=TrainSection(objective="grpo"),
+            name=name,
+            suite=SuiteSection(name="starter-sql", train=8, dev=4, test=0),
+            train=TrainSection(objective="grpo"),
             execute=ExecuteSection(**limits),
-        )  # fmt: skip
+        )
         with open_run(tmp_path, config) as run:
             asked = run.make(stages.problems(run))
             policy = Policy("policy-0", str(tmp_path), "0" * 64)
-            keys.append((stages.references(run, asked).recipe.key, stages.execute(run, asked, asked, asked).recipe.key,
-                         stages.train(run, policy, asked, asked, asked).recipe.key))  # fmt: skip
+            keys.append(
+                (
+                    stages.references(run, asked).recipe.key,
+                    stages.execute(run, asked, asked, asked).recipe.key,
+                    stages.train(run, policy, asked, asked, asked).recipe.key,
+                )
+            )
     assert all(a != b for a, b in zip(*keys, strict=True))
 
 

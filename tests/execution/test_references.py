@@ -24,8 +24,16 @@ from tests.helpers.loop import small_config
 from tests.helpers.tiny_model import write_tiny_model
 
 SHOWN, TRAIN = 5, 12
-SAME: dict[str, Any] = {"greedy": False, "finish_reason": "stop", "mode": "", "verdict": "host", "answer": "", "output": "",
-                        "seconds": 0.0, "error": ""}  # fmt: skip
+SAME: dict[str, Any] = {
+    "greedy": False,
+    "finish_reason": "stop",
+    "mode": "",
+    "verdict": "host",
+    "answer": "",
+    "output": "",
+    "seconds": 0.0,
+    "error": "",
+}
 
 
 @pytest.mark.parametrize(("solved", "learned_from"), [(0, SHOWN), (3, SHOWN + 3)])
@@ -94,15 +102,26 @@ def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> Non
     ]
     (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (tmp_path / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]")
-    config = load_config(small_config(tmp_path / "shop.yaml", write_tiny_model(tmp_path / "tiny"), warm_start=None,
-                                      suite={"name": "custom", "path": str(tmp_path)}))  # fmt: skip
+    config = load_config(
+        small_config(
+            tmp_path / "shop.yaml",
+            write_tiny_model(tmp_path / "tiny"),
+            warm_start=None,
+            suite={"name": "custom", "path": str(tmp_path)},
+        )
+    )
     with Run(tmp_path, config) as run:
         asked = run.make(stages.problems(run))
         expected = run.make(stages.references(run, asked))
         assert set(expected.frame("expected")["status"]) == {"correct"}
         reward = stages.rewards(run, asked, expected)
-        tried = [("a", "SELECT * FROM item", 1.0), ("a", "SELECT name FROM item", 0.0), ("a", "SELECT 1, 2", 0.0),
-                 ("b", "SELECT price FROM item ORDER BY price", 1.0), ("b", "SELECT price FROM item", 0.0)]  # fmt: skip
+        tried = [
+            ("a", "SELECT * FROM item", 1.0),
+            ("a", "SELECT name FROM item", 0.0),
+            ("a", "SELECT 1, 2", 0.0),
+            ("b", "SELECT price FROM item ORDER BY price", 1.0),
+            ("b", "SELECT price FROM item", 0.0),
+        ]
         assert reward([i for i, _, _ in tried], [code for _, code, _ in tried]) == [right for _, _, right in tried]
         Summary(run).prepared(asked, expected)
         assert problem_counts(run.dir.read("summary.json") or {}) == "2 train (0 with a reference), 1 dev"

@@ -38,8 +38,13 @@ def section(folder: Path, cases: int = 0) -> SuiteSection:
         {"id": name, "split": "train", "prompt": f"Write {name}.", "reference": r, "function": f, "cases": c}
         for name, (r, f, c) in REFERENCES.items()
     ]
-    asserted = {"id": "asserted", "split": "dev", "prompt": "Write g.", "reference": "def g(x):\n    return [*x, *x]",
-                "asserts": ["assert set(g([1, 2])) == {1, 2}", "assert set(g([5])) == {5}"]}  # fmt: skip
+    asserted = {
+        "id": "asserted",
+        "split": "dev",
+        "prompt": "Write g.",
+        "reference": "def g(x):\n    return [*x, *x]",
+        "asserts": ["assert set(g([1, 2])) == {1, 2}", "assert set(g([5])) == {5}"],
+    }
     (folder / "suite.yaml").write_text("kind: python-function")
     (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, [*lines, asserted])))
     return SuiteSection(name="custom", path=str(folder), generated_cases=cases)

@@ -20,8 +20,17 @@ from tests.helpers.example_run import example_run
 
 
 def scores(*solved: bool) -> pl.DataFrame:
-    row = {"split": "test", "group": "g", "difficulty": "", "mode": "m", "samples": 0, "correct": 0, "executable": 0,
-           "unique_answers": 0, "unique_correct": 0}  # fmt: skip
+    row = {
+        "split": "test",
+        "group": "g",
+        "difficulty": "",
+        "mode": "m",
+        "samples": 0,
+        "correct": 0,
+        "executable": 0,
+        "unique_answers": 0,
+        "unique_correct": 0,
+    }
     rows = [row | {"problem_id": f"p{i}", "greedy_status": "correct" if s else "wrong"} for i, s in enumerate(solved)]
     return pl.DataFrame(rows, schema=SCORES)
 
@@ -83,24 +92,50 @@ def test_right_answers_are_distinct_right_samples_of_train_problems_only() -> No
         "seconds": 0.0,
         "error": "",
     }
-    drawn = [("a", 0, "select 1", "correct"), ("a", 1, "select  1", "correct"), ("a", 2, "select 2", "wrong"),
-             ("a", 3, "select 3", "correct"), ("d", 0, "select 1", "correct")]  # fmt: skip
+    drawn = [
+        ("a", 0, "select 1", "correct"),
+        ("a", 1, "select  1", "correct"),
+        ("a", 2, "select 2", "wrong"),
+        ("a", 3, "select 3", "correct"),
+        ("d", 0, "select 1", "correct"),
+    ]
     rows = [outcome | {"problem_id": p, "sample": i, "completion": c, "code": c, "status": s} for p, i, c, s in drawn]
     other = {"code": "select 9", "completion": "select 9"}
     rows.append(rows[0] | other | {"sample": 9, "greedy": True})
     rows.append(
         rows[0] | other | {"sample": 5, "finish_reason": "length"}
     )  # to end where it was cut off is not to be learned
-    asked = [{"problem_id": p, "split": s, "prompt": "?", "reference": "", "language": "sql", "group": "", "difficulty": "",
-              "judge": ""} for p, s in (("a", "train"), ("d", "dev"))]  # fmt: skip
+    asked = [
+        {
+            "problem_id": p,
+            "split": s,
+            "prompt": "?",
+            "reference": "",
+            "language": "sql",
+            "group": "",
+            "difficulty": "",
+            "judge": "",
+        }
+        for p, s in (("a", "train"), ("d", "dev"))
+    ]
     made = right_answers(pl.DataFrame(rows, schema=OUTCOMES), pl.DataFrame(asked, schema=PROBLEMS))
     assert made.rows() == [("a", "?", "select 1"), ("a", "?", "select 3")]
 
 
 def test_worked_examples_are_other_train_problems_of_the_group_between_schema_and_question() -> None:
     same = {"language": "sql", "difficulty": "", "judge": ""}
-    rows = [{"problem_id": f"{g}{i}", "split": "train" if i < 3 else "dev", "prompt": f"{g}(x)\n\nask {g}{i}",
-             "reference": f"select {g}{i}", "group": g} | same for g in "ab" for i in range(4)]  # fmt: skip
+    rows = [
+        {
+            "problem_id": f"{g}{i}",
+            "split": "train" if i < 3 else "dev",
+            "prompt": f"{g}(x)\n\nask {g}{i}",
+            "reference": f"select {g}{i}",
+            "group": g,
+        }
+        | same
+        for g in "ab"
+        for i in range(4)
+    ]
     shown = with_examples(pl.DataFrame(rows, schema=PROBLEMS), 2, seed=0)
     for problem_id, split, group, prompt in shown.select("problem_id", "split", "group", "prompt").rows():
         assert prompt.startswith(f"{group}(x)\n\nask {group}")

@@ -41,8 +41,12 @@ def grow(folder: Path, numbers: Sequence[int], **changes: Any) -> Path:
     lines = [{"question": f"Over {n}?", "query": f"SELECT name FROM item WHERE price > {n}"} for n in numbers]
     (folder / "problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]\n")
-    raw: dict[str, Any] = {"name": "shop", "model": "hf:example/tiny@main", "warm_start": {},
-           "suite": {"name": "custom", "path": str(folder)}}  # fmt: skip
+    raw: dict[str, Any] = {
+        "name": "shop",
+        "model": "hf:example/tiny@main",
+        "warm_start": {},
+        "suite": {"name": "custom", "path": str(folder)},
+    }
     (folder / "shop.yaml").write_text(json.dumps(raw | changes))
     return folder / "shop.yaml"
 
@@ -64,8 +68,15 @@ def test_problems_stay_on_their_side_as_the_suite_grows(tmp_path: Path) -> None:
 
 
 def test_prompts_that_end_alike_are_not_the_same_problem(tmp_path: Path) -> None:
-    lines = [{"prompt": f"Write f of {n}.\n\nUse type hints.", "reference": f"def f(): return {n}", "function": "f",
-              "cases": [[]]} for n in range(60)]  # fmt: skip
+    lines = [
+        {
+            "prompt": f"Write f of {n}.\n\nUse type hints.",
+            "reference": f"def f(): return {n}",
+            "function": "f",
+            "cases": [[]],
+        }
+        for n in range(60)
+    ]
     (tmp_path / "suite.yaml").write_text("kind: python-function\n")
     for some in (lines[:30], lines):
         (tmp_path / "problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in some))
@@ -111,7 +122,10 @@ def test_the_first_is_promoted_nothing_new_is_nothing_and_what_grew_goes_on_from
     config = grow(tmp_path, range(0, 200, 2))
     first = due(tmp_path, config)
     assert (first.config.name, first.config.model, first.config.warm_start is not None) == (
-        "shop-r001", "hf:example/tiny@main", True)  # fmt: skip
+        "shop-r001",
+        "hf:example/tiny@main",
+        True,
+    )
     assert due(tmp_path, config) == first, "begun and not concluded: it comes again"
     row = conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
     assert (row["verdict"], row["title"]) == ("promoted", "iteration 1")
@@ -328,7 +342,9 @@ def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: 
         assert json.loads(done.stdout)["retrainings"][-1]["test"]["n"] == n
     said = json.loads(done.stdout)
     assert [(r["model"], r["verdict"]) for r in said["retrainings"]] == [
-        (f"path:{weights}", "promoted"), ("run:nodev-r001", "kept")]  # fmt: skip
+        (f"path:{weights}", "promoted"),
+        ("run:nodev-r001", "kept"),
+    ]
     again = codelutra("retrain", str(config), *home, COLUMNS="150")
     assert again.returncode == 0, again.stderr
     assert "nothing new since the last retraining" in again.stderr

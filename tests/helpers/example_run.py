@@ -50,9 +50,17 @@ class Sqlite:
                     yield Result(job.id, kind, error=str(e))
 
 
-def example_run(home: Path, *, skills: Sequence[float] = SKILLS, weights: Path | None = None, name: str = "example",
-                finished: bool = True, ended: Sequence[float] | None = None, drift_alarm_step: int | None = None,
-                **changes: Any) -> Path:  # fmt: skip
+def example_run(
+    home: Path,
+    *,
+    skills: Sequence[float] = SKILLS,
+    weights: Path | None = None,
+    name: str = "example",
+    finished: bool = True,
+    ended: Sequence[float] | None = None,
+    drift_alarm_step: int | None = None,
+    **changes: Any,
+) -> Path:
     """Write runs/NAME with a row for each of `skills`; returns its path. `weights`: a model directory all policies share;
     `ended`: the share of each policy's answers that end by themselves; `drift_alarm_step`: what the trainer says."""
     config = RunConfig.model_validate(
@@ -110,11 +118,20 @@ class _Played:
     def answers(self, split: str, skill: float, k: int) -> tuple[Artifact, Artifact]:
         asked = self.problems.frame("problems").filter(pl.col("split") == split)
         rows = [
-            {"problem_id": p, "sample": i, "greedy": k == 1, "completion": code, "code": code, "finish_reason": "stop",
-             "prompt_tokens": 150, "completion_tokens": len(code) // 4}
+            {
+                "problem_id": p,
+                "sample": i,
+                "greedy": k == 1,
+                "completion": code,
+                "code": code,
+                "finish_reason": "stop",
+                "prompt_tokens": 150,
+                "completion_tokens": len(code) // 4,
+            }
             for p, reference in asked.select("problem_id", "reference").rows()
-            for i in range(k) for code in [self._code(p, reference, skill)]
-        ]  # fmt: skip
+            for i in range(k)
+            for code in [self._code(p, reference, skill)]
+        ]
         cut = pl.int_range(pl.len()) >= self.ended * pl.len()
         reason = pl.when(cut).then(pl.lit("length")).otherwise("finish_reason")
         samples = pl.DataFrame(rows, schema=SAMPLES).with_columns(finish_reason=reason)
@@ -144,9 +161,16 @@ class _Played:
         if kind == "warm-start":
             return {"loss": 0.3 + 1.5 * math.exp(-5 * done) + 0.2 * abs(noise), "sft": 0.3}
         chosen, rejected = done + noise, -5 * done + 3 * noise
-        return {"loss": 1 - 0.3 * done + noise, "chosen_log_prob": -4 + chosen, "rejected_log_prob": -8 + rejected,
-                "chosen_drift": chosen, "rejected_drift": rejected, "margin": 0.1 * (chosen - rejected), "accuracy": 0.5,
-                "kl": 0.02 * done}  # fmt: skip
+        return {
+            "loss": 1 - 0.3 * done + noise,
+            "chosen_log_prob": -4 + chosen,
+            "rejected_log_prob": -8 + rejected,
+            "chosen_drift": chosen,
+            "rejected_drift": rejected,
+            "margin": 0.1 * (chosen - rejected),
+            "accuracy": 0.5,
+            "kl": 0.02 * done,
+        }
 
     def _code(self, problem: str, reference: str, skill: float) -> str:
         """The reference, or what is left of it."""

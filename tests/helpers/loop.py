@@ -49,9 +49,12 @@ class Command:
         self._seen = len(self.events())
         self.process = subprocess.Popen(
             [sys.executable, "-m", "codelutra.cli", "run", str(config), "--home", str(home), "--json", *more],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
             env=os.environ | {"COLUMNS": "200", MARK: str(home)} | ({"PREFECT_API_URL": api} if api else {}),
-        )  # fmt: skip
+        )
 
     def events(self) -> list[Event]:
         ledger = self.run / "ledger.jsonl"

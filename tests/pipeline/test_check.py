@@ -171,8 +171,19 @@ def test_only_train_is_held_against_another_suite() -> None:
 
 
 def test_a_reference_that_changes_between_runs_is_flaky() -> None:
-    rows = [{"problem_id": str(i), "split": "train", "prompt": "", "reference": "", "language": "python", "group": "",
-             "difficulty": "", "judge": judging(["f()"])} for i in range(4)]  # fmt: skip
+    rows = [
+        {
+            "problem_id": str(i),
+            "split": "train",
+            "prompt": "",
+            "reference": "",
+            "language": "python",
+            "group": "",
+            "difficulty": "",
+            "judge": judging(["f()"]),
+        }
+        for i in range(4)
+    ]
     suite = PythonSuite("p", "1", "", pl.DataFrame(rows, schema=PROBLEMS))
 
     def came_out(*values: Any) -> pl.DataFrame:

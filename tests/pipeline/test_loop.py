@@ -85,9 +85,12 @@ def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
 
 def test_every_artifact_of_the_run_is_what_the_schema_says(home: Path) -> None:
     run = home / "runs" / "killed"
-    for file, schema in (("problems.parquet", PROBLEMS), ("iteration-01/pairs.parquet", PAIRS),
-                         ("iteration-01/dev-samples-000/samples.parquet", SAMPLES),
-                         ("iteration-01/dev-outcomes-000/outcomes.parquet", OUTCOMES)):  # fmt: skip
+    for file, schema in (
+        ("problems.parquet", PROBLEMS),
+        ("iteration-01/pairs.parquet", PAIRS),
+        ("iteration-01/dev-samples-000/samples.parquet", SAMPLES),
+        ("iteration-01/dev-outcomes-000/outcomes.parquet", OUTCOMES),
+    ):
         assert pl.read_parquet_schema(run / file) == schema, file
 
 
@@ -120,8 +123,12 @@ def test_the_same_command_again_reuses_everything_and_says_so(tiny: Path, home: 
 
 
 def test_runs_that_differ_in_lambda_share_all_that_does_not_read_it(tiny: Path, home: Path, tmp_path: Path) -> None:
-    config = small_config(tmp_path / "plain-dpo.yaml", tiny, iterations=1, train={
-        "batch_size": 2, "micro_batch": 2, "checkpoint_steps": 1, "max_length": 512, "sft_weight": 0.0})  # fmt: skip
+    config = small_config(
+        tmp_path / "plain-dpo.yaml",
+        tiny,
+        iterations=1,
+        train={"batch_size": 2, "micro_batch": 2, "checkpoint_steps": 1, "max_length": 512, "sft_weight": 0.0},
+    )
     command = Command(config, home)
     code, _, err = command.finish()
     assert code == 0, err

@@ -41,11 +41,19 @@ def answer(run: Run, weights: Path, right: int) -> None:
     with measure_plan(run, policy, asked, expected, "test") as sampling:
         (step,) = sampling.steps
     rows = [
-        {"problem_id": p, "sample": 0, "greedy": True, "completion": code, "code": code, "finish_reason": "stop",
-         "prompt_tokens": 9, "completion_tokens": 5}
+        {
+            "problem_id": p,
+            "sample": 0,
+            "greedy": True,
+            "completion": code,
+            "code": code,
+            "finish_reason": "stop",
+            "prompt_tokens": 9,
+            "completion_tokens": 5,
+        }
         for i, (p, reference) in enumerate(test.select("problem_id", "reference").rows())
         for code in [reference if i < right else "def f(): pass"]
-    ]  # fmt: skip
+    ]
 
     def draw(out: Path, work: Path) -> dict[str, Any]:
         write_frame(pl.DataFrame(rows, schema=SAMPLES), out / "samples.parquet")

@@ -63,8 +63,9 @@ def test_a_policy_that_forgets_its_end_token_raises_an_alarm_everybody_sees(
 
 
 def test_the_drift_alarm_of_a_training_is_in_the_row_of_the_policy_it_made(forgetful: Path) -> None:
-    assert policies(forgetful)[2]["alarms"][0].startswith("Training of iteration 1: from step 12 on the chosen answers were "
-                                                          "more than 10 nats less likely")  # fmt: skip
+    assert policies(forgetful)[2]["alarms"][0].startswith(
+        "Training of iteration 1: from step 12 on the chosen answers were more than 10 nats less likely"
+    )
 
 
 def test_a_row_of_an_older_run_has_nothing_to_say_of_its_answers() -> None:
@@ -73,8 +74,16 @@ def test_a_row_of_an_older_run_has_nothing_to_say_of_its_answers() -> None:
 
 
 def test_a_step_of_training_reads_as_loss_log_probabilities_with_their_drift_margin_and_divergence() -> None:
-    step = {"loss": 1.5, "chosen_log_prob": -4.0, "chosen_drift": 0.5, "rejected_log_prob": -9.0, "rejected_drift": -2.0,
-            "margin": 0.25, "kl": 0.01, "learning_rate": 1e-5}  # fmt: skip
+    step = {
+        "loss": 1.5,
+        "chosen_log_prob": -4.0,
+        "chosen_drift": 0.5,
+        "rejected_log_prob": -9.0,
+        "rejected_drift": -2.0,
+        "margin": 0.25,
+        "kl": 0.01,
+        "learning_rate": 1e-5,
+    }
     assert training_text(step, "") == "loss 1.500  chosen −4.0 (+0.5)  rejected −9.0 (−2.0)  margin 0.250  KL 0.010"
     assert training_text({"loss": 0.5}) == "  ·  loss 0.500"
     assert training_text(None) == training_text({}) == ""

@@ -160,8 +160,15 @@ def failing_server(asked: list[str]) -> Iterator[int]:
 
 def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
-    step = {"loss": 1.5, "chosen_log_prob": -4.0, "chosen_drift": 0.5, "rejected_log_prob": -9.0, "rejected_drift": -2.0,
-            "margin": 0.25, "kl": 0.0123456}  # fmt: skip
+    step = {
+        "loss": 1.5,
+        "chosen_log_prob": -4.0,
+        "chosen_drift": 0.5,
+        "rejected_log_prob": -9.0,
+        "rejected_drift": -2.0,
+        "margin": 0.25,
+        "kl": 0.0123456,
+    }
     tables = list[Any]()
 
     @flow

@@ -220,8 +220,9 @@ def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
         server.server_close()
     env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-m", "codelutra.cli", "export", run.name, str(tmp_path / "out"), "--push", "hf:me/model"]
-    done = subprocess.run([*command, "--home", str(run.parents[1])], env=os.environ | env, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [*command, "--home", str(run.parents[1])], env=os.environ | env, capture_output=True, text=True, check=False
+    )
     server.server_close()
     assert done.returncode == 2
     assert f"exported to {tmp_path / 'out'}, but not pushed to hf:me/model: " in done.stderr

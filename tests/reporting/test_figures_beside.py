@@ -110,8 +110,11 @@ def step(n: int, chosen: float) -> dict[str, float]:
 
 
 def test_trainings_with_and_without_the_sft_term_are_one_line_each() -> None:
-    logs = [("λ = 1", [step(i, 0.1 * i) for i in range(1, 9)]), ("λ = 0", [step(i, -float(i)) for i in range(1, 9)]),
-            ("warm start", [{"step": 1, "loss": 2.0}])]  # fmt: skip
+    logs = [
+        ("λ = 1", [step(i, 0.1 * i) for i in range(1, 9)]),
+        ("λ = 0", [step(i, -float(i)) for i in range(1, 9)]),
+        ("warm start", [{"step": 1, "loss": 2.0}]),
+    ]
     figure = log_probabilities_compared(logs)
     assert figure is not None
     chosen, rejected = capture(figure).axes

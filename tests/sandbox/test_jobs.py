@@ -44,9 +44,7 @@ def test_a_call_is_an_expression_unless_the_check_is_in_process(pool: Pool) -> N
 
 
 def test_special_floats_cross(pool: Pool) -> None:
-    nan, zero, inf = (
-        item["value"] for item in python(pool, "pass", "float('nan')", "-0.0", "1e999").value
-    )  # fmt: skip
+    nan, zero, inf = (item["value"] for item in python(pool, "pass", "float('nan')", "-0.0", "1e999").value)
     assert math.isnan(nan)
     assert math.copysign(1, zero) == -1
     assert inf == math.inf

@@ -30,11 +30,21 @@ from codelutra.scoring.scores import (
 def scores_of(*rows: tuple[Any, ...], mode: str = "sql-strict/v1") -> pl.DataFrame:
     """SCORES from (greedy_status, samples, correct[, group])."""
     filled = [
-        {"problem_id": f"p{i}", "split": "dev", "group": r[3] if len(r) > 3 else "g", "difficulty": "", "mode": mode,
-         "greedy_status": r[0], "samples": r[1], "correct": r[2], "executable": r[2],
-         "unique_answers": 0, "unique_correct": 0}
+        {
+            "problem_id": f"p{i}",
+            "split": "dev",
+            "group": r[3] if len(r) > 3 else "g",
+            "difficulty": "",
+            "mode": mode,
+            "greedy_status": r[0],
+            "samples": r[1],
+            "correct": r[2],
+            "executable": r[2],
+            "unique_answers": 0,
+            "unique_correct": 0,
+        }
         for i, r in enumerate(rows)
-    ]  # fmt: skip
+    ]
     return pl.DataFrame(filled, schema=schema.SCORES)
 
 
@@ -148,10 +158,23 @@ EXPECTED = pl.DataFrame(
 def outcomes_of(*rows: tuple[Any, ...]) -> pl.DataFrame:
     """OUTCOMES from (problem_id, sample, greedy, status, code, answer)."""
     filled = [
-        {"problem_id": p, "sample": s, "greedy": g, "status": status, "code": code, "answer": answer, "completion": code,
-         "finish_reason": "stop", "mode": "sql-strict/v1", "verdict": "host", "output": "", "seconds": 0.0, "error": ""}
+        {
+            "problem_id": p,
+            "sample": s,
+            "greedy": g,
+            "status": status,
+            "code": code,
+            "answer": answer,
+            "completion": code,
+            "finish_reason": "stop",
+            "mode": "sql-strict/v1",
+            "verdict": "host",
+            "output": "",
+            "seconds": 0.0,
+            "error": "",
+        }
         for p, s, g, status, code, answer in rows
-    ]  # fmt: skip
+    ]
     return pl.DataFrame(filled, schema=schema.OUTCOMES)
 
 

@@ -191,10 +191,18 @@ def pool() -> Iterator[Pool]:
 
 def test_programs_that_lie_about_equality_are_not_correct_and_the_host_says_so(pool: Pool) -> None:
     rows = [
-        {"problem_id": name, "split": "train", "prompt": "", "reference": REFERENCES[name], "language": "python",
-         "group": "", "difficulty": "", "judge": judging_by_asserts([text], setup="import math")}
+        {
+            "problem_id": name,
+            "split": "train",
+            "prompt": "",
+            "reference": REFERENCES[name],
+            "language": "python",
+            "group": "",
+            "difficulty": "",
+            "judge": judging_by_asserts([text], setup="import math"),
+        }
         for name, text in ASSERTS.items()
-    ]  # fmt: skip
+    ]
     problems = pl.DataFrame(rows, schema=PROBLEMS)
     suite = PythonSuite("s", "1", "", problems)
     expected = judge_references(problems, suite, pool, timeout_seconds=5)

@@ -118,11 +118,26 @@ def pool() -> Iterator[Pool]:
 def test_verdicts_are_in_process_and_say_what_the_answer_did(suite: PythonSuite, pool: Pool) -> None:
     one = suite.problems().head(1)
     codes = {
-        "y = 2 * x\n    return y + 1": "correct", "return 40": "wrong", "while False: pass\nreturn 41": "wrong",
-        "return nope": "runtime_error", "return (": "syntax_error", "while True: pass": "timeout",
-    }  # fmt: skip
-    rows = [{"problem_id": one["problem_id"][0], "sample": i, "greedy": False, "completion": c, "code": c,
-             "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1} for i, c in enumerate(codes)]  # fmt: skip
+        "y = 2 * x\n    return y + 1": "correct",
+        "return 40": "wrong",
+        "while False: pass\nreturn 41": "wrong",
+        "return nope": "runtime_error",
+        "return (": "syntax_error",
+        "while True: pass": "timeout",
+    }
+    rows = [
+        {
+            "problem_id": one["problem_id"][0],
+            "sample": i,
+            "greedy": False,
+            "completion": c,
+            "code": c,
+            "finish_reason": "stop",
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+        }
+        for i, c in enumerate(codes)
+    ]
     expected = judge_references(one, suite, pool, timeout_seconds=2)
     assert expected["status"].to_list() == ["correct"]
     outcomes = execute(pl.DataFrame(rows, schema=SAMPLES), one, expected, suite, pool, timeout_seconds=2)

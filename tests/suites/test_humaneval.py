@@ -43,9 +43,13 @@ LOOP = """def check(candidate):
 def entry(test: str, **more: Any) -> dict[str, Any]:
     prompt = 'from typing import List\n\ndef half(x):\n    return x / 2\n\n\ndef scaled(x: List[int]):\n    """ Twice. """\n'
     return {
-        "task_id": "HumanEval/0", "prompt": prompt, "entry_point": "scaled", "canonical_solution": "    return x * 2\n",
-        "test": test, **more,
-    }  # fmt: skip
+        "task_id": "HumanEval/0",
+        "prompt": prompt,
+        "entry_point": "scaled",
+        "canonical_solution": "    return x * 2\n",
+        "test": test,
+        **more,
+    }
 
 
 def suite(folder: Path, *entries: dict[str, Any]) -> PythonSuite:
@@ -57,9 +61,7 @@ def test_flat_asserts_are_taken_apart_and_expected_values_stay_outside(tmp_path:
     made = suite(tmp_path, entry(FLAT))
     problem = made.problems().row(0, named=True)
     answer = made.answer_job(problem, "def scaled(x): ...", "a", 2.0)
-    assert answer.calls == (
-        "scaled(3.5)", "scaled(1.25)", "scaled(1.25)", "tuple(scaled([1]))", "not not (scaled(''))",
-    )  # fmt: skip
+    assert answer.calls == ("scaled(3.5)", "scaled(1.25)", "scaled(1.25)", "tuple(scaled([1]))", "not not (scaled(''))")
     assert made.expected_job(problem, "e", 2.0).calls == ("[1, 2]", "0.25", "0.25", "tuple(scaled([1]))", "False")
     assert answer.program == "from typing import List\n\ndef half(x):\n    return x / 2\ndef scaled(x): ..."
     for got, right in ((0.25 + 5e-7, True), (0.25 + 2e-6, False)):

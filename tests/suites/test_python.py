@@ -142,7 +142,13 @@ def test_mbpp_follows_the_official_splits(tmp_path: Path) -> None:
     (tmp_path / "mbpp.jsonl").write_text("\n".join(lines))
     problems = load(SuiteSection(name="mbpp", path=str(tmp_path))).problems()
     assert dict(problems.select("problem_id", "split").rows()) == {
-        "11": "test", "510": "test", "511": "dev", "600": "dev", "601": "train", "974": "train"}  # fmt: skip
+        "11": "test",
+        "510": "test",
+        "511": "dev",
+        "600": "dev",
+        "601": "train",
+        "974": "train",
+    }
     assert problems["prompt"][0] == "Do it.\nYour code should pass these tests:\n\n" + "\n".join(tests)
     assert problems["reference"][0] == "def f(x):\n  return x"
 

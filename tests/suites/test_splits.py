@@ -18,16 +18,22 @@ SHARES = {"train": 0.6, "dev": 0.15, "test": 0.25}
 
 def problems(groups: list[str], split: str = "train") -> pl.DataFrame:
     rows = [
-        {"problem_id": f"p{i:04d}", "split": split, "prompt": "", "reference": "", "language": "sql", "group": g,
-         "difficulty": "", "judge": ""} for i, g in enumerate(groups)
-    ]  # fmt: skip
+        {
+            "problem_id": f"p{i:04d}",
+            "split": split,
+            "prompt": "",
+            "reference": "",
+            "language": "sql",
+            "group": g,
+            "difficulty": "",
+            "judge": "",
+        }
+        for i, g in enumerate(groups)
+    ]
     return pl.DataFrame(rows, schema=PROBLEMS)
 
 
-@given(
-    keys=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60),
-    seed=st.integers(0, 5),
-)
+@given(keys=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60), seed=st.integers(0, 5))
 def test_problems_that_share_anything_are_never_on_two_sides(keys: list[tuple[int, int]], seed: int) -> None:
     dealt = divide(problems(["db"] * len(keys)), keys, SHARES, seed)
     for part in (0, 1):

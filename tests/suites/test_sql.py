@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
-from codelutra.suites.sql import (
-    SqlSuite,
-    chosen_databases,
-    database_digest,
-    judging,
-    normalise,
-    read_schema,
-    with_sort_keys,
-)
+from codelutra.suites.sql import SqlSuite, chosen_databases, database_digest, judging, normalise, read_schema, with_sort_keys
 
 
 @pytest.mark.parametrize(
@@ -126,12 +118,12 @@ def test_a_reference_without_rows_cannot_judge() -> None:
     [
         ("select  NAME from Singer;", "SELECT name FROM singer"),
         ("SELECT T1.a FROM t AS T1 JOIN u T2 ON T1.id = T2.t_id", "SELECT t.a FROM t JOIN u ON u.t_id = t.id"),
-        ("SELECT name FROM t WHERE c = \"France\" -- why", "SELECT name FROM t WHERE c = 'France'"),
+        ('SELECT name FROM t WHERE c = "France" -- why', "SELECT name FROM t WHERE c = 'France'"),
         ("SELECT a FROM t INNER JOIN u ON t.x = u.x", "SELECT a FROM t JOIN u ON u.x = t.x"),
         ("SELECT count( * ) FROM t", "SELECT COUNT(*) FROM t"),
         ("SELECT a FROM t WHERE b != 1", "SELECT a FROM t WHERE b <> 1"),
     ],
-)  # fmt: skip
+)
 def test_queries_that_mean_the_same_normalise_to_the_same(a: str, b: str) -> None:
     assert normalise(a) == normalise(b)
 

@@ -43,8 +43,19 @@ def expected(suite: PythonSuite, pool: Pool) -> pl.DataFrame:
 
 def statuses(suite: PythonSuite, expected: pl.DataFrame, pool: Pool, programs: list[tuple[str, str]]) -> Counter[str]:
     """What becomes of (problem_id, program)s."""
-    rows = [{"problem_id": p, "sample": i, "greedy": False, "completion": code, "code": code, "finish_reason": "stop",
-             "prompt_tokens": 0, "completion_tokens": 0} for i, (p, code) in enumerate(programs)]  # fmt: skip
+    rows = [
+        {
+            "problem_id": p,
+            "sample": i,
+            "greedy": False,
+            "completion": code,
+            "code": code,
+            "finish_reason": "stop",
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+        }
+        for i, (p, code) in enumerate(programs)
+    ]
     frame = pl.DataFrame(rows, schema=SAMPLES)
     return Counter(execute(frame, suite.problems(), expected, suite, pool, timeout_seconds=2)["status"].to_list())
 

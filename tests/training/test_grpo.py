@@ -21,17 +21,26 @@ from codelutra.training.worker.grpo import batches
 from sandbox.protocol import Result, SqlJob
 from tests.helpers.tiny_model import write_tiny_model
 
-CONFIG = TrainSection(objective="grpo", batch_size=2, micro_batch=2, learning_rate=1e-2, warmup=0, checkpoint_steps=1,
-                      max_length=200)  # fmt: skip
+CONFIG = TrainSection(
+    objective="grpo", batch_size=2, micro_batch=2, learning_rate=1e-2, warmup=0, checkpoint_steps=1, max_length=200
+)
 SAMPLE = SampleSection(samples_per_problem=4, max_tokens=8, top_p=1.0)
 
 
 def problems(count: int) -> pl.DataFrame:
     rows = [
-        {"problem_id": f"q{i}", "split": "train", "prompt": f"t(a, b)\nwhich a has b = {i}?", "reference": "SELECT 1",
-         "language": "sql", "group": "t", "difficulty": "", "judge": ""}
+        {
+            "problem_id": f"q{i}",
+            "split": "train",
+            "prompt": f"t(a, b)\nwhich a has b = {i}?",
+            "reference": "SELECT 1",
+            "language": "sql",
+            "group": "t",
+            "difficulty": "",
+            "judge": "",
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
     return pl.DataFrame(rows, schema=PROBLEMS)
 
 
@@ -54,8 +63,19 @@ def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_p
     config = CONFIG.model_copy(update={"epochs": 6})
     long = pl.when(pl.col("problem_id") == "q0").then(pl.lit("SELECT " + "1 + " * 200 + "1"))  # says nothing of its prompt
     given = problems(4).with_columns(reference=long.otherwise("reference"))
-    facts = train.grpo(policy, given, judge, system="Write SQL.", config=config, sample=SAMPLE, seed=0,
-        out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+    facts = train.grpo(
+        policy,
+        given,
+        judge,
+        system="Write SQL.",
+        config=config,
+        sample=SAMPLE,
+        seed=0,
+        out=tmp_path / "out",
+        work=tmp_path / "work",
+        log=tmp_path / "log",
+        lock=tmp_path / "lock",
+    )
     rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
     assert facts["steps"] == facts["planned_steps"] == len(rows) == 12
     assert facts["too_long"] == 0
@@ -93,8 +113,19 @@ def test_an_outage_while_judging_stops_training_which_then_goes_on_where_it_was(
         return [float(len(c) % 2) for c in completions]
 
     def training() -> dict[str, Any]:
-        return train.grpo(policy, problems(4), judge, system="", config=config, sample=SAMPLE, seed=0,
-            out=tmp_path / "out", work=tmp_path / "work", log=tmp_path / "log", lock=tmp_path / "lock")  # fmt: skip
+        return train.grpo(
+            policy,
+            problems(4),
+            judge,
+            system="",
+            config=config,
+            sample=SAMPLE,
+            seed=0,
+            out=tmp_path / "out",
+            work=tmp_path / "work",
+            log=tmp_path / "log",
+            lock=tmp_path / "lock",
+        )
 
     policy, config = write_tiny_model(tmp_path / "policy"), CONFIG.model_copy(update={"epochs": 3})
     with pytest.raises(StageError, match="the sandbox is gone"):
@@ -114,9 +145,17 @@ def test_prompts_too_long_for_any_answer_are_told_before_training(tmp_path: Path
 
     problems(2).select("problem_id", "prompt", completion="reference").write_parquet(tmp_path / "examples.parquet")
     config, policy = CONFIG.model_copy(update={"max_length": 20}), write_tiny_model(tmp_path / "policy")
-    spec = {"kind": "grpo", "policy": str(policy), "system": "", "seed": 0, "config": config.model_dump(mode="json"),
-            "sample": SAMPLE.model_dump(mode="json"), "examples": str(tmp_path / "examples.parquet"),
-            "out": str(tmp_path / "out"), "work": str(tmp_path / "work")}  # fmt: skip
+    spec = {
+        "kind": "grpo",
+        "policy": str(policy),
+        "system": "",
+        "seed": 0,
+        "config": config.model_dump(mode="json"),
+        "sample": SAMPLE.model_dump(mode="json"),
+        "examples": str(tmp_path / "examples.parquet"),
+        "out": str(tmp_path / "out"),
+        "work": str(tmp_path / "work"),
+    }
     with pytest.raises(StageError, match="longer than max_length 20"):
         in_process(spec, lambda event: None, lambda ids, completions: [])
 

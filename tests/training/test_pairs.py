@@ -32,11 +32,23 @@ def outcomes_of(*rows: tuple[Any, ...]) -> pl.DataFrame:
     filled = []
     for problem, sample, status, code, *more in rows:
         completion, greedy, finish_reason = (*more, *(code, False, "stop")[len(more) :])
-        filled.append({
-            "problem_id": problem, "sample": sample, "status": status, "code": code, "completion": completion,
-            "greedy": greedy, "finish_reason": finish_reason, "mode": "sql-strict/v1", "verdict": "host", "answer": "",
-            "output": "", "seconds": 0.0, "error": "",
-        })  # fmt: skip
+        filled.append(
+            {
+                "problem_id": problem,
+                "sample": sample,
+                "status": status,
+                "code": code,
+                "completion": completion,
+                "greedy": greedy,
+                "finish_reason": finish_reason,
+                "mode": "sql-strict/v1",
+                "verdict": "host",
+                "answer": "",
+                "output": "",
+                "seconds": 0.0,
+                "error": "",
+            }
+        )
     return pl.DataFrame(filled, schema=schema.OUTCOMES)
 
 
@@ -113,8 +125,11 @@ def test_pairs_are_what_a_slow_reading_of_the_rules_allows(problems, rows, confi
         taken = set()
         for pair in some.rows(named=True):
             good = [n for n, text, k in right[problem] if (text, k) == (pair["chosen"], pair["chosen_sample"])]
-            bad = [n for n, *rest in wrong[problem]
-                   if rest == [pair[f"rejected{x}"] for x in ("", "_sample", "_status", "_ended")]]  # fmt: skip
+            bad = [
+                n
+                for n, *rest in wrong[problem]
+                if rest == [pair[f"rejected{x}"] for x in ("", "_sample", "_status", "_ended")]
+            ]
             assert good
             assert bad
             assert pair["chosen"] != pair["rejected"]
@@ -188,7 +203,7 @@ def test_the_reference_is_chosen_only_where_no_sample_is_right():
 def test_an_empty_completion_is_rejected_but_never_chosen():
     outcomes = outcomes_of(
         ("a", 0, "no_code", "", " \n"), ("a", 1, "correct", "good"), ("b", 0, "correct", "", "\n"), ("b", 1, "wrong", "bad")
-    )  # fmt: skip
+    )
     pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("chosen", "rejected").rows() == [("good", ""), ("ref b", "bad")]
 
@@ -196,9 +211,12 @@ def test_an_empty_completion_is_rejected_but_never_chosen():
 def test_an_answer_that_was_cut_off_is_never_chosen_and_a_prompt_that_was_not_asked_is_no_answer():
     cut, unasked = ("length",), ("dropped",)
     outcomes = outcomes_of(
-        ("a", 0, "correct", "good", "good", False, *cut), ("a", 1, "wrong", "bad", "bad and", False, *cut),
-        ("a", 2, "no_code", "", " ", False, *cut), ("b", 0, "correct", "good"), ("b", 1, "no_code", "", "", False, *unasked),
-    )  # fmt: skip
+        ("a", 0, "correct", "good", "good", False, *cut),
+        ("a", 1, "wrong", "bad", "bad and", False, *cut),
+        ("a", 2, "no_code", "", " ", False, *cut),
+        ("b", 0, "correct", "good"),
+        ("b", 1, "no_code", "", "", False, *unasked),
+    )
     pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("chosen", "rejected", "rejected_ended").rows() == [("ref a", "bad and", False)]
 
@@ -231,9 +249,11 @@ def test_the_suites_normal_form_decides_what_is_the_same_program():
 
 def test_nearest_and_farthest_go_by_edit_distance():
     outcomes = outcomes_of(
-        ("a", 0, "correct", "SELECT name FROM t"), ("a", 1, "wrong", "SELECT nome FROM t"), ("a", 2, "wrong", "DROP"),
+        ("a", 0, "correct", "SELECT name FROM t"),
+        ("a", 1, "wrong", "SELECT nome FROM t"),
+        ("a", 2, "wrong", "DROP"),
         ("a", 3, "wrong", "SELECT name, age FROM t"),
-    )  # fmt: skip
+    )
     rejected = {
         order: make_pairs(outcomes, TWO, PairsSection(order=order, per_problem=3), seed=0)["rejected_sample"].to_list()
         for order in ("nearest", "farthest")
@@ -287,8 +307,9 @@ def test_a_problem_in_two_batches_is_refused():
 
 EXPECTED = pl.DataFrame(
     [("a", "correct", "1", ""), ("b", "correct", "1", ""), ("c", "reference_error", "", "no rows")],
-    schema=schema.EXPECTED, orient="row",
-)  # fmt: skip
+    schema=schema.EXPECTED,
+    orient="row",
+)
 THREE = problems_of(("a", "train", "ref a"), ("b", "train", "ref b"), ("c", "train", "ref c"), ("d", "dev", "ref d"))
 
 
@@ -306,10 +327,20 @@ def test_the_funnel_counts_what_was_lost_where():
     )
     pairs = make_pairs(outcomes, THREE, PairsSection(), seed=0)
     assert funnel(THREE, EXPECTED, outcomes, pairs) == {
-        "problems": 3, "usable_reference": 2, "samples": 4, "executable": 3, "correct": 2, "correct_but_cut_off": 1,
-        "all_right": 0, "all_wrong": 1, "right_and_wrong": 1, "paired_problems": 2, "pairs": 2, "pairs_from_references": 1,
+        "problems": 3,
+        "usable_reference": 2,
+        "samples": 4,
+        "executable": 3,
+        "correct": 2,
+        "correct_but_cut_off": 1,
+        "all_right": 0,
+        "all_wrong": 1,
+        "right_and_wrong": 1,
+        "paired_problems": 2,
+        "pairs": 2,
+        "pairs_from_references": 1,
         "why": "",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,19 @@ def some_pairs(count: int) -> pl.DataFrame:
     for i in range(count):
         table = list(TABLES)[i % 2]
         asked = 0 if i == 2 else i  # pairs 0 and 2 are of one problem and share their chosen answer
-        rows.append({
-            "problem_id": f"p{asked}",
-            "prompt": f"{TABLES[table]}\nhow many {table} things cost {asked}?",
-            "chosen": f"SELECT count(*) FROM {table} WHERE price = {asked}",
-            "rejected": f"SELECT {'id, ' * (i % 4)}name FROM {table}",
-            "chosen_source": "sample", "rejected_status": "wrong", "chosen_sample": 0, "rejected_sample": i,
-            "rejected_ended": True,
-        })  # fmt: skip
+        rows.append(
+            {
+                "problem_id": f"p{asked}",
+                "prompt": f"{TABLES[table]}\nhow many {table} things cost {asked}?",
+                "chosen": f"SELECT count(*) FROM {table} WHERE price = {asked}",
+                "rejected": f"SELECT {'id, ' * (i % 4)}name FROM {table}",
+                "chosen_source": "sample",
+                "rejected_status": "wrong",
+                "chosen_sample": 0,
+                "rejected_sample": i,
+                "rejected_ended": True,
+            }
+        )
     return pl.DataFrame(rows, schema=PAIRS)
 
 
@@ -81,18 +86,29 @@ def run(policy: Path, tmp_path: Path) -> Train:
     from codelutra.training.worker.train import train as in_process
 
     def go(
-        examples: pl.DataFrame, *, start: Path = policy, into: str = "a", references: pl.DataFrame | None = None,
-        bf16: bool | None = None, **settings: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+        examples: pl.DataFrame,
+        *,
+        start: Path = policy,
+        into: str = "a",
+        references: pl.DataFrame | None = None,
+        bf16: bool | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
         kind, section = ("preference", TrainSection) if "chosen" in examples.columns else ("supervised", WarmStartSection)
         work = tmp_path / into / "work"
         work.mkdir(parents=True, exist_ok=True)
         (examples if kind == "preference" else answers_of(examples)).write_parquet(work / "examples.parquet")
         spec = {
-            "kind": kind, "policy": str(start), "system": SYSTEM, "seed": 0, "bf16": bf16,
+            "kind": kind,
+            "policy": str(start),
+            "system": SYSTEM,
+            "seed": 0,
+            "bf16": bf16,
             "config": section(**(SMALL | settings)).model_dump(mode="json"),
-            "out": str(tmp_path / into / "out"), "work": str(work), "examples": str(work / "examples.parquet"),
-        }  # fmt: skip
+            "out": str(tmp_path / into / "out"),
+            "work": str(work),
+            "examples": str(work / "examples.parquet"),
+        }
         if references is not None:
             spec["references"] = str(work / "references.parquet")
             answers_of(references).write_parquet(work / "references.parquet")
@@ -174,8 +190,17 @@ def test_a_forest_holds_every_shared_token_once() -> None:
 def test_a_model_with_a_sliding_window_is_trained_without_sharing(tmp_path: Path, run: Train) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
-    config = MistralConfig(vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                           num_key_value_heads=1, sliding_window=8, eos_token_id=2, pad_token_id=0)  # fmt: skip
+    config = MistralConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=8,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
     tiny_tokenizer().save_pretrained(tmp_path / "mistral")
     summary = run(some_pairs(4), start=tmp_path / "mistral")
@@ -257,9 +282,21 @@ def trl_as_it_comes(policy: Path, pairs: pl.DataFrame, order: list[int], out: Pa
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["prompt"]}]
         row["prompt"] = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     dataset = Dataset.from_list([{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in rows])
-    args = DPOConfig(output_dir=str(out), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, logging_steps=1,
-                     save_strategy="no", train_sampling_strategy="sequential", lr_scheduler_type="cosine",
-                     num_train_epochs=1, learning_rate=1e-3, optim="adamw_torch_fused", **more)  # fmt: skip
+    args = DPOConfig(
+        output_dir=str(out),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+        save_strategy="no",
+        train_sampling_strategy="sequential",
+        lr_scheduler_type="cosine",
+        num_train_epochs=1,
+        learning_rate=1e-3,
+        optim="adamw_torch_fused",
+        **more,
+    )
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     trainer = DPOTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
     trainer.train()
@@ -271,8 +308,16 @@ def test_losses_and_gradients_are_those_of_trl_as_it_comes(policy: Path, run: Tr
     run(pairs, bf16=False, sft_norm="token", sft_weight=0.7, beta=0.3, warmup=0.0, micro_batch=4)
     ours = pl.read_ndjson(tmp_path / "a/out/training.jsonl")
     order = [i for step in plan(encoded(pairs), 1, 4, 4, seed=0) for micro in step for i in micro]
-    theirs = trl_as_it_comes(policy, pairs, order, tmp_path / "trl", per_device_train_batch_size=4, beta=0.3,
-                             loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7])  # fmt: skip
+    theirs = trl_as_it_comes(
+        policy,
+        pairs,
+        order,
+        tmp_path / "trl",
+        per_device_train_batch_size=4,
+        beta=0.3,
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[1.0, 0.7],
+    )
     assert ours["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-3)
     assert ours["grad_norm"].to_list() == pytest.approx([r["grad_norm"] for r in theirs], rel=1e-3)
     assert ours["margin"].to_list() == pytest.approx([r["rewards/margins"] for r in theirs], abs=1e-3)

@@ -53,13 +53,16 @@ def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
     return Figure(
-        "runs-compared", f"{split} pass@1 by setting",
+        "runs-compared",
+        f"{split} pass@1 by setting",
         f"Greedy answers to the {split} problems, judged by running them; bars are 95 % Wilson intervals, n = "
         f"{_counts(rows)} problems. Start is policy 0 (after the warm start, where there is one); several marks of a kind "
         "are seeds, the number their mean. Overlapping bars do not mean no difference: policies answer the same problems, "
         "the paired test decides.",
-        rows, draw, (5.4, 1.7 + 0.55 * len(labels)),
-    )  # fmt: skip
+        rows,
+        draw,
+        (5.4, 1.7 + 0.55 * len(labels)),
+    )
 
 
 def data_share_figure(runs: Sequence[tuple[float, Row]], *, split: str = "dev") -> Figure:
@@ -67,8 +70,10 @@ def data_share_figure(runs: Sequence[tuple[float, Row]], *, split: str = "dev") 
     seeds. Raises ValueError where no run has a number."""
     rows = [
         {"share": share, "train_problems": s["problems"].get("train"), "run": s["run"], **found}
-        for share, s in sorted(runs, key=lambda r: r[0]) for found in _estimates(s, split) if found
-    ]  # fmt: skip
+        for share, s in sorted(runs, key=lambda r: r[0])
+        for found in _estimates(s, split)
+        if found
+    ]
     if not rows:
         raise ValueError(f"no run has a policy measured on {split}")
 
@@ -94,12 +99,14 @@ def data_share_figure(runs: Sequence[tuple[float, Row]], *, split: str = "dev") 
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
     return Figure(
-        "data-share", "What more train problems give",
+        "data-share",
+        "What more train problems give",
         f"Greedy answers to the same {_counts(rows)} {split} problems, judged by running; bars are 95 % Wilson intervals. "
         "Start is policy 0 of each run, warm-started on the same share; several marks of a kind are seeds, the line is "
         "their mean.",
-        rows, draw,
-    )  # fmt: skip
+        rows,
+        draw,
+    )
 
 
 def figures_beside(runs: Sequence[Findings]) -> list[Figure]:

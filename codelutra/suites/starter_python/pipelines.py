@@ -101,8 +101,7 @@ def _inputs(source: Source, function: Function) -> list[tuple[Any, ...]]:
     while len(chosen) < EACH:
         given = Counter(outputs[0] for _, outputs in chosen)
         best = max(
-            (t for t in tried if t not in chosen),
-            key=lambda t: (sum(t[1][n] != t[1][0] for n in passing), -given[t[1][0]]),
+            (t for t in tried if t not in chosen), key=lambda t: (sum(t[1][n] != t[1][0] for n in passing), -given[t[1][0]])
         )
         passing -= {n for n in passing if best[1][n] != best[1][0]}
         chosen.append(best)

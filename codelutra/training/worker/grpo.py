@@ -15,9 +15,13 @@ from codelutra.training.checkpoints import Job, mark_checkpoint, require_finite
 
 Judge = Callable[[list[str], list[str]], list[float]]  # (problem ids, completions) → rewards
 _LOGGED = {
-    "reward": "reward", "reward_std": "reward_std", "entropy": "entropy", "completions/mean_length": "answer_tokens",
-    "completions/clipped_ratio": "cut_at_max_tokens", "frac_reward_zero_std": "groups_without_signal",
-}  # fmt: skip
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "entropy": "entropy",
+    "completions/mean_length": "answer_tokens",
+    "completions/clipped_ratio": "cut_at_max_tokens",
+    "frac_reward_zero_std": "groups_without_signal",
+}
 
 
 def batches(problems: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -53,10 +57,14 @@ def grpo_trainer(job: Job, model: Any, rows: list[dict[str, Any]], sample: dict[
                 now, all_tokens = time.monotonic(), measured["num_tokens"]
                 before = self.tokens or sum(r["tokens"] for r in job.rows)  # those of a training that is gone on with, too
                 row = {
-                    "step": self.state.global_step, "loss": logs["loss"], "grad_norm": float(logs["grad_norm"]),
-                    "learning_rate": logs["learning_rate"], "tokens": int(all_tokens - before),
-                    "seconds": round(now - self.began, 3), **{v: measured[n] for n, v in _LOGGED.items() if n in measured},
-                }  # fmt: skip
+                    "step": self.state.global_step,
+                    "loss": logs["loss"],
+                    "grad_norm": float(logs["grad_norm"]),
+                    "learning_rate": logs["learning_rate"],
+                    "tokens": int(all_tokens - before),
+                    "seconds": round(now - self.began, 3),
+                    **{v: measured[n] for n, v in _LOGGED.items() if n in measured},
+                }
                 self.began, self.tokens = now, all_tokens
                 job.rows.append(row)
                 with (job.work / "training.jsonl").open("a") as f:
@@ -73,14 +81,32 @@ def grpo_trainer(job: Job, model: Any, rows: list[dict[str, Any]], sample: dict[
 
     steps = len(job.steps)
     args = GRPOConfig(
-        output_dir=str(job.work), seed=job.seed, use_cpu=not _cuda(), bf16=job.bf16, max_steps=steps, shuffle_dataset=False,
-        per_device_train_batch_size=at_once, gradient_accumulation_steps=answers // at_once, num_generations=k,
-        max_completion_length=sample["max_tokens"], temperature=sample["temperature"], top_p=sample["top_p"],
-        min_p=sample["min_p"] or None, beta=0.0,
-        learning_rate=config.learning_rate, warmup_steps=int(config.warmup * steps), lr_scheduler_type="cosine",
-        optim="adamw_torch_fused", max_grad_norm=1.0, save_strategy="steps", save_steps=config.checkpoint_steps,
-        logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=_cuda(),
-    )  # fmt: skip
+        output_dir=str(job.work),
+        seed=job.seed,
+        use_cpu=not _cuda(),
+        bf16=job.bf16,
+        max_steps=steps,
+        shuffle_dataset=False,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=answers // at_once,
+        num_generations=k,
+        max_completion_length=sample["max_tokens"],
+        temperature=sample["temperature"],
+        top_p=sample["top_p"],
+        min_p=sample["min_p"] or None,
+        beta=0.0,
+        learning_rate=config.learning_rate,
+        warmup_steps=int(config.warmup * steps),
+        lr_scheduler_type="cosine",
+        optim="adamw_torch_fused",
+        max_grad_norm=1.0,
+        save_strategy="steps",
+        save_steps=config.checkpoint_steps,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=_cuda(),
+    )
     dataset = Dataset.from_list([rows[i] for step in job.steps for i in step[0]])
     return Grpo(model=model, reward_funcs=reward, args=args, train_dataset=dataset, processing_class=job.tokenizer)
 

@@ -250,9 +250,14 @@ def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:
     plain: Callable[..., Any] = model.forward
 
     def forward(
-        self: Any, *args: Any, fused_lm_head: bool = False, input_ids: Any = None, attention_mask: Any = None,
-        labels: Any = None, **kwargs: Any,
-    ) -> Any:  # fmt: skip
+        self: Any,
+        *args: Any,
+        fused_lm_head: bool = False,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        labels: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         if not fused_lm_head:
             return plain(*args, input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
         lengths = attention_mask.sum(1).tolist()

@@ -39,15 +39,33 @@ def _arguments(job: Job, config_class: Any, parameters: int, **more: Any) -> Any
     cuda = torch.cuda.is_available()
     config, steps = job.config, len(job.steps)
     return config_class(
-        output_dir=str(job.work), seed=job.seed, use_cpu=not cuda, bf16=job.bf16,
-        per_device_train_batch_size=1, num_train_epochs=1, gradient_accumulation_steps=1, max_length=None,
-        learning_rate=config.learning_rate, warmup_steps=int(config.warmup * steps), lr_scheduler_type="cosine",
-        weight_decay=config.weight_decay, optim="adamw_torch_fused", max_grad_norm=1.0,
+        output_dir=str(job.work),
+        seed=job.seed,
+        use_cpu=not cuda,
+        bf16=job.bf16,
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        gradient_accumulation_steps=1,
+        max_length=None,
+        learning_rate=config.learning_rate,
+        warmup_steps=int(config.warmup * steps),
+        lr_scheduler_type="cosine",
+        weight_decay=config.weight_decay,
+        optim="adamw_torch_fused",
+        max_grad_norm=1.0,
         gradient_checkpointing=cuda and parameters > 1_000_000_000,  # small models fit, and run a quarter faster without
-        save_strategy="steps", save_steps=config.checkpoint_steps, logging_steps=1, logging_nan_inf_filter=False,
-        remove_unused_columns=False, dataloader_pin_memory=cuda, report_to="none", disable_tqdm=True,
-        ddp_find_unused_parameters=False, ddp_backend=None if cuda or job.processes == 1 else "gloo", **more,
-    )  # fmt: skip
+        save_strategy="steps",
+        save_steps=config.checkpoint_steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        report_to="none",
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        ddp_backend=None if cuda or job.processes == 1 else "gloo",
+        **more,
+    )
 
 
 def _stepping(base: Any, job: Job) -> Any:
@@ -149,9 +167,12 @@ def _stepping(base: Any, job: Job) -> Any:
             if "grad_norm" in logs:
                 seconds = time.monotonic() - self.started  # clipping and the optimizer included
                 row = self.row | {
-                    "loss": logs["loss"], "grad_norm": float(logs["grad_norm"]), "learning_rate": logs["learning_rate"],
-                    "seconds": round(seconds, 3), "tokens_per_second": round(self.row["tokens"] / seconds, 1),
-                }  # fmt: skip
+                    "loss": logs["loss"],
+                    "grad_norm": float(logs["grad_norm"]),
+                    "learning_rate": logs["learning_rate"],
+                    "seconds": round(seconds, 3),
+                    "tokens_per_second": round(self.row["tokens"] / seconds, 1),
+                }
                 job.rows.append(row)
                 if not job.rank:
                     with (job.work / "training.jsonl").open("a") as f:
@@ -295,8 +316,10 @@ def preference_trainer(job: Job, model: Any) -> Any:
             else:
                 sft = -(weights * chosen.sum(1)).mean()
                 preference, loss = loss, loss + weight * sft
-            self.parts.append(_measures(log_probs.detach(), drift, mask, config.beta, share)
-                              | {"dpo": preference.item() * share, "sft": sft.item() * share})  # fmt: skip
+            self.parts.append(
+                _measures(log_probs.detach(), drift, mask, config.beta, share)
+                | {"dpo": preference.item() * share, "sft": sft.item() * share}
+            )
             return loss * share * job.processes
 
         def replay_loss(self, model: Any, inputs: Any) -> Any:
@@ -330,11 +353,24 @@ def preference_trainer(job: Job, model: Any) -> Any:
                 self.control.should_training_stop = True
 
     losses = {config.loss_type: 1.0} | ({"sft": weight} if by_token and weight else {})
-    args = _arguments(job, DPOConfig, model.num_parameters(), beta=config.beta, loss_type=list(losses),
-                      loss_weights=list(losses.values()), precompute_ref_log_probs=True, disable_dropout=True)  # fmt: skip
+    args = _arguments(
+        job,
+        DPOConfig,
+        model.num_parameters(),
+        beta=config.beta,
+        loss_type=list(losses),
+        loss_weights=list(losses.values()),
+        precompute_ref_log_probs=True,
+        disable_dropout=True,
+    )
     sample = {"prompt_ids": [0], "chosen_ids": [0], "rejected_ids": [0]}
-    return Preference(model=model, args=args, train_dataset=Dataset.from_list([sample]), processing_class=job.tokenizer,
-                      peft_config=_lora(config))  # fmt: skip
+    return Preference(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list([sample]),
+        processing_class=job.tokenizer,
+        peft_config=_lora(config),
+    )
 
 
 def drift_alarm(rows: list[dict[str, Any]], bound: float) -> int | None:
@@ -352,8 +388,14 @@ def _lora(config: TrainSection) -> Any:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none",
-                      target_modules="all-linear", task_type="CAUSAL_LM")  # fmt: skip
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def _collate_pairs(collator: Any, examples: list[Example]) -> Any:
@@ -390,8 +432,12 @@ def _measures(log_probs: Any, drift: Any, mask: Any, beta: float, share: float) 
     margin = beta * (chosen_drift - rejected_drift)
     token_drift = drift[mask].clamp(max=20)
     values = {
-        "chosen_log_prob": chosen.mean(), "rejected_log_prob": rejected.mean(),
-        "chosen_drift": chosen_drift.mean(), "rejected_drift": rejected_drift.mean(),
-        "margin": margin.mean(), "accuracy": (margin > 0).float().mean(), "kl": (token_drift.expm1() - token_drift).mean(),
-    }  # fmt: skip
+        "chosen_log_prob": chosen.mean(),
+        "rejected_log_prob": rejected.mean(),
+        "chosen_drift": chosen_drift.mean(),
+        "rejected_drift": rejected_drift.mean(),
+        "margin": margin.mean(),
+        "accuracy": (margin > 0).float().mean(),
+        "kl": (token_drift.expm1() - token_drift).mean(),
+    }
     return {name: value.item() * share for name, value in values.items()}

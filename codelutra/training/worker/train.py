@@ -25,8 +25,16 @@ from codelutra.training.worker.grpo import Judge, batches, grpo_trainer
 from codelutra.training.worker.prefix_sharing import load_causal
 from codelutra.training.worker.steps import drift_alarm, preference_trainer, supervised_trainer
 
-KEPT = ("tokenizer*", "chat_template*", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab*",
-        "merges.txt", "*.model")  # fmt: skip
+KEPT = (
+    "tokenizer*",
+    "chat_template*",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
 
 
 def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[str, Any]:
@@ -166,15 +174,24 @@ def _summary(job: Job, trainer: Any, given: int, resumed: int, shared: bool) -> 
         alarm = drift_alarm(job.rows, job.config.min_chosen_drift)
     watched = ("chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin", "accuracy", "kl", "sft")
     return {
-        "steps": trainer.state.global_step, "planned_steps": len(job.steps), "resumed_from_step": resumed or None,
-        "examples": len(job.examples), "too_long": given - len(job.examples), "replayed": len(job.replayed),
+        "steps": trainer.state.global_step,
+        "planned_steps": len(job.steps),
+        "resumed_from_step": resumed or None,
+        "examples": len(job.examples),
+        "too_long": given - len(job.examples),
+        "replayed": len(job.replayed),
         "tokens": sum(r["tokens"] for r in job.rows),
         "tokens_per_second": round(sum(r["tokens"] for r in made) / max(1e-9, sum(r["seconds"] for r in made)), 1),
-        "peak_memory_gib": round(peak / 2**30, 2), "shared_prefixes": shared, "micro_batch": job.config.micro_batch,
-        "first_loss": first["loss"], "last_loss": last["loss"], "last": {n: last[n] for n in watched if n in last},
-        "reference_gap": job.reference_gap, "drift_alarm_step": alarm,
+        "peak_memory_gib": round(peak / 2**30, 2),
+        "shared_prefixes": shared,
+        "micro_batch": job.config.micro_batch,
+        "first_loss": first["loss"],
+        "last_loss": last["loss"],
+        "last": {n: last[n] for n in watched if n in last},
+        "reference_gap": job.reference_gap,
+        "drift_alarm_step": alarm,
         "stopped_early": "drift" if alarm and trainer.state.global_step < len(job.steps) else None,
-    }  # fmt: skip
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

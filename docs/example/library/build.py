@@ -26,27 +26,66 @@ CREATE TABLE loan (id INTEGER PRIMARY KEY, copy_id INTEGER NOT NULL REFERENCES c
 """
 BRANCHES = [("Harbour", "Docks", 1931), ("Old Mill", "North", 1968), ("Station", "Centre", 2009)]
 AUTHORS = [
-    ("Ilse Brandt", "Germany", 1921), ("Tomás Rivera", "Chile", 1948), ("Akua Mensah", "Ghana", 1963),
-    ("Jun Takeda", "Japan", 1955), ("Nora Lindqvist", "Sweden", 1979), ("Pavel Dušek", "Czechia", 1934),
-    ("Leïla Haddad", "Tunisia", 1982), ("Grace O'Neill", "Ireland", 1940), ("Ravi Menon", "India", 1971),
+    ("Ilse Brandt", "Germany", 1921),
+    ("Tomás Rivera", "Chile", 1948),
+    ("Akua Mensah", "Ghana", 1963),
+    ("Jun Takeda", "Japan", 1955),
+    ("Nora Lindqvist", "Sweden", 1979),
+    ("Pavel Dušek", "Czechia", 1934),
+    ("Leïla Haddad", "Tunisia", 1982),
+    ("Grace O'Neill", "Ireland", 1940),
+    ("Ravi Menon", "India", 1971),
     ("Anonymous", None, None),
-]  # fmt: skip
+]
 BOOKS = [
-    ("The Salt Ledger", 0, "novel", 1958, 312), ("Winter Timetable", 0, "novel", 1964, 248),
-    ("Letters to a Lighthouse", 0, "poetry", 1971, 96), ("The Copper Road", 1, "novel", 1983, 420),
-    ("Rain on the Atacama", 1, "travel", 1991, 276), ("Market Day", 2, "novel", 1994, 350),
-    ("Weaving Numbers", 2, "science", 2003, 198), ("The Drum and the Clock", 2, "history", 2011, 288),
-    ("Seven Gardens", 3, "poetry", 1988, 120), ("The Paper Lantern", 3, "crime", 1997, 334),
-    ("Night Ferry", 3, "crime", 2002, 367), ("Night Ferry Returns", 3, "crime", 2005, 389),
-    ("North of Summer", 4, "novel", 2010, 301), ("The Quiet Glacier", 4, "science", 2016, 224),
-    ("Bread and Iron", 5, "history", 1969, 512), ("A Clerk in Brno", 5, "novel", 1975, 266),
-    ("Orange Blossom Street", 6, "novel", 2014, 318), ("The Cartographer's Niece", 6, "crime", 2019, 402),
-    ("Peat", 7, "poetry", 1973, 88), ("The Long Strand", 7, "novel", 1979, 445), ("Tide Tables", 7, "science", 1986, 154),
-    ("The Monsoon Engine", 8, "science", 2008, 362), ("Second Class to Madurai", 8, "travel", 2012, 240),
-    ("Riddles of the Coast", 9, "poetry", 1902, 64), ("The Bell Founder", 9, "history", 1899, 180),
-]  # fmt: skip
-GIVEN = ["Ada", "Ben", "Carla", "Dino", "Elif", "Frida", "Goran", "Hana", "Ivo", "Jana", "Karim", "Lotte", "Milo", "Nadia",
-         "Otto", "Petra", "Quinn", "Rosa", "Samir", "Tilda"]  # fmt: skip
+    ("The Salt Ledger", 0, "novel", 1958, 312),
+    ("Winter Timetable", 0, "novel", 1964, 248),
+    ("Letters to a Lighthouse", 0, "poetry", 1971, 96),
+    ("The Copper Road", 1, "novel", 1983, 420),
+    ("Rain on the Atacama", 1, "travel", 1991, 276),
+    ("Market Day", 2, "novel", 1994, 350),
+    ("Weaving Numbers", 2, "science", 2003, 198),
+    ("The Drum and the Clock", 2, "history", 2011, 288),
+    ("Seven Gardens", 3, "poetry", 1988, 120),
+    ("The Paper Lantern", 3, "crime", 1997, 334),
+    ("Night Ferry", 3, "crime", 2002, 367),
+    ("Night Ferry Returns", 3, "crime", 2005, 389),
+    ("North of Summer", 4, "novel", 2010, 301),
+    ("The Quiet Glacier", 4, "science", 2016, 224),
+    ("Bread and Iron", 5, "history", 1969, 512),
+    ("A Clerk in Brno", 5, "novel", 1975, 266),
+    ("Orange Blossom Street", 6, "novel", 2014, 318),
+    ("The Cartographer's Niece", 6, "crime", 2019, 402),
+    ("Peat", 7, "poetry", 1973, 88),
+    ("The Long Strand", 7, "novel", 1979, 445),
+    ("Tide Tables", 7, "science", 1986, 154),
+    ("The Monsoon Engine", 8, "science", 2008, 362),
+    ("Second Class to Madurai", 8, "travel", 2012, 240),
+    ("Riddles of the Coast", 9, "poetry", 1902, 64),
+    ("The Bell Founder", 9, "history", 1899, 180),
+]
+GIVEN = [
+    "Ada",
+    "Ben",
+    "Carla",
+    "Dino",
+    "Elif",
+    "Frida",
+    "Goran",
+    "Hana",
+    "Ivo",
+    "Jana",
+    "Karim",
+    "Lotte",
+    "Milo",
+    "Nadia",
+    "Otto",
+    "Petra",
+    "Quinn",
+    "Rosa",
+    "Samir",
+    "Tilda",
+]
 FAMILY = ["Abel", "Bauer", "Costa", "Demir", "Evers", "Fischer", "Green", "Hansen", "Ito", "Jansen"]
 DISTRICTS = ("Docks", "North", "Centre", "Hill")
 
@@ -73,9 +112,15 @@ def rows() -> dict[str, list[tuple[object, ...]]]:
         back = None if lent > date(2024, 11, 15) and chance.random() < 0.6 else lent + timedelta(days=kept)
         fine = round(0.2 * max(0, kept - 28), 2) if back else 0.0
         loans.append(
-            (chance.randint(1, len(copies)), chance.randint(1, 36), lent.isoformat(), due.isoformat(),
-             back and back.isoformat(), fine)
-        )  # fmt: skip
+            (
+                chance.randint(1, len(copies)),
+                chance.randint(1, 36),
+                lent.isoformat(),
+                due.isoformat(),
+                back and back.isoformat(),
+                fine,
+            )
+        )
     books = [(title, author + 1, *rest) for title, author, *rest in BOOKS]
     return {"branch": BRANCHES, "author": AUTHORS, "book": books, "copy": copies, "member": members, "loan": loans}  # type: ignore[dict-item]
 
