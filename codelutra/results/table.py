@@ -1,0 +1,92 @@
+"""Tables as values: columns and rows of text. Each medium has one renderer: `cli.tables` for the terminal,
+`reporting.html` for a page, `Table.markdown` for Markdown and Prefect's UI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from codelutra.results import text
+from codelutra.results.summary import PolicyResult, RunSummary
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[str] = frozenset()
+    """Columns set flush right."""
+    best: int | None = None
+    """The row that stands out."""
+
+    @staticmethod
+    def of(rows: Sequence[Mapping[str, str]], numbers: Sequence[str] = (), best: int | None = None) -> Table:
+        """Of flat rows that all have the same keys."""
+        columns = list(rows[0]) if rows else []
+        return Table(columns, [[r[c] for c in columns] for r in rows], frozenset(numbers), best)
+
+    def without(self, *names: str) -> Table:
+        """The same with fewer columns."""
+        kept = [i for i, c in enumerate(self.columns) if c not in names]
+        return replace(self, columns=[self.columns[i] for i in kept], rows=[[r[i] for i in kept] for r in self.rows])
+
+    def records(self) -> list[dict[str, str]]:
+        """A dict a row, as Prefect's table artifacts take it."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def markdown(self) -> str:
+        lines = [[f"**{c}**" if c and n == self.best else c for c in map(_cell, row)] for n, row in enumerate(self.rows)]
+        marks = ["---:" if c in self.numbers else "---" for c in self.columns]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(map(_cell, self.columns)), marks, *lines])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+# The one table of a run's policies: column → cell. A column is a number unless it is one of the two that are words.
+_POLICIES: dict[str, Callable[[PolicyResult], str]] = {
+    "policy": lambda p: p.name,
+    "dev pass@1 [95 %]": text.dev_rate,
+    "executable": lambda p: f"{p.executable:.0%}" if p.dev.n else "",
+    "ends": text.ended,
+    "tokens": text.length,
+    "against the one before": lambda p: text.paired(p.paired.previous),
+    "pairs": lambda p: f"{p.pairs:,}" if p.pairs else "",
+    "min": lambda p: f"{p.minutes:.1f}",
+}
+POLICIES_EXPLAINED = (
+    "pass@1: share of dev problems whose greedy answer is correct when it is run, with Wilson's interval. executable: "
+    "answers that ran to their end. ends: answers that stopped at an end token, not at sample.max_tokens. tokens: mean "
+    "length of an answer, and how much longer than the policy before. +a −b: problems solved that the policy before did "
+    "not solve, and the other way round; p of the exact McNemar test. pairs: what it was trained on. min: minutes to make "
+    "and measure it. The chosen policy stands out."
+)
+
+
+def policies_table(summary: RunSummary) -> Table:
+    """One row a policy, the chosen one standing out."""
+    rows = [[cell(p) for cell in _POLICIES.values()] for p in summary.policies]
+    numbers = frozenset(_POLICIES) - {"policy", "against the one before"}
+    best = next((i for i, p in enumerate(summary.policies) if p.label == summary.best), None)
+    return Table(list(_POLICIES), rows, numbers, best)
+
+
+def policies_notes(summary: RunSummary) -> list[str]:
+    """What the table has no column for, a sentence each: names, gains over policy 0, other comparison modes."""
+    notes = [text.who_is_who(summary)] if summary.policies else []
+    for p in summary.policies:
+        start = p.paired.start
+        if start and p.paired.previous and start.against != p.paired.previous.against:
+            notes.append(f"{p.name} against {start.against.replace('-', ' ')}: {text.paired(start)}")
+    return notes
+
+
+def other_modes_table(summary: RunSummary) -> Table | None:
+    """pass@1 under the comparison modes that are reported beside the label's own; None where there are none."""
+    modes = list(dict.fromkeys(m for p in summary.policies for m in p.other_modes))
+    rows = [
+        [p.name, *(f"{p.other_modes[m].value:.1%}" if m in p.other_modes else "" for m in modes)] for p in summary.policies
+    ]
+    return Table(["policy", *modes], rows, frozenset(modes)) if modes else None
