@@ -8,11 +8,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from codelutra.experiments.retrain import Record, conclude, next_retraining, table_rows
+from codelutra.experiments.retrain import Record, conclude, next_retraining, record_table
 from codelutra.pipeline.run import home_dir
 from flows.naming import named
 from flows.refine import refine
-from tasks.publish import publish_retraining
+from tasks.publish import publish_table
 
 
 @flow(name="retrain", flow_run_name=named("retrain"))
@@ -31,6 +31,9 @@ def retrain(
     due = next_retraining(root, config, tuple(overrides or ()))
     if not due:
         return Completed(message="nothing new since the last retraining", data={})
-    row = conclude(root, due, refine(config=config, overrides=list(due.overrides), home=home), alpha=alpha)
-    publish_retraining(due.name, table_rows(Record(root, due.name)))
-    return Completed(message=f"{row['run']}: {row['verdict']}", data=row)
+    arm = due.arm
+    row = conclude(root, due, refine(config=arm.source, overrides=list(arm.overrides), home=home), alpha=alpha)
+    publish_table(
+        f"promoted-{due.name}", record_table(Record(root, due.name)), f"{due.name}: retrainings, ● is promoted now"
+    )
+    return Completed(message=f"{row.run}: {row.verdict}", data=row.model_dump(mode="json"))

@@ -1,5 +1,5 @@
 """One file a stage: what Prefect adds (cache key, retries, timeout, name) around a function of `codelutra.pipeline.stages`.
 
-Tasks take and return small references (`RunRef`, `Policy`, `Artifact`), never frames. Delete the decorators and they
+Tasks take and return small references (`Run`, `Policy`, `Artifact`), never frames. Delete the decorators and they
 still work.
 """

@@ -11,17 +11,16 @@ from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
 from codelutra.errors import CodelutraError
-from codelutra.pipeline.run import RunRef
+from codelutra.pipeline.run import Run
 from codelutra.store.artifacts import Artifact, Step
 
 MakeStep = Callable[..., Step]
 HOUR = 3600.0
 
 
-def make(stage: MakeStep, run: RunRef, *inputs: Any) -> Artifact:
+def make(stage: MakeStep, run: Run, *inputs: Any) -> Artifact:
     """What the body of a stage task does: the stage's step, from the store or made now."""
-    opened = run.open()
-    return opened.make(stage(opened, *inputs))
+    return run.make(stage(run, *inputs))
 
 
 def cached_as(stage: MakeStep) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def cached_as(stage: MakeStep) -> dict[str, Any]:
 
     def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
         inputs = dict(parameters)
-        run = inputs.pop("run").open()
+        run = inputs.pop("run")
         return cache_key(run.store, stage(run, *inputs.values()))
 
     return {

@@ -6,18 +6,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from codelutra.pipeline import stages
-from codelutra.pipeline.run import Policy, RunRef
+from codelutra.pipeline.run import Policy, Run
 from codelutra.store.artifacts import Artifact
 from tasks.options import HOUR, cached_as, make
 
 
 @task(name="problems", **cached_as(stages.problems))
-def problems(run: RunRef) -> Artifact:
+def problems(run: Run) -> Artifact:
     return make(stages.problems, run)
 
 
 @task(name="reference check", **cached_as(stages.references), timeout_seconds=24 * HOUR)
-def references(run: RunRef, problems: Artifact) -> Artifact:
+def references(run: Run, problems: Artifact) -> Artifact:
     return make(stages.references, run, problems)
 
 
@@ -29,5 +29,5 @@ def references(run: RunRef, problems: Artifact) -> Artifact:
     cache_policy=NO_CACHE,
     timeout_seconds=6 * HOUR,
 )
-def base_model(run: RunRef) -> Policy:
-    return stages.base_policy(run.open())
+def base_model(run: Run) -> Policy:
+    return stages.base_policy(run)

@@ -1,4 +1,4 @@
-"""What people look at in the Prefect UI: progress while a stage runs, and each iteration's numbers and pairs."""
+"""What people look at in the Prefect UI: progress while a stage runs, each policy's numbers and pairs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from prefect.context import SyncClientContext
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from codelutra.cli.tables import ended_text, length_text, paired_text, training_text
 from codelutra.pipeline.run import Measures, Run
+from codelutra.results.summary import PolicyResult, RunSummary
+from codelutra.results.table import Table, policies_notes, policies_table
+from codelutra.results.text import training as training_text
 from codelutra.schema import STATUSES
 from codelutra.store.artifacts import Artifact
 
@@ -56,22 +58,22 @@ _SHOWN = (
 _CLAUSE = re.compile(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|(?:LEFT |INNER )?JOIN|UNION)\b)", re.IGNORECASE)
 
 
-@task(task_run_name="publish {title}")
-def _publish(name: str, title: str, row: dict[str, Any], rows: list[dict[str, Any]], pairs: Artifact | None) -> None:
-    key = _slug(f"{name}-{title}")
-    create_markdown_artifact(_numbers(row, rows), key=key, description=f"{name}: {title}")
-    create_table_artifact(_status_mix(row), key=f"{key}-status", description=f"{name}: what became of {title}'s samples")
+@task(task_run_name="publish {name}")
+def _publish(run: str, name: str, summary: RunSummary, row: PolicyResult, pairs: Artifact | None) -> None:
+    key = _slug(f"{run}-{name}")
+    create_markdown_artifact(_numbers(summary, row), key=key, description=f"{run}: {name}")
+    create_table_artifact(_status_mix(row), key=f"{key}-status", description=f"{run}: what became of the answers of {name}")
     if pairs and pairs.facts["pairs"]:
-        create_markdown_artifact(_three_pairs(pairs), key=f"{key}-pairs", description=f"{name}: three pairs of {title}")
+        said = f"{run}: three pairs from the answers of {name}"
+        create_markdown_artifact(_three_pairs(pairs), key=f"{key}-pairs", description=said)
 
 
-def publish(run: Run, row: dict[str, Any], pairs: Artifact | None = None) -> None:
+def publish(run: Run, summary: RunSummary, row: PolicyResult, pairs: Artifact | None = None) -> None:
     """Leave a policy's numbers, status mix and three of its pairs in the UI, if Prefect's server answers."""
-    measured = run.dir.read("summary.json")["policies"]
     try:
-        _publish(run.config.name, row["title"], row, measured, pairs)
+        _publish(run.config.name, row.name, summary, row, pairs)
     except _NOT_SHOWN as e:
-        _note(run, f"{row['title']} is not shown in Prefect's UI", e)
+        _note(run, f"{row.name} is not shown in Prefect's UI", e)
 
 
 def _note(run: Run, what: str, error: Exception) -> None:
@@ -167,33 +169,17 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _numbers(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| policy | dev pass@1 | 95 % interval | executable | ends | tokens | against the one before | pairs made |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        dev, made = r["dev"], (r.get("funnel") or {}).get("pairs", "")
-        cells = (
-            r["title"],
-            f"{dev['value']:.1%}",
-            f"{dev['low']:.1%} – {dev['high']:.1%}",
-            f"{r['executable']:.0%}",
-            ended_text(r),
-            length_text(r),
-            paired_text(r["paired"]["previous"]),
-            str(made),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [f"\n> **{text}**" for text in row.get("alarms", [])]
-    if funnel := row.get("funnel"):
-        lines += ["", "### Funnel", "", "| step | count |", "|---|---|"]
-        lines += [f"| {k.replace('_', ' ')} | {v:,} |" for k, v in funnel.items() if isinstance(v, int)]
-    return "\n".join([f"## {row['title']}", "", *lines])
+def _numbers(summary: RunSummary, row: PolicyResult) -> str:
+    parts = [f"## {row.name}", policies_table(summary).markdown(), *policies_notes(summary)]
+    parts += [f"> **{alarm}**" for alarm in row.alarms]
+    if row.funnel:
+        counts = Table.of([{"step": k, "count": f"{n:,}"} for k, n in row.funnel.counts.items()], numbers=["count"])
+        parts += ["### From samples to pairs", counts.markdown()]
+    return "\n\n".join(parts)
 
 
-def _status_mix(row: dict[str, Any]) -> list[dict[str, Any]]:
-    dev, train = row["statuses"]["dev"], row["statuses"]["train"]
+def _status_mix(row: PolicyResult) -> list[dict[str, Any]]:
+    dev, train = row.statuses["dev"], row.statuses["train"]
     return [
         {"status": s, "dev (greedy)": dev.get(s, 0), "train (sampled)": train.get(s, 0)}
         for s in STATUSES
@@ -201,24 +187,10 @@ def _status_mix(row: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def publish_comparison(name: str, rows: list[dict[str, str]]) -> None:
-    """Leave a comparison's table in the UI; `name` is that of the config."""
-    _show_table(f"comparison-{name}", rows, f"{name}: methods compared")
-
-
-def publish_evaluation(name: str, rows: list[dict[str, str]]) -> None:
-    """Leave the table of the models measured on a config's suite in the UI."""
-    _show_table(f"evaluation-{name}", rows, f"{name}: models, greedy pass@1")
-
-
-def publish_retraining(name: str, rows: list[dict[str, str]]) -> None:
-    """Leave the record of a config's retrainings in the UI; a version every night there was something new."""
-    _show_table(f"promoted-{name}", rows, f"{name}: retrainings, ● is promoted now")
-
-
-def _show_table(key: str, rows: list[dict[str, str]], description: str) -> None:
+def publish_table(key: str, table: Table, description: str) -> None:
+    """Leave the table of an experiment in the UI: methods compared, models evaluated, a config's retrainings."""
     try:
-        create_table_artifact(rows, key=_slug(key), description=description)
+        create_table_artifact(table.records(), key=_slug(key), description=description)
     except _NOT_SHOWN as e:  # what it shows is on disk; a night's work does not fail for it
         logging.getLogger(__name__).warning("%s is not shown in Prefect's UI (%s: %s)", key, type(e).__name__, e)
 

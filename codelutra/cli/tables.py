@@ -1,185 +1,120 @@
-"""Tables for people. What they show is in the run's files; this module only lays it out."""
+"""Results on a terminal. What is shown is in the run's files; this module only lays it out.
+
+Where there is no terminal (a pipe, a file) nothing is wrapped and nothing is cut.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Grid
+from rich.text import Text
 
-from codelutra.errors import UserError
-from codelutra.pipeline.run import home_dir
-from codelutra.store.artifacts import RunDir, go_on_command, told_command
+from codelutra.cli.doctor import Check
+from codelutra.pipeline.check import Report
+from codelutra.results import text
+from codelutra.results.summary import RunSummary, policy_name
+from codelutra.results.table import Table, policies_notes, policies_table
+from codelutra.store.artifacts import told_command
 
-if TYPE_CHECKING:
-    from codelutra.pipeline.check import Report
-
-Row = dict[str, Any]
 _SHOWN = 10  # of a kind, for people; JSON has all
+_ENDLESS = 10_000  # columns, where there is no terminal
 
 
-def read_summary(runs: Path, name: str) -> Row:
-    """A run's summary.json with its live state. Raises UserError naming the runs there are."""
-    run = RunDir(runs / name)
-    summary: Row | None = run.read("summary.json")
-    if summary is None:
-        there = sorted(p.parent.name for p in runs.glob("*/run.yaml"))
-        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}")
-    if summary["state"] == "running" and not run.held:
-        last = next((e for e in reversed(run.events()) if e["event"] != "refused"), {"event": ""})
-        again = f"`{go_on_command(run.path)}` goes on where it was"
-        failed = last["event"] == "error"
-        summary["state"] = "failed" if failed else "interrupted"
-        summary["reason"] = f"{last['text']}\n{again}" if failed else f"its process is gone; {again}"
-    if summary["state"] == "running":
-        summary["now"] = run.read("progress.json")
-    return summary
+def console(*, stderr: bool = False) -> Console:
+    """Prints text as it is: no markup, no wrapping, no cutting."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _ENDLESS
+    return Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
 
 
-def list_runs(runs: Path) -> list[Row]:
-    rows = []
-    for path in sorted(runs.glob("*/summary.json")):
-        s = read_summary(runs, path.parent.name)
-        best = next((p for p in s["policies"] if p["label"] == s["best"]), None)
-        rows.append(
-            {
-                "run": s["run"],
-                "suite": s["suite"],
-                "state": s["state"],
-                "best": best["title"] if best else "",
-                "dev_pass_at_1": best["dev"]["value"] if best and best["dev"]["n"] else None,
-            }
-        )
-    return rows
+def narrow() -> bool:
+    """Whether the terminal has too few columns for all of a wide table's."""
+    return console().width < 110
 
 
-def runs_table(rows: list[Row]) -> None:
-    if not rows:
-        print("no runs here yet; `codelutra run demo` makes one")
-        return
-    table = Table("run", "suite", "state", "best policy", "dev pass@1")
-    for r in rows:
-        value = r["dev_pass_at_1"]
-        table.add_row(r["run"], r["suite"], r["state"], r["best"], "" if value is None else f"{value:.1%}")
-    Console(markup=False).print(table)
+def show(table: Table, title: str = "") -> None:
+    """Print a table. On a narrow terminal words wrap; names (the first column) and numbers do not."""
+    grid = Grid(title=title or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, name in enumerate(table.columns):
+        kept = i == 0 or name in table.numbers
+        grid.add_column(name, justify="right" if name in table.numbers else "left", no_wrap=kept, overflow="fold")
+    for n, row in enumerate(table.rows):
+        grid.add_row(*map(Text, row), style="bold" if n == table.best else "")
+    console().print(grid)
 
 
-def problem_counts(s: Row) -> str:
-    """Of a summary: 400 train, 178 dev, 150 test; and of how many train problems the model is shown the reference."""
-    counts = {split: n for split in ("train", "dev", "test") if (n := s["problems"].get(split))}
-    known = s["problems"].get("train_with_reference")
-    told = {"train": "" if known is None else f" ({known:,} with a reference)"}
-    return ", ".join(f"{n:,} {split}{told.get(split, '')}" for split, n in counts.items())
+def show_run(s: RunSummary, folder: Path) -> None:
+    """What a run ends with: the table of its policies, notes, the test number, its state; `folder` is the run's."""
+    out = console()
+    table = policies_table(s)
+    show(table.without("ends", "tokens") if narrow() else table, f"{s.run}: {s.suite} ({text.problem_counts(s)})")
+    for note in policies_notes(s):
+        out.print(note)
+    if s.test:
+        out.print(f"test (scored once, with {policy_name(s.test.policy)}): {text.rate(s.test)}, n = {s.test.n}")
+    out.print(f"{s.state}: {s.reason}  ({s.minutes:.1f} minutes)" if s.reason else f"{s.state}  ({s.minutes:.1f} minutes)")
+    for alarm in s.alarms:
+        out.print(f"! {alarm}", style="yellow")
+    if s.now:
+        out.print(f"now: {s.now.stage} {s.now.done:,}/{s.now.total:,} {s.now.unit}{text.training(s.now.measures)}")
+    report = told_command(f"codelutra report {s.run}", folder)
+    out.print(f"files: {folder}   report: {report}   UI: make ui", style="dim")
 
 
-def summary_table(s: Row, home: Path | None) -> None:
-    """The table a run ends with."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)  # reasons and paths may hold [brackets]
-    wide = not narrow()
-    columns = {
-        "policy": "left",
-        "dev pass@1 [95 %]": "right",
-        "runs": "right",
-        "ends": "right",
-        "tokens": "right",
-        "against the one before": "left",
-        "pairs": "right",
-        "min": "right",
-    }
-    title = f"{s['run']}: {s['suite']} ({problem_counts(s)})"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown = [c for c in columns if wide or c not in ("ends", "tokens")]
-    for name in shown:
-        table.add_column(name, justify=columns[name], no_wrap=True)  # type: ignore[arg-type]
-    for row in s["policies"]:
-        dev, best = row["dev"], row["label"] == s["best"]
-        cells = {
-            "policy": row["title"],
-            "runs": f"{row['executable']:.0%}",
-            "ends": ended_text(row),
-            "tokens": length_text(row),
-            "dev pass@1 [95 %]": f"{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]",
-            "against the one before": paired_text(row["paired"]["previous"]),
-            "pairs": f"{row['pairs'] or ''}",
-            "min": f"{sum(row['seconds'].values()) / 60:.1f}",
+def runs_table(summaries: Sequence[RunSummary]) -> Table:
+    rows = [
+        {
+            "run": s.run,
+            "suite": s.suite,
+            "state": s.state,
+            "best policy": s.chosen.name if s.chosen else "",
+            "dev pass@1 [95 %]": text.dev_rate(s.chosen) if s.chosen else "",
         }
-        if not dev["n"]:
-            cells |= {"dev pass@1 [95 %]": "", "runs": ""}
-        table.add_row(*(cells[c] for c in shown), style="bold" if best else "")
-    console.print(table)
-    for row in s["policies"]:
-        against = row["paired"]["start"]
-        if against and row["paired"]["previous"] and against["against"] != row["paired"]["previous"]["against"]:
-            console.print(f"{row['title']} against {against['against']}: {paired_text(against)}")
-    if s["test"]:
-        t = s["test"]
-        console.print(
-            f"test, touched once with {s['best']}: {t['value']:.1%} [{t['low']:.1%} – {t['high']:.1%}], n = {t['n']}"
-        )
-    state = f"{s['state']}: {s['reason']}" if s["reason"] else s["state"]
-    console.print(state + (f"  ({s['minutes']:.1f} minutes)" if "minutes" in s else ""))
-    for text in (a for row in s["policies"] for a in row.get("alarms", [])):
-        console.print(f"! {text}", style="yellow")
-    if now := s.get("now"):
-        console.print(
-            f"now: {now['stage']} {now['done']:,}/{now['total']:,} {now['unit']}{training_text(now.get('measures'))}"
-        )
-    folder = home_dir(home) / "runs" / s["run"]
-    report = told_command(f"codelutra report {s['run']}", folder)
-    console.print(f"files: {folder}   report: {report}   UI: make ui", style="dim")
-
-
-def training_text(measures: Row | None, before: str = "  ·  ") -> str:
-    """A step of training in words: summed log-probabilities of an answer in nats, in brackets how far they moved from the
-    reference model's; "" where there is nothing to say."""
-    m = measures or {}
-    said = [f"{name} {m[name]:.3f}" for name in ("loss", "reward") if name in m]
-    said += [
-        f"{side} {m[f'{side}_log_prob']:.1f} ({m[f'{side}_drift']:+.1f})"
-        for side in ("chosen", "rejected")
-        if f"{side}_log_prob" in m
+        for s in summaries
     ]
-    said += [f"{label} {m[name]:.3f}" for name, label in (("margin", "margin"), ("kl", "KL")) if name in m]
-    return (before + "  ".join(said)).replace("-", "−") if said else ""
+    return Table.of(rows)
 
 
-def ended_text(row: Row, split: str = "dev") -> str:
-    """The share of a policy's answers that end by themselves, "" where it is not known."""
-    answers = row.get("answers", {}).get(split)
-    return f"{answers['ended']:.0%}" if answers else ""
+def checks_table(checks: Sequence[Check]) -> Table:
+    """What `codelutra doctor` found."""
+    rows = [
+        {"": "✓" if c.ok else "✗", "what": c.name, "found": c.found, "how to get it": "" if c.ok else c.how_to_get_it}
+        for c in checks
+    ]
+    return Table.of(rows)
 
 
-def length_text(row: Row, split: str = "dev") -> str:
-    """Mean tokens of a policy's answers, and how much that is more than the policy before it."""
-    answers = row.get("answers", {}).get(split)
-    if not answers:
-        return ""
-    drift = answers.get("length_drift")
-    return f"{answers['tokens']:.0f}" + (f" ({drift:+.0%})".replace("-", "−") if drift is not None else "")
-
-
-def paired_text(paired: Row | None) -> str:
-    """A paired test in words: problems gained and lost, exact McNemar p."""
-    if not paired:
-        return ""
-    return f"+{paired['gained']} −{paired['lost']}, p = {paired['p']:.2g}"
-
-
-def doctor_table(rows: list[Row]) -> None:
-    table = Table("", "what", "found", "how to get it")
-    for r in rows:
-        table.add_row(
-            "[green]✓[/]" if r["ok"] else "[red]✗[/]",
-            *(escape(text) for text in (r["name"], str(r["found"]), "" if r["ok"] else r["how_to_get_it"])),
-        )
-    Console().print(table)
+def show_check(report: Report) -> None:
+    """What `codelutra check` found: counts a split, the first of what fails and leaks, and what it comes to."""
+    out = console()
+    rows = [{k.replace("_", " "): "not counted" if v is None else str(v) for k, v in s.items()} for s in report.splits]
+    numbers = [c for c in (rows[0] if rows else {}) if c not in ("split", "digest")]
+    show(Table.of(rows, numbers), f"{report.suite['name']} {report.suite['version']}, {report.suite['mode']}")
+    for kind, n in Counter(f["kind"] for f in report.failures).most_common():
+        out.print(f"{n} × {kind}")
+        for f in [f for f in report.failures if f["kind"] == kind][:_SHOWN]:
+            why = "" if f["why"] == kind else f": {' '.join(f['why'].split())[:160]}"
+            out.print(f"    {f['split']} {f['problem_id']}{why}")
+            out.print(f"        {' '.join(f['reference'].split())[:160]}", style="dim")
+    for leak in report.leaks[:_SHOWN]:
+        where = f"{leak['suite']} {leak['split']} {leak['problem_id']}"
+        out.print(f"leak: {where} has the {leak['shares']} of train {leak['train_id']}")
+    if len(report.leaks) > _SHOWN:
+        out.print(f"… and {len(report.leaks) - _SHOWN} more leaks (--json lists all)")
+    for line in report.notes:
+        out.print(line)
+    if failed := sum(row["reference_errors"] + row["flaky"] for row in report.splits):
+        out.print(f"{failed} references failed: their problems count as unsolved and make no pairs (--json lists all)")
+    if report.spoilt:
+        out.print(f"not OK: {'; '.join(report.spoilt)}")
+    else:
+        out.print("OK: no leaks; every split has usable references.")
 
 
 def progress_line(stage: str, done: int, total: int, unit: str, measures: dict[str, float]) -> None:
@@ -188,64 +123,15 @@ def progress_line(stage: str, done: int, total: int, unit: str, measures: dict[s
         print(f"\r\033[K{stage}: {done:,}/{total:,} {unit}" if done < total else "\r\033[K", end="", file=sys.stderr)
 
 
-def check_rows(report: Report) -> Row:
-    return {**asdict(report), "spoilt": report.spoilt}
-
-
-def check_table(report: Report) -> None:
-    """What `codelutra check` found: counts a split, the first of what fails and leaks, and what it comes to."""
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(title=f"{report.suite['name']} {report.suite['version']}, {report.suite['mode']}", title_justify="left")
-    for name in ("split", "problems", "usable", "too long", "errors", "flaky", "digest"):
-        table.add_column(name, justify="left" if name in ("split", "digest") else "right")
-    for row in report.splits:
-        table.add_row(*("not counted" if v is None else str(v) for v in row.values()))
-    console.print(table)
-    for kind, n in Counter(f["kind"] for f in report.failures).most_common():
-        console.print(f"{n} × {kind}", markup=False)
-        for f in [f for f in report.failures if f["kind"] == kind][:_SHOWN]:
-            why = "" if f["why"] == kind else f": {' '.join(f['why'].split())[:160]}"
-            console.print(f"    {f['split']} {f['problem_id']}{why}", markup=False)
-            console.print(f"        {' '.join(f['reference'].split())[:160]}", markup=False, style="dim")
-    for leak in report.leaks[:_SHOWN]:
-        where = f"{leak['suite']} {leak['split']} {leak['problem_id']}"
-        console.print(f"leak: {where} has the {leak['shares']} of train {leak['train_id']}", markup=False)
-    if len(report.leaks) > _SHOWN:
-        console.print(f"… and {len(report.leaks) - _SHOWN} more leaks (--json lists all)")
-    for line in report.notes:
-        console.print(line, markup=False)
-    errors = sum(row["reference_errors"] + row["flaky"] for row in report.splits)
-    if errors:
-        console.print(f"{errors} references are no use: counted, kept out of pairs, never right (--json lists all)")
-    console.print(f"not fine: {'; '.join(report.spoilt)}" if report.spoilt else "fine: no leak, and references to judge by")
-
-
-def narrow() -> bool:
-    """Whether the terminal has too few columns for all of a wide table's."""
-    return Console().width < 110
-
-
-def by_stage(artifacts: Sequence[tuple[Path, int]]) -> list[Row]:
+def by_stage(artifacts: Sequence[tuple[Path, int]]) -> Table:
     """Directories of the store with their bytes → a row a stage: how many, GiB."""
     kinds: dict[str, list[int]] = {}
     for path, size in artifacts:
         kinds.setdefault(path.parent.name, []).append(size)
-    return [{"stage": k, "artifacts": len(sizes), "GiB": f"{sum(sizes) / 2**30:.2f}"} for k, sizes in sorted(kinds.items())]
-
-
-def rows_table(rows: list[Row], *, title: str) -> None:
-    """Any list of flat rows with the same keys."""
-    table = Table(*(rows[0] if rows else []), title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for r in rows:
-        table.add_row(*(str(v) for v in r.values()))
-    Console(markup=False).print(table)
-
-
-def markdown_table(rows: list[dict[str, str]]) -> str:
-    """The same as Markdown."""
-    head = list(rows[0]) if rows else []
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(r.values()) + " |" for r in rows)])
+    rows = [
+        {"stage": k, "artifacts": str(len(sizes)), "GiB": f"{sum(sizes) / 2**30:.2f}"} for k, sizes in sorted(kinds.items())
+    ]
+    return Table.of(rows, numbers=["artifacts", "GiB"])
 
 
 def purpose(preset: Path) -> str:

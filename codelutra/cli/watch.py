@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from codelutra.cli.tables import training_text
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.pipeline.run import home_dir
+from codelutra.results.summary import RunSummary, load_summary
+from codelutra.results.text import training
 from codelutra.store.artifacts import Event, RunDir, read_event, told_command
 from codelutra.store.child import our_modules
 from codelutra.suites.base import open_suite
@@ -41,7 +42,7 @@ _ENVIRONMENT = {
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
 
-def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: Path | None) -> dict[str, Any]:
+def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: Path | None) -> RunSummary:
     """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary.
 
     Raises UserError or CodelutraError with the flow's own message when it stops early.
@@ -71,7 +72,8 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
         code = _watch(child, run, seen)
     if code:
         raise _failure(code, run, seen, child.pid)
-    summary: dict[str, Any] = run.read("summary.json")
+    summary = load_summary(run.path)
+    assert summary is not None
     return summary
 
 
@@ -157,7 +159,7 @@ class _Bar:
         count = f"{state['done']:,}/{state['total']:,} {state['unit']}"
         self._bars.update(self._id, completed=state["done"], total=state["total"] or None, count=count, rate=rate)
         tenth = 10 * state["done"] // max(1, state["total"])
-        if tenth > self._told and (said := training_text(state.get("measures"), "")):
+        if tenth > self._told and (said := training(state.get("measures"), "")):
             self._told = tenth
             self._bars.console.print(f"[dim]  {escape(state['stage'])}, step {state['done']:,}:[/] {said}", soft_wrap=True)
 

@@ -5,82 +5,91 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from codelutra.cli.tables import paired_text
-from codelutra.config import RunConfig, load_config
-from codelutra.experiments.methods import Overrides
+from codelutra.config import load_config
+from codelutra.errors import UserError
+from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
 from codelutra.experiments.retrain import Record
+from codelutra.results import text
+from codelutra.results.summary import PairedTest, RunSummary, finished_summary
+from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 
-Row = dict[str, Any]
 _NAME = 64  # characters a run's name may have
 
 
-def arm(config: str, overrides: Overrides, model: str, home: Path) -> tuple[RunConfig, Overrides]:
-    """The config that measures `model`, and the overrides that make it of `config`. Raises ConfigError.
+def evaluation(source: str, overrides: Overrides, models: Sequence[str], home: Path) -> Experiment:
+    """One run a model. Raises ConfigError."""
+    arms = [_arm(source, overrides, model, home) for model in models]
+    return Experiment(
+        "evaluation", f"{load_config(source, overrides).name}-evaluate", arms, lambda home: _result(home, arms)
+    )
+
+
+def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
+    """The run that measures `model`.
 
     Where the config was retrained, its problems are on the sides they are held on there: else a promoted policy would be
     measured on what it was taught.
     """
-    base = load_config(config, overrides)
+    base = load_config(source, overrides)
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")
     digest = hashlib.sha256(model.encode()).hexdigest()[:6]
     name = f"{base.name}-evaluate-{slug}"[: _NAME - 7] + f"-{digest}"
     more = (*overrides, "iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
     if base.suite.name == "custom" and (sides := Record(home, base.name).sides):
         more += (f"suite.splits_of={json.dumps([*base.suite.splits_of, *sides])}",)
-    return load_config(config, more), more
+    return Arm(model, source, more, load_config(source, more))
 
 
-def evaluation(home: Path, runs: Mapping[str, str]) -> list[Row]:
-    """One row a model, from the finished runs `runs` (model → name): pass@1 of dev and test with intervals, status mix, and
-    exact McNemar tests against the first model on the problems both were asked."""
-    rows: list[Row] = []
+def _result(home: Path, arms: Sequence[Arm]) -> Result:
+    """pass@1 of dev and test with intervals, and exact McNemar tests against the first model on the problems both were
+    asked."""
+    data, cells, missing = [], [], []
     first: dict[str, pl.DataFrame] = {}
-    for model, name in runs.items():
-        folder = home / "runs" / name
-        summary = json.loads((folder / "summary.json").read_text())
-        (policy,) = summary["policies"]
-        files = {"dev": folder / policy["folder"] / "dev-scores", "test": folder / "test-scores"}
+    for a in arms:
+        folder = home / "runs" / a.config.name
+        summary = finished_summary(folder)
+        if not summary:
+            missing.append(a.config.name)
+            continue
+        files = {"dev": folder / summary.first.folder / "dev-scores", "test": folder / "test-scores"}
         scores = {s: pl.read_parquet(f / "scores.parquet") for s, f in files.items() if f.exists()}
-        against = {s: asdict(mcnemar(first[s], scores[s])) for s in scores if s in first}
+        label = arms[0].label
+        against = {s: PairedTest(against=label, **asdict(mcnemar(first[s], scores[s]))) for s in scores if s in first}
         first = first or scores
-        rows.append(
+        data.append(_as_json(a, summary, against))
+        split = "test" if summary.test else "dev"
+        cells.append(
             {
-                "model": model,
-                "run": name,
-                "suite": summary["suite"],
-                "mode": summary["mode"],
-                "dev": policy["dev"] if policy["dev"]["n"] else None,
-                "test": summary["test"],
-                "statuses": policy["statuses"]["dev"],
-                "executable": policy["executable"],
-                "against_first": against,
+                "model": a.label,
+                "dev pass@1 [95 %]": text.dev_rate(summary.first),
+                "test pass@1 [95 %]": text.rate(summary.test),
+                "executable": f"{summary.first.executable:.0%}" if summary.first.dev.n else "",
+                f"against the first ({split})": text.paired(against.get(split)),
             }
         )
-    return rows
+    if not cells:
+        raise UserError(f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}")
+    return Result(f"{arms[0].source}: greedy pass@1", data, Table.of(cells), missing=missing)
 
 
-def table_rows(rows: list[Row]) -> list[dict[str, str]]:
-    """The same as people read it."""
-    split = "test" if rows[0]["test"] else "dev"
-    return [
-        {
-            "model": r["model"],
-            "dev pass@1": _share(r["dev"]),
-            "test pass@1": _share(r["test"]),
-            "runs": f"{r['executable']:.0%}" if r["dev"] else "",
-            f"against the first ({split})": paired_text(r["against_first"].get(split)),
-        }
-        for r in rows
-    ]
-
-
-def _share(estimate: Row | None) -> str:
-    return f"{estimate['value']:.1%} [{100 * estimate['low']:.1f} – {100 * estimate['high']:.1f}]" if estimate else ""
+def _as_json(arm: Arm, summary: RunSummary, against: dict[str, PairedTest]) -> dict[str, Any]:
+    (policy,) = summary.policies
+    return {
+        "model": arm.label,
+        "run": arm.config.name,
+        "suite": summary.suite,
+        "mode": summary.mode,
+        "dev": asdict(policy.dev) if policy.dev.n else None,
+        "test": summary.test.model_dump() if summary.test else None,
+        "statuses": policy.statuses["dev"],
+        "executable": policy.executable,
+        "against_first": {s: t.model_dump(exclude={"against"}) for s, t in against.items()},
+    }

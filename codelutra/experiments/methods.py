@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codelutra.config import RunConfig, load_config
+from codelutra.config import load_config
 from codelutra.errors import UserError
+from codelutra.experiments.plan import Arm, Overrides
 
-Overrides = tuple[str, ...]
 _NO_TRAINING: Overrides = ("iterations=0", "warm_start=null")
 
 
@@ -52,9 +52,9 @@ def chosen_seeds(text: str) -> list[int]:
         raise UserError(f"--seeds {text!r}: write whole numbers with commas between, e.g. --seeds 0,1,2") from e
 
 
-def arm(config: str, overrides: Overrides, method: str, seed: int) -> tuple[RunConfig, Overrides]:
-    """The config of one method and seed, and the overrides that make it of `config`. Where a method is defined by a value
-    (λ = 0 of `dpo`), it wins over `overrides`. Raises ConfigError."""
-    base = load_config(config, overrides)
-    more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={base.name}-{method}-s{seed}")
-    return load_config(config, more), more
+def arm(source: str, overrides: Overrides, method: str, seed: int) -> Arm:
+    """The run of one method and seed. Where a method is defined by a value (λ = 0 of `dpo`), it wins over `overrides`.
+    Raises ConfigError."""
+    name = load_config(source, overrides).name
+    more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
+    return Arm(method, source, more, load_config(source, more), seed)

@@ -42,8 +42,8 @@ def unused(home: Path, names: Sequence[str] = ()) -> Unused:
         raise UserError(f"run {held[0]!r} is going on and may be about to reuse anything; prune when it has ended")
     for record in (home / "promoted").glob("*/record.json"):
         name = record.parent.name
-        if mine := {r["run"] for r in Record(home, name).rows if r.get("promoted_at")} & set(names):
-            raise UserError(f"run {min(mine)!r} was promoted for {name} and is its way back: it is kept")
+        if mine := {r.run for r in Record(home, name).rows if r.promoted_at} & set(names):
+            raise UserError(f"run {min(mine)!r} is needed to roll {name} back (it was promoted); it is not removed")
     for name, run in runs.items():
         if name not in names and (needed := _goes_on_from(run)) in names:
             raise UserError(f"run {needed!r} is what {name!r} goes on from; name that one, too, or keep both")

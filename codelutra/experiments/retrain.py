@@ -18,32 +18,64 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 
 from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
-from codelutra.experiments.methods import Overrides
-from codelutra.scoring.scores import mcnemar
+from codelutra.experiments.plan import Arm, Overrides
+from codelutra.results import text
+from codelutra.results.summary import PairedTest, Problems, RunSummary, TestResult, policy_name
+from codelutra.results.table import Table
+from codelutra.scoring.scores import Estimate, mcnemar
 from codelutra.store.artifacts import MAY_CHANGE, digest_of, locked, write_atomic, write_frame
 from codelutra.store.artifacts import settings as all_settings
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
-Row = dict[str, Any]
 PROMOTED, KEPT, UNFINISHED = "promoted", "kept", "unfinished"
 # Of a config: what changes no number, and where its data lies. What is in the data is digested by itself.
 _SAME_WORK = MAY_CHANGE - {"iterations", "select"} | {"name", "suite.path", "suite.splits_of"}
 
 
 @dataclass(frozen=True)
-class Retraining:
-    """The run that is due."""
+class Due:
+    """The run that is due: its arm, and the config's name."""
 
-    name: str  # of the config
-    config: RunConfig
-    overrides: Overrides  # what makes `config` of the config given, its own overrides included
+    name: str
+    arm: Arm
+
+
+class Retraining(BaseModel):
+    """One retraining, as record.json keeps it; what has defaults is known when it is concluded."""
+
+    run: str
+    made_of: str
+    """Digest of the problems and settings."""
+    base_model: str
+    """`model` of the config."""
+    model: str
+    """What it began from."""
+    sides: list[str] = []
+    verdict: str = UNFINISHED
+    began_at: float = 0.0
+    policy: str = ""
+    """Label of the policy the run chose."""
+    path: str = ""
+    """Its weights."""
+    problems: Problems = Problems()
+    dev: Estimate | None = None
+    start_dev: Estimate | None = None
+    paired: PairedTest | None = None
+    """The chosen policy against what it began from, on dev."""
+    alpha: float = 1.0
+    test: TestResult | None = None
+    minutes: float = 0.0
+    promoted_at: float | None = None
+    """Seconds since 1970."""
+    promotion: int = 0
+    """Counts promotions of this config: the highest is in force, whatever the clock says. 0 where 0.1.0 promoted it."""
 
 
 class Record:
@@ -54,16 +86,16 @@ class Record:
         self.folder = home / "promoted" / name
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Retraining]:
         with contextlib.suppress(FileNotFoundError):
-            rows: list[Row] = json.loads((self.folder / "record.json").read_text())
-            return rows
+            return [Retraining.model_validate(row) for row in json.loads((self.folder / "record.json").read_text())]
         return []
 
     @property
-    def promoted(self) -> Row | None:
+    def promoted(self) -> Retraining | None:
         """The row whose policy is promoted now."""
-        return max((r for r in self.rows if r.get("promoted_at")), key=lambda r: r["promoted_at"], default=None)
+        promoted = [r for r in self.rows if r.promoted_at]
+        return max(promoted, key=lambda r: (r.promotion, r.promoted_at), default=None)
 
     @property
     def sides(self) -> list[str]:
@@ -73,61 +105,61 @@ class Record:
     def start(self, model: str) -> str:
         """What a retraining begins from now, where the config says `model`: that, until a trained one is promoted."""
         now = self.promoted
-        return f"run:{now['run']}" if now and now["policy"] != "base" else model
+        return f"run:{now.run}" if now and now.policy != "base" else model
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[list[Row]]:
+    def changing(self) -> Iterator[list[Retraining]]:
         """The rows, to be changed in place; written, and the link set, at the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".lock"):
             rows = self.rows
             yield rows
-            write_atomic(self.folder / "record.json", json.dumps(rows, indent=1) + "\n")
+            content = [row.model_dump(mode="json") for row in rows]
+            write_atomic(self.folder / "record.json", json.dumps(content, indent=1) + "\n")
             if now := self.promoted:
                 scratch = self.folder / f".model.{os.getpid()}"
                 scratch.unlink(missing_ok=True)
-                scratch.symlink_to(os.path.relpath(now["path"], self.folder.resolve()))
+                scratch.symlink_to(os.path.relpath(now.path, self.folder.resolve()))
                 os.replace(scratch, self.folder / "model")
 
 
-def next_retraining(home: Path, config: str, overrides: Overrides = ()) -> Retraining | None:
+def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due | None:
     """The run to refine now, or None where problems and settings are those of the last retraining.
 
     One that was begun and not concluded comes again, unless problems, settings or the promoted policy have changed since.
     Raises ConfigError, and UserError where the config names another model than the first retraining began with.
     """
-    asked = load_config(config, overrides)
+    asked = load_config(source, overrides)
     record = Record(home, asked.name)
     made_of = _made_of(asked)
     with record.changing() as rows:
-        began_with = next((r["base_model"] for r in rows if r["verdict"] != UNFINISHED), asked.model)
+        began_with = next((r.base_model for r in rows if r.verdict != UNFINISHED), asked.model)
         if began_with != asked.model:
             raise UserError(
                 f"{asked.name} was first trained from {began_with!r} and its config says {asked.model!r} now: give the "
                 "config another name to begin anew, or put the model back"
             )
         last, start = rows[-1] if rows else None, record.start(asked.model)
-        if last and last["made_of"] == made_of and last["verdict"] != UNFINISHED:
+        if last and last.made_of == made_of and last.verdict != UNFINISHED:
             return None
-        if not last or (last["made_of"], last["model"]) != (made_of, start):
-            last = {
-                "run": f"{asked.name}-r{len(rows) + 1:03}",
-                "made_of": made_of,
-                "base_model": asked.model,
-                "model": start,
-                "sides": record.sides,
-                "verdict": UNFINISHED,
-                "began_at": time.time(),
-            }
+        if not last or (last.made_of, last.model) != (made_of, start):
+            last = Retraining(
+                run=f"{asked.name}-r{len(rows) + 1:03}",
+                made_of=made_of,
+                base_model=asked.model,
+                model=start,
+                sides=record.sides,
+                began_at=time.time(),
+            )
             rows.append(last)
-        more: Overrides = (f"name={last['run']}",)
-        if last["model"] != asked.model:
-            more += (f"model={last['model']}", "warm_start=null")
-        if asked.suite.name == "custom" and last["sides"]:
-            more += (f"suite.splits_of={json.dumps([*asked.suite.splits_of, *last['sides']])}",)
-        due = Retraining(asked.name, load_config(config, (*overrides, *more)), (*overrides, *more))
+        more: Overrides = (*overrides, f"name={last.run}")
+        if last.model != asked.model:
+            more += (f"model={last.model}", "warm_start=null")
+        if asked.suite.name == "custom" and last.sides:
+            more += (f"suite.splits_of={json.dumps([*asked.suite.splits_of, *last.sides])}",)
+        due = Due(asked.name, Arm(last.run, source, more, load_config(source, more)))
         if asked.suite.name == "custom":
-            _hold_sides(record, due, last["sides"])
+            _hold_sides(record, due.arm.config, last.sides)
     return due
 
 
@@ -141,70 +173,61 @@ def _is_among(key: str, sections: set[str]) -> bool:
     return any(key == s or key.startswith(f"{s}.") for s in sections)
 
 
-def _hold_sides(record: Record, due: Retraining, earlier: list[str]) -> None:
+def _hold_sides(record: Record, config: RunConfig, earlier: list[str]) -> None:
     """Write down on which side the run's problems are, and those of all runs before it."""
-    file = record.folder / "sides" / f"{due.config.name}.parquet"
+    file = record.folder / "sides" / f"{config.name}.parquet"
     if file.exists():
         return
-    frames = [pl.read_parquet(f) for f in earlier] + [open_suite(due.config.suite).problems().select(*KNOWN_BY, "split")]
+    frames = [pl.read_parquet(f) for f in earlier] + [open_suite(config.suite).problems().select(*KNOWN_BY, "split")]
     file.parent.mkdir(exist_ok=True)
     write_frame(pl.concat(frames).unique(maintain_order=True), part := file.with_suffix(".part"))
     part.rename(file)
 
 
-def conclude(home: Path, due: Retraining, summary: Row, *, alpha: float = 1.0) -> Row:
+def conclude(home: Path, due: Due, summary: RunSummary, *, alpha: float = 1.0) -> Retraining:
     """Promote the run's chosen policy if it is better than the promoted one; returns the record's row.
 
     Better: more of the run's dev problems solved than by what it began from, with an exact McNemar p of at most `alpha`; 1
     takes any gain, as selection within a run does. Where another policy was promoted in the meantime the run's is kept
     unpromoted: nobody has compared the two. Where nothing was promoted before, the run's policy is.
     """
-    record = Record(home, due.name)
-    start, best = summary["policies"][0], next(p for p in summary["policies"] if p["label"] == summary["best"])
+    record, start, chosen = Record(home, due.name), summary.first, summary.chosen
+    assert chosen is not None
     gain = None
-    if best is not start and best["dev"]["n"]:
-        scores = [
-            pl.read_parquet(home / "runs" / due.config.name / p["folder"] / "dev-scores/scores.parquet")
-            for p in (start, best)
-        ]
-        gain = asdict(mcnemar(*scores))
+    if chosen is not start and chosen.dev.n:
+        folders = [home / "runs" / summary.run / p.folder / "dev-scores" for p in (start, chosen)]
+        gain = PairedTest(against=start.label, **asdict(mcnemar(*(pl.read_parquet(f / "scores.parquet") for f in folders))))
     with record.changing() as rows:
-        row = next(r for r in rows if r["run"] == due.config.name)
-        if row["verdict"] != UNFINISHED:
+        row = next(r for r in rows if r.run == summary.run)
+        if row.verdict != UNFINISHED:
             return row
-        first, same_start = not record.promoted, record.start(row["base_model"]) == row["model"]
-        better = gain is not None and gain["gained"] > gain["lost"] and gain["p"] <= alpha
-        row |= {
-            "verdict": PROMOTED if first or (better and same_start) else KEPT,
-            "policy": best["label"],
-            "title": best["title"],
-            "path": best["path"],
-            "problems": summary["problems"],
-            "dev": best["dev"],
-            "start_dev": start["dev"],
-            "paired": gain,
-            "alpha": alpha,
-            "test": summary["test"],
-            "minutes": summary["minutes"],
-        }
-        if row["verdict"] == PROMOTED:
-            row["promoted_at"] = time.time()
+        first, same_start = not record.promoted, record.start(row.base_model) == row.model
+        better = gain is not None and gain.gained > gain.lost and gain.p <= alpha
+        row.policy, row.path, row.problems = chosen.label, chosen.path, summary.problems
+        row.dev, row.start_dev, row.paired, row.alpha = chosen.dev, start.dev, gain, alpha
+        row.test, row.minutes = summary.test, summary.minutes
+        row.verdict = PROMOTED if first or (better and same_start) else KEPT
+        if row.verdict == PROMOTED:
+            _promote(row, rows)
     return row
 
 
-def promote(home: Path, name: str, run: str) -> Row:
+def promote(home: Path, name: str, run: str) -> Retraining:
     """Promote the policy of an earlier retraining (again): the way back. Raises UserError where there is no such run."""
     with read_record(home, name).changing() as rows:
-        done = [r for r in rows if r["verdict"] != UNFINISHED]
-        row = next((r for r in done if r["run"] == run), None)
+        done = [r for r in rows if r.verdict != UNFINISHED]
+        row = next((r for r in done if r.run == run), None)
         if not row:
-            raise UserError(
-                f"no finished retraining {run!r} of {name}; there: {', '.join(r['run'] for r in done) or 'none'}"
-            )
-        if not (Path(row["path"]) / "config.json").is_file():
-            raise UserError(f"the weights of {run} are not at {row['path']} any more; nothing was changed")
-        row["promoted_at"] = time.time()
+            raise UserError(f"no finished retraining {run!r} of {name}; there: {', '.join(r.run for r in done) or 'none'}")
+        if not (Path(row.path) / "config.json").is_file():
+            raise UserError(f"the weights of {run} are not at {row.path} any more; nothing was changed")
+        _promote(row, rows)
     return row
+
+
+def _promote(row: Retraining, rows: list[Retraining]) -> None:
+    row.promoted_at = time.time()
+    row.promotion = 1 + max(r.promotion for r in rows)
 
 
 def read_record(home: Path, name: str) -> Record:
@@ -219,23 +242,21 @@ def read_record(home: Path, name: str) -> Record:
     return record
 
 
-def table_rows(record: Record) -> list[dict[str, str]]:
-    """The record as people read it, one flat row a retraining."""
-    now = record.promoted
-    rows = []
-    for r in record.rows:
-        dev, done = r.get("dev") or {"n": 0}, r["verdict"] != UNFINISHED
-        test, gain = r.get("test"), r.get("paired")
-        rows.append(
-            {
-                "run": r["run"],
-                "from": r["model"],
-                "train": str(r["problems"].get("train", "")) if done else "",
-                "dev pass@1": f"{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]" if dev["n"] else "",
-                "against its start": f"+{gain['gained']} −{gain['lost']}, p = {gain['p']:.2g}" if gain else "",
-                "test": f"{test['value']:.1%}" if test else "",
-                "verdict": f"{r['verdict']}, {r['title']}" if done else r["verdict"],
-                "now": "●" if now and r["run"] == now["run"] else "",
-            }
-        )
-    return rows
+def record_table(record: Record) -> Table:
+    """The record as people read it, one row a retraining; the one whose policy is promoted stands out."""
+    now, rows = record.promoted, record.rows
+    cells = [
+        {
+            "run": r.run,
+            "from": r.model,
+            "train": str(r.problems.train) if r.verdict != UNFINISHED else "",
+            "dev pass@1 [95 %]": text.rate(r.dev) if r.dev and r.dev.n else "",
+            "against its start": text.paired(r.paired),
+            "test": f"{r.test.value:.1%}" if r.test else "",
+            "verdict": r.verdict if r.verdict == UNFINISHED else f"{r.verdict}, {policy_name(r.policy)}",
+            "now": "●" if now and r.run == now.run else "",
+        }
+        for r in rows
+    ]
+    best = next((i for i, r in enumerate(rows) if now and r.run == now.run), None)
+    return Table.of(cells, numbers=["train", "dev pass@1 [95 %]", "test"], best=best)

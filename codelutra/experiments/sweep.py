@@ -5,52 +5,43 @@ untouched. Test stays closed (`select.test: false`): it is for the one setting t
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from codelutra.cli.tables import markdown_table, paired_text
-from codelutra.config import RunConfig, load_config
+from codelutra.config import load_config
 from codelutra.errors import UserError
-from codelutra.reporting.figures.drawing import draw
+from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
 from codelutra.reporting.figures.runs import runs_compared_figure
-from codelutra.store.artifacts import write_atomic
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Point:
-    label: str  # what is special about it: "learning_rate 4e-5, beta 0.1"
-    config: RunConfig
-    overrides: tuple[str, ...]
+from codelutra.results import text
+from codelutra.results.summary import PolicyResult, RunSummary, finished_summary
+from codelutra.results.table import Table
 
 
-def grid(config: str, overrides: tuple[str, ...], vary: Sequence[str]) -> list[Point]:
+def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
     """Every combination of `vary`, each "section.key=value,value,…". Raises UserError where one is not that, ConfigError
     where a value is not allowed: all points are valid before the first one runs."""
     axes = []
-    for text in vary:
-        key, equals, values = text.partition("=")
+    for given in vary:
+        key, equals, values = given.partition("=")
         if not (key and equals and values):
-            raise UserError(f"--vary {text!r}: write section.key=value,value, e.g. --vary train.learning_rate=1e-5,4e-5")
+            raise UserError(f"--vary {given!r}: write section.key=value,value, e.g. --vary train.learning_rate=1e-5,4e-5")
         axes.append([(key, value.strip()) for value in values.split(",")])
     if not axes:
         raise UserError("nothing to vary; e.g. --vary train.learning_rate=1e-5,4e-5 --vary pairs.references=true,false")
-    base = load_config(config, overrides).name
-    points = []
+    base = load_config(source, overrides).name
+    arms = []
     for chosen in product(*axes):
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
         name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
         more = (*overrides, *(f"{key}={_number(value)}" for key, value in chosen), "select.test=false", f"name={name}")
-        points.append(Point(label, load_config(config, more), more))
-    return points
+        arms.append(Arm(label, source, more, load_config(source, more)))
+    return Experiment("sweep", f"{base}-sweep", arms, lambda home: _result(home, arms))
 
 
 def _short(name: str) -> str:
@@ -64,50 +55,43 @@ def _number(text: str) -> str:
     return repr(float(text)) if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
 
 
-def results(home: Path, points: Sequence[Point]) -> list[Row]:
-    """A row a point that has finished, best dev pass@1 first; of equals the one given first."""
-    rows = []
-    for p in points:
-        file = home / "runs" / p.config.name / "summary.json"
-        s = json.loads(file.read_text()) if file.exists() else {}
-        if s.get("state") != "finished":
-            continue
-        best = next(r for r in s["policies"] if r["label"] == s["best"])
-        rows.append(
-            {
-                "setting": p.label,
-                "run": p.config.name,
-                "policy": best["title"],
-                "dev": best["dev"],
-                "against_start": best["paired"]["start"],
-                "by_policy": [
-                    {"title": r["title"], "value": r["dev"]["value"], "executable": r["executable"]} for r in s["policies"]
-                ],
-                "minutes": round(sum(sum(r["seconds"].values()) for r in s["policies"]) / 60, 1),
-                "summary": s,
-            }
-        )
-    return sorted(rows, key=lambda r: -r["dev"]["value"])
-
-
-def table_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
-    return [
+def _result(home: Path, arms: Sequence[Arm]) -> Result:
+    """A row an arm that has finished, best dev pass@1 first; of equals the one given first."""
+    found: list[tuple[Arm, RunSummary, PolicyResult]] = []
+    missing = []
+    for arm in arms:
+        summary = finished_summary(home / "runs" / arm.config.name)
+        if summary and summary.chosen:
+            found.append((arm, summary, summary.chosen))
+        else:
+            missing.append(arm.config.name)
+    if not found:
+        raise UserError(f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}")
+    found.sort(key=lambda f: -f[2].dev.value)
+    cells = [
         {
-            "setting": r["setting"],
-            "dev pass@1 [95 %]": f"{r['dev']['value']:.1%} [{100 * r['dev']['low']:.1f} – {100 * r['dev']['high']:.1f}]",
-            "chosen": r["policy"],
-            "against the start": paired_text(r["against_start"]),
-            "by policy, %": " → ".join(f"{100 * x['value']:.1f}" for x in r["by_policy"]),
-            "minutes": f"{r['minutes']:.1f}",
+            "setting": arm.label,
+            "dev pass@1 [95 %]": text.dev_rate(chosen),
+            "chosen": chosen.name,
+            "against the start": text.paired(chosen.paired.start),
+            "by policy, %": " → ".join(f"{100 * p.dev.value:.1f}" for p in summary.policies),
+            "min": f"{sum(p.minutes for p in summary.policies):.1f}",
         }
-        for r in rows
+        for arm, summary, chosen in found
     ]
+    data = [_as_json(*f) for f in found]
+    figure = runs_compared_figure([(arm.label, summary) for arm, summary, _ in found])
+    return Result("dev split, best first", data, Table.of(cells, numbers=["min"]), missing=missing, figure=figure)
 
 
-def write_sweep(rows: Sequence[Row], out_dir: Path) -> None:
-    """sweep.json, sweep.md and the figure, into `out_dir`."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    flat = [{k: v for k, v in r.items() if k != "summary"} for r in rows]
-    write_atomic(out_dir / "sweep.json", json.dumps(flat, indent=1) + "\n")
-    write_atomic(out_dir / "sweep.md", markdown_table(table_rows(rows)) + "\n")
-    draw(runs_compared_figure([(r["setting"], r["summary"]) for r in rows])).save(out_dir)
+def _as_json(arm: Arm, summary: RunSummary, chosen: PolicyResult) -> dict[str, Any]:
+    against = chosen.paired.start
+    return {
+        "setting": arm.label,
+        "run": arm.config.name,
+        "policy": chosen.name,
+        "dev": asdict(chosen.dev),
+        "against_start": against.model_dump() if against else None,
+        "by_policy": [{"policy": p.name, "value": p.dev.value, "executable": p.executable} for p in summary.policies],
+        "minutes": round(sum(p.minutes for p in summary.policies), 1),
+    }

@@ -1,7 +1,6 @@
 """An opened run: its config, suite, store and directory, and the things with a lifetime it shares between stages.
 
-Stages take a `Run` and small references (`Artifact`, `Policy`) and return small references. `open_run` gives the same
-object for the same (home, name) within a process, so a reference to a run is two strings.
+Stages take a `Run` and small references (`Artifact`, `Policy`) and return small references.
 """
 
 from __future__ import annotations
@@ -48,17 +47,6 @@ class Policy:
         return Policy(label, trained.path, trained.digest)
 
 
-@dataclass(frozen=True)
-class RunRef:
-    """A run by its place and name; what travels between processes."""
-
-    home: str
-    name: str
-
-    def open(self) -> Run:
-        return open_run(self.home, self.name)
-
-
 def cache_dir() -> Path:
     """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
     return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
@@ -77,10 +65,6 @@ class Run:
         self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
         self._pool: Pool | None = None
         self._pool_lock = threading.RLock()
-
-    @property
-    def ref(self) -> RunRef:
-        return RunRef(str(self.home), self.config.name)
 
     @property
     def accelerator_lock(self) -> Path:
@@ -197,7 +181,6 @@ class Run:
         if "outcome_cache" in self.__dict__:
             self.outcome_cache.close()
             del self.__dict__["outcome_cache"]
-        _OPEN.pop((str(self.home), self.config.name), None)
 
     def __enter__(self) -> Run:
         return self
@@ -206,25 +189,13 @@ class Run:
         self.close()
 
 
-_OPEN: dict[tuple[str, str], Run] = {}
-_OPENING = threading.Lock()
-
-
 def open_run(home: str | Path | None, config: RunConfig | str) -> Run:
-    """The run of this config, or the existing run of this name; one object per process.
-
-    Raises UserError where a name is given and no such run exists.
-    """
+    """The run of this config, or the existing run of this name. Raises UserError where there is no run of this name."""
     root = home_dir(home)
-    with _OPENING:
-        name = config if isinstance(config, str) else config.name
-        if found := _OPEN.get((str(root), name)):
-            return found
-        if isinstance(config, str):
-            written = root / "runs" / name / "run.yaml"
-            if not written.exists():
-                there = sorted(p.parent.name for p in root.glob("runs/*/run.yaml"))
-                raise UserError(f"no run {name!r} under {root / 'runs'}; there: {', '.join(there) or 'none'}")
-            config = parse_config(yaml.safe_load(written.read_text()), str(written))
-        run = _OPEN[(str(root), name)] = Run(root, config)
-        return run
+    if isinstance(config, str):
+        written = root / "runs" / config / "run.yaml"
+        if not written.exists():
+            there = sorted(p.parent.name for p in root.glob("runs/*/run.yaml"))
+            raise UserError(f"no run {config!r} under {root / 'runs'}; there: {', '.join(there) or 'none'}")
+        config = parse_config(yaml.safe_load(written.read_text()), str(written))
+    return Run(root, config)

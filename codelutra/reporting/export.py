@@ -17,7 +17,8 @@ from pathlib import Path
 from codelutra.errors import UserError
 from codelutra.reporting.model_card import card
 from codelutra.reporting.report import write_report
-from codelutra.results.findings import Row, policy_row, read_findings
+from codelutra.results.findings import Manifest, policy_row, read_findings
+from codelutra.results.summary import PolicyResult
 from codelutra.store.artifacts import disk_full, write_atomic
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
@@ -26,7 +27,7 @@ _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "RE
 def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     """Copy a policy of a run to `out`, which must be absent or empty; returns `out`, whole.
 
-    policy: its label ("policy-1") or title ("iteration 1"); None means the one the run chose. Raises UserError where there
+    policy: its label ("policy-1") or name ("policy 1"); None means the one the run chose. Raises UserError where there
     is no such policy, its weights are gone or damaged, `out` is in use, or the disk is full.
     """
     found = read_findings(run_path)
@@ -38,7 +39,7 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        _copy_model(row, found.manifest(row["path"]), part)
+        _copy_model(row, found.manifest(row.path), part)
         (part / "report").mkdir()
         for file in report.parent.iterdir():
             shutil.copyfile(file, part / "report" / file.name)  # copytree would hide a full disk in an error of its own
@@ -86,12 +87,12 @@ def push(exported: Path, target: str) -> str:
     return str(address)
 
 
-def _copy_model(row: Row, manifest: Row | None, to: Path) -> None:
+def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path) -> None:
     """Copy what defines the policy, each file checked against the digest it had when it was scored."""
-    source = Path(row["path"])
+    source = Path(row.path)
     made_by = "give the run's command again: it makes them anew"
     if not (source / "config.json").is_file():
-        raise UserError(f"the weights of {row['title']} are not at {source} any more; {made_by}")
+        raise UserError(f"the weights of {row.name} are not at {source} any more; {made_by}")
     recorded = manifest["files"] if manifest else {}
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         name = file.relative_to(source)
@@ -101,7 +102,7 @@ def _copy_model(row: Row, manifest: Row | None, to: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
         if str(name) in recorded and _sha256(copy) != recorded[str(name)]["sha256"]:
-            raise UserError(f"{file} is not what {row['title']} was scored with (its sha256 differs); {made_by}")
+            raise UserError(f"{file} is not what {row.name} was scored with (its sha256 differs); {made_by}")
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,8 @@ from html import escape
 from importlib import resources
 from string import Template
 
+from codelutra.results.table import Table
+
 _TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
 
 
@@ -40,6 +42,12 @@ def join(*parts: str) -> Html:
 
 def section(anchor: str, title: str, *inside: str) -> Html:
     return join(tag("h2", title, id=anchor), *inside)
+
+
+def grid(shown: Table) -> Html:
+    """A table of `results.table`."""
+    numbers = [i for i, c in enumerate(shown.columns) if c in shown.numbers]
+    return table(shown.columns, shown.rows, numbers=numbers, best=shown.best)
 
 
 def table(

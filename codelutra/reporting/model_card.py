@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,66 +15,13 @@ import polars as pl
 import yaml
 
 from codelutra import __version__
-from codelutra.cli.tables import paired_text, problem_counts
 from codelutra.prompts import as_text
-from codelutra.results.findings import Findings, Row, headline, libraries
+from codelutra.results import text
+from codelutra.results.findings import Findings, headline, libraries
 from codelutra.results.lineage import lineage
-
-_CARD = Template("""\
----
-$front
----
-
-# $title
-
-$headline
-
-| policy | dev pass@1 | 95 % interval | executable | against the one before |
-|---|---:|---:|---:|---|
-$rows
-
-The policy in this folder is **$policy**. pass@1 is the share of problems whose greedy answer is correct when it is run
-(comparison mode `$mode`), with Wilson's interval; +a −b counts problems solved now and not before, and the other way
-round, with the p of the exact McNemar test. $tested
-
-## How it was made
-
-$made
-
-```
-codelutra run run.yaml          # the config in this folder
-codelutra status $run --json    # the numbers above
-codelutra report $run           # report/index.html in this folder
-```
-
-| | |
-|---|---|
-$facts
-
-## Use
-
-Loads with transformers and vLLM.$adapter
-Answers come in the form it was trained on: the system message, then the prompt as the suite writes it.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("PATH")
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-$prompt
-answer = model.generate(**prompt, max_new_tokens=$max_tokens, do_sample=False)
-print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-
-## Limits
-
-- Specialised: measured on $suite and nothing else. Expect it to be worse than `$model` at general conversation.
-- dev chose among the policies, so its number leans to the optimistic side; only a test number, where one is given, does not.
-- An answer is correct when its output is right on the suite's own data: it may still be wrong on other data.
-- Run what it writes in a sandbox.
-$licence_note
-""")
-
+from codelutra.results.summary import PolicyResult, TestResult, policy_name
+from codelutra.results.table import POLICIES_EXPLAINED, policies_table
+from codelutra.scoring.scores import Estimate
 
 _ADAPTER = """ The weights are merged: `adapter/` is in them already. It is what the
 last iteration added to the policy before it, not to the base model, and is there to be looked at."""
@@ -91,39 +40,41 @@ _OBJECTIVES = {  # train.objective → how one iteration went, tags
 }
 
 
-def card(found: Findings, row: Row) -> str:
+def card(found: Findings, row: PolicyResult) -> str:
     """README.md of the export of `row`'s policy."""
     s, config = found.summary, found.config
     first, *later = lineage(found)
-    model = first.summary["model"]
+    model = first.summary.model
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
     drawn, (made, training, tags) = config.sample, _made(found, row)
     facts = {
         "base model": f"`{model}`, licence {licence or 'not recorded'}",
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
-        "suite": f"{s['suite']}, version {s['suite_version']}, licence {suite_licence}",
-        "problems": problem_counts(s),
+        "suite": f"{s.suite}, version {s.suite_version}, licence {suite_licence}",
+        "problems": text.problem_counts(s),
         "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
         "training": training,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
-        "weights": f"sha256 `{(found.manifest(row['path']) or {}).get('digest', 'of the base model, unchanged')}`",
+        "weights": f"sha256 `{(found.manifest(row.path) or {}).get('digest', 'of the base model, unchanged')}`",
         "made with": ", ".join(f"{k} {' / '.join(v)}" for k, v in ({"codelutra": [__version__]} | libraries(found)).items()),
     }
     licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
-    return _CARD.substitute(
+    template = Template(resources.files("codelutra.reporting").joinpath("templates/model_card.md").read_text())
+    return template.substitute(
         front=yaml.safe_dump(_front(found, row, licence, tags), sort_keys=False, allow_unicode=True).strip(),
-        title=f"{s['run']}: {model} refined on {s['suite']}",
+        title=f"{s.run}: {model} refined on {s.suite}",
         headline="\n\n".join(headline(found)),
-        rows="\n".join(_table_row(r, r is row) for r in found.policies),
-        policy=row["title"],
-        mode=s["mode"],
+        policies=replace(policies_table(s), best=s.policies.index(row)).markdown(),
+        explained=POLICIES_EXPLAINED.replace(" The chosen policy stands out.", ""),
+        policy=row.name,
+        mode=s.mode,
         tested=_tested(found, row),
         model=model,
-        run=s["run"],
-        suite=s["suite"],
+        run=s.run,
+        suite=s.suite,
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
-        adapter=_ADAPTER if (Path(row["path"]) / "adapter").is_dir() else "",
+        adapter=_ADAPTER if (Path(row.path) / "adapter").is_dir() else "",
         made=f"`{model}`, {made}",
         prompt=_prompt(found, row),
         max_tokens=drawn.max_tokens,
@@ -131,21 +82,21 @@ def card(found: Findings, row: Row) -> str:
     )
 
 
-def _made(found: Findings, row: Row) -> tuple[str, str, list[str]]:
+def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:
     """How this row's policy came to be: a sentence, the settings, tags."""
     config, train = found.config, found.config.train
-    if row["label"] == "base" or (row["label"] == "policy-0" and not config.warm_start):
+    if row.label == "base" or (row.label == "policy-0" and not config.warm_start):
         return "as it came: nothing of it was trained here.", "none", []
     warm = config.warm_start
     settings = f"SFT on references, learning rate {warm.learning_rate:g}, {warm.epochs:g} epochs" if warm else ""
-    if row["label"] == "policy-0":
+    if row.label == "policy-0":
         return _OBJECTIVES["sft"][0], settings, ["sft"]
     how, tags = _OBJECTIVES[train.objective]
     after = f"; after a warm start ({settings})" if warm else ""
     rate = f"learning rate {train.learning_rate:g}"
     if train.objective != "preference":
         return how, f"{train.objective}, {rate}{after}", tags
-    pairs = sum(r["funnel"]["pairs"] for r in found.policies[: found.policies.index(row)] if r.get("funnel"))
+    pairs = sum(p.pairs or 0 for p in found.policies[: found.policies.index(row) + 1])
     loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
     settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"
     return how.format(loss), settings, tags
@@ -153,14 +104,13 @@ def _made(found: Findings, row: Row) -> tuple[str, str, list[str]]:
 
 def _earlier(found: Findings) -> str:
     s = found.summary
-    best = next(r for r in found.policies if r["label"] == s["best"])
-    suite = f"{s['suite']} {s['suite_version']}, {s['problems'].get('train', 0):,} train problems"
-    return f"run `{s['run']}` on {suite}: its {best['title']}"
+    asked = f"{s.suite} {s.suite_version}, {s.problems.train:,} train problems"
+    return f"run `{s.run}` on {asked}: its {policy_name(s.best or '')}"
 
 
 def base_licence(found: Findings) -> str:
     """Of the model everything started from, as its source names it; "" where it does not."""
-    base = Path(lineage(found)[0].policies[0]["path"])
+    base = Path(lineage(found)[0].summary.first.path)
     with contextlib.suppress(FileNotFoundError):
         return str(json.loads((base / "codelutra-model.json").read_text())["licence"])
     with contextlib.suppress(FileNotFoundError):
@@ -169,15 +119,15 @@ def base_licence(found: Findings) -> str:
     return ""
 
 
-def _front(found: Findings, row: Row, licence: str, tags: list[str]) -> dict[str, Any]:
+def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str]) -> dict[str, Any]:
     s = found.summary
-    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary["model"])
-    metrics = [_metric("dev", row["dev"])] if row["dev"]["n"] else []
-    if (test := s.get("test")) and test["policy"] == row["label"]:
-        metrics.append(_metric("test", test))
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model)
+    metrics = [_metric("dev", row.dev)] if row.dev.n else []
+    if s.test and s.test.policy == row.label:
+        metrics.append(_metric("test", s.test))
     results = {
         "task": {"type": "text-generation"},
-        "dataset": {"name": s["suite"], "type": s["suite"], "revision": s["suite_version"]},
+        "dataset": {"name": s.suite, "type": s.suite, "revision": s.suite_version},
         "metrics": metrics,
     }
     return {
@@ -185,37 +135,26 @@ def _front(found: Findings, row: Row, licence: str, tags: list[str]) -> dict[str
         **({"base_model": named[1]} if named else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["codelutra", *tags, "code", s["suite"]],
-        "model-index": [{"name": s["run"], "results": [results]}],
+        "tags": ["codelutra", *tags, "code", s.suite],
+        "model-index": [{"name": s.run, "results": [results]}],
     }
 
 
-def _metric(split: str, e: Row) -> dict[str, Any]:
-    interval = f"95 % interval {e['low']:.4f} to {e['high']:.4f}, {e['n']} problems"
-    return {"type": "pass@1", "name": f"{split} pass@1 ({interval})", "value": round(e["value"], 4)}
+def _metric(split: str, e: Estimate | TestResult) -> dict[str, Any]:
+    interval = f"95 % interval {e.low:.4f} to {e.high:.4f}, {e.n} problems"
+    return {"type": "pass@1", "name": f"{split} pass@1 ({interval})", "value": round(e.value, 4)}
 
 
-def _table_row(r: Row, this: bool) -> str:
-    dev, bold = r["dev"], "**" if this else ""
-    if not dev["n"]:
-        return f"| {bold}{r['title']}{bold} | no dev problems | | | |"
-    interval = f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}"
-    share = f"{bold}{dev['value']:.1%}{bold}"
-    paired = paired_text(r["paired"]["previous"])
-    return f"| {bold}{r['title']}{bold} | {share} | {interval} | {r['executable']:.1%} | {paired} |"
-
-
-def _tested(found: Findings, row: Row) -> str:
-    test = found.summary.get("test")
-    if not test or test["policy"] != row["label"]:
+def _tested(found: Findings, row: PolicyResult) -> str:
+    test = found.summary.test
+    if not test or test.policy != row.label:
         return "It was not scored on a test split."
-    interval = f"{100 * test['low']:.1f} – {100 * test['high']:.1f}"
-    return f"On the test split, touched once: **{test['value']:.1%}** [{interval}], {test['n']} problems."
+    return f"On the test split, scored once after it was chosen: **{text.rate(test)}** of {test.n} problems."
 
 
-def _prompt(found: Findings, row: Row) -> str:
+def _prompt(found: Findings, row: PolicyResult) -> str:
     """Lines of Python that make `prompt`, of a dev problem, as the policy was trained on it; some have no chat template."""
-    policy, trained = Path(row["path"]), found.manifest(row["path"])
+    policy, trained = Path(row.path), found.manifest(row.path)
     system = trained["config"].get("system", "") if trained else ""
     problems = found.frame("problems.parquet")
     dev = None if problems is None else problems.filter(pl.col("split") == "dev")

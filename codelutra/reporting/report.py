@@ -11,21 +11,25 @@ from __future__ import annotations
 import ast
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from codelutra.cli.tables import ended_text, length_text, paired_text, problem_counts
 from codelutra.reporting.figures.drawing import Drawing, draw
 from codelutra.reporting.figures.policies import run_figures
 from codelutra.reporting.figures.runs import figures_beside
-from codelutra.reporting.html import Html, cut, folded, join, page, section, side_by_side, table, tag
-from codelutra.results.findings import Findings, Row, headline, libraries, question, read_findings, spread
+from codelutra.reporting.figures.stages import STAGES
+from codelutra.reporting.html import Html, cut, folded, grid, join, page, section, side_by_side, table, tag
+from codelutra.results import text
+from codelutra.results.findings import Findings, headline, libraries, question, read_findings, spread
+from codelutra.results.summary import PolicyResult, iteration_of, policy_name
+from codelutra.results.table import POLICIES_EXPLAINED, Table, other_modes_table, policies_notes, policies_table
 from codelutra.schema import STATUSES
 from codelutra.store.artifacts import write_atomic
 
+Row = dict[str, Any]  # of a frame
 _PAIRS_SHOWN = 3  # an iteration
 _FAILURES_SHOWN = 6
 _CODE_SHOWN = 1200  # characters
@@ -63,32 +67,25 @@ def render(found: Findings, drawings: list[Drawing], compared: Sequence[Drawing]
     present = {anchor: (title, body) for anchor, (title, body) in parts.items() if body}
     links = tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, (title, _) in present.items()))
     sections = [section(anchor, title, body) for anchor, (title, body) in present.items()]
-    return page(f"{found.summary['run']}: {found.summary['suite']}", [_top(found), links, *sections, _footer(found)])
+    return page(f"{found.summary.run}: {found.summary.suite}", [_top(found), links, *sections, _footer(found)])
 
 
 def _top(found: Findings) -> Html:
     s = found.summary
-    state = tag("span", s["state"], class_=f"pill {_STATE_LOOKS.get(s['state'], 'bad')}")
-    facts = [
-        f"model {s['model']}",
-        f"suite {s['suite']} ({problem_counts(s) or 'not loaded yet'} problems)",
-        f"judged by {s['mode']}",
-    ]
-    if "minutes" in s:
-        facts.append(f"{s['minutes']:.0f} minutes")
+    state = tag("span", s.state, class_=f"pill {_STATE_LOOKS.get(s.state, 'bad')}")
+    asked = text.problem_counts(s) or "not loaded yet"
+    facts = [f"model {s.model}", f"suite {s.suite} ({asked} problems)", f"judged by {s.mode}", f"{s.minutes:.0f} minutes"]
     said = headline(found)
-    if t := s.get("test"):
-        said.append(
-            f"On the test split, touched once with the chosen policy: {t['value']:.1%} "
-            f"[{100 * t['low']:.1f}–{100 * t['high']:.1f}] of {t['n']} problems."
-        )
+    if s.test:
+        tested = f"{policy_name(s.test.policy)} solves {text.rate(s.test)} of {s.test.n} problems"
+        said.append(f"On the test split, scored once after it was chosen, {tested}.")
     return join(
         tag("p", "codelutra run", class_="kicker"),
-        tag("h1", s["run"], " ", state),
+        tag("h1", s.run, " ", state),
         _banner(found),
         tag("p", said[0], class_="lead"),
         *(tag("p", sentence) for sentence in said[1:]),
-        *(tag("p", alarm, class_="banner bad") for alarm in found.alarms),
+        *(tag("p", alarm, class_="banner bad") for alarm in s.alarms),
         tag("p", "  ·  ".join(facts), class_="facts"),
     )
 
@@ -96,76 +93,32 @@ def _top(found: Findings) -> Html:
 def _banner(found: Findings) -> Html:
     """Why the run is where it is, when it did not simply finish."""
     s = found.summary
-    if s["state"] == "finished":
-        return tag("p", f"Ended: {s['reason']}", class_="facts") if s["reason"] else Html("")
-    parts = [s["reason"]] if s["reason"] else []
-    if now := s.get("now"):
-        parts.append(f"now: {now['stage']}, {now['done']:,} of {now['total']:,} {now['unit']}")
+    if s.finished:
+        return tag("p", f"Ended: {s.reason}", class_="facts") if s.reason else Html("")
+    parts = [s.reason] if s.reason else []
+    if s.now:
+        parts.append(f"now: {s.now.stage}, {s.now.done:,} of {s.now.total:,} {s.now.unit}")
     told = [e for e in found.events if e["event"] != "refused"]  # that was another start, while this one went on
     errors = [e["text"] for e in told[-1:] if e["event"] == "error"]
-    text = " · ".join([f"This run is {s['state']}; the report shows what is there so far.", *parts, *errors])
-    return tag("p", text, class_="banner bad" if errors else "banner")
+    said = " · ".join([f"This run is {s.state}; the report shows what is there so far.", *parts, *errors])
+    return tag("p", said, class_="banner bad" if errors else "banner")
 
 
 def _numbers(found: Findings) -> Html | None:
-    rows, best = found.policies, found.best
-    if not rows:
+    s = found.summary
+    if not s.policies:
         return None
-    cells = []
-    for i, r in enumerate(rows):
-        dev = r["dev"]
-        learned = rows[i - 1].get("funnel") if i else None
-        cells.append(
-            [
-                r["title"],
-                *(
-                    (f"{dev['value']:.1%}", f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}", f"{r['executable']:.1%}")
-                    if dev["n"]
-                    else ("", "", "")
-                ),
-                ended_text(r),
-                length_text(r),
-                paired_text(r["paired"]["previous"]),
-                f"{learned['pairs']:,}" if learned else "",
-                f"{sum(r['seconds'].values()) / 60:.1f}",
-            ]
-        )
-    columns = (
-        "policy",
-        "dev pass@1",
-        "95 % interval",
-        "executable",
-        "ends by itself",
-        "tokens",
-        "against the one before",
-        "made from pairs",
-        "minutes",
-    )
-    notes = [
-        f"{r['title']} against {p['against']}: {paired_text(p)}"
-        for r in rows
-        if (p := r["paired"]["start"]) and p["against"] != (r["paired"]["previous"] or {}).get("against")
-    ]
-    for r in rows:
-        if others := r.get("other_modes"):
-            shown = ", ".join(f"{mode} {o['value']:.1%}" for mode, o in others.items())
-            notes.append(f"{r['title']} under comparison modes that are reported but never trained on: {shown}")
-    broken = found.summary["problems"].get("reference_errors", 0)
-    explained = (
-        "pass@1: share of dev problems whose greedy answer is correct when run; Wilson interval. executable: answers that "
-        "ran to their end. ends by itself: answers that stopped at an end token, not at sample.max_tokens; tokens: an "
-        "answer's mean length, and how much longer than the policy before it. +a −b: problems solved now, not before, and "
-        "the other way round; p of the exact McNemar test. The chosen policy is marked."
-    )
-    if broken:
+    explained = POLICIES_EXPLAINED
+    if broken := s.problems.reference_errors:
         explained += (
             f" {broken} problem(s) have a reference that fails itself: they stay in the denominator and out of the pairs."
         )
-    at = rows.index(best) if best else None
+    others = other_modes_table(s)
     return join(
-        table(columns, cells, numbers=(1, 2, 3, 4, 5, 7, 8), best=at),
-        *(tag("p", n) for n in notes),
+        grid(policies_table(s)),
+        *(tag("p", note) for note in policies_notes(s)),
         tag("p", explained, class_="facts"),
+        join(tag("h3", "Under comparison modes that are reported, never trained on"), grid(others)) if others else "",
     )
 
 
@@ -185,16 +138,16 @@ def _files(name: str) -> list[Html]:
 
 def _pairs(found: Findings) -> Html | None:
     parts = []
-    for i, row in enumerate(r for r in found.policies if r.get("funnel")):
+    for row in found.policies:
         frame = found.pairs(row)
-        if frame is None or frame.is_empty():
+        if not row.funnel or frame is None or frame.is_empty():
             continue
         kinds = dict(frame["rejected_status"].value_counts(sort=True).rows())
         against = ", ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in kinds.items())
-        stood_in = row["funnel"].get("pairs_from_references", 0)
-        intro = f"{frame.height:,} pairs of {frame['problem_id'].n_unique():,} problems, from answers of “{row['title']}”. "
+        stood_in = row.funnel.pairs_from_references or 0
+        intro = f"{frame.height:,} pairs of {frame['problem_id'].n_unique():,} problems, from the answers of {row.name}. "
         intro += f"Rejected: {against}. " + (f"In {stood_in:,} the reference is the chosen answer." if stood_in else "")
-        parts += [tag("h3", f"Iteration {i + 1}"), tag("p", intro, class_="soft")]
+        parts += [tag("h3", f"Iteration {iteration_of(row.label) + 1}"), tag("p", intro, class_="soft")]
         parts += [_pair(p) for p in spread(frame, _PAIRS_SHOWN).rows(named=True)]
     return join(*parts) if parts else None
 
@@ -220,7 +173,7 @@ def _failures(found: Findings) -> Html | None:
         return None
     wrong = outcomes.filter(pl.col("greedy"), pl.col("status") != "correct").sort("problem_id")
     if wrong.is_empty():
-        return tag("p", f"Nothing: {best['title']} solves every dev problem.")
+        return tag("p", f"Nothing: {best.name} solves every dev problem.")
     counts = dict(wrong["status"].cast(pl.String).value_counts(sort=True).rows())
     per_status = -(-_FAILURES_SHOWN // len(counts))
     picked = pl.concat([spread(wrong.filter(pl.col("status") == s), per_status) for s in counts]).head(_FAILURES_SHOWN)
@@ -228,7 +181,7 @@ def _failures(found: Findings) -> Html | None:
     rows = rows.join(expected.select("problem_id", "expected"), on="problem_id", how="left", maintain_order="left")
     shares = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items())
     asked = outcomes.filter(pl.col("greedy")).height
-    intro = f"“{best['title']}” does not solve {wrong.height} of {asked} dev problems: {shares}. Some of them:"
+    intro = f"{_capital(best.name)} does not solve {wrong.height} of {asked} dev problems: {shares}. Some of them:"
     note = "Where order counts, the last columns of what was expected may be those that the reference sorts by."
     return join(
         tag("p", intro, class_="soft"), tag("p", note, class_="facts"), *(_failure(r) for r in rows.rows(named=True))
@@ -283,11 +236,11 @@ def _pill(status: str) -> Html:
 
 
 def _groups(found: Findings) -> Html | None:
-    """dev pass@1 by database or library, for the first, the warm-started and the chosen policy."""
+    """dev pass@1 by database or library, for the first, policy 0 and the chosen policy."""
     from codelutra.scoring.scores import breakdown
 
-    shown = [r for i, r in enumerate(found.policies) if i == 0 or r["label"] == "policy-0" or r is found.best]
-    rates = {r["title"]: breakdown(f) for r in shown if (f := found.dev_scores(r)) is not None}
+    shown = [p for i, p in enumerate(found.policies) if i == 0 or p is found.summary.start or p is found.best]
+    rates = {p.name: breakdown(f) for p in shown if (f := found.dev_scores(p)) is not None}
     groups = dict.fromkeys(g for frame in rates.values() for g in frame["group"])
     if len(groups) < 2:
         return None
@@ -297,38 +250,38 @@ def _groups(found: Findings) -> Html | None:
     return join(table(["group", *rates], cells, numbers=range(1, len(rates) + 1)), tag("p", note, class_="facts"))
 
 
+def _capital(said: str) -> str:
+    return said[:1].upper() + said[1:]
+
+
 def _rate(r: Row | None) -> str:
     return f"{r['value']:.0%} ({r['correct']} of {r['n']})" if r else ""
 
 
 def _cost(found: Findings, drawn: Html) -> Html | None:
-    rows = found.policies
-    if not rows:
+    if not found.policies:
         return None
-    cells = []
-    for r in rows:
-        s = r["seconds"]
-        rate = f"{r['tokens'] / s['sample']:,.0f}" if s.get("sample") else ""
-        cells.append(
-            [
-                r["title"],
-                *(f"{s[k] / 60:.1f}" if k in s else "" for k in ("train", "sample", "execute", "pairs")),
-                f"{r['tokens']:,}",
-                rate,
-            ]
-        )
-    columns = ("policy", "train, min", "sample, min", "execute, min", "pairs, min", "tokens sampled", "tokens / s")
+    rows = [
+        {
+            "policy": p.name,
+            **{f"{k}, min": f"{p.seconds[k] / 60:.1f}" if k in p.seconds else "" for k in STAGES},
+            "tokens sampled": f"{p.tokens:,}",
+            "tokens / s": f"{p.tokens / p.seconds['sample']:,.0f}" if p.seconds.get("sample") else "",
+        }
+        for p in found.policies
+    ]
     made, reused = (sum(e["event"] == kind for e in found.events) for kind in ("made", "reused"))
     note = (
         f"Training is the time to make the policy of the row. Work shared through the store counts here even where this run "
         f"took it over: the ledger tells of {made:,} artifacts made and {reused:,} reused."
     )
-    return join(table(columns, cells, numbers=range(1, 7)), tag("p", note, class_="facts"), drawn, _training(rows))
+    shown = grid(Table.of(rows, numbers=list(rows[0])[1:]))
+    return join(shown, tag("p", note, class_="facts"), drawn, _training(found.policies))
 
 
-def _training(rows: list[Row]) -> Html:
+def _training(policies: Sequence[PolicyResult]) -> Html:
     """What the trainer said about each policy it made, one column a policy."""
-    trained = {r["title"]: _flat(r["training"]) for r in rows if r["training"]}
+    trained = {p.name: _flat(p.training.facts) for p in policies if p.training}
     names = dict.fromkeys(k for said in trained.values() for k, v in said.items() if v is not None)
     if not names:
         return Html("")
@@ -344,42 +297,27 @@ def _flat(facts: Row) -> Row:
 def _provenance(found: Findings) -> Html:
     s, config = found.summary, found.config
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
+    sampled = found.manifest(f"{s.first.folder}/dev-samples-000") if s.policies else None
     facts = {
-        "model": s["model"],
-        "model fingerprint": _fingerprint(found),
-        "suite": f"{s['suite']}, version {s['suite_version']}",
+        "model": s.model,
+        "model fingerprint": sampled["inputs"]["policy"] if sampled else "",  # what its answers were keyed by
+        "number format of the sampler": sampled["config"].get("dtype", "") if sampled else "",
+        "suite": f"{s.suite}, version {s.suite_version}",
         "suite licence": problems.get("licence", ""),
-        "comparison mode": s["mode"],
+        "comparison mode": s.mode,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
         "libraries": ", ".join(f"{name} {' / '.join(vs)}" for name, vs in libraries(found).items()),
     }
     again = shlex.quote(f"runs/{found.path.name}/run.yaml")
-    commands = f"codelutra run {again}\ncodelutra status {s['run']} --json\ncodelutra report {s['run']}"
+    commands = f"codelutra run {again}\ncodelutra status {s.run} --json\ncodelutra report {s.run}"
     artifacts = [
         [name, m["stage"], m["key"][:12], m["digest"][:16], m["made_at"], f"{m['seconds']:,.1f}"]
         for name, m in found.artifacts
     ]
     columns = ("in the run's directory", "stage", "key", "digest", "made at", "seconds")
-    return join(
-        _facts(facts),
-        tag("h3", "Made again by"),
-        tag("pre", commands, class_="plain"),
-        folded(f"{len(artifacts)} artifacts and their digests", table(columns, artifacts, numbers=(5,)))
-        if artifacts
-        else "",
-    )
-
-
-def _fingerprint(found: Findings) -> str:
-    """Of the model the run started from: what its first policy's answers were keyed by."""
-    first = next(iter(found.policies), None)
-    sampled = found.manifest(f"{first['folder']}/dev-samples-000") if first else None
-    return sampled["inputs"]["policy"] if sampled else ""
-
-
-def _facts(facts: Mapping[str, Any]) -> Html:
-    rows = [[k.replace("_", " "), _value(v)] for k, v in facts.items() if v not in ("", None)]
-    return table(("", ""), rows, wide=(1,))
+    listed = folded(f"{len(artifacts)} artifacts and their digests", table(columns, artifacts, numbers=(5,)))
+    facts_shown = table(("", ""), [[k, v] for k, v in facts.items() if v], wide=(1,))
+    return join(facts_shown, tag("h3", "Made again by"), tag("pre", commands, class_="plain"), listed if artifacts else "")
 
 
 def _value(value: Any) -> str:

@@ -16,12 +16,15 @@ from typing import Any
 import polars as pl
 import yaml
 
-from codelutra.cli.tables import read_summary
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import UserError
+from codelutra.results import text
+from codelutra.results.summary import PolicyResult, RunSummary, iteration_of, read_summary
+from codelutra.scoring.scores import mcnemar
 from codelutra.store.artifacts import Event, RunDir
 
-Row = dict[str, Any]
+Line = dict[str, Any]  # of a training.jsonl
+Manifest = dict[str, Any]  # of an artifact
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Gain:
     @property
     def text(self) -> str:
         low, high = self.interval
-        return f"{signed(self.points)} points [{signed(low)} to {signed(high)}], exact paired p = {self.p:.2g}"
+        said = text.points(self.points / 100, low / 100, high / 100)
+        return f"{said}, {text.p_value(self.p)} ({self.gained} gained, {self.lost} lost)"
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,16 @@ class Findings:
     """One run's directory, read."""
 
     path: Path
-    summary: Row
+    summary: RunSummary
 
     @property
-    def policies(self) -> list[Row]:
-        rows: list[Row] = self.summary["policies"]
-        return rows
+    def policies(self) -> list[PolicyResult]:
+        return self.summary.policies
 
     @property
-    def best(self) -> Row | None:
-        """The chosen policy's row; before anything was chosen, the highest dev pass@1."""
-        chosen = [r for r in self.policies if r["label"] == self.summary["best"]]
-        return next(iter(chosen), None) or max(self.policies, key=lambda r: r["dev"]["value"], default=None)
+    def best(self) -> PolicyResult | None:
+        """The chosen policy; before anything was chosen, the highest dev pass@1."""
+        return self.summary.chosen or max(self.policies, key=lambda p: p.dev.value, default=None)
 
     @cached_property
     def config_text(self) -> str:
@@ -81,15 +83,10 @@ class Findings:
     def events(self) -> list[Event]:
         return RunDir(self.path).events()
 
-    @property
-    def alarms(self) -> list[str]:
-        """What went wrong in training, a sentence each."""
-        return [text for r in self.policies for text in r.get("alarms", [])]
-
     @cached_property
-    def training(self) -> list[tuple[str, list[Row]]]:
-        """(title, lines of training.jsonl) of every policy that was trained here."""
-        return [(r["title"], lines) for r in self.policies if (lines := _json_lines(Path(r["path"]) / "training.jsonl"))]
+    def training(self) -> list[tuple[str, list[Line]]]:
+        """(name, lines of training.jsonl) of every policy that was trained here."""
+        return [(p.name, lines) for p in self.policies if (lines := _json_lines(Path(p.path) / "training.jsonl"))]
 
     def frame(self, name: str) -> pl.DataFrame | None:
         """A parquet file of the run's directory, or None where it is not there."""
@@ -97,33 +94,31 @@ class Findings:
             return pl.read_parquet(self.path / name)
         return None
 
-    def pairs(self, row: Row) -> pl.DataFrame | None:
-        return self.frame(f"{row['folder']}/pairs.parquet")
+    def pairs(self, row: PolicyResult) -> pl.DataFrame | None:
+        return self.frame(f"{row.folder}/pairs.parquet")
 
-    def dev_scores(self, row: Row) -> pl.DataFrame | None:
-        return self.frame(f"{row['folder']}/dev-scores/scores.parquet")
+    def dev_scores(self, row: PolicyResult) -> pl.DataFrame | None:
+        return self.frame(f"{row.folder}/dev-scores/scores.parquet")
 
-    def dev_outcomes(self, row: Row) -> pl.DataFrame | None:
-        files = sorted(self.path.glob(f"{row['folder']}/dev-outcomes-*/outcomes.parquet"))
+    def dev_outcomes(self, row: PolicyResult) -> pl.DataFrame | None:
+        files = sorted(self.path.glob(f"{row.folder}/dev-outcomes-*/outcomes.parquet"))
         return pl.concat([pl.read_parquet(f) for f in files]) if files else None
 
-    def manifest(self, name: str) -> Row | None:
+    def manifest(self, name: str) -> Manifest | None:
         """The manifest of the artifact that `name` in the run's directory, or an absolute path, points at."""
         target = (self.path / name).resolve()
         return _json(target / "manifest.json") if target.is_dir() else _json(target.parent / "manifest.json")
 
     @cached_property
-    def artifacts(self) -> list[tuple[str, Row]]:
+    def artifacts(self) -> list[tuple[str, Manifest]]:
         """(where it is seen in the run's directory, manifest) of everything linked there, and of the policies."""
         links = sorted(p for p in self.path.rglob("*") if p.is_symlink())
         named = [(str(p.relative_to(self.path)), self.manifest(str(p))) for p in links]
-        named += [(r["title"], self.manifest(r["path"])) for r in self.policies]
+        named += [(p.name, self.manifest(p.path)) for p in self.policies]
         return [(name, manifest) for name, manifest in named if manifest]
 
-    def gain(self, before: Row, after: Row) -> Gain | None:
+    def gain(self, before: PolicyResult, after: PolicyResult) -> Gain | None:
         """`after` against `before` on dev, problem by problem; None where a score artifact is gone."""
-        from codelutra.scoring.scores import mcnemar
-
         old, new = self.dev_scores(before), self.dev_scores(after)
         if old is None or new is None or before is after:
             return None
@@ -142,66 +137,63 @@ def headline(found: Findings) -> list[str]:
     if best is None:
         return ["Nothing is measured yet."]
     first = rows[0]
-    if not first["dev"]["n"]:
-        return [f"The suite has no dev problem: {first['title']} is measured on the test split alone."]
+    if not first.dev.n:
+        return [f"The suite has no dev problem: {first.name} is measured on the test split alone."]
     if len(rows) == 1:
-        return [f"So far only the start is measured: {first['title']} solves {_share(first)} of the dev problems."]
+        return [f"So far only {first.name} is measured: it solves {text.rate(first.dev)} of the dev problems."]
     if best is first:
-        tried = ", ".join(r["title"] for r in rows[1:])
-        return [f"Nothing improved: {first['title']} solves {_share(first)} of the dev problems, {tried} no more than that."]
-    name = _capital(best["title"])
-    said = f"{name} solves {_share(best)} of the dev problems at the first try, {first['title']} {_share(first)}"
+        tried = ", ".join(p.name for p in rows[1:])
+        return [f"Nothing improved: {first.name} solves {text.rate(first.dev)} of the dev problems, {tried} no more."]
+    solves = f"solves {text.rate(best.dev)} of the dev problems at the first try"
+    said = f"{_capital(best.name)} {solves}, {first.name} {text.rate(first.dev)}"
     gain = found.gain(first, best)
     if gain is None:
         return [f"{said}."]
-    said += f": {gain.text}."
     alpha = found.config.select.alpha
-    more = f"{gain.gained} problems gained, {gain.lost} lost, of {gain.n}. In brackets: 95 % intervals."
+    more = "In brackets: 95 % intervals."
     if gain.p >= alpha:
         more = f"At the {alpha:g} level that is within chance: too few problems to tell the two apart. {more}"
-    return [said, more, *_what_iterations_added(found, alpha), *_dips(found, best)]
+    return [f"{said}: {gain.text} of {gain.n} problems.", more, *_what_iterations_added(found, alpha), *_dips(found, best)]
 
 
-def _dips(found: Findings, best: Row) -> list[str]:
-    """What came after the iteration that was chosen, is no better and so does not ship (like the paper's fourth)."""
-    if best["label"] in ("base", "policy-0"):
+def _dips(found: Findings, best: PolicyResult) -> list[str]:
+    """What came after the policy that was chosen, is no better and so does not ship (like the paper's fourth)."""
+    if not iteration_of(best.label):
         return []  # that the iterations added nothing is said already
     later = found.policies[found.policies.index(best) + 1 :]
-    gains = [(row, gain) for row in later if (gain := found.gain(best, row))]
+    gains = [(p, gain) for p in later if (gain := found.gain(best, p))]
     return [
-        f"{_capital(row['title'])} {'dips to' if gain.points < 0 else 'stays at'} {_share(row)}: {gain.text} against "
-        f"{best['title']} ({gain.gained} gained, {gain.lost} lost), so {best['title']} ships."
-        for row, gain in gains
+        f"{_capital(p.name)} {'dips to' if gain.points < 0 else 'stays at'} {text.rate(p.dev)}: {gain.text} against "
+        f"{best.name}, so {best.name} ships."
+        for p, gain in gains
     ]
 
 
 def _what_iterations_added(found: Findings, alpha: float) -> list[str]:
-    """The best iteration against policy 0 where there was a warm start: what the loop gave beyond fine-tuning."""
-    start = next((r for r in found.policies if r["label"] == "policy-0"), None)
+    """The best later policy against policy 0 where there was a warm start: what the loop gave beyond fine-tuning."""
+    start = found.summary.start
     later = found.policies[found.policies.index(start) + 1 :] if start else []
-    if not start or not later:
+    if not start or start is found.summary.first or not later:
         return []
-    top = max(later, key=lambda r: r["dev"]["value"])
+    top = max(later, key=lambda p: p.dev.value)
     gain = found.gain(start, top)
     if gain is None:
         return []
-    counts = f"({gain.gained} gained, {gain.lost} lost)"
     if gain.gained <= gain.lost:
-        return [f"The iterations added nothing to the {start['title']}: {top['title']}, the best, is {gain.text} {counts}."]
+        return [f"The iterations added nothing to {start.name} (the warm start): {top.name}, the best, is {gain.text}."]
     verdict = "more than chance" if gain.p < alpha else f"within chance at the {alpha:g} level"
-    return [f"What the iterations added: {top['title']} against the {start['title']}, {gain.text} {counts}: {verdict}."]
+    return [f"What the iterations added: {top.name} against {start.name} (the warm start), {gain.text}: {verdict}."]
 
 
-def policy_row(found: Findings, policy: str | None) -> Row:
-    """The row of a policy by label ("policy-1") or title ("iteration 1"); None means the chosen one. Raises UserError."""
-    rows = found.policies
+def policy_row(found: Findings, policy: str | None) -> PolicyResult:
+    """The row of a policy by its label ("policy-1") or name ("policy 1"); None means the chosen one. Raises UserError."""
     if policy is None:
         if best := found.best:
             return best
         raise UserError(f"run {found.path.name!r} has no policy measured yet; see `codelutra status {found.path.name}`")
-    match = next((r for r in rows if policy in (r["label"], r["title"])), None)
+    match = found.summary.policy(policy.replace(" ", "-"))
     if not match:
-        known = ", ".join(f"{r['label']} ({r['title']})" for r in rows) or "none yet"
+        known = ", ".join(p.label for p in found.policies) or "none yet"
         raise UserError(f"run {found.path.name!r} has no policy {policy!r}; there: {known}")
     return match
 
@@ -227,16 +219,6 @@ def question(prompt: str) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def signed(points: float) -> str:
-    """With its sign, a real minus."""
-    return f"{points:+.1f}".replace("-", "−")
-
-
-def _share(row: Row) -> str:
-    dev = row["dev"]
-    return f"{dev['value']:.1%} [{100 * dev['low']:.1f}–{100 * dev['high']:.1f}]"
-
-
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -247,7 +229,7 @@ def _json(path: Path) -> Any:
     return None
 
 
-def _json_lines(path: Path) -> list[Row]:
+def _json_lines(path: Path) -> list[Line]:
     """Lines of a JSONL file; one cut short by a kill is left out."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]

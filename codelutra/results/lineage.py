@@ -5,7 +5,6 @@ A dev or test problem that an earlier run trained on measures memory: a run that
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -13,13 +12,14 @@ import polars as pl
 
 from codelutra.errors import UserError
 from codelutra.results.findings import Findings, read_findings
+from codelutra.results.summary import load_summary
 from codelutra.suites.splits import normalise_prompt
 
 
 def lineage(found: Findings) -> list[Findings]:
     """The runs that this one went on from, oldest first, and itself; each once."""
     runs, names = [found], {found.path.name}
-    while (name := _run_of(runs[0].summary["model"], found.path.parent)) and name not in names:
+    while (name := _run_of(runs[0].summary.model, found.path.parent)) and name not in names:
         try:
             runs.insert(0, read_findings(found.path.parent / name))
         except UserError:  # removed since
@@ -41,7 +41,7 @@ def refuse_taught(problems: pl.DataFrame, model: str, runs: Path) -> None:
     ours = {key: (i, s) for i, s, *row in measured.select("problem_id", "split", *_KNOWN).rows() for key in _keys(*row)}
     for found in lineage(read_findings(runs / name)):
         frame = found.frame("problems.parquet")
-        if frame is None or not found.best or not found.best["training"]:
+        if frame is None or not found.best or not found.best.training:
             continue
         taught = {key for row in frame.filter(pl.col("split") == "train").select(_KNOWN).rows() for key in _keys(*row)}
         if both := sorted({ours[key] for key in taught & ours.keys()}):
@@ -71,6 +71,7 @@ def _run_of(model: str, runs: Path) -> str:
     if scheme == "path":
         where = Path(os.path.expandvars(rest)).expanduser().resolve()
         for file in sorted(runs.glob("*/summary.json")):
-            if any(p["training"] and Path(p["path"]) == where for p in json.loads(file.read_text())["policies"]):
+            summary = load_summary(file.parent)
+            if summary and any(p.training and Path(p.path) == where for p in summary.policies):
                 return file.parent.name
     return ""

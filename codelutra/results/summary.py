@@ -51,7 +51,7 @@ class Problems(_Part):
 class PairedTest(_Part):
     """A policy against an earlier one on the same dev problems."""
 
-    against: str
+    against: str = ""
     """Label of the earlier policy."""
     gained: int
     """Problems only the later policy solves."""
@@ -312,6 +312,17 @@ def read_summary(runs: Path, name: str) -> RunSummary:
     if summary.state == "running" and (now := run.read("progress.json")):
         summary.now = Progress.model_validate(now)
     return summary
+
+
+def list_runs(runs: Path) -> tuple[list[RunSummary], list[UserError]]:
+    """Every run with results, by name; and what is wrong with those whose record cannot be read."""
+    found, damaged = [], []
+    for path in sorted(runs.glob("*/summary.json")):
+        try:
+            found.append(read_summary(runs, path.parent.name))
+        except UserError as e:
+            damaged.append(e)
+    return found, damaged
 
 
 def chosen_weights(runs: Path, name: str) -> Path:

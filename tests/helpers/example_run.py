@@ -22,13 +22,13 @@ import polars as pl
 from codelutra.config import RunConfig
 from codelutra.execution import outcomes as execution
 from codelutra.pipeline import stages
-from codelutra.pipeline.recorder import Summary
+from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Recipe, Step, write_frame
 from sandbox.protocol import Result, SqlJob
 
-SKILLS = (0.05, 0.4, 0.5, 0.65)  # chance of an undamaged answer: base, warm start, iteration 1, iteration 2
+SKILLS = (0.05, 0.4, 0.5, 0.65)  # chance of an undamaged answer: base, policies 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -77,29 +77,28 @@ def example_run(
     )
     with Run(home, config) as run:
         played = _Played(run, weights, drift_alarm_step)
-        summary = Summary(run)
-        summary.prepared(played.problems, played.expected)
+        record = Recorder(run)
+        record.prepared(played.problems, played.expected)
         for i, skill in enumerate(skills):
             last, played.ended = i == len(skills) - 1, ended[i] if ended else 1.0
             iteration = i - (1 if config.warm_start else 0)
             label = f"policy-{iteration}" if iteration >= 0 else "base"
-            title = f"iteration {iteration}" if iteration > 0 else "warm start" if i else "base"
-            made = played.train(label, title) if i else None
+            made = played.train(label) if i else None
             policy = Policy.of(label, made) if made else Policy(label, str(weights or "/nowhere"), "base")
             drawn, judged = played.answers("dev", skill, 1)
             scores = run.make(stages.score(run, [judged], played.problems, played.expected, "dev"))
-            summary.measured(policy, title, "base" if i == 0 else f"iteration-{i:02}", scores, [drawn], [judged], made)
+            record.measured(policy, scores, [drawn], [judged], made)
             if i:
-                summary.decide()
+                record.decide()
             if iteration >= 0 and not last:
                 drawn, judged = played.answers("train", skill, config.sample.samples_per_problem)
                 scores = run.make(stages.score(run, [judged], played.problems, played.expected, "train"))
-                summary.sampled([drawn], [judged], scores)
-                summary.learned_from(run.make(stages.pairs(run, [judged], played.problems, played.expected)))
+                record.sampled(policy, scores, [drawn], [judged])
+                record.learned_from(policy, run.make(stages.pairs(run, [judged], played.problems, played.expected)))
         if finished:
             _, judged = played.answers("test", skills[-1], 1)
-            summary.tested(run.make(stages.score(run, [judged], played.problems, played.expected, "test")))
-            summary.finish("finished")
+            record.tested(run.make(stages.score(run, [judged], played.problems, played.expected, "test")))
+            record.finish()
         return run.dir.path
 
 
@@ -141,7 +140,7 @@ class _Played:
         outcomes = execution.execute(samples, problems, expected, self.run.suite, self.pool, timeout_seconds=5)
         return drawn, self._put("execute", "outcomes", outcomes, {"rows": outcomes.height})
 
-    def train(self, label: str, title: str) -> Artifact:
+    def train(self, label: str) -> Artifact:
         kind = "warm-start" if label == "policy-0" else "train"
 
         def build(out: Path, work: Path) -> dict[str, Any]:
@@ -153,7 +152,7 @@ class _Played:
             alarm = self.drift_alarm_step if kind == "train" else None
             return {"steps": 30, "examples": 200, "seconds": 88.0, "last": last, "drift_alarm_step": alarm}
 
-        config = {"system": self.run.suite.system, "title": title}
+        config = {"system": self.run.suite.system, "label": label}
         return self.run.make(Step(Recipe(kind, 0, config, {"policy": "before"}), build))
 
     def _step(self, kind: str, done: float) -> dict[str, float]:

@@ -1,15 +1,13 @@
 """What a run's numbers look like: one function a figure, each with the rows it draws beside it.
 
-summary.json, training.jsonl ──► Figure(rows, draw) ──► NAME.svg, .png, .json, .csv
+RunSummary, training.jsonl ──► Figure(rows, draw) ──► NAME.svg, .png, .json, .csv
 
-Here: what policies can do. Beside it: `training_figures.py` (steps), `pipeline_figures.py` (material and minutes),
-`comparison_figures.py` (several runs).
+Here: what policies can do. Beside it: `training.py` (steps), `stages.py` (material and minutes), `runs.py` (several runs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from codelutra.reporting.figures.drawing import (
@@ -23,13 +21,12 @@ from codelutra.reporting.figures.drawing import (
     VERMILION,
     Figure,
     Row,
-    draw,
     readable_on,
     swatch,
 )
 from codelutra.reporting.figures.stages import funnel_figure, minutes_figure
 from codelutra.reporting.figures.training import Training, log_probability_figure, loss_figure
-from codelutra.results.findings import read_findings
+from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.schema import STATUSES
 
 STATUS_COLOURS = {
@@ -46,10 +43,10 @@ STATUS_COLOURS = {
 }
 
 
-def run_figures(summary: Row, training: Training) -> list[Figure]:
+def run_figures(summary: RunSummary, training: Training) -> list[Figure]:
     """The figures a run has data for."""
-    rows = summary["policies"]
-    on_dev = bool(rows and rows[0]["dev"]["n"])
+    rows = summary.policies
+    on_dev = bool(rows and rows[0].dev.n)
     found = [
         pass_at_1_figure([summary]) if on_dev else None,
         status_figure(rows) if on_dev else None,
@@ -62,21 +59,21 @@ def run_figures(summary: Row, training: Training) -> list[Figure]:
     return [figure for figure in found if figure]
 
 
-def pass_at_1_figure(summaries: Sequence[Row]) -> Figure:
+def pass_at_1_figure(summaries: Sequence[RunSummary]) -> Figure:
     """dev pass@1 by policy with its interval, one line a run."""
-    rows = [
+    rows: list[Row] = [
         {
-            "run": s["run"],
-            "policy": p["title"],
-            "best": p["label"] == s["best"],
-            "value": p["dev"]["value"],
-            "low": p["dev"]["low"],
-            "high": p["dev"]["high"],
-            "problems": p["dev"]["n"],
-            "after_best": s["best"] in [q["label"] for q in s["policies"][:i]],
+            "run": s.run,
+            "policy": p.name,
+            "best": p.label == s.best,
+            "value": p.dev.value,
+            "low": p.dev.low,
+            "high": p.dev.high,
+            "problems": p.dev.n,
+            "after_best": s.best in [q.label for q in s.policies[:i]],
         }
         for s in summaries
-        for i, p in enumerate(s["policies"])
+        for i, p in enumerate(s.policies)
     ]
     policies = list(dict.fromkeys(r["policy"] for r in rows))
     runs = list(dict.fromkeys(r["run"] for r in rows))
@@ -122,14 +119,14 @@ def pass_at_1_figure(summaries: Sequence[Row]) -> Figure:
     )
 
 
-def status_figure(policies: Sequence[Row]) -> Figure:
+def status_figure(policies: Sequence[PolicyResult]) -> Figure:
     """What became of the answers, as shares: greedy dev answers above, sampled train answers below."""
     kinds = {"dev": "dev, greedy", "train": "train, sampled"}
-    rows = [
-        {"split": split, "policy": p["title"], "status": s, "answers": n, "share": n / sum(counts.values())}
+    rows: list[Row] = [
+        {"split": split, "policy": p.name, "status": s, "answers": n, "share": n / sum(counts.values())}
         for split in kinds
         for p in policies
-        if (counts := p["statuses"][split])
+        if (counts := p.statuses[split])
         for s in STATUSES
         if (n := counts.get(s, 0))
     ]
@@ -172,12 +169,12 @@ def status_figure(policies: Sequence[Row]) -> Figure:
     )
 
 
-def pass_at_k_figure(policies: Sequence[Row]) -> Figure | None:
+def pass_at_k_figure(policies: Sequence[PolicyResult]) -> Figure | None:
     """Unbiased pass@k on the train samples of each policy that drew any."""
-    rows = [
-        {"policy": p["title"], "k": int(k), **{c: e[c] for c in ("value", "low", "high")}, "problems": e["n"]}
+    rows: list[Row] = [
+        {"policy": p.name, "k": k, "value": e.value, "low": e.low, "high": e.high, "problems": e.n}
         for p in policies
-        for k, e in p.get("train", {}).get("pass@k", {}).items()
+        for k, e in (p.train.pass_at_k if p.train else {}).items()
     ]
     if not rows:
         return None
@@ -208,9 +205,3 @@ def pass_at_k_figure(policies: Sequence[Row]) -> Figure | None:
         rows,
         draw,
     )
-
-
-def save_figures(run_path: Path, out_dir: Path) -> list[Path]:
-    """Write every figure of a run into `out_dir`: NAME.svg and .png, and what they show as .json and .csv."""
-    found = read_findings(run_path)
-    return [path for figure in run_figures(found.summary, found.training) for path in draw(figure).save(out_dir)]

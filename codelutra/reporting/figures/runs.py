@@ -1,6 +1,6 @@
 """Several runs in one figure: with and without something, and what more training data gives.
 
-Runs are given as summary.json with a label; runs that share a label are seeds of one setting.
+Runs are given with a label; runs that share a label are seeds of one setting.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
-from codelutra.reporting.figures.drawing import BLUE, ORANGE, Figure, Row
+from codelutra.reporting.figures.drawing import BLUE, INK, ORANGE, Figure, Row
 from codelutra.reporting.figures.policies import pass_at_1_figure
 from codelutra.reporting.figures.training import log_probabilities_compared
 from codelutra.results.findings import Findings
+from codelutra.results.summary import RunSummary, TestResult, policy_name
+from codelutra.scoring.scores import Estimate
 
-Labelled = Sequence[tuple[str, Row]]  # (label, summary.json)
+Labelled = Sequence[tuple[str, RunSummary]]
 _START, _CHOSEN = "start", "chosen"
 _LOOKS = {_START: ("o", ORANGE), _CHOSEN: ("D", BLUE)}
 
@@ -26,7 +28,7 @@ def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
 
     `split` "test": only the chosen policy has a number there. Raises ValueError where no run has one.
     """
-    rows = [{"setting": label, "run": s["run"], **found} for label, s in runs for found in (_estimates(s, split)) if found]
+    rows = [{"setting": label, "run": s.run, **found} for label, s in runs for found in (_estimates(s, split)) if found]
     labels = list(dict.fromkeys(r["setting"] for r in rows))
     if not rows:
         raise ValueError(f"no run has a policy measured on {split}")
@@ -65,11 +67,11 @@ def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
     )
 
 
-def data_share_figure(runs: Sequence[tuple[float, Row]], *, split: str = "dev") -> Figure:
-    """pass@1 by the share of the train problems that was used, of (share in (0, 1], summary.json); runs of one share are
+def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = "dev") -> Figure:
+    """pass@1 by the share of the train problems that was used, of (share in (0, 1], run); runs of one share are
     seeds. Raises ValueError where no run has a number."""
     rows = [
-        {"share": share, "train_problems": s["problems"].get("train"), "run": s["run"], **found}
+        {"share": share, "train_problems": s.problems.train, "run": s.run, **found}
         for share, s in sorted(runs, key=lambda r: r[0])
         for found in _estimates(s, split)
         if found
@@ -109,14 +111,50 @@ def data_share_figure(runs: Sequence[tuple[float, Row]], *, split: str = "dev") 
     )
 
 
+def methods_figure(suite: str, methods: Sequence[tuple[str, Estimate, Sequence[float]]], ours: str) -> Figure:
+    """Test pass@1 of every method (name, mean, each seed's) with its interval, the best on top; a dot a seed."""
+    ordered = sorted(methods, key=lambda m: m[1].value)
+    rows = [
+        {
+            "method": name,
+            "test_pass_at_1": test.value,
+            "low": test.low,
+            "high": test.high,
+            "seeds": ";".join(f"{seed:.4f}" for seed in seeds),
+        }
+        for name, test, seeds in ordered
+    ]
+    n = methods[0][1].n
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for y, (name, test, seeds) in enumerate(ordered):
+            ax.barh(y, 100 * test.value, color=BLUE, alpha=0.85 if name == ours else 0.4, height=0.6)
+            ax.plot([100 * test.low, 100 * test.high], [y, y], color=INK, linewidth=1.4)
+            if len(seeds) > 1:
+                ax.plot([100 * s for s in seeds], [y] * len(seeds), "o", color=INK, markersize=3)
+            at = (100 * test.high, y)
+            ax.annotate(f"{100 * test.value:.1f}", at, xytext=(4, 0), textcoords="offset points", va="center")
+        ax.set_yticks(range(len(ordered)), [name for name, _, _ in ordered])
+        ax.grid(axis="y", visible=False)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(f"test pass@1, % of {n} problems")
+
+    caption = (
+        f"Greedy pass@1 on the test split of {suite} ({n} problems), policies chosen on dev. Lines: 95 % intervals, dots: "
+        "single seeds."
+    )
+    return Figure("methods", "What a user would do instead", caption, rows, draw, (5.8, 0.9 + 0.36 * len(rows)))
+
+
 def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
     """What there is to compare between runs, labelled by their names: of the first preference training of each, and of
     their train problems where those differ in number."""
-    named = [(f.summary["run"], f.summary) for f in runs]
+    named = [(f.summary.run, f.summary) for f in runs]
     trained = [(name, lines) for f, (name, _) in zip(runs, named, strict=True) for _, lines in _preferring(f)[:1]]
-    asked = [s["problems"].get("train", 0) for _, s in named]
+    asked = [s.problems.train for _, s in named]
     shares = [(n / max(asked), s) for n, (_, s) in zip(asked, named, strict=True) if n]
-    same_questions = len({(s["suite"], s["suite_version"], s["problems"].get("dev")) for _, s in named}) == 1
+    same_questions = len({(s.suite, s.suite_version, s.problems.dev) for _, s in named}) == 1
     found = [
         replace(pass_at_1_figure([s for _, s in named]), name="pass-at-1-compared"),
         runs_compared_figure(named),
@@ -127,22 +165,18 @@ def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
 
 
 def _preferring(found: Findings) -> list[tuple[str, list[Row]]]:
-    return [(title, lines) for title, lines in found.training if "chosen_log_prob" in lines[0]]
+    return [(name, lines) for name, lines in found.training if "chosen_log_prob" in lines[0]]
 
 
-def _estimates(summary: Row, split: str) -> list[Row]:
+def _estimates(s: RunSummary, split: str) -> list[Row]:
     """Start and chosen policy of a run on `split`, those that have a number there."""
     if split == "test":
-        test = summary.get("test")
-        return [_row(_CHOSEN, test["policy"], test)] if test else []
-    rows = {p["label"]: p for p in summary["policies"]}
-    start, chosen = rows.get("policy-0"), rows.get(summary["best"])
-    return [_row(kind, p["title"], p[split]) for kind, p in ((_START, start), (_CHOSEN, chosen)) if p]
+        return [_row(_CHOSEN, policy_name(s.test.policy), s.test)] if s.test else []
+    return [_row(kind, p.name, p.dev) for kind, p in ((_START, s.start), (_CHOSEN, s.chosen)) if p]
 
 
-def _row(kind: str, policy: str, e: Row) -> Row:
-    numbers = {"value": e["value"], "low": e["low"], "high": e["high"], "problems": e["n"]}
-    return {"policy_kind": kind, "policy": policy, **numbers}
+def _row(kind: str, policy: str, e: Estimate | TestResult) -> Row:
+    return {"policy_kind": kind, "policy": policy, "value": e.value, "low": e.low, "high": e.high, "problems": e.n}
 
 
 def _spread(row: Row, kind: list[Row], by: str = "setting") -> float:

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from codelutra.reporting.figures.drawing import BLUE, GREEN, ORANGE, PURPLE, SERIES, Figure, Row, few_ticks
+from codelutra.results.summary import PolicyResult, iteration_of
 
 STAGES = ("sample", "execute", "pairs", "train")
 _STAGE_COLOURS = dict(zip(STAGES, (BLUE, ORANGE, PURPLE, GREEN), strict=True))
 
 
-def funnel_figure(policies: Sequence[Row]) -> Figure | None:
+def funnel_figure(policies: Sequence[PolicyResult]) -> Figure | None:
     """From problems and samples to pairs, by iteration."""
     steps = {
         "problems": ("problems", "usable_reference", "right_and_wrong", "paired_problems"),
         "samples": ("samples", "executable", "correct", "pairs"),
     }
-    rows = [
-        {"iteration": i + 1, "from": p["title"], "unit": unit, "step": step, "count": p["funnel"][step]}
-        for i, p in enumerate(p for p in policies if p.get("funnel"))
+    rows: list[Row] = [
+        {"iteration": iteration_of(p.label) + 1, "from": p.name, "unit": unit, "step": step, "count": counts[step]}
+        for p in policies
+        if p.funnel and p.funnel.pairs is not None and (counts := p.funnel.model_dump())
         for unit, names in steps.items()
         for step in names
     ]
@@ -65,15 +67,12 @@ def funnel_figure(policies: Sequence[Row]) -> Figure | None:
     )
 
 
-def minutes_figure(policies: Sequence[Row]) -> Figure:
+def minutes_figure(policies: Sequence[PolicyResult]) -> Figure:
     """Minutes each stage took, by policy."""
-    rows = [
-        {"policy": p["title"], "stage": s, "minutes": p["seconds"][s] / 60}
-        for p in policies
-        for s in STAGES
-        if p["seconds"].get(s)
+    rows: list[Row] = [
+        {"policy": p.name, "stage": s, "minutes": p.seconds[s] / 60} for p in policies for s in STAGES if p.seconds.get(s)
     ]
-    names = [p["title"] for p in policies]
+    names = [p.name for p in policies]
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()

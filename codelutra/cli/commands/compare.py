@@ -1,0 +1,104 @@
+"""Commands that refine several runs and compare them: compare, sweep, evaluate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json
+from codelutra.pipeline.run import home_dir
+
+if TYPE_CHECKING:
+    from codelutra.experiments.plan import Experiment
+
+
+def _list_methods(wanted: bool) -> None:
+    if wanted:
+        from codelutra.cli import tables
+        from codelutra.experiments.methods import METHODS
+
+        tables.show(listed({n: m.what for n, m in METHODS.items()}, "method", "what"), "methods")
+        raise typer.Exit
+
+
+def compare(
+    config: Config,
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Comma-separated, or `all`; `--list` says what each is.")
+    ] = "base,warm-start,sft,rft,dpo,codelutra",
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="Comma-separated; every method runs once with each.")] = "0",
+    list_: Annotated[
+        bool, typer.Option("--list", help="Say what each method is, and stop.", is_eager=True, callback=_list_methods)
+    ] = False,
+    only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare what has finished.")] = False,
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Compare methods: same model, warm start, problems; one run each, work they share is done once.
+
+    Interrupted or killed, the same command goes on where it was. Several commands with other --methods or --seeds add up:
+    finished runs are reused.
+    """
+    from codelutra.experiments.method_table import comparison
+    from codelutra.experiments.methods import chosen_methods, chosen_seeds
+
+    experiment = comparison(config, tuple(set_ or ()), chosen_methods(methods), chosen_seeds(seeds))
+    _run_experiment(experiment, home, json_, only_table=only_table)
+
+
+def sweep(
+    config: Config,
+    vary: Annotated[list[str], typer.Option(metavar="a.b=v,w", help="Values to try; repeatable, then all combinations.")],
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Compare settings on dev: one run each, sharing all that they leave alone; test stays closed.
+
+    E.g. --vary train.learning_rate=1e-5,4e-5 --vary train.beta=0.1,0.3. Interrupted, the same command goes on.
+    """
+    from codelutra.experiments.sweep import sweep as plan
+
+    _run_experiment(plan(config, tuple(set_ or ()), vary), home, json_)
+
+
+def evaluate(
+    config: Config,
+    model: Annotated[
+        list[str], typer.Option(metavar="MODEL", help="path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.")
+    ],
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Score models on a config's suite, greedy: dev and test pass@1 with intervals, and a paired test against the first.
+
+    Each is a run without iterations, so what was measured before is reused. --set select.test=false leaves test closed.
+    """
+    from codelutra.experiments.evaluate import evaluation
+
+    _run_experiment(evaluation(config, tuple(set_ or ()), model, home_dir(home)), home, json_)
+
+
+def _run_experiment(experiment: Experiment, home: Path | None, as_json: bool, *, only_table: bool = False) -> None:
+    """Refine every arm (unless `only_table`), then show what came out."""
+    from codelutra.cli import tables
+    from codelutra.cli.watch import watch_run
+    from codelutra.experiments import plan
+
+    root = home_dir(home)
+    if only_table:
+        result = plan.conclude(experiment, root)
+    else:
+        result = plan.run_experiment(experiment, root, lambda arm: watch_run(arm.source, arm.overrides, arm.config, home))
+    if as_json:
+        print_json(result.data)
+        return
+    tables.show(result.narrow if result.narrow and tables.narrow() else result.table, result.title)
+    for name in result.missing:
+        print(f"not in it: {name}, not finished", file=sys.stderr)
+    print(f"written: {plan.folder(experiment, root)}", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""Commands that keep the machine in order: doctor, prune, sandbox build, sandbox probe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from codelutra.cli.commands.options import Home, Json, print_json
+from codelutra.pipeline.run import home_dir
+
+
+def doctor(json_: Json = False) -> None:
+    """What is here, what is missing, and how to get it. Exit 1 if something needed is missing."""
+    from dataclasses import asdict
+
+    from codelutra.cli import tables
+    from codelutra.cli.doctor import checks
+
+    found = checks()
+    print_json([asdict(c) for c in found]) if json_ else tables.show(tables.checks_table(found))
+    if not all(c.ok for c in found):
+        raise typer.Exit(1)
+
+
+def prune(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]…", help="Runs to remove, with all that only they use.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only told.")] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Free disk space: remove what no run here uses any more, and the runs named. Promoted ones stay."""
+    from codelutra.cli import tables
+    from codelutra.experiments.prune import remove, unused
+
+    found = unused(home_dir(home), runs or ())
+    if yes:
+        remove(found)
+    if json_:
+        rows = [{"path": str(path), "bytes": size} for path, size in found.artifacts]
+        print(json.dumps({"removed": yes, "bytes": found.size, "runs": [str(r) for r in found.runs], "artifacts": rows}))
+        return
+    if found.artifacts:
+        tables.show(tables.by_stage(found.artifacts), "used by no other run" if runs else "used by no run")
+    print(f"{'freed' if yes else 'would free'} {found.size / 2**30:.2f} GiB" + ("" if yes else "; --yes removes it"))
+
+
+Image = Annotated[str, typer.Argument(metavar="[KIND]", help="python or datascience")]
+
+
+def sandbox_build(kind: Image = "python", json_: Json = False) -> None:
+    """Build the sandbox image, unless it is there."""
+    from sandbox.image import ensure_image
+
+    tag = ensure_image(kind, progress=lambda line: print(line, file=sys.stderr))
+    print(json.dumps({"image": tag}) if json_ else tag)
+
+
+def sandbox_probe(kind: Image = "python", json_: Json = False) -> None:
+    """Run honest programs and known attacks through the real sandbox. Exit 1 if any verdict is not as expected."""
+    from codelutra.cli import tables
+    from codelutra.results.table import Table
+    from sandbox.image import ensure_image
+    from sandbox.pool import Pool
+    from sandbox.probe import probe
+
+    with Pool(image=ensure_image(kind), workers=1, run="probe") as pool:
+        rows = probe(pool)
+    shown = [{k: str(v) for k, v in row.items()} for row in rows]
+    print_json(rows) if json_ else tables.show(Table.of(shown), "sandbox probe")
+    if not all(r["ok"] for r in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,37 @@
+"""Options that several commands have, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codelutra.pipeline.run import home_dir
+
+Home = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one config value; repeatable.")]
+Config = Annotated[str, typer.Argument(help="A preset's name (`codelutra presets`) or the path of a YAML file.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name (`codelutra status` lists them).")]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def show_run(summary: Any, home: Path | None, as_json: bool) -> None:
+    """A run's record (`RunSummary`)."""
+    from codelutra.cli import tables
+
+    print_json(summary.as_json()) if as_json else tables.show_run(summary, home_dir(home) / "runs" / summary.run)
+
+
+def listed(what: dict[str, str], *columns: str) -> Any:
+    """A table of names and what they are."""
+    from codelutra.results.table import Table
+
+    return Table(columns, list(what.items()))

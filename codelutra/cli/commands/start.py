@@ -1,0 +1,113 @@
+"""Commands that start something: run, check, init, presets, suites."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json, show_run
+from codelutra.pipeline.run import home_dir
+
+
+def run(config: Config, set_: Set = None, home: Home = None, json_: Json = False) -> None:
+    """Refine a model to the end. Interrupted or killed, the same command goes on where it was."""
+    from codelutra.cli.watch import watch_run
+    from codelutra.config import load_config
+
+    summary = watch_run(config, tuple(set_ or ()), load_config(config, tuple(set_ or ())), home)
+    show_run(summary, home, json_)
+
+
+def check(
+    config: Config,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SUITE", help="Another suite's name, or a config: train must share no problem with it; repeatable."
+        ),
+    ] = None,
+    set_: Set = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Judge every reference twice in the sandbox, count prompts, find leaks: before a run spends anything.
+
+    Exit 1 where something spoils the run's numbers. What was judged is in the store; the run will not judge it again.
+    """
+    from dataclasses import asdict
+
+    from codelutra.cli import tables
+    from codelutra.config import load_config
+    from codelutra.pipeline.check import check as check_config
+
+    report = check_config(load_config(config, tuple(set_ or ())), home_dir(home), against or (), tables.progress_line)
+    if json_:
+        print_json({**asdict(report), "spoilt": report.spoilt})
+    else:
+        tables.show_check(report)
+    if report.spoilt:
+        raise typer.Exit(1)
+
+
+def presets(json_: Json = False) -> None:
+    """The configs that ship with the package: copy one and change it."""
+    from codelutra.cli import tables
+    from codelutra.config import PRESETS, preset_names
+
+    files = {n: PRESETS / f"{n}.yaml" for n in preset_names()}
+    if json_:
+        print_json([{"name": n, "path": str(f), "purpose": tables.purpose(f)} for n, f in files.items()])
+        return
+    tables.show(listed({n: tables.purpose(f) for n, f in files.items()}, "name", "purpose"), "presets")
+    print(f"copy one from {PRESETS} and change it, or `codelutra run NAME --set section.key=value`")
+
+
+def suites(json_: Json = False) -> None:
+    """The suites a config can name."""
+    from codelutra.cli import tables
+    from codelutra.suites.base import SUITES
+
+    what = {n: (importlib.import_module(m).__doc__ or "").strip().split("\n")[0] for n, m in sorted(SUITES.items())}
+    if json_:
+        print_json([{"name": n, "what": w} for n, w in what.items()])
+    else:
+        tables.show(listed(what, "name", "what"), "suites")
+
+
+Target = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; default a folder named after the file.")]
+
+
+def init_sql(
+    database: Annotated[Path, typer.Argument(help="A SQLite file. It is read where it lies, not copied.")],
+    questions: Annotated[Path, typer.Argument(help='JSONL: {"question": …, "query": …} a line.')],
+    folder: Target = None,
+    json_: Json = False,
+) -> None:
+    """Your own database and questions. Every line is checked first; what is there already is not overwritten."""
+    from codelutra.cli import init
+
+    _show_made(init.init_sql(database, questions, folder), json_)
+
+
+def init_python(
+    problems: Annotated[Path, typer.Argument(help="JSONL of functions or programs; docs/your-own-task.md has the fields.")],
+    folder: Target = None,
+    json_: Json = False,
+) -> None:
+    """Your own Python problems. Every line is checked first; what is there already is not overwritten."""
+    from codelutra.cli import init
+
+    _show_made(init.init_python(problems, folder), json_)
+
+
+def _show_made(made: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"suite": str(made.suite), "config": str(made.config), "splits": dict(made.splits)}))
+        return
+    splits = ", ".join(f"{n} {split}" for split, n in made.splits.items())
+    print(f"wrote {made.suite} and {made.config}: {splits}")
+    print(f"next:  codelutra check {made.config}\n       codelutra run {made.config}")

@@ -1,0 +1,79 @@
+"""Commands that show a run or take a policy out of it: status, report, export."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codelutra.cli.commands.options import Home, Json, RunName, print_json, show_run
+from codelutra.pipeline.run import home_dir
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; none lists all.")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """What a run has found so far, and what it is doing now."""
+    from codelutra.cli import tables
+    from codelutra.results.summary import list_runs, read_summary
+
+    runs = home_dir(home) / "runs"
+    if name is not None:
+        show_run(read_summary(runs, name), home, json_)
+        return
+    found, damaged = list_runs(runs)
+    if json_:
+        print_json([s.as_json() for s in found])
+    elif found:
+        tables.show(tables.runs_table(found))
+    elif not damaged:
+        print("no runs here yet; `codelutra run demo` makes one")
+    for error in damaged:
+        print(f"codelutra: {error}", file=sys.stderr)
+
+
+def report(
+    name: RunName,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Another run to show it beside; repeatable.")
+    ] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Write the run's report page with its figures (runs/RUN/report/index.html)."""
+    from codelutra.reporting.report import write_report
+
+    runs = home_dir(home) / "runs"
+    page = write_report(runs / name, [runs / other for other in beside or ()])
+    print(json.dumps({"report": str(page)}) if json_ else f"report: {page}")
+
+
+def export(
+    name: RunName,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not exist or be empty.")],
+    policy: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Which policy, e.g. policy-1; default the best by dev.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="hf:ORG/NAME", help="Then upload it, private until you say otherwise.")
+    ] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Copy a policy out: weights, tokenizer, model card with the numbers. Loads in transformers and vLLM."""
+    from codelutra.reporting.export import export as export_policy
+    from codelutra.reporting.export import hub_name
+    from codelutra.reporting.export import push as push_to_hub
+
+    if push:
+        hub_name(push)  # a wrong name is told before anything is copied
+    out = export_policy(home_dir(home) / "runs" / name, directory, policy=policy)
+    address = push_to_hub(out, push) if push else None
+    print(json.dumps({"exported": str(out), "pushed": address}) if json_ else f"exported: {out}")
+    if address and not json_:
+        print(f"pushed: {address}")

@@ -1,0 +1,19 @@
+"""What the flows of several runs share: every arm is refined as a subflow, the table goes to the UI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codelutra.experiments.plan import Experiment, run_experiment
+from codelutra.pipeline.run import home_dir
+from flows.refine import refine
+from tasks.publish import publish_table
+
+
+def run(experiment: Experiment, home: str | None) -> Any:
+    """The experiment's result as JSON."""
+    result = run_experiment(
+        experiment, home_dir(home), lambda arm: refine(config=arm.source, overrides=list(arm.overrides), home=home)
+    )
+    publish_table(f"{experiment.kind}-{experiment.name}", result.table, f"{experiment.name}: {result.title}")
+    return result.data
