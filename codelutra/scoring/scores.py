@@ -69,11 +69,15 @@ class Seeds:
 
 
 def score_problems(
-    outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame, *, normalised: pl.DataFrame | None = None
-) -> pl.DataFrame:
-    """One row for each of `problems`, as SCORES, in their order; outcomes of other problems are left aside.
+    outcomes: pl.DataFrame,
+    problems: pl.DataFrame,
+    expected: pl.DataFrame,
+    split: str,
+    counted: Sequence[Mapping[str, int]] = (),
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """One row for each problem of `split`, as SCORES, in their order; and the facts: what the rows say (`summary`).
 
-    `normalised` (problem_id, code, normalised) says which programs are the same, else whitespace is collapsed.
+    Outcomes of other problems are left aside. `counted`: the `other_modes` that `execute` gave with each shard.
     Raises StageError for outcomes judged under two comparison modes.
     """
     modes = outcomes["mode"].unique().sort().to_list()
@@ -83,27 +87,29 @@ def score_problems(
     judged = outcomes.join(broken, on="problem_id", how="left").with_columns(
         status=pl.when("broken").then(pl.lit("reference_error", STATUS)).otherwise("status")
     )
-    drawn = judged.filter(~pl.col("greedy"), pl.col("status") != "infra_error", ASKED)
     right, ran = pl.col("status") == "correct", pl.col("status").is_in(EXECUTABLE)
     sampled = (
-        _named(drawn, normalised)
+        judged.filter(~pl.col("greedy"), pl.col("status") != "infra_error", ASKED)
         .group_by("problem_id")
         .agg(
             samples=pl.len().cast(pl.Int32),
             correct=right.sum().cast(pl.Int32),
             executable=ran.sum().cast(pl.Int32),
             unique_answers=pl.col("answer").filter(ran).n_unique().cast(pl.Int32),
-            unique_correct=pl.col("norm").filter(right).n_unique().cast(pl.Int32),
+            unique_correct=collapse(pl.col("code")).filter(right).n_unique().cast(pl.Int32),
         )
     )
     greedy = judged.filter("greedy").group_by("problem_id").agg(greedy_status=pl.col("status").first())
     scores = (
-        problems.select("problem_id", "split", "group", "difficulty", mode=pl.lit(modes[0] if modes else ""))
+        problems.filter(pl.col("split") == split)
+        .select("problem_id", "split", "group", "difficulty", mode=pl.lit(modes[0] if modes else ""))
         .join(greedy, on="problem_id", how="left", maintain_order="left")
         .join(sampled, on="problem_id", how="left", maintain_order="left")
         .with_columns(pl.col("samples", "correct", "executable", "unique_answers", "unique_correct").fill_null(0))
     )
-    return check(scores, SCORES)
+    scores, facts = check(scores, SCORES), summary(scores)
+    others = other_modes(counted, facts["pass@1"])
+    return scores, {"split": split, **facts, "other_modes": others, "statuses": status_counts(outcomes)}
 
 
 def pass_at_1(scores: pl.DataFrame, *, confidence: float = CONFIDENCE) -> Estimate:
@@ -207,6 +213,12 @@ def status_mix(statuses: pl.Series) -> dict[str, int]:
     return {s: counts.get(s, 0) for s in STATUSES}
 
 
+def status_counts(outcomes: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """How many OUTCOMES of each status there are, greedy and sampled ones apart; statuses that did not occur left out."""
+    by = outcomes.group_by("greedy", "status").len().sort("greedy", "status").rows()
+    return {kind: {s: n for g, s, n in by if g is flag} for kind, flag in (("greedy", True), ("sampled", False))}
+
+
 def summary(scores: pl.DataFrame) -> dict[str, Any]:
     """What SCORES say, as JSON: `pass@1` and `greedy` statuses; for samples their shares, means and pass@k.
 
@@ -252,14 +264,6 @@ def aggregate_seeds(values: Sequence[float | Estimate]) -> Seeds:
         raise ValueError("no seeds to aggregate")
     sd = stdev(numbers) if len(numbers) > 1 else 0.0
     return Seeds(mean(numbers), sd, min(numbers), max(numbers), len(numbers))
-
-
-def _named(drawn: pl.DataFrame, normalised: pl.DataFrame | None) -> pl.DataFrame:
-    norm = collapse(pl.col("code"))
-    if normalised is None:
-        return drawn.with_columns(norm=norm)
-    named = drawn.join(normalised, on=["problem_id", "code"], how="left")
-    return named.with_columns(norm=pl.coalesce("normalised", norm))
 
 
 def _counting(scores: pl.DataFrame) -> pl.DataFrame:

@@ -193,7 +193,7 @@ OUTCOMES = outcomes_of(
 
 
 def test_scores_have_a_row_a_problem_whatever_was_sampled():
-    scores = score_problems(OUTCOMES, PROBLEMS, EXPECTED)
+    scores, _ = score_problems(OUTCOMES, PROBLEMS, EXPECTED, "dev")
     assert scores.schema == schema.SCORES
     counts = ("problem_id", "greedy_status", "samples", "correct", "executable", "unique_answers", "unique_correct")
     assert scores.select(counts).rows() == [
@@ -202,19 +202,33 @@ def test_scores_have_a_row_a_problem_whatever_was_sampled():
         ("c", "reference_error", 0, 0, 0, 0, 0),
         ("d", None, 0, 0, 0, 0, 0),
     ]
-    same = pl.DataFrame({"problem_id": ["a", "a"], "code": ["good", "GOOD"], "normalised": ["good", "good"]})
-    assert score_problems(OUTCOMES, PROBLEMS, EXPECTED, normalised=same)["unique_correct"][0] == 1
+
+
+def test_only_the_problems_of_the_split_are_scored_and_the_facts_are_of_them():
+    problems = PROBLEMS.with_columns(split=pl.Series(["dev", "train", "dev", "dev"], dtype=schema.SPLIT))
+    shards = [{"bird-ex/official": 1}, {"bird-ex/official": 0}]
+    scores, facts = score_problems(OUTCOMES, problems, EXPECTED, "dev", shards)
+    assert scores["problem_id"].to_list() == ["a", "c", "d"]
+    assert facts == {
+        "split": "dev",
+        **summary(scores),
+        "other_modes": {"bird-ex/official": {"value": 0.5, "n": 2, "correct": 1}},
+        "statuses": {
+            "greedy": {"correct": 3, "syntax_error": 1},
+            "sampled": {"correct": 3, "wrong": 1, "timeout": 1, "infra_error": 1},
+        },
+    }
 
 
 def test_outcomes_under_two_modes_are_refused():
     other = OUTCOMES.with_columns(mode=pl.lit("bird-ex/official"))
     with pytest.raises(StageError, match=r"bird-ex/official and sql-strict/v1"):
-        score_problems(pl.concat([OUTCOMES, other]), PROBLEMS, EXPECTED)
+        score_problems(pl.concat([OUTCOMES, other]), PROBLEMS, EXPECTED, "dev")
 
 
 def test_scores_do_not_depend_on_the_order_of_outcomes():
-    scores = score_problems(OUTCOMES, PROBLEMS, EXPECTED)
-    assert scores.equals(score_problems(OUTCOMES.reverse(), PROBLEMS, EXPECTED))
+    scores, _ = score_problems(OUTCOMES, PROBLEMS, EXPECTED, "dev")
+    assert scores.equals(score_problems(OUTCOMES.reverse(), PROBLEMS, EXPECTED, "dev")[0])
 
 
 def test_a_breakdown_adds_up_to_the_whole():
@@ -233,7 +247,7 @@ def test_the_status_mix_counts_every_status():
 
 
 def test_a_summary_survives_json_and_says_the_same_as_its_parts():
-    scores = score_problems(OUTCOMES, PROBLEMS, EXPECTED)
+    scores, _ = score_problems(OUTCOMES, PROBLEMS, EXPECTED, "dev")
     said = json.loads(json.dumps(summary(scores)))
     assert Estimate(**said["pass@1"]) == pass_at_1(scores)
     assert said["executable"] == pytest.approx(1 / 3)
