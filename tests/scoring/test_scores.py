@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from codelutra import schema
 from codelutra.errors import StageError
 from codelutra.scoring.scores import (
-    Estimate,
-    Paired,
-    aggregate_seeds,
     breakdown,
     mcnemar,
     other_modes,
@@ -25,6 +22,7 @@ from codelutra.scoring.scores import (
     status_mix,
     summary,
 )
+from codelutra.scoring.statistics import Estimate, Paired, wilson
 
 
 def scores_of(*rows: tuple[Any, ...], mode: str = "sql-strict/v1") -> pl.DataFrame:
@@ -71,7 +69,7 @@ def test_pass_at_1_has_the_wilson_interval_of_statsmodels(correct, n, low, high)
 
 
 def test_another_confidence_gives_another_interval():
-    got = pass_at_1(greedy(101, 272), confidence=0.9)
+    got = wilson(101, 272, confidence=0.9)
     assert (got.low, got.high) == pytest.approx((0.3246246815698233, 0.4205570169141853), abs=1e-12)
 
 
@@ -233,11 +231,10 @@ def test_scores_do_not_depend_on_the_order_of_outcomes():
 
 def test_a_breakdown_adds_up_to_the_whole():
     scores = scores_of(("correct", 0, 0, "x"), ("wrong", 0, 0, "x"), ("infra_error", 0, 0, "x"), ("correct", 0, 0, "y"))
-    by_group = breakdown(scores, "group")
+    by_group = breakdown(scores)
     assert by_group.select("group", "correct", "n", "left_out").rows() == [("x", 1, 2, 1), ("y", 1, 1, 0)]
     x = scores.filter(pl.col("group") == "x")
     assert Estimate(**by_group.drop("group").row(0, named=True)) == pass_at_1(x)
-    assert breakdown(scores, ["split", "group"]).height == 2
 
 
 def test_the_status_mix_counts_every_status():
@@ -254,14 +251,6 @@ def test_a_summary_survives_json_and_says_the_same_as_its_parts():
     assert (said["samples"], said["correct_share"], said["executable_share"]) == (5, 0.6, 0.8)
     assert set(said["pass@k"]) == {"1", "2", "4"}
     json.dumps(summary(scores.clear()), allow_nan=False)
-
-
-def test_seeds_are_aggregated_into_mean_spread_and_range():
-    got = aggregate_seeds([pass_at_1(greedy(c, 10)) for c in (2, 4, 6)])
-    assert (got.mean, got.sd, got.low, got.high, got.n) == pytest.approx((0.4, 0.2, 0.2, 0.6, 3))
-    assert aggregate_seeds([0.5]).sd == 0
-    with pytest.raises(ValueError, match="no seeds"):
-        aggregate_seeds([])
 
 
 def test_other_modes_are_summed_over_shards_and_left_out_where_a_shard_did_not_count_them() -> None:
