@@ -18,14 +18,15 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from codelutra.config import SuiteSection
-from codelutra.execution.outcomes import execute, judge_references
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.schema import PROBLEMS, SAMPLES
 from codelutra.suites import mbpp
 from codelutra.suites.base import Suite, open_suite
@@ -121,20 +122,8 @@ def wrong_programs(suite: Suite, problems: pl.DataFrame, expected: pl.DataFrame,
             *(("mutant", mutant) for mutant in mutants(source, number)),
         ]
         kinds += [kind for kind, _ in made]
-        rows += [
-            {
-                "problem_id": problem["problem_id"],
-                "sample": i,
-                "greedy": False,
-                "completion": code,
-                "code": code,
-                "finish_reason": "stop",
-                "prompt_tokens": 0,
-                "completion_tokens": 0,
-            }
-            for i, (_, code) in enumerate(made)
-        ]
-    outcomes = execute(pl.DataFrame(rows, schema=SAMPLES), problems, expected, suite, pool, timeout_seconds=2.0)
+        rows += [(problem["problem_id"], code) for _, code in made]
+    outcomes, _ = execute(programs(rows), problems, expected, suite, pool, timeout_seconds=2.0)
     statuses = Counter(zip(kinds, outcomes["status"], strict=True))
     total = Counter(kinds)
     passed = outcomes.filter(pl.Series([k != "mutant" for k in kinds]), pl.col("status") == "correct")
@@ -146,6 +135,12 @@ def wrong_programs(suite: Suite, problems: pl.DataFrame, expected: pl.DataFrame,
         "mutants_caught": round(1 - statuses["mutant", "correct"] / total["mutant"], 4),
         "outcomes": {f"{kind}: {status}": n for (kind, status), n in sorted(statuses.items())},
     }
+
+
+def programs(codes: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """SAMPLES from (problem_id, program)s."""
+    rows = [(p, i, False, code, code, "stop", 0, 0) for i, (p, code) in enumerate(codes)]
+    return pl.DataFrame(rows, schema=SAMPLES, orient="row")
 
 
 def mutants(source: str, seed: int) -> Iterator[str]:
@@ -185,7 +180,7 @@ def check(name: str, data: Path, workers: int) -> dict[str, Any]:
     problems, image = suite.problems(), ensure_image(suite.image, progress=print)
     started = time.monotonic()
     with Pool(image=image, workers=workers, databases=suite.databases(), run=f"references-{name}", memory_mb=1024) as pool:
-        expected = judge_references(problems, suite, pool, timeout_seconds=TIMEOUT_SECONDS.get(name, 10.0))
+        expected, _ = judge_references(problems, suite, pool, timeout_seconds=TIMEOUT_SECONDS.get(name, 10.0))
         found = references(problems, expected)
         if name in WITH_WRONG_PROGRAMS:
             found |= wrong_programs(suite, problems, expected, pool)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from math import comb
 from pathlib import Path
 from statistics import NormalDist, mean
 
@@ -20,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codelutra.config import SelectSection
-from codelutra.scoring.scores import Estimate
 from codelutra.scoring.selection import PolicyScore, decide
+from codelutra.scoring.statistics import Estimate, exact_mcnemar
 
 TRUE = {  # accuracy of the start, then of iterations 1 to 4
     "the paper's shape, with its dip": (0.55, 0.63, 0.67, 0.69, 0.66),
@@ -59,16 +58,11 @@ def by_significance(solved: Solved, patience: int, alpha: float) -> tuple[int, i
     for i in range(1, len(solved)):
         made = i
         gained, lost = int((solved[i] & ~solved[held]).sum()), int((~solved[i] & solved[held]).sum())
-        counts = gained > lost and mcnemar_p(gained, lost) < alpha
+        counts = gained > lost and exact_mcnemar(gained, lost, solved.shape[1]).p < alpha
         held, stale = (i, 0) if counts else (held, stale + 1)
         if stale >= patience:
             break
     return int(solved[: made + 1].sum(1).argmax()), made
-
-
-def mcnemar_p(gained: int, lost: int) -> float:
-    n = gained + lost
-    return min(1.0, 2 * sum(comb(n, i) for i in range(min(gained, lost) + 1)) / 2**n)
 
 
 def main() -> None:

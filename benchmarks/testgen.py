@@ -5,7 +5,7 @@
 Wrong programs: MBPP's references with one operator or number changed, as far as they pass the three given asserts. Some of
 those are no errors at all (a changed bound that no input reaches), so 100 % is out of reach. Right programs: where the
 hand-checked release (sanitized-mbpp.json) solves a problem in another way, that solution, as far as it passes the given
-asserts. "any input" leaves out the habits (codelutra/mutation.py) that hold new inputs to what the known ones are like;
+asserts. "any input" leaves out the habits (codelutra/execution/mutation.py), which keep new inputs like the known ones;
 "proposed first" asks a model (--proposer) before it mutates.
 """
 
@@ -21,13 +21,13 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.references import mutants
+from benchmarks.references import mutants, programs
 from codelutra import models
 from codelutra.config import DEFAULT_MODEL, EngineSection, SuiteSection
 from codelutra.execution import mutation, testgen
-from codelutra.execution.outcomes import execute, judge_references
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.pipeline.run import cache_dir
-from codelutra.schema import SAMPLES
 from codelutra.suites.base import open_suite
 from codelutra.suites.python import PythonSuite, calls_of, normalise
 from sandbox import Pool, ensure_image
@@ -37,27 +37,10 @@ VARIANTS = (("5 cases", 5, True), ("10 cases", 10, True), ("20 cases", 20, True)
 PROPOSED = (("20 cases, proposed first", 20, True),)
 
 
-def programs(problem_ids: list[str], codes: list[str]) -> pl.DataFrame:
-    rows = [
-        {
-            "problem_id": p,
-            "sample": i,
-            "greedy": False,
-            "completion": c,
-            "code": c,
-            "finish_reason": "",
-            "prompt_tokens": 0,
-            "completion_tokens": 0,
-        }
-        for i, (p, c) in enumerate(zip(problem_ids, codes, strict=True))
-    ]
-    return pl.DataFrame(rows, schema=SAMPLES)
-
-
 def passing(
     samples: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame, suite: PythonSuite, pool: Pool
 ) -> pl.DataFrame:
-    outcomes = execute(samples, problems, expected, suite, pool, timeout_seconds=SECONDS)
+    outcomes, _ = execute(samples, problems, expected, suite, pool, timeout_seconds=SECONDS)
     return samples.filter(outcomes["status"] == "correct")
 
 
@@ -70,15 +53,15 @@ def measure(folder: Path, problems_at_most: int, pool: Pool, proposer: str) -> d
     assert isinstance(suite, PythonSuite)
     asked = suite.problems()
     asked = asked[sorted(random.Random(0).sample(range(asked.height), min(problems_at_most, asked.height)))]
-    expected = judge_references(asked, suite, pool, timeout_seconds=SECONDS)
+    expected, _ = judge_references(asked, suite, pool, timeout_seconds=SECONDS)
     asked = asked.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi", maintain_order="left")
 
     wrong = [(p, m) for i, (p, r) in enumerate(asked.select("problem_id", "reference").rows()) for m in mutants(r, i)]
     references = dict(asked.select("problem_id", "reference").rows())
     checked = {str(e["task_id"]): e["code"] for e in json.loads((folder / "sanitized-mbpp.json").read_text())}
     right = [(p, c) for p, c in checked.items() if p in references and normalise(c) != normalise(references[p])]
-    survivors = passing(programs(*map(list, zip(*wrong, strict=True))), asked, expected, suite, pool)
-    alternatives = passing(programs(*map(list, zip(*right, strict=True))), asked, expected, suite, pool)
+    survivors = passing(programs(wrong), asked, expected, suite, pool)
+    alternatives = passing(programs(right), asked, expected, suite, pool)
 
     rows, habits = {}, mutation.habits
     propose = (
@@ -107,7 +90,7 @@ def measure(folder: Path, problems_at_most: int, pool: Pool, proposer: str) -> d
             propose=propose if "proposed" in name else None,
         )
         seconds = time.monotonic() - began
-        wanted = judge_references(more, suite, pool, timeout_seconds=SECONDS)
+        wanted, _ = judge_references(more, suite, pool, timeout_seconds=SECONDS)
         broken = wanted.filter(pl.col("status") != "correct")["problem_id"].to_list()
         fine = ~pl.col("problem_id").is_in(broken)
         added = [len(calls_of(b)) - len(calls_of(a)) for a, b in zip(asked["judge"], more["judge"], strict=True)]

@@ -114,7 +114,7 @@ SCORES = _schema(
         "correct": pl.Int32,  # of those
         "executable": pl.Int32,  # of those
         "unique_answers": pl.Int32,  # distinct outputs among those
-        "unique_correct": pl.Int32,  # distinct normalised programs among the correct ones
+        "unique_correct": pl.Int32,  # distinct programs among the correct ones, runs of whitespace made one blank
     }
 )
 

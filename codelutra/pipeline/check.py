@@ -20,7 +20,7 @@ import polars as pl
 from codelutra import models
 from codelutra.config import RunConfig, SuiteSection, load_config
 from codelutra.errors import UserError
-from codelutra.execution.outcomes import judge_references
+from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
@@ -64,7 +64,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         expected = run.make(stages.references(run, asked)).frame("expected")
         problems = asked.frame("problems")
         with run.use_pool() as pool:
-            again = judge_references(
+            again, _ = judge_references(
                 problems,
                 run.suite,
                 pool,

@@ -19,7 +19,7 @@ import yaml
 
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import CodelutraError, UserError
-from codelutra.execution.outcomes import OutcomeCache
+from codelutra.execution.cache import OutcomeCache
 from codelutra.prompts import with_examples
 from codelutra.store.artifacts import Artifact, RunDir, Step, Store
 from codelutra.store.artifacts import home_dir as home_dir

@@ -20,28 +20,19 @@ from codelutra.config import Section, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
+from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run, cache_dir
 from codelutra.prompts import extract_code
 from codelutra.results.lineage import refuse_taught
 from codelutra.schema import PAIRS, SAMPLES
-from codelutra.scoring import scores as scoring
+from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training.pairs import funnel, make_pairs, right_answers
 
-VERSIONS = {
-    "problems": 2,
-    "references": 1,
-    "sample": 1,
-    "execute": 2,
-    "score": 2,
-    "pairs": 2,
-    "answers": 2,
-    "warm-start": 1,
-    "train": 1,
-}
+VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
 
 
 def base_policy(run: Run) -> Policy:
@@ -138,7 +129,7 @@ def references(run: Run, problems: Artifact) -> Step:
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
-            frame = execution.judge_references(
+            frame, facts = judge_references(
                 problems.frame("problems"),
                 run.suite,
                 pool,
@@ -146,7 +137,7 @@ def references(run: Run, problems: Artifact) -> Step:
                 progress=run.progress("reference check", "problems"),
             )
         write_frame(frame, out / "expected.parquet")
-        return {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
+        return facts
 
     return Step(recipe, build)
 
@@ -160,7 +151,7 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
     def build(out: Path, work: Path) -> dict[str, Any]:
         with run.use_pool() as pool:
             began = time.monotonic()  # shards queue for the pool: what they wait is no work
-            frame, others = execution.execute_and_compare(
+            frame, facts = execution.execute(
                 samples.frame("samples"),
                 problems.frame("problems"),
                 expected.frame("expected"),
@@ -176,12 +167,12 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
         if share > limits.max_infra_error:
             error = frame.filter(pl.col("status") == "infra_error")["error"][0]
             raise StageError(
-                f"{share:.1%} of {frame.height} outcomes are our own outage, more than execute.max_infra_error "
-                f"{limits.max_infra_error:.1%} (the first: {error}). None were kept; see `codelutra doctor`, then give the "
-                "same command again"
+                f"{share:.1%} of {frame.height} outcomes are infrastructure failures (infra_error), more than "
+                f"execute.max_infra_error {limits.max_infra_error:.1%} (the first: {error}). None were kept; see "
+                "`codelutra doctor`, then give the same command again"
             )
         write_frame(frame, out / "outcomes.parquet")
-        return {"rows": frame.height, **_counts(frame), "other_modes": others, "busy_seconds": busy}
+        return {**facts, "busy_seconds": busy}
 
     return Step(recipe, build, label)
 
@@ -191,12 +182,11 @@ def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        asked = problems.frame("problems").filter(pl.col("split") == split)
-        frame = scoring.score_problems(_concat(outcomes), asked, expected.frame("expected"))
+        counted = [o.facts.get("other_modes", {}) for o in outcomes]
+        asked, wanted = problems.frame("problems"), expected.frame("expected")
+        frame, facts = score_problems(_concat(outcomes), asked, wanted, split, counted)
         write_frame(frame, out / "scores.parquet")
-        facts = scoring.summary(frame)
-        others = scoring.other_modes([o.facts.get("other_modes", {}) for o in outcomes], facts["pass@1"])
-        return {"split": split, **facts, "other_modes": others, **_counts(_concat(outcomes))}
+        return facts
 
     return Step(_recipe("score", {"split": split}, inputs), build)
 
@@ -332,7 +322,7 @@ def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[
             for i, (p, c) in enumerate(zip(problem_ids, completions, strict=True))
         ]
         with run.use_pool() as pool:
-            frame = execution.execute(
+            frame, _ = execution.execute(
                 pl.DataFrame(rows, schema=SAMPLES),
                 asked,
                 wanted,
@@ -345,8 +335,8 @@ def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[
         outages = frame.filter(pl.col("status") == "infra_error")
         if outages.height:
             raise StageError(
-                f"{outages.height} of {frame.height} rewards are our own outage ({outages['error'][0]}); training stopped "
-                "at its last checkpoint; see `codelutra doctor`, then give the same command again"
+                f"{outages.height} of {frame.height} rewards are infrastructure failures ({outages['error'][0]}); training "
+                "stopped at its last checkpoint; see `codelutra doctor`, then give the same command again"
             )
         return [float(s == "correct") for s in frame["status"]]
 
@@ -390,11 +380,6 @@ def _many(name: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
 
 def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:
     return pl.concat([a.frame("outcomes") for a in outcomes])
-
-
-def _counts(outcomes: pl.DataFrame) -> dict[str, Any]:
-    by = outcomes.group_by("greedy", "status").len().sort("greedy", "status").rows()
-    return {"statuses": {k: {s: n for g, s, n in by if g is flag} for k, flag in (("greedy", True), ("sampled", False))}}
 
 
 def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:

@@ -1,11 +1,12 @@
 """Which policy is best, and whether to go on.
 
-Patience counts iterations without a new best: a policy that solves more of the same dev problems than the best so far. (Of
-shares, an outage of ours that leaves a problem out would raise one.) The gain need not be a significant one. That would cost
-more than it saves: in simulated runs with 178 dev problems (`benchmarks/stopping.py`, docs/results/stopping.json) waiting
-for p < 0.05 ships up to 2.6 points less, for one to two iterations saved, because single iterations rarely gain enough to
-show. Paired tests are reported beside every policy; a policy after the best does not ship, however good the reason to have
-tried it, and the report tells of the dip.
+Patience counts iterations without a new best. A new best is a policy that solves more of the same dev problems than the
+best so far; problems are counted, not shares, because an infra_error that leaves a problem out would raise a share.
+
+The gain need not be significant. In simulated runs with 178 dev problems (`benchmarks/stopping.py`,
+docs/results/stopping.json) waiting for p < 0.05 ships up to 2.6 points less and saves one or two iterations, because
+single iterations rarely gain enough to show. Paired tests are reported beside every policy. A policy after the best never
+ships; the report shows it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codelutra.config import SelectSection
-from codelutra.scoring.scores import Estimate
+from codelutra.scoring.statistics import Estimate
 
 
 @dataclass(frozen=True)
 class PolicyScore:
     """A policy that was measured on dev."""
 
-    label: str  # "base", "policy-0" (after a warm start), "policy-t" (after iteration t)
+    label: str  # "base", "policy-0", "policy-1" …
     index: int  # its place among the policies measured
     dev: Estimate
 
@@ -41,7 +42,7 @@ class Decision:
 
 
 def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: int) -> Decision:
-    """The best policy so far by dev problems solved (of equals the earlier one), and whether another iteration is worth it.
+    """The best policy so far by dev problems solved (the earlier one where two are tied), and whether to go on.
 
     `history` is in the order the policies were made. The run stops when `iterations` are done, when every dev problem is
     solved, or after `patience` iterations (at least one) in a row without a new best.
@@ -51,11 +52,11 @@ def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: in
     best = max(history, key=lambda p: (p.dev.correct, -history.index(p)))
     last = history[-1]
     stale = last.iteration - best.iteration
-    standing = f"{best.label} is the best policy at {_percent(best.dev)} of dev"
+    standing = f"{_name(best)} is the best policy at {_percent(best.dev)} of dev"
     if last.iteration >= iterations:
         return Decision(best.index, False, f"All {iterations} iterations are done; {standing}{_others(best, last)}.")
     if best.dev.n and best.dev.correct == best.dev.n:
-        return Decision(best.index, False, f"{best.label} solves every dev problem: there is nothing left to measure.")
+        return Decision(best.index, False, f"{_name(best)} solves every dev problem: there is nothing left to measure.")
     if stale >= max(1, config.patience):
         waited = "1 iteration" if stale == 1 else f"{stale} iterations"
         return Decision(
@@ -72,8 +73,12 @@ def _others(best: PolicyScore, last: PolicyScore) -> str:
     if last is best:
         return ""
     if last.dev.correct == best.dev.correct:
-        return f", the earlier of equals with {last.label}"
-    return f", ahead of {last.label} at {_percent(last.dev)}"
+        return f", tied with {_name(last)}; keeping the earlier one"
+    return f", ahead of {_name(last)} at {_percent(last.dev)}"
+
+
+def _name(policy: PolicyScore) -> str:
+    return policy.label.replace("-", " ")
 
 
 def _percent(dev: Estimate) -> str:

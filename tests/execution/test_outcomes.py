@@ -12,12 +12,15 @@ import pytest
 
 from codelutra.config import ExecuteSection, RunConfig, SuiteSection, TrainSection
 from codelutra.errors import StageError
-from codelutra.execution.outcomes import OutcomeCache, execute, execute_and_compare, infra_share, judge_references
+from codelutra.execution.cache import OutcomeCache
+from codelutra.execution.outcomes import execute, infra_share
+from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Policy, open_run
 from codelutra.schema import OUTCOMES
 from codelutra.suites.base import Job, open_suite
 from sandbox import Pool, Result, ensure_image
+from tests.helpers.frames import samples_of
 
 SUITE = open_suite(SuiteSection(name="starter-sql", train=8, dev=4, test=0))
 PROBLEMS = SUITE.problems()
@@ -44,21 +47,11 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture(scope="module")
 def expected(pool: Pool) -> pl.DataFrame:
-    return judge_references(PROBLEMS, SUITE, pool, timeout_seconds=5)
+    return judge_references(PROBLEMS, SUITE, pool, timeout_seconds=5)[0]
 
 
 def samples(*codes: str, problem: int = 0) -> pl.DataFrame:
-    one = pl.lit(1, pl.Int32)
-    return pl.DataFrame({"sample": range(len(codes)), "completion": codes, "code": codes}).select(
-        problem_id=pl.lit(PROBLEMS["problem_id"][problem]),
-        sample=pl.col("sample").cast(pl.Int32),
-        greedy=pl.lit(False),
-        completion="completion",
-        code="code",
-        finish_reason=pl.lit("stop"),
-        prompt_tokens=one,
-        completion_tokens=one,
-    )
+    return samples_of((PROBLEMS["problem_id"][problem], code) for code in codes)
 
 
 def test_every_reference_of_the_starter_suite_is_usable(expected: pl.DataFrame) -> None:
@@ -78,7 +71,7 @@ def test_every_reference_of_the_starter_suite_is_usable(expected: pl.DataFrame) 
     ],
 )
 def test_what_a_program_does_is_its_status(pool: Pool, expected: pl.DataFrame, code: str, status: str) -> None:
-    (outcome,) = execute(samples(code), PROBLEMS, expected, SUITE, pool, timeout_seconds=1).rows(named=True)
+    (outcome,) = execute(samples(code), PROBLEMS, expected, SUITE, pool, timeout_seconds=1)[0].rows(named=True)
     assert outcome["status"] == status
     assert outcome["mode"] == "sql-strict/v1"
     assert bool(outcome["error"]) == (status in ("runtime_error", "syntax_error", "timeout", "blocked"))
@@ -91,28 +84,32 @@ def test_greedy_answers_are_counted_under_the_other_modes_too(pool: Pool, expect
     cache = OutcomeCache(tmp_path / "c.sqlite3")
     for greedy, counts in ((True, (2, 1)), (False, (0, 0)), (True, (2, 1))):  # the last from the cache
         asked = drawn.with_columns(greedy=pl.lit(greedy))
-        frame, others = execute_and_compare(
-            asked, PROBLEMS, expected, SUITE, pool, timeout_seconds=5, cache=cache, machine="i"
-        )
+        frame, facts = execute(asked, PROBLEMS, expected, SUITE, pool, timeout_seconds=5, cache=cache, machine="i")
         assert frame["status"].to_list() == ["correct", "wrong", "wrong", "syntax_error", "no_code"]
-        assert others == dict(zip(("bird-ex/official", "spider-testsuite/v1"), counts, strict=True))
+        kind, other = ("greedy", "sampled") if greedy else ("sampled", "greedy")
+        assert facts == {
+            "rows": 5,
+            "statuses": {kind: {"correct": 1, "wrong": 2, "syntax_error": 1, "no_code": 1}, other: {}},
+            "other_modes": dict(zip(("bird-ex/official", "spider-testsuite/v1"), counts, strict=True)),
+        }
 
 
 def test_a_reference_that_returns_nothing_makes_its_samples_reference_errors(pool: Pool) -> None:
     broken = PROBLEMS.head(1).with_columns(
         reference=pl.lit("SELECT 1 WHERE 0"), judge=pl.lit(_unkeyed(PROBLEMS["judge"][0]))
     )
-    judged = judge_references(broken, SUITE, pool, timeout_seconds=5)
+    judged, facts = judge_references(broken, SUITE, pool, timeout_seconds=5)
+    assert facts == {"problems": 1, "reference_errors": 1}
     assert judged["status"].to_list() == ["reference_error"]
     assert judged["error"][0]
-    outcomes = execute(samples("SELECT 1"), broken, judged, SUITE, pool, timeout_seconds=5)
+    outcomes, _ = execute(samples("SELECT 1"), broken, judged, SUITE, pool, timeout_seconds=5)
     assert outcomes["status"].to_list() == ["reference_error"]
 
 
 def test_an_outage_is_infra_error_and_is_not_remembered(tmp_path: Path, expected: pl.DataFrame) -> None:
     cache = OutcomeCache(tmp_path / "c.sqlite3")
     broken = Scripted("infra_error")
-    outcomes = execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
+    outcomes, _ = execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
     assert outcomes["status"].to_list() == ["infra_error"] * 2
     assert infra_share(outcomes) == 1.0
     execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
@@ -135,7 +132,9 @@ def test_timeouts_are_not_remembered_but_errors_are(tmp_path: Path, expected: pl
 
 def test_equal_programs_run_once_and_all_get_the_verdict(expected: pl.DataFrame) -> None:
     scripted = Scripted("runtime_error")
-    outcomes = execute(samples("SELECT 7", "SELECT 8", "SELECT 7"), PROBLEMS, expected, SUITE, scripted, timeout_seconds=5)
+    outcomes, _ = execute(
+        samples("SELECT 7", "SELECT 8", "SELECT 7"), PROBLEMS, expected, SUITE, scripted, timeout_seconds=5
+    )
     assert scripted.jobs == 2
     assert outcomes["sample"].to_list() == [0, 1, 2]
     assert outcomes.schema == OUTCOMES
@@ -178,12 +177,12 @@ def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: li
     (tmp_path / "problems.jsonl").write_text(json.dumps(line))
     suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
     problems = suite.problems()
-    wanted = judge_references(problems, suite, pool, timeout_seconds=5)
+    wanted, _ = judge_references(problems, suite, pool, timeout_seconds=5)
     assert wanted["status"].to_list() == [status]
     assert why in wanted["error"][0]
     if not why:
         tried = samples("def f(n): return n * n", "def f(n): return -n", "x = 1").with_columns(problem_id=pl.lit("f"))
-        judged = execute(tried, problems, wanted, suite, pool, timeout_seconds=5)
+        judged, _ = execute(tried, problems, wanted, suite, pool, timeout_seconds=5)
         assert judged["status"].to_list() == ["correct", "wrong", "runtime_error"]
 
 
@@ -193,7 +192,7 @@ def test_checks_that_an_empty_program_passes_are_no_use(pool: Pool, tmp_path: Pa
     loud = silent | {"id": "l", "prompt": "Say it.", "tests": [{"stdin": "", "stdout": ""}, {"stdin": "a", "stdout": "a"}]}
     (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, (silent, loud))))
     suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
-    judged = judge_references(suite.problems(), suite, pool, timeout_seconds=5)
+    judged, _ = judge_references(suite.problems(), suite, pool, timeout_seconds=5)
     assert judged["error"].to_list() == ["its checks pass an empty program", ""]
 
 
@@ -210,9 +209,11 @@ def test_a_call_that_wants_more_memory_than_there_is_hit_a_limit_and_is_not_reme
     (tmp_path / "problems.jsonl").write_text(json.dumps(line))
     suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
     problems, cache = suite.problems(), OutcomeCache(tmp_path / "c.sqlite3")
-    wanted = judge_references(problems, suite, pool, timeout_seconds=5)
+    wanted, _ = judge_references(problems, suite, pool, timeout_seconds=5)
     greedy = samples("def f(n): return len(bytearray(10**12))").with_columns(problem_id=pl.lit("f"))
-    (outcome,) = execute(greedy, problems, wanted, suite, pool, timeout_seconds=5, cache=cache, machine="m").rows(named=True)
+    (outcome,) = execute(greedy, problems, wanted, suite, pool, timeout_seconds=5, cache=cache, machine="m")[0].rows(
+        named=True
+    )
     assert outcome["status"] == "resource_limit"
     again = Scripted("timeout")
     execute(greedy, problems, wanted, suite, again, timeout_seconds=5, cache=cache, machine="m")

@@ -12,14 +12,15 @@ import pytest
 
 from codelutra.config import EngineSection, RunConfig, SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execution.outcomes import execute, judge_references
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.execution.testgen import PROPOSING, Call, candidates, extend, proposed_calls, take
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import open_run
 from codelutra.suites.base import open_suite
 from codelutra.suites.python import PythonSuite, calls_of
 from sandbox import Pool, ensure_image
-from tests.execution.test_outcomes import samples
+from tests.helpers.frames import samples_of
 from tests.helpers.tiny_model import write_tiny_model
 
 SLOW = "import time\ndef f(n):\n    time.sleep(9 if n > 20 else 0)\n    return n * 2"
@@ -97,9 +98,10 @@ def test_a_wrong_program_that_passed_is_caught_and_the_reference_still_right(
     outcomes = {}
     for name, problems in (("given", suite.problems()), ("more", extended)):
         plain = problems.filter(pl.col("problem_id") == "plain")
-        expected = judge_references(plain, suite, pool, timeout_seconds=5)
-        asked = samples(wrong, REFERENCES["plain"][0]).with_columns(problem_id=pl.lit("plain"))
-        outcomes[name] = execute(asked, plain, expected, suite, pool, timeout_seconds=5)["status"].to_list()
+        expected, _ = judge_references(plain, suite, pool, timeout_seconds=5)
+        asked = samples_of(("plain", program) for program in (wrong, REFERENCES["plain"][0]))
+        judged, _ = execute(asked, plain, expected, suite, pool, timeout_seconds=5)
+        outcomes[name] = judged["status"].to_list()
     assert outcomes == {"given": ["correct", "correct"], "more": ["wrong", "correct"]}
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import RunConfig
-from codelutra.execution import outcomes as execution
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
 from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run
@@ -108,11 +109,8 @@ class _Played:
         self.random = random.Random(7)
         self.pool = Sqlite(run.suite.databases())
         self.problems = run.make(stages.problems(run))
-        expected = execution.judge_references(self.problems.frame("problems"), run.suite, self.pool, timeout_seconds=5)
-        broken = expected.filter(pl.col("status") != "correct").height
-        self.expected = self._put(
-            "references", "expected", expected, {"problems": expected.height, "reference_errors": broken}
-        )
+        expected, facts = judge_references(self.problems.frame("problems"), run.suite, self.pool, timeout_seconds=5)
+        self.expected = self._put("references", "expected", expected, facts)
 
     def answers(self, split: str, skill: float, k: int) -> tuple[Artifact, Artifact]:
         asked = self.problems.frame("problems").filter(pl.col("split") == split)
@@ -137,8 +135,8 @@ class _Played:
         facts = {"rows": samples.height, "tokens": int(samples["completion_tokens"].sum()), "seconds": 12.5}
         drawn = self._put("sample", "samples", samples, facts)
         problems, expected = self.problems.frame("problems"), self.expected.frame("expected")
-        outcomes = execution.execute(samples, problems, expected, self.run.suite, self.pool, timeout_seconds=5)
-        return drawn, self._put("execute", "outcomes", outcomes, {"rows": outcomes.height})
+        outcomes, facts = execute(samples, problems, expected, self.run.suite, self.pool, timeout_seconds=5)
+        return drawn, self._put("execute", "outcomes", outcomes, facts)
 
     def train(self, label: str) -> Artifact:
         kind = "warm-start" if label == "policy-0" else "train"

@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from codelutra import schema
 from codelutra.errors import StageError
 from codelutra.scoring.scores import (
-    Estimate,
-    Paired,
-    aggregate_seeds,
     breakdown,
     mcnemar,
     other_modes,
@@ -25,6 +22,7 @@ from codelutra.scoring.scores import (
     status_mix,
     summary,
 )
+from codelutra.scoring.statistics import Estimate, Paired, wilson
 
 
 def scores_of(*rows: tuple[Any, ...], mode: str = "sql-strict/v1") -> pl.DataFrame:
@@ -71,7 +69,7 @@ def test_pass_at_1_has_the_wilson_interval_of_statsmodels(correct, n, low, high)
 
 
 def test_another_confidence_gives_another_interval():
-    got = pass_at_1(greedy(101, 272), confidence=0.9)
+    got = wilson(101, 272, confidence=0.9)
     assert (got.low, got.high) == pytest.approx((0.3246246815698233, 0.4205570169141853), abs=1e-12)
 
 
@@ -193,7 +191,7 @@ OUTCOMES = outcomes_of(
 
 
 def test_scores_have_a_row_a_problem_whatever_was_sampled():
-    scores = score_problems(OUTCOMES, PROBLEMS, EXPECTED)
+    scores, _ = score_problems(OUTCOMES, PROBLEMS, EXPECTED, "dev")
     assert scores.schema == schema.SCORES
     counts = ("problem_id", "greedy_status", "samples", "correct", "executable", "unique_answers", "unique_correct")
     assert scores.select(counts).rows() == [
@@ -202,28 +200,41 @@ def test_scores_have_a_row_a_problem_whatever_was_sampled():
         ("c", "reference_error", 0, 0, 0, 0, 0),
         ("d", None, 0, 0, 0, 0, 0),
     ]
-    same = pl.DataFrame({"problem_id": ["a", "a"], "code": ["good", "GOOD"], "normalised": ["good", "good"]})
-    assert score_problems(OUTCOMES, PROBLEMS, EXPECTED, normalised=same)["unique_correct"][0] == 1
+
+
+def test_only_the_problems_of_the_split_are_scored_and_the_facts_are_of_them():
+    problems = PROBLEMS.with_columns(split=pl.Series(["dev", "train", "dev", "dev"], dtype=schema.SPLIT))
+    shards = [{"bird-ex/official": 1}, {"bird-ex/official": 0}]
+    scores, facts = score_problems(OUTCOMES, problems, EXPECTED, "dev", shards)
+    assert scores["problem_id"].to_list() == ["a", "c", "d"]
+    assert facts == {
+        "split": "dev",
+        **summary(scores),
+        "other_modes": {"bird-ex/official": {"value": 0.5, "n": 2, "correct": 1}},
+        "statuses": {
+            "greedy": {"correct": 3, "syntax_error": 1},
+            "sampled": {"correct": 3, "wrong": 1, "timeout": 1, "infra_error": 1},
+        },
+    }
 
 
 def test_outcomes_under_two_modes_are_refused():
     other = OUTCOMES.with_columns(mode=pl.lit("bird-ex/official"))
     with pytest.raises(StageError, match=r"bird-ex/official and sql-strict/v1"):
-        score_problems(pl.concat([OUTCOMES, other]), PROBLEMS, EXPECTED)
+        score_problems(pl.concat([OUTCOMES, other]), PROBLEMS, EXPECTED, "dev")
 
 
 def test_scores_do_not_depend_on_the_order_of_outcomes():
-    scores = score_problems(OUTCOMES, PROBLEMS, EXPECTED)
-    assert scores.equals(score_problems(OUTCOMES.reverse(), PROBLEMS, EXPECTED))
+    scores, _ = score_problems(OUTCOMES, PROBLEMS, EXPECTED, "dev")
+    assert scores.equals(score_problems(OUTCOMES.reverse(), PROBLEMS, EXPECTED, "dev")[0])
 
 
 def test_a_breakdown_adds_up_to_the_whole():
     scores = scores_of(("correct", 0, 0, "x"), ("wrong", 0, 0, "x"), ("infra_error", 0, 0, "x"), ("correct", 0, 0, "y"))
-    by_group = breakdown(scores, "group")
+    by_group = breakdown(scores)
     assert by_group.select("group", "correct", "n", "left_out").rows() == [("x", 1, 2, 1), ("y", 1, 1, 0)]
     x = scores.filter(pl.col("group") == "x")
     assert Estimate(**by_group.drop("group").row(0, named=True)) == pass_at_1(x)
-    assert breakdown(scores, ["split", "group"]).height == 2
 
 
 def test_the_status_mix_counts_every_status():
@@ -233,21 +244,13 @@ def test_the_status_mix_counts_every_status():
 
 
 def test_a_summary_survives_json_and_says_the_same_as_its_parts():
-    scores = score_problems(OUTCOMES, PROBLEMS, EXPECTED)
+    scores, _ = score_problems(OUTCOMES, PROBLEMS, EXPECTED, "dev")
     said = json.loads(json.dumps(summary(scores)))
     assert Estimate(**said["pass@1"]) == pass_at_1(scores)
     assert said["executable"] == pytest.approx(1 / 3)
     assert (said["samples"], said["correct_share"], said["executable_share"]) == (5, 0.6, 0.8)
     assert set(said["pass@k"]) == {"1", "2", "4"}
     json.dumps(summary(scores.clear()), allow_nan=False)
-
-
-def test_seeds_are_aggregated_into_mean_spread_and_range():
-    got = aggregate_seeds([pass_at_1(greedy(c, 10)) for c in (2, 4, 6)])
-    assert (got.mean, got.sd, got.low, got.high, got.n) == pytest.approx((0.4, 0.2, 0.2, 0.6, 3))
-    assert aggregate_seeds([0.5]).sd == 0
-    with pytest.raises(ValueError, match="no seeds"):
-        aggregate_seeds([])
 
 
 def test_other_modes_are_summed_over_shards_and_left_out_where_a_shard_did_not_count_them() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from codelutra.config import SelectSection
-from codelutra.scoring.scores import Estimate
 from codelutra.scoring.selection import Decision, PolicyScore, decide
+from codelutra.scoring.statistics import Estimate
 
 
 def decided(*correct: int, labels: str = "warm", patience: int = 1, iterations: int = 4) -> Decision:
@@ -19,15 +19,15 @@ def test_the_best_policy_is_kept_and_never_a_later_worse_one():
     got = decided(5, 37, 41, 39)
     assert (got.best_index, got.go_on) == (2, False)
     assert got.reason == (
-        "Stopped after 1 iteration without a new best (patience 1); policy-1 is the best policy at 41.0% (41 of 100) "
-        "of dev, ahead of policy-2 at 39.0% (39 of 100)."
+        "Stopped after 1 iteration without a new best (patience 1); policy 1 is the best policy at 41.0% (41 of 100) "
+        "of dev, ahead of policy 2 at 39.0% (39 of 100)."
     )
 
 
 def test_of_equals_the_earlier_is_best():
     got = decided(5, 37, 37)
     assert (got.best_index, got.go_on) == (1, False)
-    assert "the earlier of equals with policy-1" in got.reason
+    assert "tied with policy 1; keeping the earlier one" in got.reason
 
 
 def test_an_outage_of_ours_makes_no_new_best():
@@ -57,7 +57,7 @@ def test_the_run_ends_when_all_iterations_are_done(labels, correct):
     assert decided(*correct, labels=labels, iterations=3).go_on
     got = decided(*correct, labels=labels, iterations=2)
     assert (got.best_index, got.go_on) == (len(correct) - 1, False)
-    assert got.reason.startswith("All 2 iterations are done; policy-2 is the best policy at")
+    assert got.reason.startswith("All 2 iterations are done; policy 2 is the best policy at")
 
 
 def test_iterations_left_are_told():

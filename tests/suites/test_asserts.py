@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.execution.outcomes import execute, judge_references
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.schema import PROBLEMS
 from codelutra.suites.asserts import Rule, defined, for_more, holds, take_apart
 from codelutra.suites.python import PythonSuite, judging_by_asserts
 from sandbox import Pool, ensure_image
-from tests.execution.test_outcomes import samples
+from tests.helpers.frames import samples_of
 
 MODE = "python-value/v1"
 
@@ -205,12 +206,10 @@ def test_programs_that_lie_about_equality_are_not_correct_and_the_host_says_so(p
     ]
     problems = pl.DataFrame(rows, schema=PROBLEMS)
     suite = PythonSuite("s", "1", "", problems)
-    expected = judge_references(problems, suite, pool, timeout_seconds=5)
+    expected, _ = judge_references(problems, suite, pool, timeout_seconds=5)
     assert expected["status"].to_list() == ["correct"] * 4
     near = [("isclose", "def f(x): return 4189"), ("within", "def f(x): return 1.405"), ("among", "def f(x): return 9")]
     lies = [(name, program) for name in ("isclose", "within", "among") for program in (PATCHED, LIAR)]
-    names, programs = zip(*near, *lies, strict=True)
-    asked = samples(*programs).with_columns(problem_id=pl.Series(names))
-    judged = execute(asked, problems, expected, suite, pool, timeout_seconds=5)
+    judged, _ = execute(samples_of(near + lies), problems, expected, suite, pool, timeout_seconds=5)
     assert judged["status"].to_list() == ["correct"] * 3 + ["wrong", "runtime_error"] * 3  # a Liar is no value
     assert set(judged["verdict"]) == {"host"}

@@ -14,12 +14,13 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execution.outcomes import execute, judge_references
-from codelutra.schema import SAMPLES
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.suites.ds1000 import load, piece
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import overlaps
 from sandbox import Pool, ensure_image
+from tests.helpers.frames import samples_of
 
 REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "ds1000"
 needs_ds1000 = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds ds1000/")
@@ -125,22 +126,11 @@ def test_verdicts_are_in_process_and_say_what_the_answer_did(suite: PythonSuite,
         "return (": "syntax_error",
         "while True: pass": "timeout",
     }
-    rows = [
-        {
-            "problem_id": one["problem_id"][0],
-            "sample": i,
-            "greedy": False,
-            "completion": c,
-            "code": c,
-            "finish_reason": "stop",
-            "prompt_tokens": 1,
-            "completion_tokens": 1,
-        }
-        for i, c in enumerate(codes)
-    ]
-    expected = judge_references(one, suite, pool, timeout_seconds=2)
+    expected, _ = judge_references(one, suite, pool, timeout_seconds=2)
     assert expected["status"].to_list() == ["correct"]
-    outcomes = execute(pl.DataFrame(rows, schema=SAMPLES), one, expected, suite, pool, timeout_seconds=2)
+    outcomes, _ = execute(
+        samples_of((one["problem_id"][0], code) for code in codes), one, expected, suite, pool, timeout_seconds=2
+    )
     assert dict(outcomes.select("code", pl.col("status").cast(pl.String)).rows()) == codes
     assert set(outcomes["verdict"]) == {"in-process"}
 

@@ -13,7 +13,7 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execution.outcomes import judge_references
+from codelutra.execution.references import judge_references
 from codelutra.suites.humaneval import load
 from codelutra.suites.python import PythonSuite
 from sandbox import Pool, ensure_image
@@ -109,7 +109,7 @@ def test_broken_files_are_refused_with_their_place(tmp_path: Path) -> None:
 def test_every_real_reference_is_correct() -> None:
     made = load(SuiteSection(name="humaneval", path=str(REAL)))
     with Pool(image=ensure_image("python"), workers=1, run="tests") as pool:
-        expected = judge_references(made.problems(), made, pool, timeout_seconds=10)
+        expected, _ = judge_references(made.problems(), made, pool, timeout_seconds=10)
     assert expected.filter(pl.col("status") != "correct")["problem_id"].to_list() == []
     assert expected.height == 164
     assert sum(map(made.in_process, made.problems().rows(named=True))) == 6

@@ -14,7 +14,7 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.execution.outcomes import judge_references
+from codelutra.execution.references import judge_references
 from codelutra.schema import PROBLEMS
 from codelutra.suites.base import open_suite
 from codelutra.suites.mbpp import load
@@ -179,6 +179,6 @@ def test_real_mbpp_loads_whole_and_none_is_judged_in_the_programs_process(name: 
 def test_every_real_sanitized_reference_is_correct() -> None:
     made = open_suite(SuiteSection(name="mbpp-sanitized", path=str(REAL)))
     with Pool(image=ensure_image("python"), workers=1, run="tests") as pool:
-        expected = judge_references(made.problems(), made, pool, timeout_seconds=10)
+        expected, _ = judge_references(made.problems(), made, pool, timeout_seconds=10)
     assert expected.filter(pl.col("status") != "correct")["problem_id"].to_list() == []
     assert expected.height == 291

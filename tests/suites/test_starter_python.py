@@ -15,14 +15,15 @@ import polars as pl
 import pytest
 
 from codelutra.config import SuiteSection
-from codelutra.execution.outcomes import execute, judge_references
-from codelutra.schema import SAMPLES
+from codelutra.execution.outcomes import execute
+from codelutra.execution.references import judge_references
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import normalise_prompt, overlaps
 from codelutra.suites.starter_python.functions import library
 from codelutra.suites.starter_python.pipelines import COUNTS, neighbours
 from codelutra.suites.starter_python.suite import load, program_of
 from sandbox import Pool, ensure_image
+from tests.helpers.frames import samples_of
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +39,13 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture(scope="module")
 def expected(suite: PythonSuite, pool: Pool) -> pl.DataFrame:
-    return judge_references(suite.problems(), suite, pool, timeout_seconds=10)
+    return judge_references(suite.problems(), suite, pool, timeout_seconds=10)[0]
 
 
 def statuses(suite: PythonSuite, expected: pl.DataFrame, pool: Pool, programs: list[tuple[str, str]]) -> Counter[str]:
     """What becomes of (problem_id, program)s."""
-    rows = [
-        {
-            "problem_id": p,
-            "sample": i,
-            "greedy": False,
-            "completion": code,
-            "code": code,
-            "finish_reason": "stop",
-            "prompt_tokens": 0,
-            "completion_tokens": 0,
-        }
-        for i, (p, code) in enumerate(programs)
-    ]
-    frame = pl.DataFrame(rows, schema=SAMPLES)
-    return Counter(execute(frame, suite.problems(), expected, suite, pool, timeout_seconds=2)["status"].to_list())
+    judged, _ = execute(samples_of(programs), suite.problems(), expected, suite, pool, timeout_seconds=2)
+    return Counter(judged["status"].to_list())
 
 
 def test_two_makings_in_two_processes_are_equal_byte_for_byte(suite: PythonSuite) -> None:

@@ -1,13 +1,12 @@
-"""Questions about linked tables; families as in `single`."""
+"""Families of questions about linked tables, as in `single`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from codelutra.suites.starter_sql.declare import Link, Table
-from codelutra.suites.starter_sql.tell import AGGREGATES, COMPARED, Condition, Draft, Teller, a, of_all, plural, where
-
-# ---- joins --------------------------------------------------------------------------------------------------------------
+from codelutra.suites.starter_sql.tell import AGGREGATES, COMPARED, Condition, Draft, Teller, a, draft, plural, where
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,14 @@ class Joined:
     @property
     def sql(self) -> str:
         return f"{self.child.name} JOIN {self.parent.name} ON {self.parent.name}.id = {self.child.name}.{self.link.column}"
+
+    @property
+    def title(self) -> str:
+        """The parent's title, with its table."""
+        return f"{self.parent.name}.{self.parent.title}"
+
+    def draft(self, sql: str, *wordings: str, **words: Any) -> Draft:
+        return draft(sql, wordings, link=self.link, child=self.child, parent=self.parent, **words)
 
 
 def _join(tell: Teller, child_titled: bool = False) -> Joined | None:
@@ -57,14 +64,8 @@ def joined(tell: Teller) -> Draft | None:
     own = tell.condition(j.child) if condition.column == j.parent.title and tell.rng.random() < 0.35 else None
     noun = _child_noun(tell, j, called, own)
     sql = f"SELECT {j.child.name}.{j.child.title} FROM {j.sql}{where(condition, own, joined=True)}"
-    wordings = of_all(plural(j.child.title), noun)
-    if not own:
-        wordings = (
-            *wordings,
-            f"Which {j.child.many} {j.link.verb.format(called)}?",
-            f"Which {j.child.many} {j.link.verb.format(called)}?",
-        )
-    return Draft(sql, wordings)
+    wordings = ("of_all",) if own else ("of_all", "joined")
+    return j.draft(sql, *wordings, titles=plural(j.child.title), nouns=noun, verb=j.link.verb.format(called))
 
 
 def joined_both(tell: Teller) -> Draft | None:
@@ -72,16 +73,8 @@ def joined_both(tell: Teller) -> Draft | None:
     one = j and tell.condition(j.child)
     if not j or not one:
         return None
-    noun = tell.noun(j.child, one)
-    sql = f"SELECT {j.child.name}.{j.child.title}, {j.parent.name}.{j.parent.title} FROM {j.sql}{where(one, joined=True)}"
-    return Draft(
-        sql,
-        (
-            f"Show the {j.child.title} of {noun} together with the {j.parent.title} of their {j.parent.name}.",
-            f"List {noun} with their {j.child.title} and the {j.parent.title} of the {j.parent.name}.",
-            f"For all {noun}, give the {j.child.title} and the {j.parent.name}'s {j.parent.title}.",
-        ),
-    )
+    sql = f"SELECT {j.child.name}.{j.child.title}, {j.title} FROM {j.sql}{where(one, joined=True)}"
+    return j.draft(sql, "joined_both", noun=tell.noun(j.child, one))
 
 
 def joined_count(tell: Teller) -> Draft | None:
@@ -90,17 +83,8 @@ def joined_count(tell: Teller) -> Draft | None:
     if not j or not found:
         return None
     condition, called = found
-    noun = _child_noun(tell, j, called)
     sql = f"SELECT COUNT(*) FROM {j.sql}{where(condition, joined=True)}"
-    return Draft(
-        sql,
-        (
-            f"How many {noun} are there?",
-            f"Count the {noun}.",
-            f"What is the number of {noun}?",
-            f"How many {j.child.many} {j.link.verb.format(called)}?",
-        ),
-    )
+    return j.draft(sql, "joined_count", noun=_child_noun(tell, j, called), verb=j.link.verb.format(called))
 
 
 def joined_aggregate(tell: Teller) -> Draft | None:
@@ -113,51 +97,27 @@ def joined_aggregate(tell: Teller) -> Draft | None:
     function = tell.pick(tuple(AGGREGATES) if column.kind != "age" else ("AVG", "MAX", "MIN"))
     word, noun = tell.pick(AGGREGATES[function]), _child_noun(tell, j, called)
     sql = f"SELECT {function}({j.child.name}.{column.column}) FROM {j.sql}{where(condition, joined=True)}"
-    return Draft(
-        sql,
-        (
-            f"What is the {word} {column.noun} of {noun}?",
-            f"Find the {word} {column.noun} of the {noun}.",
-            f"Among {noun}, what is the {word} {column.noun}?",
-        ),
-    )
+    return j.draft(sql, "joined_aggregate", word=word, noun=noun, column=column)
 
 
 def per_parent(tell: Teller) -> Draft | None:
     j = _join(tell)
     if not j:
         return None
-    title = f"{j.parent.name}.{j.parent.title}"
     one = tell.condition(j.child) if tell.rng.random() < 0.5 else None
-    noun = tell.noun(j.child, one)
-    sql = f"SELECT {title}, COUNT(*) FROM {j.sql}{where(one, joined=True)} GROUP BY {title}"
-    return Draft(
-        sql,
-        (
-            f"For each {j.parent.name} that has any, show the {j.parent.title} and the number of {noun}.",
-            f"Count the {noun} per {j.parent.name}, by {j.parent.title}.",
-            f"Show every {j.parent.name} {j.parent.title} that {j.link.has[0]} {noun}, and how many.",
-        ),
-    )
+    sql = f"SELECT {j.title}, COUNT(*) FROM {j.sql}{where(one, joined=True)} GROUP BY {j.title}"
+    return j.draft(sql, "per_parent", noun=tell.noun(j.child, one))
 
 
 def parent_having(tell: Teller) -> Draft | None:
     j = _join(tell)
     if not j:
         return None
-    title, titles = f"{j.parent.name}.{j.parent.title}", plural(j.parent.title)
     op = tell.pick((">", ">="))
     n = tell.rng.randint(2, max(3, 2 * j.child.rows // j.parent.rows))
-    said = tell.pick(COMPARED["count"][op]).format(n)
-    sql = f"SELECT {title} FROM {j.sql} GROUP BY {title} HAVING COUNT(*) {op} {n}"
-    return Draft(
-        sql,
-        (
-            f"Which {j.parent.many} {j.link.has[1]} {said} {j.child.many}?",
-            f"List the {titles} of {j.parent.many} with {said} {j.child.many}.",
-            f"Find the {j.parent.many} that {j.link.has[1]} {said} {j.child.many}.",
-        ),
-    )
+    sql = f"SELECT {j.title} FROM {j.sql} GROUP BY {j.title} HAVING COUNT(*) {op} {n}"
+    count = tell.pick(COMPARED["count"][op]).format(n)
+    return j.draft(sql, "parent_having", titles=plural(j.parent.title), count=count)
 
 
 def parent_most(tell: Teller) -> Draft | None:
@@ -165,16 +125,8 @@ def parent_most(tell: Teller) -> Draft | None:
     if not j:
         return None
     one = tell.condition(j.child) if tell.rng.random() < 0.6 else None
-    title, noun = f"{j.parent.name}.{j.parent.title}", tell.noun(j.child, one)
-    sql = f"SELECT {title} FROM {j.sql}{where(one, joined=True)} GROUP BY {title} ORDER BY COUNT(*) DESC LIMIT 1"
-    return Draft(
-        sql,
-        (
-            f"Which {j.parent.name} {j.link.has[0]} the most {noun}?",
-            f"Find the {j.parent.title} of the {j.parent.name} with the most {noun}.",
-            f"What is the {j.parent.title} of the {j.parent.name} that {j.link.has[0]} the most {noun}?",
-        ),
-    )
+    sql = f"SELECT {j.title} FROM {j.sql}{where(one, joined=True)} GROUP BY {j.title} ORDER BY COUNT(*) DESC LIMIT 1"
+    return j.draft(sql, "parent_most", noun=tell.noun(j.child, one))
 
 
 def extreme_childs_parent(tell: Teller) -> Draft | None:
@@ -184,17 +136,9 @@ def extreme_childs_parent(tell: Teller) -> Draft | None:
         return None
     one = tell.condition(j.child, besides=column.column) if tell.rng.random() < 0.5 else None
     word, order = (column.most, " DESC") if tell.rng.random() < 0.6 else (column.least, "")
-    noun = f"{word} {tell.noun(j.child, one, one=True)}"
     by = f"{j.child.name}.{column.column}{order}"
-    sql = f"SELECT {j.parent.name}.{j.parent.title} FROM {j.sql}{where(one, joined=True)} ORDER BY {by} LIMIT 1"
-    return Draft(
-        sql,
-        (
-            f"Which {j.parent.name} {j.link.has[0]} the {noun}?",
-            f"What is the {j.parent.title} of the {j.parent.name} that {j.link.has[0]} the {noun}?",
-            f"Find the {j.parent.title} of the {j.parent.name} of the {noun}.",
-        ),
-    )
+    sql = f"SELECT {j.title} FROM {j.sql}{where(one, joined=True)} ORDER BY {by} LIMIT 1"
+    return j.draft(sql, "extreme_childs_parent", noun=f"{word} {tell.noun(j.child, one, one=True)}")
 
 
 def grouped_by_parent(tell: Teller) -> Draft | None:
@@ -203,16 +147,9 @@ def grouped_by_parent(tell: Teller) -> Draft | None:
     if not j or not label:
         return None
     one = tell.condition(j.child) if tell.rng.random() < 0.5 else None
-    by, noun = f"{j.parent.name}.{label.column}", tell.noun(j.child, one)
+    by = f"{j.parent.name}.{label.column}"
     sql = f"SELECT {by}, COUNT(*) FROM {j.sql}{where(one, joined=True)} GROUP BY {by}"
-    return Draft(
-        sql,
-        (
-            f"For each {j.parent.name} {label.column}, count the {noun}.",
-            f"How many {noun} are there per {j.parent.name} {label.column}?",
-            f"Show each {label.column} of {j.parent.many} with its number of {noun}.",
-        ),
-    )
+    return j.draft(sql, "grouped_by_parent", label=label, noun=tell.noun(j.child, one))
 
 
 def childless(tell: Teller) -> Draft | None:
@@ -222,16 +159,10 @@ def childless(tell: Teller) -> Draft | None:
     link = tell.pick(links)
     child, parent = tell.world.table(link.child), tell.world.table(link.parent)
     one = tell.condition(child) if tell.rng.random() < 0.7 else None
+    inner = f"SELECT {link.column} FROM {child.name}{where(one)}"
+    sql = f"SELECT {parent.title} FROM {parent.name} WHERE id NOT IN ({inner})"
     noun = tell.noun(child, one)
-    sql = f"SELECT {parent.title} FROM {parent.name} WHERE id NOT IN (SELECT {link.column} FROM {child.name}{where(one)})"
-    return Draft(
-        sql,
-        (
-            f"Which {parent.many} {link.has[1]} no {noun}?",
-            f"List the {plural(parent.title)} of {parent.many} without any {noun}.",
-            f"Find the {parent.many} that {link.has[1]} no {noun}.",
-        ),
-    )
+    return draft(sql, ("childless",), link=link, parent=parent, titles=plural(parent.title), noun=noun)
 
 
 def having_child(tell: Teller) -> Draft | None:
@@ -239,18 +170,10 @@ def having_child(tell: Teller) -> Draft | None:
     one = j and tell.condition(j.child)
     if not j or not one:
         return None
+    inner = f"SELECT {j.link.column} FROM {j.child.name}{where(one)}"
+    sql = f"SELECT {j.parent.title} FROM {j.parent.name} WHERE id IN ({inner})"
     noun = a(tell.noun(j.child, one, one=True))
-    sql = (
-        f"SELECT {j.parent.title} FROM {j.parent.name} WHERE id IN (SELECT {j.link.column} FROM {j.child.name}{where(one)})"
-    )
-    return Draft(
-        sql,
-        (
-            f"Which {j.parent.many} {j.link.has[1]} {noun}?",
-            f"List the {plural(j.parent.title)} of {j.parent.many} that {j.link.has[1]} {noun}.",
-            f"Find every {j.parent.name} that {j.link.has[0]} {noun}.",
-        ),
-    )
+    return j.draft(sql, "having_child", titles=plural(j.parent.title), noun=noun)
 
 
 def bridged(tell: Teller) -> Draft | None:
@@ -259,14 +182,15 @@ def bridged(tell: Teller) -> Draft | None:
     bridge = tell.pick(tell.world.bridges)
     left, right = tell.world.table(bridge.left), tell.world.table(bridge.right)
     title = tell.title(right)
-    sql = (
-        f"SELECT {left.title} FROM {left.name} WHERE id IN (SELECT {left.name}_id FROM {bridge.through} "
-        f"JOIN {right.name} ON {right.name}.id = {right.name}_id WHERE {right.title} = '{title}')"
+    inner = (
+        f"SELECT {left.name}_id FROM {bridge.through} "
+        f"JOIN {right.name} ON {right.name}.id = {right.name}_id WHERE {right.title} = '{title}'"
     )
-    return Draft(
-        sql,
-        (
-            *of_all(plural(left.title), f"{left.many} {tell.pick(bridge.mods).format(title)}"),
-            *[f"Which {left.many} {bridge.verb.format(title)}?"] * 4,
-        ),
+    return draft(
+        f"SELECT {left.title} FROM {left.name} WHERE id IN ({inner})",
+        ("of_all", "bridged"),
+        left=left,
+        titles=plural(left.title),
+        nouns=f"{left.many} {tell.pick(bridge.mods).format(title)}",
+        verb=bridge.verb.format(title),
     )

@@ -73,6 +73,6 @@ def cache_root() -> Path:
 def _made_by() -> str:
     """Digest of the generator's sources: another generator, another folder."""
     digest = hashlib.sha256()
-    for source in sorted([*_SOURCES.glob("*.py"), *_SOURCES.glob("worlds/*.yaml")]):
+    for source in sorted([*_SOURCES.glob("*.py"), *_SOURCES.rglob("*.yaml")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

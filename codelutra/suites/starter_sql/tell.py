@@ -1,11 +1,15 @@
-"""Conditions and noun phrases: what query families are written with. All chance of the families is in `Teller`."""
+"""Conditions, noun phrases and wordings, which the query families are made of. Only `Teller` draws at random."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from codelutra.suites.starter_sql.build import Rows
 from codelutra.suites.starter_sql.declare import Label, Number, Table, World
@@ -72,7 +76,7 @@ class Condition:
 
 
 class Teller:
-    """Draws tables, columns, values and words: all chance in this module is here."""
+    """Draws tables, columns, values and words."""
 
     def __init__(self, world: World, rows: Rows, seed: str) -> None:
         self.world, self.rows, self.rng = world, rows, random.Random(seed)
@@ -187,13 +191,25 @@ def where(*conditions: Condition | None, joined: bool = False) -> str:
     return f" WHERE {' AND '.join(said)}" if said else ""
 
 
-def of_all(what: str, noun: str) -> tuple[str, ...]:
-    """Asking for something of rows: `what` is "titles", `noun` a noun phrase in the plural."""
-    return (
-        f"What are the {what} of {noun}?",
-        f"List the {what} of all {noun}.",
-        f"Show the {what} of {noun}.",
-        f"Give me the {what} of all {noun}.",
-        f"Find the {what} of {noun}.",
-        f"I need the {what} of all {noun}.",
-    )
+# ---- wordings -----------------------------------------------------------------------------------------------------------
+
+
+def draft(sql: str, wordings: Sequence[str], **words: Any) -> Draft:
+    """The query with its wordings, in the order of `wordings.yaml`. A word given as a function is drawn anew wherever it
+    stands."""
+    said = {name: _Anew(word) if callable(word) else word for name, word in words.items()}
+    return Draft(sql, tuple(template.format(**said) for name in wordings for template in _templates()[name]))
+
+
+@cache
+def _templates() -> dict[str, list[str]]:
+    templates: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
+    return templates
+
+
+@dataclass(frozen=True)
+class _Anew:
+    say: Callable[[], str]
+
+    def __format__(self, spec: str) -> str:
+        return self.say()

@@ -1,0 +1,81 @@
+"""The reference check: what every reference gives, judged by the same path as the samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from codelutra.errors import StageError
+from codelutra.execution.outcomes import PREVIEW, Progress, Runs
+from codelutra.schema import EXPECTED, check
+from codelutra.suites.base import Job, Suite
+from sandbox.protocol import Result, encode
+
+
+def judge_references(
+    problems: pl.DataFrame, suite: Suite, pool: Runs, *, timeout_seconds: float, progress: Progress | None = None
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The expected output of each problem, as EXPECTED; and how many problems there are, how many without one.
+
+    Each reference runs twice, once as the expectation and once as an answer. A problem is a `reference_error` where that
+    answer is not correct, or where the suite says the output cannot judge. Where a problem has checks and no reference,
+    what the checks expect is computed twice and must be the same, and an empty program must fail them.
+
+    Raises StageError when the sandbox itself failed for any of them.
+    """
+    rows = problems.rows(named=True)
+
+    def jobs() -> Iterator[Job]:
+        for i, row in enumerate(rows):
+            yield suite.expected_job(row, f"{i}e", timeout_seconds)
+            yield suite.answer_job(row, row["reference"], f"{i}a", timeout_seconds)
+            if not row["reference"]:
+                yield suite.expected_job(row, f"{i}t", timeout_seconds)
+
+    results = pool.map(jobs())
+    expected = []
+    for i, row in enumerate(rows):
+        want, got = next(results), next(results)
+        twice = want if row["reference"] else next(results)
+        outage = next((r for r in (want, got, twice) if r.status == "infra_error"), None)
+        if outage:
+            raise StageError(
+                f"the sandbox failed while checking the reference of {row['problem_id']}: {outage.error}; "
+                "see `codelutra doctor`, then give the same command again"
+            )
+        error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
+        status, output = ("reference_error", "") if error else ("correct", json.dumps(encode(want.value)))
+        expected.append({"problem_id": row["problem_id"], "status": status, "expected": output, "error": error})
+        if progress:
+            progress(i + 1, len(rows))
+    frame = check(pl.DataFrame(expected, schema=EXPECTED), EXPECTED)
+    return frame, {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
+
+
+def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Result) -> str:
+    """Why a reference cannot judge, or "". `want`: what it gave as the expectation; `got`: as an answer."""
+    if error := _failed(want, got) or suite.usable(row, want.value):
+        return error
+    if suite.agrees(row, got.value, want.value):
+        return ""
+    return "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
+
+
+def _check_error(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, empty: Result) -> str:
+    """Why checks without a reference cannot judge, or "". `empty`: what an empty program gave."""
+    if error := _failed(want, twice):
+        return error
+    if reason := suite.usable(row, want.value):
+        return reason.replace("the reference", "its checks")
+    if json.dumps(encode(want.value)) != json.dumps(encode(twice.value)):
+        return "what its checks expect differs from one run to the next"
+    if empty.status == "ok" and suite.agrees(row, empty.value, want.value):
+        return "its checks pass an empty program"
+    return ""
+
+
+def _failed(*results: Result) -> str:
+    return next((f"{r.status}: {(r.error or '')[-PREVIEW:]}" for r in results if r.status != "ok"), "")
