@@ -18,8 +18,7 @@ import numpy as np
 import polars as pl
 
 from codelutra.errors import StageError
-from codelutra.schema import EXECUTABLE, SCORES, STATUS, STATUSES, check
-from codelutra.training.pairs import ASKED, collapse
+from codelutra.schema import ASKED, EXECUTABLE, SCORES, STATUS, STATUSES, check, collapse
 
 CONFIDENCE = 0.95
 
