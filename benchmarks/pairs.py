@@ -4,10 +4,10 @@
 
 Three versions start from the same parquet file and must give the same pairs, row by row: `codelutra.training.pairs`
 (polars), one in pandas and numpy, one in plain Python. "pairing" is the time from outcomes in the version's own form
-in memory to pairs, "with reading" includes reading the file; each the best of `--repeats`. Then outcomes are paired
-in bounded memory, a shard at a time, each size in a process of its own whose peak memory is taken. Outcomes are
-synthetic: 16 SQL answers a problem from a skewed pool (a few answers come often, most once), every fifth with a line
-break, statuses as a small model gives.
+in memory to pairs; that of polars includes counting the stage's facts. "with reading" adds reading the file. Each is the
+best of `--repeats`. Then outcomes are paired a file of half a million at a time, each size in a process of its own, and
+the process's peak memory is taken. Outcomes are synthetic: 16 SQL answers a problem from a skewed pool (a few answers
+come often, most once), every fifth with a line break, statuses as a small model gives.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ import pyarrow.parquet
 
 from codelutra import schema
 from codelutra.config import PairsSection
-from codelutra.training.pairs import make_pairs, pairs_by_batch
+from codelutra.training.pairs import make_pairs
 
 T = TypeVar("T")
-SAMPLES, SHARD_PROBLEMS, SEED = 16, 5_000, 7
+SAMPLES, FILE_PROBLEMS, SEED = 16, 31_250, 7
 CONFIG = PairsSection()
 NEEDED = ["problem_id", "sample", "greedy", "status", "code", "completion", "finish_reason"]
 KNOWN = ["problem_id", "split", "prompt", "reference"]
@@ -69,6 +69,11 @@ def problems_of(first: int, count: int) -> pl.DataFrame:
         **said,
     )
     return schema.check(frame, schema.PROBLEMS)
+
+
+def paired(outcomes: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
+    usable = problems.select("problem_id", status=pl.lit("correct", schema.STATUS), expected=pl.lit(""), error=pl.lit(""))
+    return make_pairs(outcomes, problems, usable, CONFIG, seed=SEED)[0]
 
 
 def outcomes_of(first: int, count: int) -> pl.DataFrame:
@@ -248,7 +253,7 @@ def same_pairs(rows: int, repeats: int) -> dict[str, Any]:
         file = Path(folder) / "outcomes.parquet"
         outcomes_of(0, rows // SAMPLES).write_parquet(file)
         readers: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-            "polars": (lambda: pl.read_parquet(file), lambda o: make_pairs(o, problems, CONFIG, seed=SEED)),
+            "polars": (lambda: pl.read_parquet(file), lambda o: paired(o, problems)),
             "pandas": (lambda: pd.read_parquet(file, columns=NEEDED), lambda o: in_pandas(o, known_pandas)),
             "python": (
                 lambda: pyarrow.parquet.read_table(file, columns=NEEDED).to_pylist(),
@@ -284,9 +289,9 @@ def as_pairs(made: Any) -> pl.DataFrame:
 
 
 def alone(rows: int, *, whole: bool) -> dict[str, Any]:
-    """Pair `rows` outcomes in a process of its own: in one frame, or a shard at a time."""
+    """Pair `rows` outcomes in a process of its own: in one frame, or a file at a time."""
     count = rows // SAMPLES
-    each = count if whole else SHARD_PROBLEMS
+    each = count if whole else FILE_PROBLEMS
     with tempfile.TemporaryDirectory() as folder:
         for first in range(0, count, each):
             outcomes_of(first, min(each, count - first)).write_parquet(Path(folder) / f"{first:09}.parquet")
@@ -299,11 +304,11 @@ def alone(rows: int, *, whole: bool) -> dict[str, Any]:
 def child(folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     problems = pl.read_parquet(folder / "problems")
-    shards = (pl.read_parquet(file) for file in sorted(folder.glob("*.parquet")))
     count = 0
-    for i, batch in enumerate(pairs_by_batch(shards, problems, CONFIG, seed=SEED)):
-        batch.write_parquet(folder / f"pairs-{i}")
-        count += batch.height
+    for file in sorted(folder.glob("*.parquet")):
+        made = paired(pl.read_parquet(file), problems)
+        made.write_parquet(folder / f"pairs-{file.stem}")
+        count += made.height
     seconds = time.perf_counter() - start
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # getrusage's survives exec
     assert peak
@@ -313,7 +318,7 @@ def child(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--most", type=int, default=10_000_000, help="the largest size paired a shard at a time")
+    parser.add_argument("--most", type=int, default=10_000_000, help="the largest size paired a file at a time")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/pairs.json"))
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -356,7 +361,7 @@ def as_table(found: dict[str, Any]) -> str:
     for name, s in one["seconds"].items():
         times = one.get(f"{name}_over_polars", {"pairing": 1.0, "with_reading": 1.0})
         lines.append(f"| {name} | {s['pairing']} | {s['with_reading']} | {times['pairing']} | {times['with_reading']} |")
-    lines += ["", "| outcomes, a shard at a time | pairs | s | µs an outcome | peak MB |", "|---|---|---|---|---|"]
+    lines += ["", "| outcomes, a file at a time | pairs | s | µs an outcome | peak MB |", "|---|---|---|---|---|"]
     for s in found["streamed"]:
         each = s["seconds"] / s["rows"] * 1e6
         lines.append(f"| {s['rows']:,} | {s['pairs']:,} | {s['seconds']} | {each:.2f} | {s['peak_mb']:,} |")

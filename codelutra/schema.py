@@ -88,6 +88,9 @@ OUTCOMES = _schema(
     }
 )
 
+ENDED = pl.col("finish_reason") == "stop"  # the answer ended by itself; else it was cut off, or never begun
+ASKED = pl.col("finish_reason") != "dropped"  # the prompt was not too long
+
 PAIRS = _schema(
     {
         "problem_id": pl.String,
@@ -132,3 +135,9 @@ def check(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     if off:
         raise ValueError("columns of another type (have, want): " + ", ".join(f"{n}: {h}, {w}" for n, (h, w) in off.items()))
     return frame
+
+
+def collapse(code: pl.Expr) -> pl.Expr:
+    """Code with each run of whitespace made one space: what programs are compared by that no parser has normalised."""
+    # Not \s+: it would also find every single space and replace it by itself, at three times the cost.
+    return code.str.strip_chars().str.replace_all(r"\s\s+|[^\S ]", " ")

@@ -25,12 +25,12 @@ from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run, cache_dir
 from codelutra.prompts import extract_code
 from codelutra.results.lineage import refuse_taught
-from codelutra.schema import PAIRS, SAMPLES
+from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
-from codelutra.training.pairs import funnel, make_pairs, right_answers
+from codelutra.training.pairs import make_pairs, right_answers
 
 VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
 
@@ -199,9 +199,10 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     def build(out: Path, work: Path) -> dict[str, Any]:
         asked = shown(problems.frame("problems"), run.config.suite).filter(pl.col("split") == "train")
         frame = _concat(outcomes)
-        made = make_pairs(frame, asked, config, seed=seed, normalised=_normalised(run, frame, asked))
+        normalised = _normalised(run, frame, asked)
+        made, facts = make_pairs(frame, asked, expected.frame("expected"), config, seed=seed, normalised=normalised)
         write_frame(made, out / "pairs.parquet")
-        return funnel(asked, expected.frame("expected"), frame, made)
+        return facts
 
     read = {**_section(config), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
     return Step(_recipe("pairs", read, inputs), build)
@@ -214,14 +215,9 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
     def build(out: Path, work: Path) -> dict[str, Any]:
         asked = problems.frame("problems").filter(pl.col("split") == "train")
         frame = _concat(outcomes)
-        made = right_answers(frame, asked, normalised=_normalised(run, frame, asked))
+        made, facts = right_answers(frame, asked, expected.frame("expected"), normalised=_normalised(run, frame, asked))
         write_frame(made, out / "answers.parquet")
-        counts = {
-            k: v
-            for k, v in funnel(asked, expected.frame("expected"), frame, pl.DataFrame(schema=PAIRS)).items()
-            if "pair" not in k
-        }
-        return {**counts, "answers": made.height, "why": "" if made.height else "no sample was right"}
+        return facts
 
     return Step(_recipe("answers", {"suite": run.suite.version}, inputs), build)
 

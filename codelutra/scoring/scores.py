@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from codelutra.errors import StageError
-from codelutra.schema import EXECUTABLE, SCORES, STATUS, STATUSES, check
+from codelutra.schema import ASKED, EXECUTABLE, SCORES, STATUS, STATUSES, check, collapse
 from codelutra.scoring.statistics import (
     Difference,
     Estimate,
@@ -28,7 +28,6 @@ from codelutra.scoring.statistics import (
     percentiles,
     wilson,
 )
-from codelutra.training.pairs import ASKED, collapse
 
 
 def score_problems(

@@ -9,127 +9,93 @@ of (seed, problem, sample). That hash is written out here because polars promise
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 import polars as pl
 
 from codelutra.config import PairsSection
-from codelutra.errors import StageError
-from codelutra.schema import EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, check
+from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, check, collapse
 
-ENDED = pl.col("finish_reason") == "stop"
-ASKED = pl.col("finish_reason") != "dropped"
-_WRONG = 2**63  # in `order`: below are the right answers, from here on the wrong ones
+_WRONG = 2**63  # in `order`: right answers are below, wrong ones from here on
 
 
 def make_pairs(
     outcomes: pl.DataFrame,
     problems: pl.DataFrame,
+    expected: pl.DataFrame,
     config: PairsSection,
     *,
     seed: int,
     normalised: pl.DataFrame | None = None,
-) -> pl.DataFrame:
-    """Pair the OUTCOMES of train problems into PAIRS, sorted by problem_id; empty where nothing can be paired.
+) -> tuple[pl.DataFrame, dict[str, int | str]]:
+    """Pair the OUTCOMES of train problems. Returns (PAIRS sorted by problem_id, facts); PAIRS may be empty.
 
-    Left out: greedy outcomes, problems that are not of the train split or not in `problems`, what is not the model's doing,
-    every problem with a reference_error, prompts that were too long to be asked, and right answers that were cut off: to
-    choose one would teach to end where no answer does. `normalised` (problem_id, code, normalised) says which programs are
-    the same, references included; a program it does not have is compared with its whitespace collapsed. Outcomes of
+    These are left out: greedy outcomes, problems that are not of the train split or not in `problems`, outages, every
+    problem with a reference_error, prompts that were too long to be asked, and right answers that were cut off (training
+    on one would teach the policy to stop in mid-answer). `normalised` (problem_id, code, normalised) tells which programs
+    are the same, references included; a program it does not have is compared with its whitespace collapsed. Outcomes of
     several iterations may come in one frame.
+
+    The facts count where train problems and samples were lost on the way to pairs. `samples` are those drawn at
+    temperature for problems with a usable reference in `expected` (EXPECTED), without outages and prompts too long to be
+    asked; the numbers below it count among these. `why` is a sentence where there are no pairs, else "".
     """
     known = _numbered(problems, seed)
-    rows = _usable(outcomes, known, config)
-    answers = _answers(rows, outcomes, known, normalised, config)
+    answers = _answers(_usable(outcomes, known, config), outcomes, known, normalised, config)
     matches = _MATCH[config.order](answers, _counts(answers, known, config), outcomes)
-    return _texts(matches, answers, outcomes, known)
-
-
-def pairs_by_batch(
-    shards: Iterable[pl.DataFrame],
-    problems: pl.DataFrame,
-    config: PairsSection,
-    *,
-    seed: int,
-    normalised: pl.DataFrame | None = None,
-    batch_rows: int = 500_000,
-) -> Iterator[pl.DataFrame]:
-    """`make_pairs` in bounded memory: the same pairs, one frame for every `batch_rows` outcomes or a shard more.
-
-    A shard holds all outcomes of its problems. Raises StageError where a problem comes back in a later batch.
-    """
-    seen = pl.Series("problem_id", [], dtype=pl.String)
-    for batch in _batches(shards, batch_rows):
-        ids = batch["problem_id"].unique()
-        again = ids.filter(ids.is_in(seen.implode())).sort()
-        if len(again):
-            raise StageError(
-                f"outcomes of {len(again)} problems (the first: {again[0]!r}) come in two batches; pairs need all outcomes "
-                "of a problem together: concatenate the shards that share problems"
-            )
-        seen = pl.concat([seen, ids])
-        yield make_pairs(batch, problems, config, seed=seed, normalised=normalised)
-
-
-def right_answers(outcomes: pl.DataFrame, problems: pl.DataFrame, *, normalised: pl.DataFrame | None = None) -> pl.DataFrame:
-    """The distinct right samples of train problems as (problem_id, prompt, completion), sorted; the shortest of equals.
-
-    Only those that ended by themselves: the rest would teach to end where the answer was cut off. What rejection-sampling
-    fine-tuning learns from (Yuan et al. 2308.01825). `normalised` as in `make_pairs`.
-    """
-    train = problems.filter(pl.col("split") == "train").select("problem_id", "prompt")
-    right = outcomes.filter(~pl.col("greedy"), pl.col("status") == "correct", ENDED).join(train, on="problem_id")
-    if normalised is None:
-        named = right.with_columns(norm=collapse(pl.col("code")))
-    else:
-        known = normalised.select("problem_id", "code", norm="normalised").unique()
-        named = right.join(known, on=["problem_id", "code"], how="left").with_columns(
-            pl.col("norm").fill_null(collapse(pl.col("code")))
-        )
-    completion = pl.col("completion").str.strip_chars_end()
-    ranked = named.with_columns(completion, length=completion.str.len_chars()).sort(
-        "problem_id", "norm", "length", "completion"
-    )
-    distinct = ranked.unique(["problem_id", "norm"], keep="first", maintain_order=True)
-    return distinct.select("problem_id", "prompt", "completion")
-
-
-def funnel(
-    problems: pl.DataFrame, expected: pl.DataFrame, outcomes: pl.DataFrame, pairs: pl.DataFrame
-) -> dict[str, int | str]:
-    """Where train problems and samples were lost on the way to pairs; `why` is a sentence where there are none, else "".
-
-    `samples` are drawn at temperature, for problems with a usable reference, without outages and prompts too long to be
-    asked; the numbers below count them.
-    """
-    train = problems.filter(pl.col("split") == "train").select("problem_id")
-    usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
-    counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING) & ASKED
-    samples = outcomes.filter(counted).join(usable, on="problem_id", how="semi")
-    right = pl.col("status") == "correct"
-    by_problem = samples.group_by("problem_id").agg(right=right.any(), wrong=(~right).any())
-    counts = {
-        "problems": train.height,
-        "usable_reference": usable.height,
-        "samples": samples.height,
-        "executable": samples.select(pl.col("status").is_in(EXECUTABLE).sum()).item(),
-        "correct": samples.select(right.sum()).item(),
-        "correct_but_cut_off": samples.select((right & ~ENDED).sum()).item(),
-        "all_right": by_problem.select((pl.col("right") & ~pl.col("wrong")).sum()).item(),
-        "all_wrong": by_problem.select((~pl.col("right") & pl.col("wrong")).sum()).item(),
-        "right_and_wrong": by_problem.select((pl.col("right") & pl.col("wrong")).sum()).item(),
+    pairs = _texts(matches, answers, outcomes, known)
+    counts = _funnel(outcomes, problems, expected) | {
         "paired_problems": pairs["problem_id"].n_unique(),
         "pairs": pairs.height,
         "pairs_from_references": pairs.select((pl.col("chosen_source") == "reference").sum()).item(),
     }
-    return {**counts, "why": "" if pairs.height else _why_none(counts)}
+    return pairs, {**counts, "why": "" if pairs.height else _why_none(counts)}
 
 
-def collapse(code: pl.Expr) -> pl.Expr:
-    """Code with runs of whitespace made one space: how programs are compared that no parser has normalised."""
-    # Not \s+: that would find, and replace by itself, every single space, at three times the cost.
-    return code.str.strip_chars().str.replace_all(r"\s\s+|[^\S ]", " ")
+def right_answers(
+    outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame, *, normalised: pl.DataFrame | None = None
+) -> tuple[pl.DataFrame, dict[str, int | str]]:
+    """The distinct right samples of train problems as (problem_id, prompt, completion), sorted, and facts as `make_pairs`.
+
+    Of equal programs the shortest completion is taken. Answers that were cut off are left out, as in `make_pairs`. This is
+    what rejection-sampling fine-tuning learns from (Yuan et al. 2308.01825).
+    """
+    train = problems.filter(pl.col("split") == "train").select("problem_id", "prompt")
+    right = outcomes.filter(~pl.col("greedy"), pl.col("status") == "correct", ENDED).join(train, on="problem_id")
+    completion = pl.col("completion").str.strip_chars_end()
+    distinct = (
+        _with_norm(right, normalised, "problem_id")
+        .with_columns(completion, length=completion.str.len_chars())
+        .sort("problem_id", "norm", "length", "completion")
+        .unique(["problem_id", "norm"], keep="first", maintain_order=True)
+        .select("problem_id", "prompt", "completion")
+    )
+    why = "" if distinct.height else "no sample was right"
+    return distinct, {**_funnel(outcomes, problems, expected), "why": why, "answers": distinct.height}
+
+
+def _funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
+    train = problems.filter(pl.col("split") == "train").select("problem_id")
+    usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
+    counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING) & ASKED
+    drawn = (
+        outcomes.lazy()
+        .filter(counted)
+        .select("problem_id", right=pl.col("status") == "correct", status="status", ended=ENDED)
+    )
+    samples = drawn.join(usable.lazy(), on="problem_id", how="semi").collect()
+    right, wrong = pl.col("right"), pl.col("wrong")
+    by_problem = samples.group_by("problem_id").agg(right=right.any(), wrong=(~right).any())
+    return {
+        "problems": train.height,
+        "usable_reference": usable.height,
+        "samples": samples.height,
+        "executable": samples.filter(pl.col("status").is_in(EXECUTABLE)).height,
+        "correct": samples.filter(right).height,
+        "correct_but_cut_off": samples.filter(right, ~pl.col("ended")).height,
+        "all_right": by_problem.filter(right, ~wrong).height,
+        "all_wrong": by_problem.filter(~right, wrong).height,
+        "right_and_wrong": by_problem.filter(right, wrong).height,
+    }
 
 
 def mix(x: pl.Series) -> pl.Series:
@@ -139,17 +105,6 @@ def mix(x: pl.Series) -> pl.Series:
     frame = frame.select((pl.col("x") ^ pl.col("x") // 2**30) * a)
     frame = frame.select((pl.col("x") ^ pl.col("x") // 2**27) * b)
     return frame.select(pl.col("x") ^ pl.col("x") // 2**31).to_series()
-
-
-def _batches(shards: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
-    held: list[pl.DataFrame] = []
-    for shard in shards:
-        held.append(shard)
-        if sum(s.height for s in held) >= rows:
-            yield pl.concat(held)
-            held = []
-    if held:
-        yield pl.concat(held)
 
 
 def _why_none(counts: dict[str, int]) -> str:
@@ -233,18 +188,19 @@ def _answers(
         references = known.join(no_right, on="problem", how="semi").filter(pl.col("reference").str.contains(r"\S"))
         mine = references.select("problem", code="reference", row=pl.lit(None, pl.UInt32), order=pl.lit(0, pl.UInt64))
         codes = pl.concat([codes, mine])
-    norms = _with_norm(codes, known, normalised).with_row_index("at")
+    if normalised is not None:
+        normalised = normalised.join(known.select("problem_id", "problem"), on="problem_id")
+    norms = _with_norm(codes, normalised, "problem").with_row_index("at")
     grouped = norms.lazy().group_by("problem", pl.col("norm").hash()).agg(*first, pl.col("at").min_by("order"))
     answers = grouped.sort("problem", "order").collect(engine="streaming")
     return answers.with_columns(norms["norm"].gather(answers["at"])).drop("at")
 
 
-def _with_norm(codes: pl.DataFrame, known: pl.DataFrame, normalised: pl.DataFrame | None) -> pl.DataFrame:
-    """Codes with `norm`, which programs are compared by, in any order."""
+def _with_norm(codes: pl.DataFrame, normalised: pl.DataFrame | None, by: str) -> pl.DataFrame:
+    """`codes`, in any order, with `norm`: what programs of one problem (column `by`) are compared by."""
     if normalised is None:
         return codes.with_columns(norm=collapse(pl.col("code")))
-    norms = normalised.join(known.select("problem_id", "problem"), on="problem_id")
-    codes = codes.join(norms.select("problem", "code", norm="normalised"), on=["problem", "code"], how="left")
+    codes = codes.join(normalised.select(by, "code", norm="normalised"), on=[by, "code"], how="left")
     parsed = pl.col("norm").is_not_null()
     return pl.concat([codes.filter(parsed), codes.filter(~parsed).with_columns(norm=collapse(pl.col("code")))])
 

@@ -13,7 +13,7 @@ from codelutra.experiments.method_table import compare, table_rows, write_compar
 from codelutra.experiments.methods import METHODS, arm, chosen_methods, chosen_seeds
 from codelutra.experiments.sweep import grid, results, write_sweep
 from codelutra.prompts import with_examples
-from codelutra.schema import OUTCOMES, PROBLEMS, SCORES
+from codelutra.schema import EXPECTED, OUTCOMES, PROBLEMS, SCORES
 from codelutra.scoring.scores import difference, mcnemar, mean_pass_at_1
 from codelutra.training.pairs import right_answers
 from tests.helpers.example_run import example_run
@@ -118,8 +118,12 @@ def test_right_answers_are_distinct_right_samples_of_train_problems_only() -> No
         }
         for p, s in (("a", "train"), ("d", "dev"))
     ]
-    made = right_answers(pl.DataFrame(rows, schema=OUTCOMES), pl.DataFrame(asked, schema=PROBLEMS))
+    expected = pl.DataFrame(
+        [{"problem_id": p, "status": "correct", "expected": "", "error": ""} for p in "ad"], schema=EXPECTED
+    )
+    made, facts = right_answers(pl.DataFrame(rows, schema=OUTCOMES), pl.DataFrame(asked, schema=PROBLEMS), expected)
     assert made.rows() == [("a", "?", "select 1"), ("a", "?", "select 3")]
+    assert (facts["samples"], facts["correct"], facts["correct_but_cut_off"], facts["answers"]) == (5, 4, 1, 2)
 
 
 def test_worked_examples_are_other_train_problems_of_the_group_between_schema_and_question() -> None:

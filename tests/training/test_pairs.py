@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from codelutra import schema
 from codelutra.config import PairsSection
-from codelutra.errors import StageError
 from codelutra.store.artifacts import write_frame
-from codelutra.training.pairs import funnel, make_pairs, mix, pairs_by_batch
+from codelutra.training.pairs import make_pairs, mix
 
 ORDERS = get_args(PairsSection.model_fields["order"].annotation)
 NOT_REJECTED = {"correct", *schema.NOT_THE_MODELS_DOING}
@@ -50,6 +49,15 @@ def outcomes_of(*rows: tuple[Any, ...]) -> pl.DataFrame:
             }
         )
     return pl.DataFrame(filled, schema=schema.OUTCOMES)
+
+
+def expected_of(problems: pl.DataFrame) -> pl.DataFrame:
+    """EXPECTED in which every reference is usable."""
+    return problems.select("problem_id", status=pl.lit("correct", schema.STATUS), expected=pl.lit("1"), error=pl.lit(""))
+
+
+def paired(outcomes: pl.DataFrame, problems: pl.DataFrame, config: PairsSection, **more: Any) -> pl.DataFrame:
+    return make_pairs(outcomes, problems, expected_of(problems), config, **more)[0]
 
 
 def bytes_of(frame: pl.DataFrame) -> bytes:
@@ -103,7 +111,7 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 @quick
 @given(PROBLEMS, ROWS, CONFIGS, st.integers(0, 2**70))
 def test_pairs_are_what_a_slow_reading_of_the_rules_allows(problems, rows, config, seed):
-    pairs = make_pairs(outcomes_of(*rows), problems, config, seed=seed)
+    pairs = paired(outcomes_of(*rows), problems, config, seed=seed)
     references = {r["problem_id"]: r for r in problems.filter(pl.col("split") == "train").rows(named=True)}
     mine = [r for r in rows if r[0] in references and not r[5] and r[6] != "dropped"]
     broken = {r[0] for r in mine if r[2] == "reference_error"}
@@ -149,13 +157,13 @@ def test_pairs_are_what_a_slow_reading_of_the_rules_allows(problems, rows, confi
 @quick
 @given(PROBLEMS, ROWS, CONFIGS, st.integers(0, 9), st.randoms(use_true_random=False))
 def test_the_order_of_rows_and_shards_changes_no_byte(problems, rows, config, seed, random):
-    once = make_pairs(outcomes_of(*rows), problems, config, seed=seed)
+    once = paired(outcomes_of(*rows), problems, config, seed=seed)
     shuffled = random.sample(rows, len(rows))
-    again = make_pairs(outcomes_of(*shuffled), problems.reverse(), config, seed=seed)
+    again = paired(outcomes_of(*shuffled), problems.reverse(), config, seed=seed)
     assert bytes_of(again) == bytes_of(once)
     shards = [outcomes_of(*(r for r in shuffled if r[0] == p)) for p in ("elsewhere", "p0", "p1", "p2")]
-    batched = pl.concat(pairs_by_batch(shards, problems, config, seed=seed, batch_rows=5))
-    assert bytes_of(batched.rechunk()) == bytes_of(once)
+    by_shard = pl.concat([paired(shard, problems, config, seed=seed) for shard in shards])
+    assert bytes_of(by_shard.rechunk()) == bytes_of(once)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 30), st.integers(0, 5))
@@ -165,7 +173,7 @@ def test_no_answer_is_used_again_before_all_are_used(rights, wrongs, per_problem
     rows += [("p", 100 + i, ("wrong", "timeout")[i % 2], f"wrong {i}") for i in range(wrongs)]
     for order in ("round-robin", "error-balanced", "nearest", "farthest"):
         config = PairsSection(order=order, per_problem=per_problem)
-        pairs = make_pairs(outcomes_of(*rows), problems_of(("p", "train", "r")), config, seed=seed)
+        pairs = paired(outcomes_of(*rows), problems_of(("p", "train", "r")), config, seed=seed)
         assert pairs.height == min(per_problem, rights * wrongs) == pairs.select("chosen", "rejected").unique().height
         for side, there in (("chosen", rights), ("rejected", wrongs)):
             uses = Counter(pairs[side].to_list())
@@ -185,26 +193,26 @@ def test_timeouts_are_rejected_but_outages_are_not():
         ("a", 2, "infra_error", "lost"),
         ("b", 0, "infra_error", "x"),
     )
-    pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
+    pairs = paired(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("chosen", "rejected", "rejected_status").rows() == [("good", "slow", "timeout")]
-    assert make_pairs(outcomes, TWO, PairsSection(timeouts=False), seed=0).is_empty()
+    assert paired(outcomes, TWO, PairsSection(timeouts=False), seed=0).is_empty()
 
 
 def test_the_reference_is_chosen_only_where_no_sample_is_right():
     outcomes = outcomes_of(("a", 0, "wrong", "bad"), ("b", 0, "wrong", "bad"), ("b", 1, "correct", "good"))
-    pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
+    pairs = paired(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("problem_id", "chosen", "chosen_source", "chosen_sample").rows() == [
         ("a", "ref a", "reference", -1),
         ("b", "good", "sample", 1),
     ]
-    assert make_pairs(outcomes, TWO, PairsSection(references=False), seed=0)["problem_id"].to_list() == ["b"]
+    assert paired(outcomes, TWO, PairsSection(references=False), seed=0)["problem_id"].to_list() == ["b"]
 
 
 def test_an_empty_completion_is_rejected_but_never_chosen():
     outcomes = outcomes_of(
         ("a", 0, "no_code", "", " \n"), ("a", 1, "correct", "good"), ("b", 0, "correct", "", "\n"), ("b", 1, "wrong", "bad")
     )
-    pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
+    pairs = paired(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("chosen", "rejected").rows() == [("good", ""), ("ref b", "bad")]
 
 
@@ -217,7 +225,7 @@ def test_an_answer_that_was_cut_off_is_never_chosen_and_a_prompt_that_was_not_as
         ("b", 0, "correct", "good"),
         ("b", 1, "no_code", "", "", False, *unasked),
     )
-    pairs = make_pairs(outcomes, TWO, PairsSection(), seed=0)
+    pairs = paired(outcomes, TWO, PairsSection(), seed=0)
     assert pairs.select("chosen", "rejected", "rejected_ended").rows() == [("ref a", "bad and", False)]
 
 
@@ -241,10 +249,10 @@ def test_the_suites_normal_form_decides_what_is_the_same_program():
     normalised = pl.DataFrame(codes, schema=["problem_id", "code"], orient="row").with_columns(
         normalised=pl.col("code").str.to_lowercase().str.replace_all(" +", " ")
     )
-    pairs = make_pairs(outcomes, TWO, PairsSection(per_problem=9), seed=0, normalised=normalised)
+    pairs = paired(outcomes, TWO, PairsSection(per_problem=9), seed=0, normalised=normalised)
     assert pairs["chosen"].str.to_lowercase().to_list() == ["select 1", "ref b"]
     assert pairs["rejected"].to_list() == ["no", "bad"]
-    assert make_pairs(outcomes, TWO, PairsSection(per_problem=9), seed=0).height == 2 * 2 + 2
+    assert paired(outcomes, TWO, PairsSection(per_problem=9), seed=0).height == 2 * 2 + 2
 
 
 def test_nearest_and_farthest_go_by_edit_distance():
@@ -255,7 +263,7 @@ def test_nearest_and_farthest_go_by_edit_distance():
         ("a", 3, "wrong", "SELECT name, age FROM t"),
     )
     rejected = {
-        order: make_pairs(outcomes, TWO, PairsSection(order=order, per_problem=3), seed=0)["rejected_sample"].to_list()
+        order: paired(outcomes, TWO, PairsSection(order=order, per_problem=3), seed=0)["rejected_sample"].to_list()
         for order in ("nearest", "farthest")
     }
     assert rejected == {"nearest": [1, 3, 2], "farthest": [2, 3, 1]}
@@ -266,7 +274,7 @@ def test_error_balanced_lets_statuses_take_turns():
     rows += [("a", 9, "timeout", "slow"), ("a", 10, "syntax_error", "(")]
     rows = [(problem, *row[1:]) for problem in "ba" for row in rows]
     for seed in range(5):
-        pairs = make_pairs(outcomes_of(*rows), TWO, PairsSection(order="error-balanced"), seed=seed)
+        pairs = paired(outcomes_of(*rows), TWO, PairsSection(order="error-balanced"), seed=seed)
         for problem in "ab":
             statuses = pairs.filter(pl.col("problem_id") == problem)["rejected_status"].to_list()
             assert Counter(statuses) == {"wrong": 2, "timeout": 1, "syntax_error": 1}
@@ -275,14 +283,14 @@ def test_error_balanced_lets_statuses_take_turns():
 @pytest.mark.parametrize("order", ["round-robin", "random", "error-balanced"])
 def test_another_seed_gives_other_pairs(order):
     rows = [("a", i, "correct" if i < 8 else "wrong", f"code {i}") for i in range(16)]
-    made = [make_pairs(outcomes_of(*rows), TWO, PairsSection(order=order), seed=s).rows() for s in range(20)]
+    made = [paired(outcomes_of(*rows), TWO, PairsSection(order=order), seed=s).rows() for s in range(20)]
     assert len({tuple(m) for m in made}) > 15
     assert {c for m in made for c in (row[6] for row in m)} == set(range(8)), "every right answer has its chance"
 
 
 def test_the_order_is_ours_and_not_of_a_polars_version():
     rows = [("a", i, "correct" if i % 2 else "wrong", f"code {i}") for i in range(8)]
-    pairs = make_pairs(outcomes_of(*rows), TWO, PairsSection(), seed=7)
+    pairs = paired(outcomes_of(*rows), TWO, PairsSection(), seed=7)
     assert pairs.select("chosen_sample", "rejected_sample").rows() == [(1, 2), (3, 4), (7, 0), (5, 6)]
 
 
@@ -296,13 +304,6 @@ def test_mix_is_splitmix64():
     given = [0, 1, 2**31, 2**63, 2**64 - 1, 1234567]
     assert mix(pl.Series(given, dtype=pl.UInt64)).to_list() == [reference(x) for x in given]
     assert mix(pl.Series([0], dtype=pl.UInt64)).to_list() == [0xE220A8397B1DCDAF]  # the published first output of seed 0
-
-
-def test_a_problem_in_two_batches_is_refused():
-    shards = [outcomes_of(("a", 0, "correct", "good")), outcomes_of(("a", 1, "wrong", "bad"))]
-    with pytest.raises(StageError, match="'a'"):
-        list(pairs_by_batch(shards, TWO, PairsSection(), seed=0, batch_rows=1))
-    assert [p.height for p in pairs_by_batch(shards, TWO, PairsSection(), seed=0)] == [1]
 
 
 EXPECTED = pl.DataFrame(
@@ -325,8 +326,8 @@ def test_the_funnel_counts_what_was_lost_where():
         ("b", 9, "no_code", "", "", False, "dropped"),
         ("a", 3, "correct", "good", "good, and", False, "length"),
     )
-    pairs = make_pairs(outcomes, THREE, PairsSection(), seed=0)
-    assert funnel(THREE, EXPECTED, outcomes, pairs) == {
+    _, facts = make_pairs(outcomes, THREE, EXPECTED, PairsSection(), seed=0)
+    assert facts == {
         "problems": 3,
         "usable_reference": 2,
         "samples": 4,
@@ -356,7 +357,7 @@ def test_the_funnel_counts_what_was_lost_where():
 def test_without_pairs_the_frame_is_empty_and_the_funnel_says_why(rows, why):
     outcomes = outcomes_of(*rows)
     for order in ORDERS:
-        pairs = make_pairs(outcomes, THREE, PairsSection(references=False, order=order), seed=0)
+        pairs, facts = make_pairs(outcomes, THREE, EXPECTED, PairsSection(references=False, order=order), seed=0)
         assert pairs.is_empty()
         assert pairs.schema == schema.PAIRS
-    assert why in str(funnel(THREE, EXPECTED, outcomes, pairs)["why"])
+        assert why in str(facts["why"])
