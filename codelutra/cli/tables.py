@@ -16,7 +16,8 @@ from rich.table import Table
 
 from codelutra.errors import UserError
 from codelutra.pipeline.run import home_dir
-from codelutra.store.artifacts import RunDir, go_on_command, told_command
+from codelutra.store.paths import go_on_command, told_command
+from codelutra.store.run_dir import RunDir
 
 if TYPE_CHECKING:
     from codelutra.pipeline.check import Report

@@ -19,7 +19,7 @@ from codelutra.errors import UserError
 from codelutra.experiments.methods import METHODS, Overrides, arm
 from codelutra.reporting.figures.drawing import BLUE, INK, Figure, draw
 from codelutra.scoring.scores import difference, mean_pass_at_1
-from codelutra.store.artifacts import write_atomic
+from codelutra.store.files import write_atomic
 
 Row = dict[str, Any]
 AGAINST = "codelutra"  # the method the others are held against, where it is among them

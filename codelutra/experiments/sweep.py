@@ -20,7 +20,7 @@ from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
 from codelutra.reporting.figures.drawing import draw
 from codelutra.reporting.figures.runs import runs_compared_figure
-from codelutra.store.artifacts import write_atomic
+from codelutra.store.files import write_atomic
 
 Row = dict[str, Any]
 

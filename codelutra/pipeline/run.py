@@ -7,7 +7,6 @@ object for the same (home, name) within a process, so a reference to a run is tw
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ from codelutra.config import RunConfig, parse_config
 from codelutra.errors import CodelutraError, UserError
 from codelutra.execution.outcomes import OutcomeCache
 from codelutra.prompts import with_examples
-from codelutra.store.artifacts import Artifact, RunDir, Step, Store
-from codelutra.store.artifacts import home_dir as home_dir
+from codelutra.store.artifacts import Artifact, Step, Store
+from codelutra.store.paths import cache_dir as cache_dir
+from codelutra.store.paths import home_dir as home_dir
+from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.splits import shown
 from sandbox import SandboxError, reap_orphans
@@ -57,11 +58,6 @@ class RunRef:
 
     def open(self) -> Run:
         return open_run(self.home, self.name)
-
-
-def cache_dir() -> Path:
-    """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
-    return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
 
 
 class Run:

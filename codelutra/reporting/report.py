@@ -24,7 +24,7 @@ from codelutra.reporting.figures.runs import figures_beside
 from codelutra.reporting.html import Html, cut, folded, join, page, section, side_by_side, table, tag
 from codelutra.results.findings import Findings, Row, headline, libraries, question, read_findings, spread
 from codelutra.schema import STATUSES
-from codelutra.store.artifacts import write_atomic
+from codelutra.store.files import write_atomic
 
 _PAIRS_SHOWN = 3  # an iteration
 _FAILURES_SHOWN = 6

@@ -19,7 +19,8 @@ import yaml
 from codelutra.cli.tables import read_summary
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import UserError
-from codelutra.store.artifacts import Event, RunDir
+from codelutra.store.artifacts import Event
+from codelutra.store.run_dir import RunDir
 
 Row = dict[str, Any]
 
