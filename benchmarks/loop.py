@@ -24,7 +24,8 @@ from typing import Any
 
 from codelutra.errors import UserError
 from codelutra.pipeline.run import home_dir
-from codelutra.store.artifacts import Event, RunDir
+from codelutra.store.artifacts import Event
+from codelutra.store.run_dir import RunDir
 
 PARTS = {
     "training": ("train", "warm-start"),

@@ -12,7 +12,6 @@ cache under a name of its own; such a directory is renamed into place when it is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,15 +21,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.store.artifacts import go_on_command
 from codelutra.store.child import our_modules
+from codelutra.store.files import locked, sha256_file, write_atomic
+from codelutra.store.paths import go_on_command
 
 Progress = Callable[[str], None]
 
@@ -108,13 +107,9 @@ def fingerprint(directory: Path, cache: Path) -> str:
     known = json.loads(memory.read_text()) if memory.is_file() else {}
     stats = {p.name: f"{p.stat().st_size} {p.stat().st_mtime_ns}" for p in files}
     digests = {p.name: known[k] if (k := f"{p.name} {stats[p.name]}") in known else sha256_file(p) for p in files}
-    _write(memory, json.dumps({f"{name} {stats[name]}": digest for name, digest in digests.items()}))
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(memory, json.dumps({f"{name} {stats[name]}": digest for name, digest in digests.items()}))
     return _sha256_text("".join(f"{name} {digests[name]}\n" for name in names))
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _from_path(rest: str, cache: Path, say: Progress) -> Model:
@@ -218,7 +213,7 @@ def _made_here(reference: str, name: str, cache: Path, say: Progress, build: Cal
     """The cached directory `name`; made by `build(directory) -> licence` by the first process that needs it."""
     cache.mkdir(parents=True, exist_ok=True)
     directory = cache / name
-    with _locked(cache / f".{name}.lock", lambda: say(f"another process is preparing {reference}; waiting")):
+    with locked(cache / f".{name}.lock", waiting=lambda: say(f"another process is preparing {reference}; waiting")):
         if directory.is_dir():
             record = json.loads((directory / _RECORD).read_text())
             if fingerprint(directory, cache) == record["fingerprint"]:
@@ -231,7 +226,7 @@ def _made_here(reference: str, name: str, cache: Path, say: Progress, build: Cal
         work.mkdir()
         licence = build(work)
         record = {"reference": reference, "fingerprint": fingerprint(work, cache), "licence": licence}
-        _write(work / _RECORD, json.dumps(record, indent=1))
+        write_atomic(work / _RECORD, json.dumps(record, indent=1))
         work.rename(directory)
         return Model(reference, directory, record["fingerprint"], licence)
 
@@ -316,24 +311,6 @@ def _readme_licence(directory: Path) -> str:
     head = card.read_text(errors="replace").split("\n---", 1)[0] if card.is_file() else ""
     found = re.search(r"^license:\s*(\S+)", head, re.MULTILINE)
     return found[1] if found else ""
-
-
-@contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    with path.open("w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _sha256_text(text: str) -> str:

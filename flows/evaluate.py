@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from codelutra.experiments.evaluate import evaluation
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 from flows.experiment import run
 from flows.naming import named
 

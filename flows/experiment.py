@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codelutra.experiments.plan import Experiment, run_experiment
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 from flows.refine import refine
 from tasks.publish import publish_table
 

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from codelutra.experiments.retrain import Record, conclude, next_retraining, record_table
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_table

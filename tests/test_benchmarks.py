@@ -10,7 +10,7 @@ import pytest
 from benchmarks.loop import REST, account
 from codelutra.config import parse_config
 from codelutra.errors import UserError
-from codelutra.store.artifacts import RunDir
+from codelutra.store.run_dir import RunDir
 
 
 @pytest.fixture

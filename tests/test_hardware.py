@@ -9,7 +9,7 @@ import pytest
 from codelutra import hardware
 from codelutra.config import load_config
 from codelutra.errors import UserError
-from codelutra.store.artifacts import RunDir
+from codelutra.store.run_dir import RunDir
 
 
 @pytest.mark.parametrize(

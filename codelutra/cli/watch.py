@@ -24,11 +24,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
-from codelutra.pipeline.run import home_dir
 from codelutra.results.summary import RunSummary, load_summary
 from codelutra.results.text import training
-from codelutra.store.artifacts import Event, RunDir, read_event, told_command
+from codelutra.store.artifacts import Event
 from codelutra.store.child import our_modules
+from codelutra.store.paths import home_dir, told_command
+from codelutra.store.run_dir import RunDir, read_event
 from codelutra.suites.base import open_suite
 
 # Where no server is set up, Prefect starts one for the run; on a busy machine that takes longer than its default 20 s.

@@ -21,7 +21,8 @@ from codelutra.reporting.figures.runs import methods_figure
 from codelutra.results import text
 from codelutra.results.summary import RunSummary, finished_summary
 from codelutra.results.table import Table
-from codelutra.scoring.scores import Difference, Estimate, difference, mean_pass_at_1
+from codelutra.scoring.scores import difference, mean_pass_at_1
+from codelutra.scoring.statistics import Difference, Estimate
 
 AGAINST = "codelutra"  # the method the others are held against, where it is among them
 _AHEAD = f"{AGAINST} is ahead by"

@@ -14,7 +14,7 @@ from codelutra.config import RunConfig
 from codelutra.reporting.figures.drawing import Figure, draw
 from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
-from codelutra.store.artifacts import write_atomic
+from codelutra.store.files import write_atomic
 
 Overrides = tuple[str, ...]
 

@@ -14,7 +14,7 @@ import yaml
 
 from codelutra.errors import UserError
 from codelutra.experiments.retrain import Record
-from codelutra.store.artifacts import RunDir
+from codelutra.store.run_dir import RunDir
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,9 +27,12 @@ from codelutra.experiments.plan import Arm, Overrides
 from codelutra.results import text
 from codelutra.results.summary import PairedTest, Problems, RunSummary, TestResult, policy_name
 from codelutra.results.table import Table
-from codelutra.scoring.scores import Estimate, mcnemar
-from codelutra.store.artifacts import MAY_CHANGE, digest_of, locked, write_atomic, write_frame
-from codelutra.store.artifacts import settings as all_settings
+from codelutra.scoring.scores import mcnemar
+from codelutra.scoring.statistics import Estimate
+from codelutra.store.artifacts import digest_of, write_frame
+from codelutra.store.files import link_atomic, locked, whole, write_atomic
+from codelutra.store.run_dir import MAY_CHANGE
+from codelutra.store.run_dir import settings as all_settings
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
@@ -117,10 +119,7 @@ class Record:
             content = [row.model_dump(mode="json") for row in rows]
             write_atomic(self.folder / "record.json", json.dumps(content, indent=1) + "\n")
             if now := self.promoted:
-                scratch = self.folder / f".model.{os.getpid()}"
-                scratch.unlink(missing_ok=True)
-                scratch.symlink_to(os.path.relpath(now.path, self.folder.resolve()))
-                os.replace(scratch, self.folder / "model")
+                link_atomic(self.folder / "model", Path(now.path))
 
 
 def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due | None:
@@ -180,8 +179,8 @@ def _hold_sides(record: Record, config: RunConfig, earlier: list[str]) -> None:
         return
     frames = [pl.read_parquet(f) for f in earlier] + [open_suite(config.suite).problems().select(*KNOWN_BY, "split")]
     file.parent.mkdir(exist_ok=True)
-    write_frame(pl.concat(frames).unique(maintain_order=True), part := file.with_suffix(".part"))
-    part.rename(file)
+    with whole(file) as scratch:
+        write_frame(pl.concat(frames).unique(maintain_order=True), scratch)
 
 
 def conclude(home: Path, due: Due, summary: RunSummary, *, alpha: float = 1.0) -> Retraining:

@@ -6,7 +6,6 @@ Stages take a `Run` and small references (`Artifact`, `Policy`) and return small
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from codelutra.config import RunConfig, parse_config
 from codelutra.errors import CodelutraError, UserError
 from codelutra.execution.cache import OutcomeCache
 from codelutra.prompts import with_examples
-from codelutra.store.artifacts import Artifact, RunDir, Step, Store
-from codelutra.store.artifacts import home_dir as home_dir
+from codelutra.store.artifacts import Artifact, Step, Store
+from codelutra.store.paths import cache_dir as cache_dir
+from codelutra.store.paths import home_dir as home_dir
+from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.splits import shown
 from sandbox import SandboxError, reap_orphans
@@ -45,11 +46,6 @@ class Policy:
     @staticmethod
     def of(label: str, trained: Artifact) -> Policy:
         return Policy(label, trained.path, trained.digest)
-
-
-def cache_dir() -> Path:
-    """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
-    return Path(os.environ.get("CODELUTRA_CACHE") or Path.home() / ".cache" / "codelutra")
 
 
 class Run:

@@ -20,7 +20,8 @@ from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.sampling.shards import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
-from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, locked, write_frame
+from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
+from codelutra.store.files import locked
 
 VERSION = 2
 

@@ -7,8 +7,6 @@ OUT/report/         the run's report
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import re
 import shutil
@@ -19,7 +17,7 @@ from codelutra.reporting.model_card import card
 from codelutra.reporting.report import write_report
 from codelutra.results.findings import Manifest, policy_row, read_findings
 from codelutra.results.summary import PolicyResult
-from codelutra.store.artifacts import disk_full, write_atomic
+from codelutra.store.files import refusing_full_disk, sha256_file, write_atomic
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
 
@@ -38,18 +36,15 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
     shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
-        _copy_model(row, found.manifest(row.path), part)
-        (part / "report").mkdir()
-        for file in report.parent.iterdir():
-            shutil.copyfile(file, part / "report" / file.name)  # copytree would hide a full disk in an error of its own
-        write_atomic(part / "run.yaml", found.config_text)
-        write_atomic(part / "README.md", card(found, row))
-        os.rename(part, out)  # an empty `out` is replaced
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise disk_full(out.parent) from e
+        with refusing_full_disk(out.parent, part):
+            part.mkdir(parents=True)
+            _copy_model(row, found.manifest(row.path), part)
+            (part / "report").mkdir()
+            for file in report.parent.iterdir():
+                shutil.copyfile(file, part / "report" / file.name)  # copytree would hide a full disk in its own error
+            write_atomic(part / "run.yaml", found.config_text)
+            write_atomic(part / "README.md", card(found, row))
+            os.rename(part, out)  # an empty `out` is replaced
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
@@ -101,10 +96,5 @@ def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path) -> None:
         copy = to / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-        if str(name) in recorded and _sha256(copy) != recorded[str(name)]["sha256"]:
+        if str(name) in recorded and sha256_file(copy) != recorded[str(name)]["sha256"]:
             raise UserError(f"{file} is not what {row.name} was scored with (its sha256 differs); {made_by}")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from codelutra.results.findings import Findings, headline, libraries
 from codelutra.results.lineage import lineage
 from codelutra.results.summary import PolicyResult, TestResult, policy_name
 from codelutra.results.table import POLICIES_EXPLAINED, policies_table
-from codelutra.scoring.scores import Estimate
+from codelutra.scoring.statistics import Estimate
 
 _ADAPTER = """ The weights are merged: `adapter/` is in them already. It is what the
 last iteration added to the policy before it, not to the base model, and is there to be looked at."""

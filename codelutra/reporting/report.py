@@ -27,7 +27,7 @@ from codelutra.results.findings import Findings, headline, libraries, question, 
 from codelutra.results.summary import PolicyResult, iteration_of, policy_name
 from codelutra.results.table import POLICIES_EXPLAINED, Table, other_modes_table, policies_notes, policies_table
 from codelutra.schema import STATUSES
-from codelutra.store.artifacts import write_atomic
+from codelutra.store.files import write_atomic
 
 Row = dict[str, Any]  # of a frame
 _PAIRS_SHOWN = 3  # an iteration

@@ -21,7 +21,8 @@ from codelutra.errors import UserError
 from codelutra.results import text
 from codelutra.results.summary import PolicyResult, RunSummary, iteration_of, read_summary
 from codelutra.scoring.scores import mcnemar
-from codelutra.store.artifacts import Event, RunDir
+from codelutra.store.artifacts import Event
+from codelutra.store.run_dir import RunDir
 
 Line = dict[str, Any]  # of a training.jsonl
 Manifest = dict[str, Any]  # of an artifact

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from codelutra.errors import UserError
-from codelutra.scoring.scores import Estimate
-from codelutra.store.artifacts import RunDir, go_on_command
+from codelutra.scoring.statistics import Estimate
+from codelutra.store.paths import go_on_command
+from codelutra.store.run_dir import RunDir
 
 State = Literal["running", "finished", "failed", "interrupted"]
 

@@ -7,7 +7,6 @@ as it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sqlite3
@@ -25,6 +24,7 @@ from sqlglot.errors import SqlglotError
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.store.files import sha256_file
 from codelutra.suites import equality
 from sandbox.protocol import SqlJob
 
@@ -210,8 +210,7 @@ def database_digest(path: Path) -> str:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
                 raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); copy it again")
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError as e:
         raise ConfigError(f"no database at {path}: {e.strerror}; check suite.path and suite.databases") from e
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError
+from codelutra.store.files import sha256_file, write_atomic
 from codelutra.training.batches import Example
 
 CHECKPOINT_MARK = "whole.json"
@@ -52,16 +53,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
-def digest_of_file(file: Path) -> str:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def job_key(job: Job) -> str:
     """Everything that decides the weights; processes only decide memory and time, and so does the micro-batch, unless a
     term of the loss is its token mean."""
     files = sorted(f for kind in ("*.safetensors", "*.bin") for f in job.policy.glob(kind))
-    weights = [(f.name, digest_of_file(f)) for f in files]
+    weights = [(f.name, sha256_file(f)) for f in files]
     config = job.config.model_dump(mode="json", exclude={"checkpoint_steps", "processes"})
     if config.get("sft_norm") != "token":
         del config["micro_batch"]
@@ -73,8 +69,7 @@ def job_key(job: Job) -> str:
 def mark_checkpoint(job: Job, step: int) -> None:
     folder = job.work / f"checkpoint-{step}"
     sizes = {f.name: f.stat().st_size for f in folder.iterdir() if f.is_file()}
-    (folder / "mark.part").write_text(json.dumps({"step": step, "key": job.key, "files": sizes}))
-    (folder / "mark.part").rename(folder / CHECKPOINT_MARK)
+    write_atomic(folder / CHECKPOINT_MARK, json.dumps({"step": step, "key": job.key, "files": sizes}))
     for other in job.work.glob("checkpoint-*"):
         if other != folder:
             shutil.rmtree(other)

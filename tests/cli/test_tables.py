@@ -10,7 +10,7 @@ import pytest
 from codelutra.cli.tables import doctor_table, list_runs, paired_text, read_summary, runs_table, summary_table
 from codelutra.config import parse_config
 from codelutra.errors import UserError
-from codelutra.store.artifacts import RunDir
+from codelutra.store.run_dir import RunDir
 
 
 @pytest.fixture

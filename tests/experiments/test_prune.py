@@ -11,7 +11,8 @@ import pytest
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.experiments.prune import remove, unused
-from codelutra.store.artifacts import RunDir, Store
+from codelutra.store.artifacts import Store
+from codelutra.store.run_dir import RunDir
 from tests.cli.test_bad_input import codelutra
 from tests.helpers.example_run import example_run
 

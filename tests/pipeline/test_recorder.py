@@ -13,7 +13,7 @@ import pytest
 from codelutra.cli.tables import ended_text, length_text, summary_table, training_text
 from codelutra.pipeline.recorder import shape
 from codelutra.schema import SAMPLES
-from codelutra.store.artifacts import RunDir
+from codelutra.store.run_dir import RunDir
 from tests.helpers.example_run import example_run
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 
 if TYPE_CHECKING:
     from codelutra.experiments.plan import Experiment

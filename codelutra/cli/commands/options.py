@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 
 Home = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, print_json
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 
 
 def retrain(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json, show_run
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 
 
 def run(config: Config, set_: Set = None, home: Home = None, json_: Json = False) -> None:

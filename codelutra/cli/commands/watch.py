@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json, show_run
-from codelutra.pipeline.run import home_dir
+from codelutra.store.paths import home_dir
 
 
 def status(

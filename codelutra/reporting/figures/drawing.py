@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.store.artifacts import write_atomic
+from codelutra.store.files import write_atomic
 
 Row = dict[str, Any]
 
@@ -77,9 +77,7 @@ class Drawing:
         out_dir.mkdir(parents=True, exist_ok=True)
         svg, png, data, table = (out_dir / f"{figure.name}.{kind}" for kind in ("svg", "png", "json", "csv"))
         write_atomic(svg, self.svg.replace(PAPER, "#ffffff"))
-        scratch = out_dir / f".{png.name}"
-        scratch.write_bytes(self.png)
-        scratch.replace(png)
+        write_atomic(png, self.png)
         content = {"title": figure.title, "caption": figure.caption, "rows": figure.rows}
         write_atomic(data, json.dumps(content, indent=1))
         write_atomic(table, pl.DataFrame(figure.rows, infer_schema_length=None).write_csv())

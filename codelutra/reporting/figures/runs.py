@@ -15,7 +15,7 @@ from codelutra.reporting.figures.policies import pass_at_1_figure
 from codelutra.reporting.figures.training import log_probabilities_compared
 from codelutra.results.findings import Findings
 from codelutra.results.summary import RunSummary, TestResult, policy_name
-from codelutra.scoring.scores import Estimate
+from codelutra.scoring.statistics import Estimate
 
 Labelled = Sequence[tuple[str, RunSummary]]
 _START, _CHOSEN = "start", "chosen"

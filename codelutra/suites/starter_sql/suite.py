@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
+from codelutra.store.paths import cache_dir
 from codelutra.suites.splits import cap
 from codelutra.suites.sql import SqlSuite, chosen_databases, database_digest, judging
 from codelutra.suites.starter_sql.build import make_rows, write_database
@@ -39,7 +39,7 @@ def load(section: SuiteSection) -> SqlSuite:
 
 def ensure_made() -> Path:
     """The folder with `<world>.sqlite` and `problems.jsonl`, made if it is not there. Whole or absent."""
-    folder = cache_root() / "starter-sql" / _made_by()
+    folder = cache_dir() / "starter-sql" / _made_by()
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
@@ -64,10 +64,6 @@ def make(folder: Path) -> None:
             row = {**p, "language": "sql", "group": world.name, "judge": judging(p["reference"], digest)}
             lines.append(json.dumps({name: row[name] for name in PROBLEMS}))
     (folder / "problems.jsonl").write_text("\n".join(lines) + "\n")
-
-
-def cache_root() -> Path:
-    return Path(os.environ.get("CODELUTRA_CACHE") or "~/.cache/codelutra").expanduser()
 
 
 def _made_by() -> str:
