@@ -16,19 +16,17 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from codelutra.cli.progress import event_line, shown_on
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.results.summary import RunSummary, load_summary
-from codelutra.results.text import training
 from codelutra.store.artifacts import Event
 from codelutra.store.child import our_modules
-from codelutra.store.paths import home_dir, told_command
+from codelutra.store.paths import go_on_command, home_dir, told_command
 from codelutra.store.run_dir import RunDir, read_event
 from codelutra.suites.base import open_suite
 
@@ -100,99 +98,27 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"run [bold]{run.path.name}[/]  ·  {escape(str(run.path))}  ·  log: {run.log.name}")
-    ledger = _follow(run.path / "ledger.jsonl", seen)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[count]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    reused = 0
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bars:
-        bar = _Bar(bars)
+    out = Console(stderr=True, highlight=False, soft_wrap=True)
+    out.print(f"run [bold]{run.path.name}[/]  ·  {escape(str(run.path))}  ·  log: {run.log.name}")
+    ledger, reused = _follow(run.path / "ledger.jsonl", seen), 0
+    with shown_on(out) as shown:
         try:
             while True:
                 ended = child.poll()
-                for event in ledger:
-                    if event is None:
-                        break
+                for event in iter(lambda: next(ledger), None):
                     reused += event["event"] == "reused"
-                    if line := _line(event):
-                        bars.console.print(line, soft_wrap=True)
-                bar.update(run.read("progress.json"))
+                    if line := event_line(event):
+                        shown.say(line)
+                shown.update(run.read("progress.json"))
                 if ended is not None:
                     if reused:
-                        console.print(f"  reused {reused} finished artifacts from the store")
+                        shown.say(f"  reused {reused} finished artifacts from the store")
                     return ended
                 time.sleep(0.25)
         except KeyboardInterrupt:
-            console.print("stopping; the same command goes on from here")
+            shown.say("stopping; what is finished is kept in the store")
             _end(child)
             return child.wait()
-
-
-class _Bar:
-    """One bar: whatever stage wrote progress.json last. Above it, of a training, a line every tenth of its steps."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._id: TaskID | None = None
-        self._stage = ""
-        self._told = -1
-        self._first = (0.0, 0)
-        self._began = time.time()
-
-    def update(self, state: dict[str, Any] | None) -> None:
-        if not state or state["at"] < self._began:
-            return
-        if state["stage"] != self._stage:
-            if self._id is not None:
-                self._bars.remove_task(self._id)
-            self._stage, self._first, self._told = state["stage"], (state["at"], state["done"]), -1
-            self._id = self._bars.add_task(escape(state["stage"]), total=state["total"] or None, count="", rate="")
-        assert self._id is not None
-        spent = state["at"] - self._first[0]
-        rate = f"{(state['done'] - self._first[1]) / spent:,.1f}/s" if spent > 1 else ""
-        count = f"{state['done']:,}/{state['total']:,} {state['unit']}"
-        self._bars.update(self._id, completed=state["done"], total=state["total"] or None, count=count, rate=rate)
-        tenth = 10 * state["done"] // max(1, state["total"])
-        if tenth > self._told and (said := training(state.get("measures"), "")):
-            self._told = tenth
-            self._bars.console.print(f"[dim]  {escape(state['stage'])}, step {state['done']:,}:[/] {said}", soft_wrap=True)
-
-
-def _line(event: Event) -> str | None:
-    """What to say of a ledger event, if anything."""
-    event = {k: escape(v) if isinstance(v, str) else v for k, v in event.items()}
-    label, facts = event.get("label") or "", event.get("facts", {})
-    took = f"[dim]{event.get('seconds', 0):.0f} s[/]"
-    match event["event"], event.get("stage"):
-        case "damaged", stage:
-            return f"[red]✗ damaged {stage} artifact set aside and made again: {event['moved_to']}[/]"
-        case "resumed", _:
-            return f"[yellow]↻ {event['text']}[/]"
-        case "note", _:
-            return f"[yellow]! {event['text']}[/]"
-        case "waiting", _:
-            return f"[dim]… waiting for {event['what']}[/]"
-        case "measured", _:
-            return f"[bold]● {event['text']}[/]"
-        case "made", "problems":
-            return "✓ problems loaded"
-        case "made", "references":
-            return f"✓ reference check: {facts['problems']} references, {facts['reference_errors']} unusable  {took}"
-        case "made", "warm-start":
-            return f"✓ warm start: SFT on references  {took}"
-        case "made", "train":
-            return f"✓ trained {label}  {took}"
-        case "made", "pairs":
-            return f"✓ {facts.get('pairs', 0)} pairs"
-        case _:
-            return None
 
 
 def _follow(path: Path, start: int) -> Iterator[Event | None]:
@@ -213,7 +139,7 @@ def _failure(code: int, run: RunDir, seen: int, pid: int) -> CodelutraError:
     """What process `pid` said of its end: others, started on the same run and refused, write into the same ledger."""
     errors = [e for e in run.events(seen) if e["event"] in ("error", "refused") and e["pid"] == pid]
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
-        return _with_code("interrupted; the same command goes on from here", 130)
+        return _with_code(f"interrupted; what is finished is kept. Go on with: {go_on_command(run.path)}", 130)
     if errors:
         return _with_code(errors[-1]["text"], errors[-1]["exit_code"])
     return _with_code(f"the run's process ended with code {code} and left no message; see {run.log}", 1)

@@ -1,0 +1,165 @@
+"""How a run goes, on stderr: what the ledger tells, and how far the stage at work is.
+
+On a terminal that is one bar that moves; in a pipe or a file a line now and then, at least one in half a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from codelutra.results.text import training
+from codelutra.store.artifacts import Event
+
+EVERY_SECONDS = 30.0  # between two lines where there is no terminal
+State = dict[str, Any]  # progress.json
+
+
+class Shown(Protocol):
+    """Where progress is shown."""
+
+    def update(self, state: State | None) -> None:
+        """Take in what the run does now; None before it has said so. Called several times a second."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Print a line of markup."""
+        ...
+
+
+def shown_on(console: Console) -> AbstractContextManager[Shown]:
+    return _Bar(console) if console.is_terminal else nullcontext(Lines(console))
+
+
+class _Stage:
+    """The stage that wrote progress.json last, and how fast it is."""
+
+    def __init__(self, state: State) -> None:
+        self.name, self._first = state["stage"], (state["at"], state["done"])
+
+    def count(self, state: State) -> str:
+        return f"{state['done']:,}/{state['total']:,} {state['unit']}"
+
+    def rate(self, state: State) -> float:
+        """Units a second since it was first seen; 0 while that cannot be told."""
+        spent = state["at"] - self._first[0]
+        return (state["done"] - self._first[1]) / spent if spent > 1 else 0.0
+
+
+class _Bar(AbstractContextManager[Shown]):
+    """One bar. Above it, of a training, a line every tenth of its steps."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bars = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+        self._id: TaskID | None = None
+        self._stage: _Stage | None = None
+        self._told, self._began = -1, time.time()
+
+    def __enter__(self) -> Shown:
+        self._bars.start()
+        self._add("starting Prefect", None)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bars.stop()
+
+    def _add(self, what: str, total: int | None) -> None:
+        if self._id is not None:
+            self._bars.remove_task(self._id)
+        self._id = self._bars.add_task(escape(what), total=total, count="", rate="")
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, soft_wrap=True)
+
+    def update(self, state: State | None) -> None:
+        if not state or state["at"] < self._began:
+            return
+        if not self._stage or state["stage"] != self._stage.name:
+            self._stage, self._told = _Stage(state), -1
+            self._add(state["stage"], state["total"] or None)
+        assert self._id is not None
+        rate = self._stage.rate(state)
+        self._bars.update(
+            self._id,
+            completed=state["done"],
+            total=state["total"] or None,
+            count=self._stage.count(state),
+            rate=f"{rate:,.1f}/s" if rate else "",
+        )
+        tenth = 10 * state["done"] // max(1, state["total"])
+        if tenth > self._told and (said := training(state.get("measures"), "")):
+            self._told = tenth
+            self.say(f"[dim]  {escape(state['stage'])}, step {state['done']:,}:[/] {said}")
+
+
+class Lines:
+    """Lines, where there is no terminal."""
+
+    def __init__(self, console: Console, every: float = EVERY_SECONDS) -> None:
+        self._console, self._every = console, every
+        self._stage: _Stage | None = None
+        self._began, self._due = time.time(), time.monotonic() + every
+
+    def say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+        self._due = time.monotonic() + self._every
+
+    def update(self, state: State | None) -> None:
+        fresh = state if state and state["at"] >= self._began else None
+        if fresh and (not self._stage or fresh["stage"] != self._stage.name):
+            self._stage = _Stage(fresh)
+        if time.monotonic() < self._due:
+            return
+        if not fresh or not self._stage:
+            self.say(f"  starting, {_minutes(time.time() - self._began)} so far")
+            return
+        rate = self._stage.rate(fresh)
+        left = f", {rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left" if rate > 0 else ""
+        self.say(f"  {escape(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def event_line(event: Event) -> str | None:
+    """What to say of a ledger event, as markup; None where there is nothing to say."""
+    event = {k: escape(v) if isinstance(v, str) else v for k, v in event.items()}
+    facts = event.get("facts", {})
+    took = f"[dim]{event.get('seconds', 0):.0f} s[/]"
+    match event["event"], event.get("stage"):
+        case "damaged", stage:
+            return f"[red]✗ damaged {stage} artifact set aside and made again: {event['moved_to']}[/]"
+        case "resumed", _:
+            return f"[yellow]↻ {event['text']}[/]"
+        case "note", _:
+            return f"[yellow]! {event['text']}[/]"
+        case "waiting", _:
+            return f"[dim]… waiting for {event['what']}[/]"
+        case "measured", _:
+            return f"[bold]● {event['text']}[/]"
+        case "made", "problems":
+            return "✓ problems loaded"
+        case "made", "references":
+            return f"✓ reference check: {facts['problems']} references, {facts['reference_errors']} failed  {took}"
+        case "made", "warm-start":
+            return f"✓ warm start: SFT on references  {took}"
+        case "made", "train":
+            return f"✓ trained {event.get('label') or ''}  {took}"
+        case "made", "pairs":
+            return f"✓ {facts.get('pairs', 0)} pairs"
+        case _:
+            return None
