@@ -1,4 +1,6 @@
-"""The rules of the house: which way imports point, what an import costs, and that the locks hold what is declared."""
+"""The rules of the house: which way imports point, what an import costs, that a reader finds things, and that the locks
+hold what is declared.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +75,159 @@ def test_what_runs_inside_the_container_needs_only_the_standard_library_and_itse
     assert offenders(runner, set(sys.stdlib_module_names) | {"sandbox"}) == []
     ours = [n for f in runner for _, n in imports(f) if n.startswith("sandbox") and not n.startswith("sandbox.runner")]
     assert ours == []
+
+
+# The rooms of codelutra/ by floor: a module imports from its own room and from lower floors, never from higher ones.
+FLOORS = [
+    {"__init__", "errors", "hardware", "schema"},
+    {"config", "prompts"},
+    {"store"},
+    {"models", "sampling", "scoring", "suites"},
+    {"execution", "results", "training"},
+    {"pipeline", "reporting"},
+    {"experiments"},
+    {"cli"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+INTO_THE_SANDBOX = {"suites", "execution", "store", "pipeline", "reporting", "cli"}
+WORKERS = {"codelutra/training/worker", "codelutra/sampling/engine_worker.py"}  # started with `python -m`
+
+
+def room(file: Path) -> str:
+    """The room a module of codelutra/ is in: its package, or itself beside them."""
+    first = file.relative_to(ROOT / "codelutra").parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(file: Path) -> Iterator[tuple[int, str]]:
+    for line, name in imports(file):
+        top, _, rest = name.partition(".")
+        if top == "codelutra" and rest:
+            yield line, rest.partition(".")[0]
+
+
+def test_every_module_of_codelutra_has_a_floor() -> None:
+    assert {room(f) for f in sources("codelutra")} == set(FLOOR)
+
+
+def test_rooms_import_from_lower_floors_only() -> None:
+    """So there is no circle between rooms either, and at most eight floors with flows beside cli."""
+    wrong = [
+        f"{f.relative_to(ROOT)}:{line} ({room(f)}) imports {other}"
+        for f in sources("codelutra")
+        for line, other in imported_rooms(f)
+        if other in FLOOR and other != room(f) and FLOOR[other] >= FLOOR[room(f)]
+    ]
+    assert wrong == []
+    assert len(FLOORS) <= 8
+
+
+def test_only_some_rooms_know_the_sandbox() -> None:
+    reach = {room(f) for f in sources("codelutra") for _, name in imports(f) if name.split(".")[0] == "sandbox"}
+    assert reach <= INTO_THE_SANDBOX
+
+
+def is_worker(file: Path) -> bool:
+    return any(str(file.relative_to(ROOT)).startswith(worker) for worker in WORKERS)
+
+
+def imported_at_the_top(file: Path) -> set[str]:
+    """Top-level names that importing the module imports: not those inside functions or under TYPE_CHECKING."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=module, names=names):
+                found |= {f"{module}.{alias.name}" for alias in names}
+    return found
+
+
+def test_heavy_libraries_are_imported_at_the_top_of_workers_only() -> None:
+    house = [f for package in sorted(HOUSE) for f in sources(package) if not is_worker(f)]
+    allowed = {"flows": {"prefect"}, "tasks": {"prefect"}}
+    wrong = [
+        f"{f.relative_to(ROOT)} imports {name}"
+        for f in house
+        for name in imported_at_the_top(f)
+        if name.split(".")[0] in HEAVY - allowed.get(f.relative_to(ROOT).parts[0], set())
+    ]
+    assert wrong == []
+
+
+def test_nobody_imports_a_worker() -> None:
+    named = ("codelutra.training.worker.", "codelutra.sampling.engine_worker")
+    wrong = [
+        f"{f.relative_to(ROOT)}:{line} {name}"
+        for package in sorted(HOUSE)
+        for f in sources(package)
+        if not is_worker(f)
+        for line, name in imports(f)
+        if name.startswith(named)
+    ]
+    assert wrong == []
+
+
+def modules_in_strings() -> Iterator[tuple[str, str]]:
+    """(where, module) of everything the code starts or loads by a name in a string."""
+    dotted = re.compile(r"(?:codelutra|flows|tasks|sandbox)(?:\.[a-z_0-9]+)+")
+    for package in sorted(HOUSE):
+        for file in sources(package):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and dotted.fullmatch(node.value):
+                    yield f"{file.relative_to(ROOT)}:{node.lineno}", node.value
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    yield from (("pyproject.toml", entry.partition(":")[0]) for entry in scripts.values())
+    entries = re.findall(r"entrypoint: (\S+):", (ROOT / "prefect.yaml").read_text())
+    yield from (("prefect.yaml", entry.removesuffix(".py").replace("/", ".")) for entry in entries)
+
+
+def test_a_module_named_in_a_string_exists() -> None:
+    found = list(modules_in_strings())
+    assert {"codelutra.cli.app", "flows.refine", "codelutra.suites.mbpp"} <= {name for _, name in found}
+    labels = {f"codelutra.{word}" for word in ("run", "pid", "host", "started", "image")}  # of containers, not modules
+    wrong = [
+        f"{where}: {name}"
+        for where, name in found
+        if name not in labels
+        and not (ROOT / f"{name.replace('.', '/')}.py").is_file()
+        and not (ROOT / name.replace(".", "/")).is_dir()
+    ]
+    assert wrong == []
+
+
+# Longer on purpose: the supervisor's bytes are the sandbox image's tag.
+LONG_MODULES = {"sandbox/runner/supervisor.py"}
+
+
+def test_a_module_fits_in_a_reader_s_head() -> None:
+    """At most 350 lines a module and 60 a function; and no layout of its own."""
+    long, forms = [], []
+    for file in (f for package in sorted(HOUSE) for f in sources(package)):
+        text, name = file.read_text(), str(file.relative_to(ROOT))
+        if text.count("\n") > 350 and name not in LONG_MODULES:
+            long.append(f"{name}: {text.count(chr(10))} lines")
+        if "fmt: skip" in text:
+            forms.append(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
+                long.append(f"{name}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines")
+    assert long == []
+    assert forms == []
+
+
+def test_only_results_knows_the_keys_of_a_record() -> None:
+    """Everybody else reads RunSummary: no `summary["…"]`, no summary.json read by hand."""
+    by_hand = re.compile(r"""summary\[["']|\["policies"\]|\.read\("summary\.json"\)|summary\.json"\)\.read_text""")
+    files = [
+        f for package in sorted(HOUSE) for f in sources(package) if room_or_package(f) != "results" and not is_worker(f)
+    ]
+    wrong = [str(f.relative_to(ROOT)) for f in files if by_hand.search(f.read_text())]
+    assert wrong == []
+
+
+def room_or_package(file: Path) -> str:
+    return room(file) if file.is_relative_to(ROOT / "codelutra") else file.relative_to(ROOT).parts[0]
 
 
 IMPORT_EVERYTHING = """
