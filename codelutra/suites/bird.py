@@ -20,8 +20,9 @@ from typing import Any
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.suites.databases import chosen_databases, read_schema
 from codelutra.suites.folder import find, read_json
-from codelutra.suites.sql import SqlSuite, chosen_databases, read_schema
+from codelutra.suites.sql import SqlSuite
 from codelutra.suites.text_to_sql import Asked, Official, suite
 
 VERSION = "2"

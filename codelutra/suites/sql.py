@@ -1,4 +1,4 @@
-"""What every SQL suite shares: schemas in prompts, jobs, judging, normalised queries.
+"""What every SQL suite shares: jobs, judging, normalised queries. Its SQLite files are `databases`' business.
 
 Rows that tie under an outermost ORDER BY may come in any order, and outputs alone do not show which rows tie. So the
 reference is run with its sort keys appended as further columns: the expected output knows its ties, the answer's stays
@@ -7,12 +7,9 @@ as it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +20,6 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from codelutra.config import SuiteSection
-from codelutra.errors import ConfigError
 from codelutra.suites import equality
 from sandbox.protocol import SqlJob
 
@@ -199,67 +194,3 @@ def _plain(tree: exp.Query) -> exp.Query:
             equal.set("this", left.copy())
             equal.set("expression", right.copy())
     return tree
-
-
-# ---- databases ------------------------------------------------------------------------------------------------------
-
-
-def database_digest(path: Path) -> str:
-    """sha256 of a SQLite file. Raises ConfigError where there is none, or where it is something else."""
-    try:
-        with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); copy it again")
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as e:
-        raise ConfigError(f"no database at {path}: {e.strerror}; check suite.path and suite.databases") from e
-
-
-def read_schema(path: Path) -> str:
-    """A database's own schema, as prompts show it: `table(column, other_id -> other, …)`, a line each."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
-        try:
-            own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
-            names = [r[0] for r in connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid")]
-            tables = []
-            for name in names:
-                columns = [r[1] for r in connection.execute(f"PRAGMA table_info({quoted(name, always=True)})")]
-                links = {
-                    r[3]: (r[2], r[4]) for r in connection.execute(f"PRAGMA foreign_key_list({quoted(name, always=True)})")
-                }
-                tables.append((name, columns, links))
-        except sqlite3.DatabaseError as e:
-            raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e
-    return schema_text(tables)
-
-
-def schema_text(tables: Sequence[tuple[str, Sequence[str], Mapping[str, tuple[str, str | None]]]]) -> str:
-    """Tables as (name, columns, {column: (table, column) it points to}), one line each, in few tokens."""
-    lines = []
-    for name, columns, links in tables:
-        shown = []
-        for column in columns:
-            text = quoted(column)
-            if column in links:
-                table, target = links[column]
-                same = target is None or target.lower() == column.lower()
-                text += f" -> {quoted(table)}" if same else f" -> {quoted(table)}.{quoted(str(target))}"
-            shown.append(text)
-        lines.append(f"{quoted(name)}({', '.join(shown)})")
-    return "\n".join(lines)
-
-
-def quoted(name: str, always: bool = False) -> str:
-    """A name as a query must write it."""
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name)
-    return name if plain and not always else '"' + name.replace('"', '""') + '"'
-
-
-def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
-    """`section.databases`, or all known ones, but for `section.without`. Raises ConfigError naming those nobody knows."""
-    for key, names in (("databases", section.databases), ("without", section.without)):
-        if unknown := [d for d in names if d not in known]:
-            shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-            raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {shown}")
-    return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]

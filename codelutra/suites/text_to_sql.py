@@ -18,8 +18,9 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
+from codelutra.suites.databases import database_digest
 from codelutra.suites.splits import cap, divide, draw, normalise_prompt
-from codelutra.suites.sql import SqlSuite, database_digest, judging, normalise
+from codelutra.suites.sql import SqlSuite, judging, normalise
 
 SHARES = {"train": 0.6, "test": 0.25, "dev": 0.15}  # of the in-domain protocol
 HELD_OUT = 0.1  # share of the train file's databases that are dev in the cross-domain protocol

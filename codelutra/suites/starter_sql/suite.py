@@ -18,8 +18,9 @@ import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
+from codelutra.suites.databases import chosen_databases, database_digest
 from codelutra.suites.splits import cap
-from codelutra.suites.sql import SqlSuite, chosen_databases, database_digest, judging
+from codelutra.suites.sql import SqlSuite, judging
 from codelutra.suites.starter_sql.build import make_rows, write_database
 from codelutra.suites.starter_sql.declare import read_world, world_names
 from codelutra.suites.starter_sql.generate import problems
