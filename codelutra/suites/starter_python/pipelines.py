@@ -15,7 +15,7 @@ from typing import Any
 
 from codelutra.suites.splits import draw
 from codelutra.suites.starter_python.functions import Function
-from codelutra.suites.starter_python.sources import SOURCES, Source
+from codelutra.suites.starter_python.sources import Source, read_sources
 
 EACH = 7  # inputs of a function, the shown one included
 TRIED = 30  # inputs they are chosen from
@@ -43,7 +43,7 @@ ASKING = {  # ends that need a filter and no map: name → (phrase over the pred
 def pipelines() -> list[Function]:
     """The drawn functions of all sources, in a fixed order."""
     drawn = []
-    for topic, source in SOURCES.items():
+    for topic, source in read_sources().items():
         chosen = sorted(_functions(topic, source), key=lambda f: draw(0, "pipeline", topic, f.name))[: COUNTS[topic]]
         drawn += [f._replace(inputs=_inputs(source, f)) for f in sorted(chosen, key=lambda f: f.name)]
     return drawn
