@@ -12,9 +12,9 @@
                                             python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
 
-Expected outputs are the reference's own (given rows, asserts and stdouts aside: a line that has those needs no reference,
-and is learned from by attempts alone). Lines without a split are dealt by `shares`;
-problems with the same normalised program or prompt stay on one side.
+The expected output is what the reference gives. A line with rows, asserts or stdouts of its own needs no reference; the
+model then learns from its attempts alone. Lines without a split are dealt by `shares`, and problems with the same
+normalised program or prompt stay in one split.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from codelutra.suites.folder import expand, located, numbered
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 
 SHOWN = 10  # broken lines in one message
-MAX_ROWS = 500  # expected rows of a line: nobody has checked more by eye
+MAX_ROWS = 500  # expected rows of a line
 Split = Literal["train", "dev", "test"]
 Broken = tuple[int, str]  # a line's number, and what is wrong with it
 L = TypeVar("L", bound="Line")
@@ -100,7 +100,7 @@ class FunctionLine(Line):
         if not self.asserts and not (self.function and self.cases):
             raise ValueError("nothing to judge by: give `asserts`, or `function` and `cases` (a list of argument lists)")
         if not self.asserts and not self.reference.strip():
-            raise ValueError("no reference, so nothing tells what the cases should give: give one, or `asserts` instead")
+            raise ValueError("no reference, so the cases have no expected values: give a reference, or `asserts` instead")
         return self
 
 
@@ -117,7 +117,7 @@ class ProgramLine(Line):
     @model_validator(mode="after")
     def _judged(self) -> ProgramLine:
         if not self.reference.strip() and any(run.stdout is None for run in self.tests):
-            raise ValueError("no reference, so nothing tells what the tests should print: give one, or each test its stdout")
+            raise ValueError("no reference, so the tests have no expected output: give a reference, or each test a stdout")
         return self
 
 
@@ -130,7 +130,7 @@ def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
 
 
 def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
-    """The suite that a `suite.yaml` at `path` saying `about` is; `path` itself is not read.
+    """The suite that `about`, the content of a `suite.yaml` at `path`, describes; `path` itself is not read.
 
     Raises ConfigError with every broken line, up to SHOWN.
     """
@@ -143,7 +143,9 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | 
         else (ProgramLine, _program, "text/v1")
     )
     frame = _python_rows(path.parent / about.problems, shape, judging)
-    programs = [py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()]  # none is like no other
+    programs = [
+        py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()
+    ]  # no reference: equal to no other
     frame = _dealt(frame, about, section, programs)
     return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
 
@@ -163,7 +165,7 @@ def _about(path: Path) -> About:
 
 
 def _lines(path: Path, shape: type[L]) -> tuple[list[tuple[int, L]], list[Broken]]:
-    """All lines with their numbers, ids filled in; and what is wrong with the others."""
+    """The valid lines with their numbers, ids filled in; and what is wrong with the others."""
     found, broken, seen = list[tuple[int, L]](), list[Broken](), dict[str, int]()
     for number, text in numbered(path):
         try:
@@ -201,8 +203,7 @@ def _said(error: Any, shape: type[BaseModel]) -> str:
 
 
 def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, programs: Sequence[Hashable]) -> pl.DataFrame:
-    """Splits as given, the rest dealt, caps applied. `programs`: equal for problems with the same program, whatever `group`
-    they were given."""
+    """Splits as given, or dealt by `shares`, then capped. `programs`: equal for problems with the same program."""
     given = frame["split"].is_not_null()
     if given.all():
         return cap(frame, section)
@@ -244,7 +245,7 @@ def _program(line: ProgramLine) -> str:
     printed = [repr(run.stdout) for run in line.tests if run.stdout is not None]
     if printed and len(printed) < len(line.tests):
         raise ValueError(
-            "some tests have a stdout and some do not; give it to all (or to none: then the reference's counts)"
+            "some tests have a stdout and some do not; give it to all, or to none (then the reference's output is expected)"
         )
     return py.judging([f"_printed({run.stdin!r})" for run in line.tests], printed or None, wrap=py.STDIN_WRAP)
 

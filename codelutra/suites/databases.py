@@ -1,6 +1,4 @@
-"""The SQLite files of a suite: which are chosen, their digests, their schemas as prompts show them, and whether a
-reference can be asked of them. Only files on this machine are read; no program runs here.
-"""
+"""A suite's SQLite files: which are used, their digests, their schemas for prompts, and whether a reference fits them."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION,
 
 
 def database_digest(path: Path) -> str:
-    """sha256 of a SQLite file. Raises ConfigError where there is none, or where it is something else."""
+    """sha256 of a SQLite file. Raises ConfigError where the file is absent or is something else."""
     try:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
@@ -36,7 +34,7 @@ def database_digest(path: Path) -> str:
 
 
 def read_schema(path: Path) -> str:
-    """A database's own schema, as prompts show it: `table(column, other_id -> other, …)`, a line each."""
+    """A database's schema as prompts show it, a line a table: `table(column, other_id -> other, …)`."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         try:
             own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -54,7 +52,7 @@ def read_schema(path: Path) -> str:
 
 
 def schema_text(tables: Sequence[tuple[str, Sequence[str], Mapping[str, tuple[str, str | None]]]]) -> str:
-    """Tables as (name, columns, {column: (table, column) it points to}), one line each, in few tokens."""
+    """Tables, given as (name, columns, {column: (table, column) it points to}), in few tokens: a line a table."""
     lines = []
     for name, columns, links in tables:
         shown = []
@@ -76,7 +74,7 @@ def quoted(name: str, always: bool = False) -> str:
 
 
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
-    """`section.databases`, or all known ones, but for `section.without`. Raises ConfigError naming those nobody knows."""
+    """`section.databases`, or all known ones, without `section.without`. Raises ConfigError for unknown names."""
     for key, names in (("databases", section.databases), ("without", section.without)):
         if unknown := [d for d in names if d not in known]:
             shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")

@@ -1,8 +1,8 @@
-"""What every SQL suite shares: jobs, judging, normalised queries. Its SQLite files are `databases`' business.
+"""What every SQL suite shares: jobs, judging, normalised queries. (`databases.py` reads the SQLite files.)
 
-Rows that tie under an outermost ORDER BY may come in any order, and outputs alone do not show which rows tie. So the
-reference is run with its sort keys appended as further columns: the expected output knows its ties, the answer's stays
-as it was.
+Rows that tie under an outermost ORDER BY may come in any order, and an output alone does not show which rows tie. So the
+reference runs with its sort keys as further columns: the expected output then shows its ties. The answer's query stays as
+it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from codelutra.suites import equality
 from sandbox.protocol import SqlJob
 
 SYSTEM = "Answer with one SQLite query."
-MODES = ("sql-strict/v1", "bird-ex/official", "spider-testsuite/v1")  # the first makes labels, all can be reported
+MODES = (
+    "sql-strict/v1",
+    "bird-ex/official",
+    "spider-testsuite/v1",
+)  # the first decides what is correct; the others are reported
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class SqlSuite:
         return equality.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
 
     def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
-        """As `agrees`, under any of MODES: for figures reported beside the label's own."""
+        """As `agrees`, under any of MODES."""
         judging = _judging(problem["judge"])
         ordered = judging["order_by"] if mode == "spider-testsuite/v1" else judging["ordered"]
         return equality.agrees(mode, output, expected, ordered=ordered, sort_keys=judging["sort_keys"])
@@ -88,10 +92,10 @@ def _judging(text: str) -> dict[str, Any]:
 
 
 def judging(reference: str, database: str) -> str:
-    """A problem's judging material: where it runs, and how the order of rows counts.
+    """A problem's judging material: its database, and whether the order of rows counts.
 
-    ordered: an outermost ORDER BY (`sql-strict/v1`). order_by: one anywhere (`spider-testsuite/v1`). keyed: what is run for
-    the expected output instead of the reference, with `sort_keys` further columns.
+    ordered: there is an outermost ORDER BY (`sql-strict/v1`). order_by: there is one anywhere (`spider-testsuite/v1`).
+    keyed: the query that runs for the expected output instead of the reference, with `sort_keys` further columns.
     """
     material: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
     if "order by" in " ".join(reference.lower().split()):
@@ -101,7 +105,7 @@ def judging(reference: str, database: str) -> str:
 
 
 def judging_by_rows(rows: Sequence[Sequence[str | float | None]], database: str, *, ordered: bool) -> str:
-    """Judging material where what is expected is given as rows, and there is no reference."""
+    """Judging material of a problem that has expected rows and no reference."""
     values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows)
     material = {"database": database, "ordered": ordered, "sort_keys": 0, "order_by": ordered, "keyed": f"VALUES {values}"}
     return json.dumps(material, sort_keys=True)
@@ -112,12 +116,11 @@ def _literal(cell: str | float | None) -> str:
 
 
 def with_sort_keys(query: str) -> tuple[bool, str, int]:
-    """Whether the query has an outermost ORDER BY; the query with its keys as last columns; how many those are.
+    """Whether the query has an outermost ORDER BY; the query with its sort keys as last columns; how many those are.
 
-    Two kinds stay as they are: DISTINCT and compound queries (another column would change which rows there are), and those
-    with an alias inside a key, `ORDER BY total + 1` (among the columns the alias is no name, and SQLite prefers a table's
-    column of that name, if there is one). Their ties are not known: rows are compared one by one, and an answer with tied
-    rows in another order than the reference's is wrong.
+    Two kinds stay unchanged: DISTINCT and compound queries, where a further column would change the rows; and queries with
+    an alias inside a key (`ORDER BY total + 1`), which has no meaning among the columns. Their ties are not known, so rows
+    are compared one by one: an answer whose tied rows come in another order than the reference's is wrong.
     """
     try:
         tree = sqlglot.parse_one(query, read="sqlite")
@@ -128,7 +131,7 @@ def with_sort_keys(query: str) -> tuple[bool, str, int]:
         return False, query, 0
     if not isinstance(tree, exp.Select) or tree.args.get("distinct"):
         return True, query, 0
-    # An output column's alias, or its number, is no name inside the column list.
+    # Inside the column list an output column's alias or number means nothing: put what it stands for.
     aliases = {e.alias.lower(): e.this for e in tree.selects if isinstance(e, exp.Alias)}
     keys: list[exp.Expr] = []
     for term in order.expressions:
@@ -148,15 +151,15 @@ def with_sort_keys(query: str) -> tuple[bool, str, int]:
 
 
 def _is_another(aliased: exp.Expr | None, column: exp.Column) -> bool:
-    """Whether an alias of the column's name stands for anything but a column of that name."""
+    """Whether an alias with the column's name stands for something other than a column of that name."""
     return aliased is not None and not (isinstance(aliased, exp.Column) and aliased.name.lower() == column.name.lower())
 
 
 @lru_cache(maxsize=65536)
 def normalise(code: str) -> str:
-    """The query without what does not change its meaning: spacing, case, comments, table aliases, the sides of an =.
+    """The query without spacing, case, comments and table aliases, and with the sides of an = in a fixed order.
 
-    "France" on the side of a comparison is the text 'France', as SQLite reads it where no column has that name.
+    "France" beside a comparison becomes the text 'France', as SQLite reads it where no column has that name.
     """
     if not re.match(r"\s*(select|with|\()\b", code, re.IGNORECASE):
         return code
@@ -178,7 +181,7 @@ def _plain(tree: exp.Query) -> exp.Query:
             identifier.set("this", identifier.name.lower())
     tables = list(tree.find_all(exp.Table))
     names = [t.name for t in tables]
-    if len(set(names)) == len(names):  # every table once: its name says as much as any alias
+    if len(set(names)) == len(names):  # no table occurs twice, so its name can replace its alias
         called = {t.alias: t.name for t in tables if t.alias}
         for column in tree.find_all(exp.Column):
             if column.table in called:

@@ -1,10 +1,10 @@
-"""What Spider and BIRD share: official files of questions over many databases, and two protocols to split them by.
+"""What Spider and BIRD share: official files of questions over many databases, and two protocols to split them.
 
-cross-domain: the official dev file is the *test* split, since results are quoted on it and the true test sets were
-hidden for years; a seeded tenth of the *databases* of the official train file is held out whole as dev; the rest trains.
+cross-domain: the official dev file is the *test* split, because published results use it (the true test sets were hidden
+for years). A seeded tenth of the *databases* of the official train file is held out as dev; the rest trains.
 
-in-domain: only the questions of `suite.databases`, from both files, dealt 60 : 15 : 25 within each database so that no
-normalised query and no normalised question is on two sides. This is how a model is specialised to databases one has.
+in-domain: only the questions of `suite.databases`, from both files, dealt 60 : 15 : 25 within each database. No normalised
+query and no normalised question is in two splits. Use it to specialise a model to databases you have.
 """
 
 from __future__ import annotations
