@@ -1,6 +1,6 @@
-"""A problem into chat messages and token ids, a completion into code.
+"""A problem into chat messages and token ids; a completion into code.
 
-Sampling and training both go through `prompt_ids` and `answer_ids`, so what is trained on is what was sampled from.
+Sampling and training both use `prompt_ids` and `answer_ids`, so a policy is trained on the tokens it was sampled with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 _FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-# As SQLite reads: a semicolon, where it stands in no quotes and no comment; where a statement begins, or nothing is left.
+# As SQLite reads them: a semicolon outside quotes and comments; the start of a statement, or the end of the text.
 _SEMICOLON = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|--[^\n]*|/\*.*?(?:\*/|\Z)|(;)""", re.DOTALL)
 _STATEMENT = re.compile(
     r"(?:\s|;|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:\Z|(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|PRAGMA|"
@@ -24,7 +24,7 @@ _LANGUAGES = {"sql": {"", "sql", "sqlite"}, "python": {"", "python", "py", "pyth
 
 
 def prompt_ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
-    """Token ids of the conversation up to where the assistant's answer begins.
+    """Token ids of the conversation up to the start of the assistant's answer.
 
     A tokenizer without a chat template gets the plain text "system, blank line, prompt, newline".
     """
@@ -44,12 +44,12 @@ def as_messages(tokenizer: Any, system: str, prompt: str) -> list[dict[str, str]
 
 
 def as_text(system: str, prompt: str) -> str:
-    """The conversation where there is no template for it."""
+    """The conversation as plain text, for a tokenizer without a chat template."""
     return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
 
 
 def answer_ids(tokenizer: Any, completion: str, *, ended: bool = True) -> list[int]:
-    """Token ids of an answer, closed by the end token exactly once; not at all where its author was cut off."""
+    """Token ids of an answer with exactly one end token; with none where the answer was cut off (`ended` False)."""
     ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
     while ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
@@ -57,10 +57,9 @@ def answer_ids(tokenizer: Any, completion: str, *, ended: bool = True) -> list[i
 
 
 def extract_code(completion: str, language: str) -> str:
-    """The program in a completion: its last fenced block in `language`, else the whole text; "" where there is nothing.
+    """The program in a completion: its last fenced block in `language`, else the whole text; "" where it is empty.
 
-    For SQL without a fence, the text is cut after the first statement when prose follows its semicolon. A second statement
-    stays, for the sandbox to refuse.
+    In SQL without a fence, prose after the first semicolon is cut. A second statement stays, and the sandbox refuses it.
     """
     blocks = [body for tag, body in _FENCE.findall(completion) if tag.lower() in _LANGUAGES[language]]
     if blocks:
@@ -75,10 +74,10 @@ def _without_prose(text: str) -> str:
 
 
 def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.DataFrame | None = None) -> pl.DataFrame:
-    """PROBLEMS whose prompts show `shots` worked train problems of the same group, never the problem itself; of
-    `references` (PROBLEMS), where given, those that have one.
+    """PROBLEMS whose prompts show `shots` worked train problems of the same group, never the problem itself.
 
-    They stand between the lines with which all prompts of the group begin (a schema) and the problem's own lines.
+    references: PROBLEMS that say which references may be shown; None allows all. The examples stand between the lines that
+    all prompts of the group begin with (a schema) and the problem's own lines.
     """
     if not shots:
         return problems
@@ -97,6 +96,6 @@ def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.
 
 
 def _shared_lines(texts: list[str]) -> int:
-    """With how many equal lines all of `texts` begin."""
+    """How many lines all of `texts` have in common at their start."""
     columns = zip(*(t.split("\n") for t in texts), strict=False)
     return sum(1 for _ in takewhile(lambda lines: len(set(lines)) == 1, columns))

@@ -1,9 +1,9 @@
-"""Every column that crosses a stage. Read this file first.
+"""Every column that one stage passes to another. Read this file first.
 
     problems ──► samples ──► outcomes ──► pairs ──► (a trained policy)
         └──────► expected ──────┘└──────► scores
 
-A frame that leaves a stage is matched to its schema with `check`; columns are named here and nowhere else.
+`check` matches each frame that leaves a stage to its schema. Columns are named here and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STATUSES = (
     "resource_limit",
     "blocked",  # the sandbox refused what it tried
     "no_code",  # nothing to run in the completion
-    "infra_error",  # our container died, our protocol broke: never the model's doing
+    "infra_error",  # infrastructure failure: our container died or our protocol broke; never the model's doing
     "reference_error",  # the reference itself fails, times out, is nondeterministic or (SQL) returns nothing
 )
 NOT_THE_MODELS_DOING = ("infra_error", "reference_error")
@@ -42,9 +42,9 @@ PROBLEMS = _schema(
         "prompt": pl.String,  # the user message, whole: context (schema, signature) and question
         "reference": pl.String,  # reference program; "" where there are only checks (Python)
         "language": pl.String,  # "sql" | "python"
-        "group": pl.String,  # what results are broken down by: database, library
+        "group": pl.String,  # by which results are broken down: database, library
         "difficulty": pl.String,  # "" where the suite has none
-        "judge": pl.String,  # judging material as JSON; only the suite that wrote it reads it
+        "judge": pl.String,  # judging material as JSON, written and read by the suite alone
     }
 )
 
@@ -52,7 +52,7 @@ EXPECTED = _schema(
     {
         "problem_id": pl.String,
         "status": STATUS,  # "correct" or "reference_error"
-        "expected": pl.String,  # what a right answer gives, in the sandbox's canonical JSON; "" for reference_error
+        "expected": pl.String,  # the output of a right answer, in the sandbox's canonical JSON; "" for reference_error
         "error": pl.String,  # why it is a reference_error, else ""
     }
 )
@@ -61,7 +61,7 @@ SAMPLES = _schema(
     {
         "problem_id": pl.String,
         "sample": pl.Int32,  # 0 … K-1 within (problem, greedy)
-        "greedy": pl.Boolean,  # temperature 0; such samples score, never train
+        "greedy": pl.Boolean,  # temperature 0; such samples are scored and never trained on
         "completion": pl.String,  # what the policy wrote, without special tokens
         "code": pl.String,  # the program in it; "" where there is none
         "finish_reason": pl.String,  # "stop" | "length" | "dropped" (prompt too long: empty completion)
@@ -81,7 +81,7 @@ OUTCOMES = _schema(
         "status": STATUS,
         "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v1"
         "verdict": pl.String,  # "host" | "in-process"
-        "answer": pl.String,  # digest of the compared output; "" where there is none. Equal answers, equal digests
+        "answer": pl.String,  # digest of the compared output, equal for equal answers; "" where there is none
         "output": pl.String,  # the first bytes of the output, for people
         "seconds": pl.Float64,  # in the sandbox
         "error": pl.String,  # tail of the error, "" where there is none
@@ -101,7 +101,7 @@ PAIRS = _schema(
         "rejected_status": STATUS,
         "chosen_sample": pl.Int32,  # -1 for the reference
         "rejected_sample": pl.Int32,
-        "rejected_ended": pl.Boolean,  # else it was cut off at max_tokens: training puts no end token behind it
+        "rejected_ended": pl.Boolean,  # False where it was cut off at max_tokens: training adds no end token then
     }
 )
 

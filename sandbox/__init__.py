@@ -1,4 +1,4 @@
-"""Where untrusted programs run: warm containers, framed answers, verdicts made elsewhere.
+"""Runs untrusted programs in warm containers. The caller compares their outputs: nothing here decides what is right.
 
 Read `protocol.py` first. `pool.py` is the host's side, `runner/` is what runs inside the container.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sandbox.owner import reap_orphans
     from sandbox.pool import Pool
 
-# Imported when first used: whoever only describes jobs need not load Docker's client.
+# Imported when first used, so that code which only describes jobs does not load Docker's client.
 _LATER = {
     "Pool": "sandbox.pool",
     "ensure_daemon_reachable": "sandbox.client",

@@ -1,4 +1,4 @@
-"""Jobs to bytes, and bytes to results. What comes out of a container is believed only after it was checked here."""
+"""Jobs to bytes, and bytes to results. Everything that comes out of a container is checked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_STDIN_BYTES = 16 << 20
 
 
 def refuse(job: Job, databases: Container[str]) -> Result | None:
-    """The result of a job that need not be run to know it, else None."""
+    """The result of a job that is refused without running it, else None."""
     source = job.query if isinstance(job, SqlJob) else job.program
     if not source.strip():
         return Result(job.id, "syntax_error", error="the program is empty")
@@ -35,14 +35,14 @@ def refuse(job: Job, databases: Container[str]) -> Result | None:
 
 
 def size(job: Job) -> int:
-    """About how many bytes a job takes on the wire."""
+    """About how many bytes a job takes in the protocol."""
     if isinstance(job, SqlJob):
         return len(job.query) + 150
     return len(job.program) + len(job.stdin or "") + sum(map(len, job.calls)) + 100
 
 
 def weight(result: Result) -> int:
-    """About how much memory a result holds while it waits, from what is cheap to know."""
+    """About how many bytes of memory a result takes while it waits; cheap to compute."""
     value = result.value
     if type(value) is dict:
         return 200 + 60 * len(value["rows"]) * (1 + len(value["columns"]))
@@ -67,7 +67,7 @@ def pack_programs(jobs: Iterable[tuple[int, PythonJob]]) -> bytes:
 
 
 def believe(job: Job, record: wire.Record, attempts: int) -> Result:
-    """The result behind a record. A value that is not canonical was forged by the program: `blocked`."""
+    """The result that a record describes. A value that is not canonical was forged by the program: `blocked`."""
     status = wire.STATUSES[record.status]
     error: str | None = record.error.decode("utf-8", "replace")[-MAX_ERROR_CHARS:] or None
     stdout = record.stdout.decode("utf-8", "replace") if record.stdout else ""

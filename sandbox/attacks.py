@@ -1,8 +1,8 @@
-"""Programs and queries that try to be judged correct without being right, or to spoil the sandbox for others.
+"""Programs and queries that try to be judged correct without being right, or to break the sandbox for others.
 
-Data only, in `attacks.toml`: `probe.py` and the tests run them through the real thing. All Python attacks pretend to
-solve one problem, `solve(n) == 7 * n + 3`, for the numbers in CALLS; what they would have to answer is in EXPECTED, on
-the host. The queries are asked of a small database made from SCHEMA.
+This is data, most of it in `attacks.toml`; `probe.py` and the tests run it in real containers. All Python attacks pretend
+to solve one problem, `solve(n) == 7 * n + 3`, for the numbers in CALLS. The right answers are in EXPECTED, on the host.
+The queries run on a small database made from SCHEMA.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WRONG_QUERY = "select name from singer order by name"
 
 PRELUDES = {
     "libc": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n",
-    # writes a result of its own into the file where the runner expects one
+    # writes its own result into the file where the runner expects one
     "forge": """
 import os, struct
 def forge(status, value, error=b'', mark=b'done'):
@@ -39,7 +39,7 @@ def forge(status, value, error=b'', mark=b'done'):
 
 
 class Attack(NamedTuple):
-    """`statuses` are what it may come to, none for any that is not correct; infra_error never."""
+    """`statuses` are the outcomes it may have; empty allows any that is not correct. infra_error is never allowed."""
 
     name: str
     kind: str  # a row of the threat model
@@ -64,7 +64,7 @@ def attacks() -> list[Attack]:
 
 
 REFUSED = ("syntax_error", "resource_limit", "runtime_error")
-UNPRINTABLE = [  # what no text file holds well
+UNPRINTABLE = [  # what a text file cannot hold well
     Attack("nested parentheses", "exhaust", "(" * 5000 + ")" * 5000, REFUSED),
     Attack("a nul in the source", "exhaust", "x = 1\0", ("syntax_error",)),
     Attack("half a character in the source", "exhaust", "x = '\udcff'", ("syntax_error",)),

@@ -1,4 +1,4 @@
-"""The one way to the Docker daemon: DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are respected."""
+"""The connection to the Docker daemon. DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are respected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OLDEST_API = (1, 40)  # Docker 19.03: tmpfs options, init, private IPC
 
 
 def connect(timeout_seconds: int = 120) -> docker.DockerClient:
-    """A client of a daemon that answers. Raises SandboxError saying what to do."""
+    """A client of a daemon that answers. Raises SandboxError that says what to do."""
     where = os.environ.get("DOCKER_HOST", "the default socket")
     try:
         client = docker.from_env(timeout=timeout_seconds)
@@ -33,5 +33,5 @@ def connect(timeout_seconds: int = 120) -> docker.DockerClient:
 
 
 def ensure_daemon_reachable() -> None:
-    """Raise SandboxError, with exactly what to do, unless a usable Docker daemon answers."""
+    """Raise SandboxError, which says what to do, unless a usable Docker daemon answers."""
     connect(timeout_seconds=10).close()

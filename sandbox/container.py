@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import struct
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-# What one container can share with the next program must not exist: no System V IPC, no message queues.
+# Nothing that a program could leave for the next one: no System V IPC, no message queues.
 SYSCTLS = {"kernel.shmmni": "0", "kernel.msgmni": "0", "kernel.sem": "1 1 1 0", "fs.mqueue.queues_max": "0"}
 SCRATCH_MB = 64
 FILE_MB = 32
@@ -50,7 +52,7 @@ READ_BYTES = 1 << 18
 
 
 class Gone(Exception):
-    """The container ended, or what it says is not what our runner says."""
+    """The container ended, or it said something that the runner never says."""
 
 
 @dataclass
@@ -66,12 +68,12 @@ class Settings:
     runtime: str | None
     database_mb: int  # room for databases; they are kept in memory
     data_mount: Path | None
-    everything_fits: bool  # all databases together; else some have to go before others come
+    everything_fits: bool  # all databases at once; else some are dropped before others are sent
     databases: dict[str, Path] = field(default_factory=dict)
 
 
 def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> Any:
-    """The walls. Everything a container is denied is denied here."""
+    """Docker's limits and denials for a container: network, writing, capabilities, memory, processes."""
     mounts = [f"{settings.data_mount.resolve()}:/data:ro"] if settings.data_mount else []
     memory = (settings.memory_mb + settings.database_mb) << 20
     return client.api.create_host_config(
@@ -98,7 +100,7 @@ def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> An
 
 
 def runner_config(settings: Settings, uid: int) -> str:
-    """What the runner is told at its start."""
+    """What the runner gets at its start, as JSON: user id, limits, modules to import."""
     program_mb = settings.memory_mb - SCRATCH_MB // 2
     limits = {
         "AS": program_mb << 20,
@@ -197,7 +199,7 @@ class Container:
         return self.stream.fileno()
 
     def receive(self) -> list[tuple[int, bytes]]:
-        """The frames that are there. Raises Gone when the stream has ended or is not ours."""
+        """The frames that have come. Raises Gone when the stream has ended or breaks the protocol."""
         frames: list[tuple[int, bytes]] = []
         while True:
             try:
@@ -242,7 +244,7 @@ class Container:
         self.outbox.append(memoryview(wire.frame(kind, payload)))
 
     def transmit(self) -> bool:
-        """Send what the stream takes; True when something went. Raises Gone."""
+        """Send as much as the stream takes; True when anything was sent. Raises Gone."""
         moved = False
         while self.outbox:
             try:
@@ -261,9 +263,9 @@ class Container:
         return moved
 
     def need(self, digests: set[str]) -> None:
-        """Queue the databases this container has not got yet, dropping those longest unused when room is short.
+        """Queue the databases that this container lacks, and drop those longest unused where room is short.
 
-        Together they must fit: see `Pool.batch`.
+        `digests` together must fit: see `Pool.batch`.
         """
         for digest in digests & self.resident.keys():
             self.resident.move_to_end(digest)
@@ -286,18 +288,36 @@ class Container:
             self.resident[digest] = size
 
     def remove(self) -> None:
-        """End the container, whatever state it is in."""
+        """Remove the container, whatever state it is in."""
         if self.id:
             owner.remove(self.client, self.id)
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the stream: the runner sees its stdin end, and goes by itself."""
+        """Close the stream: the runner ends when its stdin does."""
         if self.attached is not None:
             self.attached._response.close()
             self.attached.close()
             self.stream.close()
             self.attached = None
+
+
+def room_for(databases: Mapping[str, Path], database_mb: int, data_mount: Path | None) -> int:
+    """Megabytes of memory file system a container needs for its databases, at most `database_mb`. Raises SandboxError."""
+    sizes = []
+    for digest, path in databases.items():
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise SandboxError(f"databases: {digest!r} is not the sha256 hex digest of {path}")
+        if not path.is_file():
+            raise SandboxError(f"databases: there is no file {path}")
+        if data_mount is None or not path.resolve().is_relative_to(data_mount.resolve()):
+            sizes.append(path.stat().st_size)
+    if sizes and max(sizes) > database_mb << 20:
+        raise SandboxError(
+            f"a database of {max(sizes) >> 20} MB does not fit into database_mb={database_mb}: raise it, "
+            "or set data_mount to the directory the databases are in"
+        )
+    return min(database_mb, (sum(sizes) >> 20) + len(sizes) // 256 + 1)
 
 
 def mounted_path(data_mount: Path | None, path: Path) -> str | None:
@@ -308,7 +328,7 @@ def mounted_path(data_mount: Path | None, path: Path) -> str | None:
 
 
 def chunks(path: Path, digest: str) -> list[bytes]:
-    """The file in pieces. Raises SandboxError when it is no longer the file that was announced."""
+    """The file in pieces. Raises SandboxError when it has changed since it was announced."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise SandboxError(f"{path} changed since it was announced as {digest}; announce its present digest")
@@ -316,7 +336,7 @@ def chunks(path: Path, digest: str) -> list[bytes]:
 
 
 def preload_of(client: docker.DockerClient, tag: str) -> list[str]:
-    """The modules the image wants imported. Raises SandboxError for an image that is absent or has no runner."""
+    """The modules that the image asks to import. Raises SandboxError for an image that is absent or has no runner."""
     try:
         marks = client.images.get(tag).labels
     except docker.errors.ImageNotFound as error:

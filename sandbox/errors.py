@@ -1,6 +1,6 @@
-"""The one error this package raises on purpose.
+"""The one error that this package raises on purpose.
 
-A program that fails is data (a `Result`); only a sandbox that cannot work is an error.
+A program that fails is data (a `Result`); an error means that the sandbox itself cannot work.
 """
 
 from __future__ import annotations

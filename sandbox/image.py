@@ -1,9 +1,10 @@
-"""Images the runner lives in, built with a registry or without one.
+"""The Docker images that the runner is in, built with a registry or without one.
 
     python       Python's standard library
     datascience  pandas, numpy, scipy, scikit-learn and matplotlib, at the versions DS-1000 was written for
 
-A tag is the hash of what went in, so an image that is there is the right one. `python -m sandbox.image KIND` builds it.
+A tag is the hash of what went into the image, so an image that exists is up to date. `python -m sandbox.image KIND` builds
+one.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ RECIPES = HERE / "images"
 REGISTRY_BASE = "python:3.11-slim"
 OWN_BASE = "codelutra/base:bookworm-1"
 LABEL = "codelutra.image"
+PIP_OPTIONS = (
+    "--quiet --disable-pip-version-check --no-compile --no-deps --only-binary=:all: --implementation cp "
+    "--python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64"
+)
 Progress = Callable[[str], None]
 
 
 class Recipe(NamedTuple):
-    """All that decides what is in an image."""
+    """Everything that decides what is in an image."""
 
     kind: str
     dockerfile: str
@@ -61,7 +66,7 @@ def kinds() -> list[str]:
 
 
 def recipe(kind: str) -> Recipe:
-    """The recipe of a kind. Raises SandboxError naming the kinds there are."""
+    """The recipe of a kind. Raises SandboxError with the known kinds."""
     if kind not in kinds():
         raise SandboxError(f"unknown image {kind!r}; known: {', '.join(kinds())}")
     pins = RECIPES / f"{kind}.txt"
@@ -75,7 +80,7 @@ def recipe(kind: str) -> Recipe:
 
 
 def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> str:
-    """The tag of the image of this kind, built first when it is not there. Raises SandboxError."""
+    """The tag of the image of this kind, which is built first where it is absent. Raises SandboxError."""
     wanted = recipe(kind)
     say = progress or (lambda line: None)
     client = connect()
@@ -90,7 +95,7 @@ def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> s
 
 @contextlib.contextmanager
 def building(tag: str) -> Iterator[None]:
-    """One build of a tag at a time on this host: the second finds the first one's image."""
+    """One build of a tag at a time on this host; the second process finds the image of the first."""
     path = Path(tempfile.gettempdir()) / f"{re.sub('[^a-z0-9]+', '-', tag)}-{os.getuid()}.lock"
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,7 +122,7 @@ def build(client: docker.DockerClient, wanted: Recipe, say: Progress) -> None:
 
 
 def ensure_packages(client: docker.DockerClient, wanted: Recipe, base: str, say: Progress) -> str:
-    """The layer with the pinned packages, which outlives changes of the runner."""
+    """The layer with the pinned packages; changes of the runner do not rebuild it."""
     dockerfile = (RECIPES / "packages.Dockerfile").read_text()
     digest = hashlib.sha256("|".join((base, dockerfile, wanted.pins)).encode()).hexdigest()[:12]
     tag = f"codelutra/{wanted.kind}-packages:{digest}"
@@ -139,7 +144,7 @@ def build_layer(
     site: Path | None,
     labels: dict[str, str],
 ) -> None:
-    """Build one image on another from files given here. Raises SandboxError."""
+    """Build one image on another from these files. Raises SandboxError."""
     with tempfile.TemporaryFile(prefix="codelutra-image-") as context:
         with tarfile.open(fileobj=context, mode="w") as tar:
             for name, content in {"Dockerfile": dockerfile.encode(), **files}.items():
@@ -168,38 +173,15 @@ def build_layer(
 def install_packages(wanted: Recipe, site: Path, say: Progress) -> None:
     """The pinned wheels for the image's Python (3.11, glibc), by the host's pip and its configuration."""
     say(f"installing {', '.join(wanted.pins.split())}")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-compile",
-        "--target",
-        str(site),
-        "--only-binary=:all:",
-        "--implementation",
-        "cp",
-        "--python-version",
-        "3.11",
-        "--platform",
-        "manylinux_2_28_x86_64",
-        "--platform",
-        "manylinux2014_x86_64",
-        "--platform",
-        "manylinux_2_17_x86_64",
-        "--no-deps",
-        "-r",
-        str(RECIPES / f"{wanted.kind}.txt"),
-    ]
+    where = ["--target", str(site), "-r", str(RECIPES / f"{wanted.kind}.txt")]
+    command = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS.split(), *where]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SandboxError(f"pip could not install the packages of image {wanted.kind!r}:\n{done.stderr[-1500:]}")
 
 
 def ensure_base(client: docker.DockerClient, say: Progress) -> str:
-    """A base image with Python 3.11: one that is there, the registry's, or one made with debootstrap."""
+    """A base image with Python 3.11: one on this host, the registry's, or one made with debootstrap."""
     for present in (REGISTRY_BASE, OWN_BASE):
         if exists(client, present):
             return present

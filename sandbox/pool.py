@@ -1,4 +1,4 @@
-"""The host's side: jobs in, results out, in order, whatever happens to the containers in between."""
+"""The host's side: jobs in, results out in their order, whatever happens to the containers."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ import threading
 import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from sandbox import answers, owner
+from sandbox.answers import Job
 from sandbox.client import connect
-from sandbox.container import Container, Gone, Settings, preload_of
+from sandbox.container import Container, Gone, Settings, preload_of, room_for
 from sandbox.errors import SandboxError
 from sandbox.protocol import PythonJob, Result, SqlJob
 from sandbox.runner import wire
 from sandbox.runner.supervisor import STRETCH
 
-Job = SqlJob | PythonJob
-
 AHEAD = 1000  # jobs a worker may be ahead of the consumer
 AHEAD_BYTES = 256 << 20  # results that wait for the consumer
-FRAMES_AHEAD = 2  # batches on their way to a container, so that it never waits for us
+FRAMES_AHEAD = 2  # batches sent to a container at once, so that it never waits for the host
 BATCH_SECONDS = 0.03  # what a batch should take
 BATCH_JOBS, BATCH_BYTES = 256, 1 << 20
-SILENCE_SECONDS = 15.0  # beyond all deadlines of what it has to do: a container that says nothing is dead
-START_TRIES = 4
-START_PAUSES = (0.0, 1.0, 3.0, 8.0)
+SILENCE_SECONDS = 15.0  # a container that says nothing so long after all its deadlines is dead
+START_PAUSES = (0.0, 1.0, 3.0, 8.0)  # seconds before each try
 
 
 @dataclass(eq=False)
@@ -41,13 +38,13 @@ class Ticket:
 
     job: Job
     attempts: int = 0
-    alone: bool = False  # it was there when a container died: give it a batch of its own
+    alone: bool = False  # a container died while it ran: it gets a batch of its own
     result: Result | None = None
 
 
 @dataclass(eq=False)
 class Worker:
-    """One of the pool's places: a container, what it has to answer, and how long it has been silent."""
+    """One of the pool's places: a container, the batches it has to answer, and when it last answered."""
 
     index: int
     container: Container | None = None
@@ -57,16 +54,18 @@ class Worker:
     programs: int = 0
 
     def patience(self) -> float:
+        """Seconds of silence after which the container counts as dead."""
         longest = max((t.job.timeout_seconds for batch in self.batches for t in batch.values()), default=0.0)
         return (STRETCH + 1) * longest + SILENCE_SECONDS
 
 
 class Pool:
-    """Warm containers for jobs from one process. A context manager: its containers end with it.
+    """Warm containers that run jobs for one process. A context manager: its containers end with it.
 
-    `databases` maps sha256 digests to SQLite files; they travel over the protocol, so the daemon may be anywhere.
-    With `data_mount`, databases under that directory are read from a read-only mount instead (a local daemon only).
-    A container is replaced when it is unfit and after `recycle_after` programs. Raises SandboxError.
+    databases: SQLite files by sha256 digest. They travel over the protocol, so the daemon may be on another machine.
+    data_mount: databases under this directory are read from a read-only mount instead; needs a local daemon.
+    retries: how often a job is tried again after its container died. recycle_after: programs a container runs at most.
+    Raises SandboxError.
     """
 
     def __init__(
@@ -92,11 +91,10 @@ class Pool:
         self.retries, self.recycle_after = retries, recycle_after
         self.closed = False
         self.replaced: list[str] = []  # why containers were replaced, in order
-        self.turn = threading.Lock()
-        self.turn_thread = 0
-        self.tokens = itertools.count(1)
-        self.names = itertools.count(1)
+        self.turn, self.turn_thread = threading.Lock(), 0
+        self.tokens, self.names = itertools.count(1), itertools.count(1)
         self.pace = {PythonJob: 0.005, SqlJob: 0.001}  # seconds a job, a moving average
+        room = room_for(databases or {}, database_mb, data_mount)
         self.settings = Settings(
             image=image,
             preload=preload_of(self.client, image),
@@ -105,7 +103,7 @@ class Pool:
             memory_mb=memory_mb,
             pids=pids,
             runtime=runtime,
-            database_mb=(room := room_for(databases or {}, database_mb, data_mount)),
+            database_mb=room,
             everything_fits=room < database_mb,
             data_mount=data_mount,
             databases=dict(databases or {}),
@@ -116,7 +114,7 @@ class Pool:
         self.workers = [Worker(index) for index in range(workers)]
         try:
             for worker in self.workers:
-                worker.starting = self.starter.submit(self.start, worker.index, 1)
+                worker.starting = self.starter.submit(self.start, worker.index, START_PAUSES[:1])
             for worker in self.workers:
                 self.settle(worker, wait=True)
         except BaseException:
@@ -126,7 +124,7 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,7 +132,7 @@ class Pool:
         if self.closed:
             return
         self.closed = True
-        for worker in self.workers:  # the runner sees its stdin end and goes by itself
+        for worker in self.workers:  # the runner ends when its stdin does
             if worker.container is not None:
                 worker.container.hang_up()
         self.starter.shutdown(wait=True, cancel_futures=True)
@@ -150,36 +148,34 @@ class Pool:
 
     # containers
 
-    def start(self, index: int, tries: int) -> Container:
-        """Start a container, with patience for a daemon that is being restarted. Raises SandboxError."""
+    def start(self, index: int, pauses: Sequence[float]) -> Container:
+        """Start a container, one try after each pause: a daemon may be restarting. Raises SandboxError."""
         run = re.sub(r"[^a-zA-Z0-9_.-]+", "-", self.settings.run)[:40]
         name = f"codelutra-{run}-{self.settings.pool}-{index}-{next(self.names)}"
-        for attempt in range(tries):
-            time.sleep(START_PAUSES[attempt])
+        # Process limits count per user and host: each place has a user id for its programs and two for its runner.
+        uid = 10_000 + (int(self.settings.pool[:6], 16) + index) % 16_000 * 3
+        for attempt, pause in enumerate(pauses):
+            time.sleep(pause)
             if self.closed and attempt:
                 break
             try:
-                return Container(self.client, self.settings, f"{name}-{attempt}", self.uid(index))
+                return Container(self.client, self.settings, f"{name}-{attempt}", uid)
             except SandboxError as error:
                 failure = error
         raise failure
 
-    def uid(self, index: int) -> int:
-        """A user id for the programs of one place, with two for its servants: process limits count per user and host."""
-        return 10_000 + (int(self.settings.pool[:6], 16) + index) % 16_000 * 3
-
     def settle(self, worker: Worker, *, wait: bool = False) -> None:
-        """Give a worker the container that was started for it, if it is there. Raises SandboxError."""
+        """Give a worker the container that was started for it, if it is ready. Raises SandboxError."""
         if worker.starting is None or not (wait or worker.starting.done()):
             return
         worker.container, worker.starting = worker.starting.result(), None
         worker.heard, worker.programs = time.monotonic(), 0
         self.selector.register(worker.container, selectors.EVENT_READ, worker)
 
-    def replace(self, worker: Worker, queue: deque[Ticket] | None, reason: str) -> None:
-        """Remove a worker's container and start another. What it had not answered goes back to the front of the queue.
+    def replace(self, worker: Worker, queue: deque[Ticket], reason: str) -> None:
+        """Remove a worker's container and start another. Jobs it had not answered go back to the front of the queue.
 
-        Only the batch it was working on is suspect: those jobs are charged an attempt and go alone from now on.
+        The batch it was working on may be the cause: each of its jobs is charged an attempt, and runs alone from now on.
         """
         container = worker.container
         if container is None:
@@ -190,29 +186,24 @@ class Pool:
         worker.container = None
         self.starter.submit(owner.remove, self.client, container.id)
         if not self.closed:
-            worker.starting = self.starter.submit(self.start, worker.index, START_TRIES)
+            worker.starting = self.starter.submit(self.start, worker.index, START_PAUSES)
         unanswered = [list(batch.values()) for batch in worker.batches if batch]
         worker.batches.clear()
-        if queue is None:
-            return
-        for place, batch in enumerate(unanswered):
-            for ticket in batch:
-                if place:
-                    continue
-                ticket.attempts += 1
-                ticket.alone = True
-                if ticket.attempts > self.retries:
-                    error = f"the container died {ticket.attempts} times: {reason}"[-2000:]
-                    ticket.result = Result(ticket.job.id, "infra_error", error=error, attempts=ticket.attempts)
+        for ticket in unanswered[0] if unanswered else []:
+            ticket.attempts += 1
+            ticket.alone = True
+            if ticket.attempts > self.retries:
+                error = f"the container died {ticket.attempts} times: {reason}"[-2000:]
+                ticket.result = Result(ticket.job.id, "infra_error", error=error, attempts=ticket.attempts)
         queue.extendleft(ticket for batch in reversed(unanswered) for ticket in reversed(batch) if ticket.result is None)
 
     # mapping
 
     def map(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results in the order of the jobs, as they come. Takes jobs only so far ahead of the consumer.
+        """Results in the order of the jobs, each as soon as it is there. Takes at most AHEAD jobs a worker in advance.
 
-        One map at a time: a second thread waits for the first. Raises SandboxError when containers cannot be had any
-        more; a job that took its container down more than `retries` times is an `infra_error`.
+        One map runs at a time: a second thread waits for the first. A job whose container died more than `retries` times
+        is an `infra_error`. Raises SandboxError when no container can be started any more.
         """
         if self.closed:
             raise SandboxError("the pool is closed; open another")
@@ -224,7 +215,7 @@ class Pool:
                 yield from self.run(iter(jobs))
             finally:
                 self.turn_thread = 0
-                for worker in self.workers:  # answers nobody waits for: their tokens are forgotten
+                for worker in self.workers:  # nobody waits for these answers any more: forget their tokens
                     for batch in worker.batches:
                         batch.clear()
 
@@ -247,10 +238,9 @@ class Pool:
                     queue.append(ticket)
             if not order:
                 return
-            head = order[0]
             now = time.monotonic()
-            if head.result is None or now - pumped > BATCH_SECONDS / 10:
-                waiting_bytes += self.pump(queue, 0.0 if head.result else 1.0)
+            if order[0].result is None or now - pumped > BATCH_SECONDS / 10:
+                waiting_bytes += self.pump(queue, 0.0 if order[0].result else 1.0)
                 pumped = now
             while order and (result := order[0].result) is not None:
                 order.popleft()
@@ -260,16 +250,14 @@ class Pool:
                     break
 
     def pump(self, queue: deque[Ticket], timeout: float) -> int:
-        """Feed the containers, wait for news, take it in. Returns the weight of the results that came."""
+        """Send jobs, wait for answers, take them in. Returns the weight of the results that came."""
         for worker in self.workers:
             self.settle(worker)
             self.feed(worker, queue)
         if any(worker.starting for worker in self.workers):
             timeout = min(timeout, 0.02)
         weight = 0
-        events = self.selector.select(timeout) if self.selector.get_map() else []
-        if not events and not self.selector.get_map():
-            time.sleep(timeout)
+        events = self.selector.select(timeout)
         now = time.monotonic()
         for key, mask in events:
             worker = key.data
@@ -293,7 +281,7 @@ class Pool:
         self.selector.modify(worker.container, wanted, worker)
 
     def feed(self, worker: Worker, queue: deque[Ticket]) -> None:
-        """Keep a container in work, or replace it when it has done its share."""
+        """Keep a container busy, or replace it after `recycle_after` programs."""
         container = worker.container
         if container is None:
             return
@@ -323,7 +311,7 @@ class Pool:
                 self.replace(worker, queue, str(reason))
 
     def batch(self, queue: deque[Ticket]) -> list[Ticket]:
-        """As many jobs of one kind from the front as should take BATCH_SECONDS, and whose databases fit together."""
+        """Jobs of one kind from the front of the queue: about BATCH_SECONDS of work, and databases that fit together."""
         first = queue.popleft()
         batch, kind = [first], type(first.job)
         size, needed, room = answers.size(first.job), self.database_of(first.job), self.settings.database_mb << 20
@@ -342,7 +330,7 @@ class Pool:
         return {job.database} if isinstance(job, SqlJob) and not self.settings.everything_fits else set()
 
     def take(self, worker: Worker, frames: list[tuple[int, bytes]]) -> int:
-        """Match answers with tickets. Raises Gone when the runner gives up."""
+        """Match answers with tickets. Returns the weight of the results. Raises Gone when the runner gives up."""
         weight = 0
         for kind, payload in frames:
             if kind == wire.FATAL:
@@ -360,21 +348,3 @@ class Pool:
         while worker.batches and not worker.batches[0]:
             worker.batches.popleft()
         return weight
-
-
-def room_for(databases: Mapping[str, Path], database_mb: int, data_mount: Path | None) -> int:
-    """Megabytes of memory file system a container needs for its databases, at most `database_mb`. Raises SandboxError."""
-    sizes = []
-    for digest, path in databases.items():
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise SandboxError(f"databases: {digest!r} is not the sha256 hex digest of {path}")
-        if not path.is_file():
-            raise SandboxError(f"databases: there is no file {path}")
-        if data_mount is None or not path.resolve().is_relative_to(data_mount.resolve()):
-            sizes.append(path.stat().st_size)
-    if sizes and max(sizes) > database_mb << 20:
-        raise SandboxError(
-            f"a database of {max(sizes) >> 20} MB does not fit into database_mb={database_mb}: raise it, "
-            "or set data_mount to the directory the databases are in"
-        )
-    return min(database_mb, (sum(sizes) >> 20) + len(sizes) // 256 + 1)

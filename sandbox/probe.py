@@ -1,4 +1,4 @@
-"""Try the real thing: honest answers must be right, attacks must not, and honest work must go on after each."""
+"""Run honest answers and every attack in real containers: honest ones must be judged right, before and after each attack."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def job(attack: Attack, database: str) -> PythonJob | SqlJob:
 
 
 def honest(name: str, database: str) -> list[PythonJob | SqlJob]:
-    """Two jobs that are right and two that are wrong, to see whether the judge still knows the difference."""
+    """Two jobs that are right and two that are wrong: the judge must still tell them apart."""
     return [
         PythonJob(f"right after {name}", RIGHT, CALLS),
         PythonJob(f"wrong after {name}", WRONG, CALLS),
@@ -49,7 +49,7 @@ def honest(name: str, database: str) -> list[PythonJob | SqlJob]:
 
 
 def survives(attack: Attack, results: list[Result]) -> tuple[str, bool]:
-    """What an attack and the four honest jobs after it came to, and whether that is as it must be."""
+    """The outcome of an attack and the four honest jobs after it, and whether that is as it should be."""
     first, *after = results
     got = "correct" if is_correct(first) else first.status if first.status != "ok" else "wrong"
     allowed = attack.statuses or (got,)

@@ -1,4 +1,4 @@
-"""What goes into a sandbox and what comes out: two kinds of job, one kind of result, canonical data."""
+"""What goes into a sandbox and what comes out: two kinds of job, one kind of result, plain data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PythonJob:
 
     The value is a list as long as `calls`, each `{"value": canonical}` or `{"error": "TypeName: message"}`. With `stdin`
     the program runs as `__main__` and the value is what it printed. With `in_process` a call may be a statement
-    (`assert ...`), for checks that cannot be taken apart: such a verdict is only as honest as the program.
+    (`assert ...`), for checks that cannot be taken apart; a program can cheat such a check.
     """
 
     id: str
@@ -64,7 +64,7 @@ class PythonJob:
 
 @dataclass(frozen=True)
 class Result:
-    """What running a job gave. `value` is None unless `status` is ok; `error` is the tail of what went wrong."""
+    """The result of a job. `value` is None unless `status` is ok; `error` is the end of the error message."""
 
     id: str
     status: Status

@@ -1,8 +1,9 @@
-"""New arguments like known ones: type-aware mutation, within what all known ones have in common.
+"""New arguments like known ones: type-aware mutation that keeps what all known arguments have in common.
 
-Beyond that a function's behaviour is nobody's promise: where every known list is sorted, or every `n` is the length of the
-list beside it, right programs may do as they like with others. So what holds in all known arguments (`habits`) holds in
-the new ones. With few known ones that is too strict rather than too lax: fewer new inputs, not wrong verdicts.
+A problem does not say what a function does with other arguments. Where every known list is sorted, or every `n` is the
+length of the list beside it, right programs may differ on lists that are not. So the new arguments keep each property
+that all known ones have (`habits`). With few known ones this keeps too many properties, which gives fewer new inputs but
+no wrong verdicts.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ Args = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Habit:
-    """Something that holds in all known arguments; `mend` makes it hold where that is easy."""
+    """A property of all known arguments; `mend` makes other arguments have it, where that is easy."""
 
     holds: Callable[[Args], bool]
     mend: Callable[[Args], Args] = lambda args: args
 
 
 def new_arguments(known: Sequence[Args], chance: random.Random) -> Iterator[Args]:
-    """Arguments like the known ones but none of them, no two the same; boundary values first. May end early."""
+    """Arguments like the known ones, all new and all different, boundary values first. May end early."""
     common = habits(known)
     seen = {literal(args) for args in known}
     for candidate in _candidates(known, chance):
@@ -38,7 +39,7 @@ def new_arguments(known: Sequence[Args], chance: random.Random) -> Iterator[Args
 
 
 def literal(value: Any) -> str:
-    """As Python writes it; the members of a set in an order that no hash seed changes."""
+    """A value as Python writes it; the members of a set in an order that does not depend on the hash seed."""
     match value:
         case set() if value:
             return f"{{{', '.join(sorted(map(literal, value)))}}}"
@@ -68,7 +69,7 @@ def _candidates(known: Sequence[Args], chance: random.Random, tries: int = 400) 
 
 
 def boundaries(value: Any) -> tuple[Any, ...]:
-    """Where programs of this type of input break: nothing, one, the other sign."""
+    """Values on which programs often break: empty, zero, one, the other sign."""
     match value:
         case bool():
             return (not value,)
@@ -147,7 +148,7 @@ def _character(character: str, chance: random.Random) -> str:
 
 
 def habits(known: Sequence[Args]) -> list[Habit]:
-    """The properties, of those looked for, that every known tuple of arguments has."""
+    """The properties that every known tuple of arguments has, of those this module knows."""
     width = len(known[0])
     found = [Habit(lambda args: len(args) == width)]
     for i in range(width):
@@ -174,7 +175,7 @@ def _habit(holds: Callable[[Args], bool], i: int, mend: Callable[[Any], Any] | N
 
 
 def kinds(value: Any, path: str = "") -> set[str]:
-    """The types in a value, by depth, and the sorts of characters in its texts."""
+    """The types in a value, by depth, and the kinds of characters in its texts."""
     path += f".{type(value).__name__}"
     if isinstance(value, str):
         return {path, *(f"{path}:{_sort(c)}" for c in value)}
@@ -227,7 +228,7 @@ def _ascending(value: Any) -> Any:
     return type(value)(sorted(value)) if isinstance(value, list | tuple) else value
 
 
-# (test of one argument, what mends it). A test that says nothing about a value is true of it.
+# (test of one argument, what mends it). A test is true of values that it does not apply to.
 _OF_ONE: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any] | None], ...] = (
     (lambda v: all(x >= 0 for x in _leaves(v) if _number(x)), None),
     (lambda v: all(x > 0 for x in _leaves(v) if _number(x)), None),

@@ -2,9 +2,9 @@
 
     known calls ─► mutated / proposed by a model ─► the reference, twice, in the sandbox ─► kept: finished, the same twice
 
-A generated case is one more call; what it should give is the reference's value of the same call, computed beside the
-reference in each reference check. So nothing expected is stored here, and nothing of it enters a candidate's process.
-Only calls whose arguments are literals are understood: `f([1, 2], "a")`, or `set(f(3))`.
+A generated case is one more call. Its expected value is what the reference gives for the call, computed in each reference
+check; so no expected value is stored here, and none enters the process of an answer. Only calls with literal arguments
+are understood: `f([1, 2], "a")`, or `set(f(3))`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sandbox.protocol import PythonJob
 
 VERSION = 1  # part of the key of what is made
 CANDIDATES = 3  # times as many inputs are tried as are kept
-PATIENCE = 0.2  # of an answer's seconds: the reference must be this quick on all that is kept, so that others may be slower
+PATIENCE = 0.2  # share of an answer's seconds that the reference may take on all kept cases: answers may be slower than it
 WRAPPERS = {"set", "sorted", "list", "tuple", "len", "str", "round", "dict", "sum", "bool", "int", "float", "frozenset"}
 PROPOSING = SampleSection(samples_per_problem=2, temperature=0.8, top_p=1.0, min_p=0.05, max_tokens=192)
 Propose = Callable[[Sequence[str]], Sequence[str]]
@@ -108,7 +108,7 @@ def asking(
     progress: Progress | None = None,
     waiting: Callable[[str], None] | None = None,
 ) -> Propose:
-    """What this model answers when it is asked for further calls, PROPOSING.samples_per_problem answers a problem."""
+    """A `propose` that asks this model for further calls, PROPOSING.samples_per_problem answers a problem."""
 
     def propose(prompts: Sequence[str]) -> list[str]:
         asked = Shard(0, "proposals", problems.with_columns(prompt=pl.Series(prompts, dtype=pl.String)), greedy=False)
@@ -138,7 +138,7 @@ def defined(program: str) -> set[str]:
     try:
         return {node.name for node in ast.parse(program).body if isinstance(node, ast.FunctionDef)}
     except (SyntaxError, ValueError):
-        return set()  # the reference check says so
+        return set()  # the reference check reports it
 
 
 def take(text: str, functions: set[str]) -> Call | None:
@@ -164,7 +164,7 @@ def take(text: str, functions: set[str]) -> Call | None:
 
 
 def _wraps(node: ast.AST) -> TypeGuard[ast.Call]:
-    """Whether it is one of WRAPPERS around something, with nothing but constants beside it."""
+    """Whether a node calls one of WRAPPERS, with nothing but constants after its first argument."""
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
@@ -176,7 +176,7 @@ def _wraps(node: ast.AST) -> TypeGuard[ast.Call]:
 
 
 def proposal_prompt(problem: Mapping[str, Any], n: int) -> str:
-    """What to ask a model for."""
+    """The prompt that asks a model for `n` more calls."""
     known = "\n".join(calls_of(problem["judge"])[:3])
     return (
         f"{problem['prompt']}\n\nThese calls test it:\n{known}\n\nWrite {n} more calls with other inputs, edge cases among "
@@ -185,7 +185,7 @@ def proposal_prompt(problem: Mapping[str, Any], n: int) -> str:
 
 
 def proposed_calls(text: str, functions: set[str]) -> list[Call]:
-    """The calls of `functions` with literal arguments that a text holds, wherever they stand in it."""
+    """The calls of `functions` with literal arguments anywhere in a text."""
     found = []
     for name in sorted(functions):
         for match in re.finditer(rf"\b{re.escape(name)}\s*\(", text):
@@ -210,9 +210,9 @@ def _twice(
     seconds: float,
     progress: Progress | None,
 ) -> list[list[Gave]]:
-    """For each problem what the reference gave for each candidate in two runs, None where it did not finish.
+    """For each problem, what the reference gave for each candidate in two runs, None where it did not finish.
 
-    All candidates of a problem run together; those of a problem that did not get through run alone.
+    All candidates of a problem run together. Where that does not finish, they run one by one.
     """
     jobs = [_job(suite, row, calls, seconds) for row, calls in zip(rows, tried, strict=True) if calls]
     together = _run_twice(jobs, pool, progress)
@@ -225,7 +225,7 @@ def _twice(
 
 
 def _run_twice(jobs: Sequence[PythonJob], pool: Runs, progress: Progress | None) -> Iterator[list[Gave] | None]:
-    """What the calls of each job gave in two runs; None where either did not get to its end."""
+    """What the calls of each job gave in two runs; None where either did not finish."""
     results = []
     for result in pool.map(job for job in jobs for _ in (1, 2)):
         if result.status == "infra_error":
@@ -252,7 +252,7 @@ def _job(suite: PythonSuite, row: Mapping[str, Any], calls: Sequence[str], secon
 def _informative(
     row: Mapping[str, Any], calls: Sequence[str], results: Sequence[Gave], suite: PythonSuite, budget: float
 ) -> list[str]:
-    """The calls that finished alike twice, within `budget` seconds together; outputs not seen before come first."""
+    """The calls that gave the same in both runs, within `budget` seconds together; those with a new output come first."""
     new, again, outputs = list[str](), list[str](), set[str]()
     alone = {**row, "judge": with_calls(row["judge"], calls[:1], instead=True)}
     for call, (one, two, seconds) in zip(calls, results, strict=True):

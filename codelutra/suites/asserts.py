@@ -1,4 +1,4 @@
-"""Asserts taken apart: what the candidate's process evaluates, what is expected, and the rule by which the host decides.
+"""Take an assert apart: what the answer's process evaluates, what is expected, and the rule by which the host decides.
 
     assert f(1) == 2, assert f(1) is None              f(1)         the same value under the suite's mode
     assert f(1), assert not f(1)                       not not f(1) True, False
@@ -6,10 +6,10 @@
     assert abs(f(1) - 2.5) < 0.01                      f(1)         ["within", 0.01, "<"]
     assert f(1) in (2, 3)                              f(1)         ["among"]: the same value as one of these
 
-Whatever else an assert says (`!=`, `and`, `all(…)`, a check of its own on what a call gave) holds what is right in its
-own text, so it can only be decided in the candidate's process, and says so. Rules are JSON: they are judging material.
+Any other assert (`!=`, `and`, `all(…)`, a check of its own on what a call gave) has the right answer in its own text. It can
+only be decided in the answer's process, and is marked so (`in_process`). Rules are JSON: they are judging material.
 
-Of the two sides of an `==` the candidate's is the one that uses what a program of the problem defines.
+Of the two sides of an `==`, the answer's is the one that uses a name which a program of the problem defines.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _BUILTINS = frozenset(dir(builtins))
 
 @dataclass(frozen=True)
 class Check:
-    """An assert: an expression for the candidate's process, one for the expected value, and what decides.
+    """An assert: an expression for the answer's process, one for the expected value, and the rule that compares them.
 
-    in_process: the expression is the decision, made in the candidate's process.
+    in_process: `call` itself decides, in the answer's process.
     """
 
     call: str
@@ -41,7 +41,7 @@ class Check:
 
 
 def defined(program: str, *, imports: bool = False) -> frozenset[str]:
-    """Names that a program defines at its top, with or without what it imports; none where it does not parse."""
+    """Names that a program defines at its top level; with `imports`, those it imports too. None where it does not parse."""
     try:
         body = ast.parse(program).body
     except (SyntaxError, ValueError):
@@ -54,7 +54,7 @@ def defined(program: str, *, imports: bool = False) -> frozenset[str]:
 
 
 def names_to_define(statement: str, given: Set[str] = frozenset()) -> frozenset[str]:
-    """What a statement uses that neither itself, nor `given`, nor Python defines; none where it does not parse."""
+    """Names that a statement uses and that neither it, nor `given`, nor Python defines. None where it does not parse."""
     try:
         nodes = list(ast.walk(ast.parse(statement.strip())))
     except SyntaxError:
@@ -65,10 +65,13 @@ def names_to_define(statement: str, given: Set[str] = frozenset()) -> frozenset[
 
 
 def take_apart(statement: str, names: Set[str] = frozenset(), *, beside_reference: bool = True) -> Check:
-    """`names`: what a program of the problem defines; where they are not known, what is called and no builtin.
-    beside_reference: is there one, so that what is expected may use `names`? Else such an assert decides in the process.
+    """The parts of an assert statement.
 
-    Raises ValueError where it is no single assert, or uses none of `names`: every program would pass.
+    names: what a program of the problem defines; where they are unknown, all that is called and is no builtin.
+    beside_reference: there is a reference, so the expected side may use `names` too. Without one, such an assert decides
+    in the answer's process.
+
+    Raises ValueError where it is not a single assert, or uses none of `names`, so that every program would pass.
     """
     check, test = _taken_apart(statement, names)
     return check if beside_reference or not _uses(ast.parse(check.expected), names) else _truth(test)
@@ -116,7 +119,7 @@ def _by_form(test: ast.expr, names: Set[str]) -> Check:
 
 
 def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:
-    """Whether a value is right by the rule; tolerances are for int and float alone."""
+    """Whether a value is right by the rule. Tolerances apply to int and float alone."""
     match rule:
         case None:
             return equality.agrees(mode, got, expected)
@@ -138,9 +141,10 @@ def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:
 
 
 def for_more(rules: list[Rule]) -> Rule:
-    """The rule for further calls of a function whose known ones have these: the widest tolerance, and the mode's own.
+    """The rule for generated calls of a function whose known calls have these: the widest tolerance of all, the mode's
+    included.
 
-    Their expected values are the reference's, of any size, so what an author wrote for his own may be too narrow.
+    The reference gives their expected values, which may be of any size. The author's tolerance fits the author's values.
     """
     relative = [rule[1] for rule in rules if rule and rule[0] == "isclose"]
     absolute = [rule[2 if rule[0] == "isclose" else 1] for rule in rules if rule and rule[0] in ("isclose", "within")]
@@ -152,8 +156,8 @@ def for_more(rules: list[Rule]) -> Rule:
 def _check(test: ast.expr, names: Set[str], left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:
     mine, other = _uses(left, names), _uses(right, names)
     if mine == other and not mine and _calls(left) and _calls(right):
-        return _truth(test)  # either may be the candidate's
-    # Where neither uses such a name, the side that calls something; where none does, the one with a name.
+        return _truth(test)  # either side may be the answer's
+    # Where neither uses such a name, it is the side that calls something; where neither calls, the one with a name.
     nameless = not any(isinstance(n, ast.Name) for n in ast.walk(left))
     is_right = other if mine != other else not mine and (not _calls(left) if _calls(right) else nameless)
     call, expected = (right, left) if is_right else (left, right)
@@ -163,7 +167,7 @@ def _check(test: ast.expr, names: Set[str], left: ast.expr, right: ast.expr, rul
 
 
 def _truth(test: ast.expr) -> Check:
-    """A test's truth. The `not`s before it stay on the host: they say what is expected."""
+    """Whether a test is true. The `not`s before it stay on the host, where they say what is expected."""
     wanted, inner = True, test
     while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not):
         wanted, inner = not wanted, inner.operand
@@ -171,8 +175,8 @@ def _truth(test: ast.expr) -> Check:
 
 
 def _decides(node: ast.expr) -> bool:
-    """Whether an expression may hold what is right: anything but a name or the plain call of a function that is not given
-    what another call gave."""
+    """Whether an expression may contain the right answer: anything except a name, or a call of one function whose
+    arguments call no function of the problem."""
     match node:
         case ast.Name():
             return False
@@ -186,7 +190,7 @@ def _decides(node: ast.expr) -> bool:
 
 
 def _uses(node: ast.AST, names: Set[str]) -> bool:
-    """Whether it uses one of `names`; where there are none, whether it calls a function that is no builtin."""
+    """Whether a node uses one of `names`; where there are none, whether it calls a function that is no builtin."""
     if names:
         return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node))
     called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
@@ -198,7 +202,7 @@ def _calls(node: ast.AST) -> bool:
 
 
 def _calls_own(node: ast.AST) -> bool:
-    """Whether anything but a builtin is called."""
+    """Whether a function that is no builtin is called."""
     called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
     return any(not (isinstance(func, ast.Name) and func.id in _BUILTINS) for func in called)
 

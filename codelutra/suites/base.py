@@ -1,7 +1,11 @@
-"""A suite is a data set of problems with a way to judge an answer. One file a suite; `open_suite` finds them by name.
+"""A suite: a data set of problems and the rule by which an answer is right.
 
-A suite never runs code itself: it says which job the sandbox should run for an answer, which job gives what a right
-answer gives, and whether two outputs agree.
+A suite runs no code. It names the job that the sandbox runs for an answer, the job whose output is the expected one, and
+says whether two outputs agree. Everything else (sampling, execution, scoring, pairs) is the same for all suites.
+
+To add one, copy `mbpp.py` (Python) or `spider.py` (SQL): a module whose `load(section)` returns a suite, and a line in
+SUITES. `PythonSuite` (python.py) and `SqlSuite` (sql.py) already have everything but the problems. Your module reads
+its files, makes one row of PROBLEMS a problem (`judging…` writes the last column), and applies `cap`.
 """
 
 from __future__ import annotations
@@ -37,19 +41,19 @@ class Suite(Protocol):
     """What the stages ask of a suite."""
 
     name: str
-    version: str  # of prompts, splits and judging together; part of every key made from this suite
+    version: str  # of prompts, splits and judging together; part of the key of every artifact made from this suite
     licence: str
     system: str  # the system message of every prompt
     image: str  # kind of sandbox image its programs need: "python", "datascience"
-    mode: str  # the comparison mode that labels are made by
-    other_modes: tuple[str, ...]  # what answers are compared under besides: reported, never trained on
+    mode: str  # the comparison mode that decides what is correct (equality.py)
+    other_modes: tuple[str, ...]  # further modes that greedy answers are compared under: reported, never trained on
 
     def problems(self) -> pl.DataFrame:
-        """All problems of all splits, as PROBLEMS; order and content are a function of the section alone."""
+        """All problems of all splits, as PROBLEMS. Order and content depend on the section alone."""
         ...
 
     def databases(self) -> Mapping[str, Path]:
-        """SQLite files the jobs name, by sha256 hex digest; empty for suites without any."""
+        """The SQLite files that jobs name, by sha256 hex digest; empty for suites without any."""
         ...
 
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> Job:
@@ -57,15 +61,15 @@ class Suite(Protocol):
         ...
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> Job:
-        """The job that gives the expected output; never sees the candidate."""
+        """The job that gives the expected output. It never sees the answer."""
         ...
 
     def in_process(self, problem: Mapping[str, Any]) -> bool:
-        """Whether checks in the answer's own process decide, as they cannot be taken apart: as honest as the program."""
+        """Whether checks that cannot be taken apart decide in the answer's own process, where a program can cheat them."""
         ...
 
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
-        """Why this expected output cannot judge anybody (SQL: no rows), or "" where it can."""
+        """Why this expected output cannot judge answers (SQL: no rows), or "" where it can."""
         ...
 
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
@@ -73,15 +77,15 @@ class Suite(Protocol):
         ...
 
     def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
-        """Those of `other_modes` under which the two are the same answer."""
+        """The `other_modes` under which two outputs are the same answer."""
         ...
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
-        """Equal for outputs that are the same answer, as far as a tolerance lets it be."""
+        """Equal for outputs that are the same answer, except for some floats that differ within the tolerance."""
         ...
 
     def normalise(self, code: str) -> str:
-        """The program without what does not change its meaning; raises nothing, returns `code` where it cannot parse."""
+        """The program without what does not change its meaning, such as layout; `code` itself where it cannot be parsed."""
         ...
 
 
@@ -94,7 +98,7 @@ def open_suite(section: SuiteSection) -> Suite:
 
 
 def _with_cases(suite: Suite, section: SuiteSection) -> Suite:
-    """The suite under the version it has with generated cases (codelutra/testgen.py; the `problems` stage makes them)."""
+    """The suite with the version it has with generated cases, which the `problems` stage makes (execution/testgen.py)."""
     from codelutra.suites.python import PythonSuite, calls_of
 
     if not isinstance(suite, PythonSuite) or not any(calls_of(judge) for judge in suite.frame["judge"]):

@@ -4,10 +4,10 @@
                  [dev/]dev.json       [dev/]dev_databases/<db_id>/<db_id>.sqlite
                                       …/<db_id>/database_description/<table>.csv
 
-Folders may carry a release in their name (`dev_20240627`), a cut of a file what was cut out (`dev_superhero.json`).
+A folder's name may include a release (`dev_20240627`), and that of a part of a file may say which (`dev_superhero.json`).
 Schemas are read from the databases. `suite.evidence` puts each question's hint into the prompt, as most published
-numbers do; `suite.descriptions` adds what the CSV files say about columns. Protocols and splits are `text_to_sql`'s;
-without the train files (9 GB) there is only a test split in the cross-domain protocol.
+numbers do. `suite.descriptions` adds what the CSV files say about columns. `text_to_sql` has the protocols and splits;
+without the train files (9 GB) the cross-domain protocol has a test split only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.suites.databases import chosen_databases, read_schema
 from codelutra.suites.folder import find, read_json
-from codelutra.suites.sql import SqlSuite, chosen_databases, read_schema
+from codelutra.suites.sql import SqlSuite
 from codelutra.suites.text_to_sql import Asked, Official, suite
 
 VERSION = "2"
@@ -93,7 +94,7 @@ def _context(database: Path, descriptions: bool) -> str:
 
 
 def _described(file: Path) -> Iterator[str]:
-    """`table.column: what it is; what its values mean`, a line for each column whose description says more than its name."""
+    """A line `table.column: what it is; what its values mean` for each column whose description says more than its name."""
     raw = file.read_bytes()
     try:
         text = raw.decode("utf-8-sig")

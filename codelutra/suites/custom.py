@@ -12,41 +12,34 @@
                                             python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
 
-Expected outputs are the reference's own (given rows, asserts and stdouts aside: a line that has those needs no reference,
-and is learned from by attempts alone). Lines without a split are dealt by `shares`;
-problems with the same normalised program or prompt stay on one side.
+The expected output is what the reference gives. A line with rows, asserts or stdouts of its own needs no reference; the
+model then learns from its attempts alone. Lines without a split are dealt by `shares`, and problems with the same
+normalised program or prompt stay in one split.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
-import sqlglot
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from sqlglot.errors import SqlglotError
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites import python as py
 from codelutra.suites import sql
+from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.folder import expand, located, numbered
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 
 SHOWN = 10  # broken lines in one message
-MAX_ROWS = 500  # expected rows of a line: nobody has checked more by eye
-MAX_DATABASE_GIB = 1.0  # databases travel into the sandbox's memory
-DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
-_HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that was not finished begins with it
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+MAX_ROWS = 500  # expected rows of a line
 Split = Literal["train", "dev", "test"]
 Broken = tuple[int, str]  # a line's number, and what is wrong with it
 L = TypeVar("L", bound="Line")
@@ -107,7 +100,7 @@ class FunctionLine(Line):
         if not self.asserts and not (self.function and self.cases):
             raise ValueError("nothing to judge by: give `asserts`, or `function` and `cases` (a list of argument lists)")
         if not self.asserts and not self.reference.strip():
-            raise ValueError("no reference, so nothing tells what the cases should give: give one, or `asserts` instead")
+            raise ValueError("no reference, so the cases have no expected values: give a reference, or `asserts` instead")
         return self
 
 
@@ -124,7 +117,7 @@ class ProgramLine(Line):
     @model_validator(mode="after")
     def _judged(self) -> ProgramLine:
         if not self.reference.strip() and any(run.stdout is None for run in self.tests):
-            raise ValueError("no reference, so nothing tells what the tests should print: give one, or each test its stdout")
+            raise ValueError("no reference, so the tests have no expected output: give a reference, or each test a stdout")
         return self
 
 
@@ -137,7 +130,7 @@ def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
 
 
 def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
-    """The suite that a `suite.yaml` at `path` saying `about` is; `path` itself is not read.
+    """The suite that `about`, the content of a `suite.yaml` at `path`, describes; `path` itself is not read.
 
     Raises ConfigError with every broken line, up to SHOWN.
     """
@@ -150,7 +143,9 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | 
         else (ProgramLine, _program, "text/v1")
     )
     frame = _python_rows(path.parent / about.problems, shape, judging)
-    programs = [py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()]  # none is like no other
+    programs = [
+        py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()
+    ]  # no reference: equal to no other
     frame = _dealt(frame, about, section, programs)
     return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
 
@@ -170,7 +165,7 @@ def _about(path: Path) -> About:
 
 
 def _lines(path: Path, shape: type[L]) -> tuple[list[tuple[int, L]], list[Broken]]:
-    """All lines with their numbers, ids filled in; and what is wrong with the others."""
+    """The valid lines with their numbers, ids filled in; and what is wrong with the others."""
     found, broken, seen = list[tuple[int, L]](), list[Broken](), dict[str, int]()
     for number, text in numbered(path):
         try:
@@ -208,8 +203,7 @@ def _said(error: Any, shape: type[BaseModel]) -> str:
 
 
 def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, programs: Sequence[Hashable]) -> pl.DataFrame:
-    """Splits as given, the rest dealt, caps applied. `programs`: equal for problems with the same program, whatever `group`
-    they were given."""
+    """Splits as given, or dealt by `shares`, then capped. `programs`: equal for problems with the same program."""
     given = frame["split"].is_not_null()
     if given.all():
         return cap(frame, section)
@@ -251,7 +245,7 @@ def _program(line: ProgramLine) -> str:
     printed = [repr(run.stdout) for run in line.tests if run.stdout is not None]
     if printed and len(printed) < len(line.tests):
         raise ValueError(
-            "some tests have a stdout and some do not; give it to all (or to none: then the reference's counts)"
+            "some tests have a stdout and some do not; give it to all, or to none (then the reference's output is expected)"
         )
     return py.judging([f"_printed({run.stdin!r})" for run in line.tests], printed or None, wrap=py.STDIN_WRAP)
 
@@ -274,9 +268,9 @@ def _row(line: Line, prompt: str, reference: str, language: str, group: str, jud
 
 def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlSuite:
     files = _databases(about, path)
-    chosen = sql.chosen_databases(section, sorted(files), str(path))
-    digests = {stem: sql.database_digest(files[stem]) for stem in chosen}
-    schemas = {stem: sql.read_schema(files[stem]) for stem in chosen}
+    chosen = chosen_databases(section, sorted(files), str(path))
+    digests = {stem: database_digest(files[stem]) for stem in chosen}
+    schemas = {stem: read_schema(files[stem]) for stem in chosen}
     lines, broken = _lines(path.parent / about.problems, SqlLine)
     rows, programs = [], []
     for number, line in lines:
@@ -285,7 +279,7 @@ def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlS
             broken.append((number, f"database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})"))
         elif stem in digests:
             reference = line.query.strip().rstrip("; \n")
-            if not line.rows and (wrong := _not_answerable(reference, files[stem])):
+            if not line.rows and (wrong := not_answerable(reference, files[stem])):
                 broken.append((number, wrong))
             judging = (
                 sql.judging_by_rows(line.rows, digests[stem], ordered=line.ordered)
@@ -303,80 +297,12 @@ def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlS
 
 
 def _databases(about: About, path: Path) -> dict[str, Path]:
+    """The files by their stems. Raises ConfigError for one that cannot be used."""
     if not about.databases:
         raise ConfigError(f"{path}: kind sql needs databases, e.g. [shop.sqlite]")
     files = {Path(d).stem: path.parent / expand(d) for d in about.databases}
     if len(files) < len(about.databases):
         raise ConfigError(f"{path}: two databases have the same name without folder and ending; rename one")
     for file in files.values():
-        if file.is_file() and file.stat().st_size > MAX_DATABASE_GIB * 2**30:
-            raise ConfigError(
-                f"{file} has {file.stat().st_size / 2**30:.1f} GiB; the sandbox takes {MAX_DATABASE_GIB:g} GiB at most, as "
-                "it holds databases in memory. Cut a sample that your references still answer on"
-            )
-        log = file.with_name(file.name + "-wal")
-        if log.is_file() and log.stat().st_size:
-            raise ConfigError(
-                f"{file} has changes in {log.name} that are not in the file yet; close its other users, or run "
-                f"`sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
-            )
-        if file.is_file() and (busy := _in_use(file)):
-            raise ConfigError(f"{file} {busy}; wait for its other users or close them, or take a copy (`sqlite3 … .backup`)")
+        require_settled(file)
     return files
-
-
-def _in_use(file: Path) -> str:
-    """Why its bytes may not be the database's content just now, or "". (What a live WAL holds is looked at before.)"""
-    journal = file.with_name(file.name + "-journal")
-    if journal.is_file() and journal.read_bytes()[:8] == _HOT_JOURNAL:
-        return f"has an unfinished transaction in {journal.name}"
-    with file.open("rb") as opened:
-        head = opened.read(20)
-    if head[18:19] == b"\2":  # WAL: readers and the writer do not lock each other out
-        return ""
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
-        try:
-            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
-        except sqlite3.DatabaseError as e:
-            return f"is locked by another program ({e})" if e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY else ""
-    return ""
-
-
-def _not_answerable(query: str, database: Path) -> str:
-    """Why the reference cannot be one on this database, or ""; SQLite prepares it, nothing runs."""
-    uri = f"{database.absolute().as_uri()}?mode=ro&immutable=1"
-    with closing(sqlite3.connect(uri, uri=True)) as connection:
-        reads = _prepares(connection, query)
-        if reads == "":
-            first = query.split(None, 1)[0].upper()
-            return "" if _only_reads(connection, query) else f"the reference writes ({first} …); it may only read"
-        for dialect in DIALECTS:
-            try:
-                translated = sqlglot.transpile(query, read=dialect, write="sqlite")[0]
-            except (SqlglotError, RecursionError, IndexError):
-                continue
-            if translated != query and _prepares(connection, translated) == "":
-                return f"not SQLite's dialect ({reads}); it reads as {dialect}, in SQLite it would be: {translated}"
-        return f"SQLite refuses the query: {reads}"
-
-
-def _only_reads(connection: sqlite3.Connection, query: str) -> bool:
-    """Whether all that preparing the query asks leave for is to read."""
-    asked = set[int]()
-
-    def hear(action: int, *_: str | None) -> int:
-        asked.add(action)
-        return sqlite3.SQLITE_OK
-
-    connection.set_authorizer(hear)
-    _prepares(connection, query)
-    connection.set_authorizer(None)
-    return asked <= _READING
-
-
-def _prepares(connection: sqlite3.Connection, query: str) -> str:
-    try:
-        connection.execute(f"EXPLAIN {query}")
-    except (sqlite3.Error, sqlite3.Warning) as e:
-        return str(e)
-    return ""

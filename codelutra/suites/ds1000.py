@@ -2,12 +2,12 @@
 
     <suite.path>/ds1000.jsonl[.gz]  or  test.jsonl[.gz]
 
-The current format: prompt, reference_code, code_context, metadata. There are no official splits: half trains, a tenth is
-dev, the rest test, library by library; the perturbations of one origin problem stay on one side. The benchmark's own
-checks need the answer's process, so every verdict is `in-process`. Library versions decide some answers: those of the
-`datascience` image are the benchmark's. It lacks torch, tensorflow, seaborn, xgboost and statsmodels, so 174 references
-fail there (4 of Pandas and Numpy; `suite.libraries` chooses), and one wants the network. The authors ask that the problems
-stay out of general training corpora.
+The current format: prompt, reference_code, code_context, metadata. There are no official splits: half of each library
+trains, a tenth is dev, the rest test, and the perturbations of one origin problem stay in one split. The benchmark's own
+checks need the answer's process, so every verdict is `in-process`. Some answers depend on library versions: the
+`datascience` image has the benchmark's. It lacks torch, tensorflow, seaborn, xgboost and statsmodels, so 174 references
+fail there (4 of Pandas and Numpy; choose with `suite.libraries`), and one needs the network. The authors ask that the
+problems stay out of general training corpora.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _END = re.compile(r"</code>|```|^(?:# SOLUTION END|END SOLUTION).*", re.MULTILIN
 
 
 class Ds1000(PythonSuite):
-    """Answers are pieces of a program: brought into the shape the benchmark inserts before they are judged."""
+    """Answers are pieces of a program: `piece` brings them into the shape that the benchmark inserts."""
 
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
         return super().answer_job(problem, piece(code, problem["reference"]), job_id, timeout_seconds)
@@ -85,9 +85,9 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def piece(code: str, reference: str) -> str:
-    """`code` without what models write after it, indented as the reference is where it continues a function.
+    """`code` without what models write after it, and indented like the reference where that continues a function.
 
-    Extraction takes the blanks before an answer's first line; here they come back.
+    Extraction strips the blanks before an answer's first line; this adds them again.
     """
     code = _END.split(code.replace("<code>", "").removeprefix("```python\n"), maxsplit=1)[0].strip("\n").rstrip()
     first = reference.split("\n", 1)[0]

@@ -1,14 +1,14 @@
 """Named, versioned comparison modes: when are two outputs the same answer?
 
-    sql-strict/v1        multiset of rows, columns by position, floats within 1e-6; what training labels are made by
+    sql-strict/v1        multiset of rows, columns by position, floats within 1e-6; decides what is correct in training
     bird-ex/official     set of rows, as BIRD's evaluator compares (duplicates, order and float noise: see below)
     spider-testsuite/v1  multiset of rows under a permutation of columns, as Spider's test-suite evaluator compares
     python-value/v1      built-in values, type by type
-    text/v1              what a program printed, but for trailing blanks
+    text/v1              what a program printed, trailing blanks aside
 
-Two modes never share a column: every outcome names its own. Outputs are decoded sandbox values; for SQL
-`{"columns": [...], "rows": [[...]], "truncated": bool}`. Not covered: `spider-testsuite/v1` sees results, not queries,
-so it does not strip DISTINCT from both queries, as the evaluator does by default, and it knows one database, not many.
+Every outcome names the mode that judged it. Outputs are decoded sandbox values; for SQL
+`{"columns": [...], "rows": [[...]], "truncated": bool}`. Not covered: `spider-testsuite/v1` sees results and not queries,
+so it does not strip DISTINCT from both queries, as the evaluator does by default; and it sees one database, not many.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from itertools import pairwise
 from typing import Any
 
 REL_TOL = 1e-6
-ABS_TOL = 1e-9  # only so that 0.1 + 0.2 - 0.3 is 0: a relative tolerance has no room around zero
-_MOST_ROWS = 200_000  # that may be counted in search of a permutation of columns
-_EXACT = 2.0**53  # floats above it are integers whatever they were meant to be
+ABS_TOL = 1e-9  # so that 0.1 + 0.2 - 0.3 is 0: a relative tolerance has no room around zero
+_MOST_ROWS = 200_000  # counted at most in the search for a permutation of columns
+_EXACT = 2.0**53  # above it every float is an integer
 
 Row = Sequence[Any]
 
@@ -42,19 +42,19 @@ class Mode:
 
 
 def agrees(mode: str, output: Any, expected: Any, *, ordered: bool = False, sort_keys: int = 0) -> bool:
-    """Whether `output` is the answer that `expected` is.
+    """Whether `output` is the same answer as `expected`.
 
-    ordered: does the order of rows count? For `sql-strict/v1` where the reference has an outermost ORDER BY; for
-    `spider-testsuite/v1`, as its evaluator has it, where "order by" occurs anywhere in the reference.
-    sort_keys: so many trailing columns of `expected` (never of `output`) are what its rows are sorted by. Rows that tie
-    on them may come in any order. Without them ties cannot be known, and order is compared row by row.
+    ordered: the order of rows counts. `sql-strict/v1` sets it where the reference has an outermost ORDER BY;
+    `spider-testsuite/v1`, like its evaluator, where "order by" occurs anywhere in the reference.
+    sort_keys: how many trailing columns of `expected` (never of `output`) are sort keys. Rows that tie on them may come
+    in any order. Without sort keys ties are unknown, and rows are compared one by one.
     """
     return MODES[mode].agrees(output, expected, ordered, sort_keys)
 
 
 def answer_digest(mode: str, output: Any, *, ordered: bool = False) -> str:
-    """32 hex digits, equal for outputs that agree (floats to 6 significant digits: a pair of floats may agree within
-    the tolerance and still round apart). Counts different answers; never decides whether one is right."""
+    """32 hex digits, equal for outputs that agree. Floats are rounded to 6 significant digits, so two that agree within the
+    tolerance may still differ here. It counts different answers; it never decides whether one is right."""
     data = json.dumps(MODES[mode].canonical(output, ordered), ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(f"{mode}\0{data}".encode()).hexdigest()[:32]
 
@@ -63,7 +63,7 @@ def answer_digest(mode: str, output: Any, *, ordered: bool = False) -> str:
 
 
 def _exact(value: Any) -> Hashable:
-    """A hashable stand-in: equal exactly where the values are the same, 1 = 1.0 and NaN = NaN, True ≠ 1, "1" ≠ 1."""
+    """A hashable stand-in, equal exactly where the values are the same: 1 = 1.0 and NaN = NaN, True ≠ 1, "1" ≠ 1."""
     if type(value) is float:
         if math.isnan(value):
             return "f", "nan"
@@ -82,12 +82,12 @@ def _exact(value: Any) -> Hashable:
 
 
 def _is_number(value: Any) -> bool:
-    """A number that tolerances make sense for: neither NaN nor an integer beyond the floats."""
+    """Whether a tolerance can apply: a number, but not NaN and not an integer too large for a float."""
     return (type(value) is int and value.bit_length() < 1000) or (type(value) is float and not math.isnan(value))
 
 
 def _close(a: float, b: float) -> bool:
-    """Numbers: integers exactly, anything with a fraction within the tolerance."""
+    """Whether two numbers are the same: integers exactly, others within the tolerance."""
     x, y = _exact(a), _exact(b)
     if x == y:
         return True
@@ -132,7 +132,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _rounded_float(value: float) -> Any:
-    """2.9999999999 and 1e-17 round to what they were meant to be, whole numbers stay as they are."""
+    """2.9999999999 becomes 3, 1e-17 becomes 0; whole numbers stay as they are."""
     if value.is_integer() and abs(value) < _EXACT:
         return int(value)
     near = 0.0 if abs(value) < ABS_TOL else float(f"{value:.6g}")
@@ -165,12 +165,12 @@ def _row_key(row: Row) -> tuple[Hashable, ...]:
 
 
 def _may_bend(exact: Hashable) -> bool:
-    """Could a tolerance bring this (already exact) value together with another one?"""
+    """Whether a tolerance could make this (already exact) value equal another one."""
     return type(exact) is float or (type(exact) is tuple and exact[0] in ("list", "tuple", "set", "dict"))
 
 
 def _shape(value: Any) -> Hashable:
-    """What no tolerance can bridge."""
+    """What of a value must be equal whatever the tolerance: its type, or the value itself."""
     if _is_number(value):
         return "number"
     return type(value).__name__ if _may_bend(_exact(value)) else _exact(value)
@@ -179,7 +179,7 @@ def _shape(value: Any) -> Hashable:
 def _pair_up(output: list[Row], expected: list[Row], columns: list[int]) -> bool:
     """A perfect matching of rows that are the same within the tolerance in `columns` (in the others they are equal)."""
     numeric = [i for i in columns if _is_number(output[0][i])]
-    for i in numeric:  # necessary, and quick: every column pairs up on its own when sorted
+    for i in numeric:  # a quick necessary condition: every column, sorted by itself, pairs up
         if not all(map(_close, sorted(r[i] for r in output), sorted(r[i] for r in expected))):
             return False
 
@@ -189,7 +189,7 @@ def _pair_up(output: list[Row], expected: list[Row], columns: list[int]) -> bool
     left, right = sorted(output, key=numbers), sorted(expected, key=numbers)
     if all(_same_row(a, b) for a, b in zip(left, right, strict=True)):
         return True
-    # Noise in one column reorders rows that differ in the next: augmenting paths (Kuhn) find the matching if any.
+    # Noise in one column reorders rows that differ in the next; augmenting paths (Kuhn) find a matching if there is one.
     near = [[j for j in _window(row, right, numeric) if _same_row(row, right[j])] for row in left]
     partner: dict[int, int] = {}
     return all(_augment(i, near, partner, set()) for i in range(len(left)))

@@ -1,7 +1,7 @@
-"""Where a suite's files are, and reading them with errors that say where.
+"""Find a suite's files and read them, with errors that name the file and line.
 
 `suite.path` is a folder, or `hf:org/name@revision`: a data set on the Hugging Face hub whose repository has the suite's
-official files (DS-1000's has; where it holds parquet instead, take the official release). Pin the revision.
+official files. DS-1000's has; where the hub holds parquet instead, download the official release. Pin the revision.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def find(section: SuiteSection, name: str) -> Path:
 
 
 def first_file(folder: Path, *names: str) -> Path:
-    """The first of `names` that is in the folder. Raises ConfigError naming all of them where none is."""
+    """The first of `names` that the folder has. Raises ConfigError with all of them where it has none."""
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -41,7 +41,7 @@ def first_file(folder: Path, *names: str) -> Path:
 
 
 def located(path: str) -> Path:
-    """A `suite.path` on this machine, fetched from the hub (into its own cache) where it names a data set there."""
+    """`suite.path` as a folder on this machine. A data set on the hub is downloaded into the hub's own cache."""
     return _from_hub(path) if path.startswith("hf:") else expand(path)
 
 

@@ -3,9 +3,9 @@
     <suite.path>/HumanEval.jsonl[.gz]
 
 For measuring only: every problem is a test problem. An answer is the whole function; what stands before it in the prompt
-(imports, other functions) is there already. The asserts of a problem's `check` are taken apart, so the expected values
-are nowhere in the candidate's process; the few checks that draw inputs at random or keep names run in it, and are marked
-(`verdict: in-process`).
+(imports, other functions) is run before the answer. The asserts of a problem's `check` are taken apart, so the expected
+values never enter the process of an answer. A few checks draw inputs at random or keep names; those run in that process
+and are marked (`verdict: in-process`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _before(program: str, function: str) -> str:
-    """What stands before the function."""
+    """The lines before the function."""
     for node in ast.parse(program).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return "\n".join(program.splitlines()[: node.lineno - 1]).strip()
@@ -66,7 +66,7 @@ def _before(program: str, function: str) -> str:
 
 
 def _judging(test: str, function: str, setup: str) -> str:
-    """The checks taken apart; where one is more than asserts over `candidate`, all of them in the candidate's process."""
+    """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer."""
     tree = ast.parse(test)
     check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:

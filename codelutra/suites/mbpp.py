@@ -2,8 +2,9 @@
 
     <suite.path>/mbpp.jsonl  or  sanitized-mbpp.json
 
-Official splits by task_id: 601-974 train, 511-600 dev, 11-510 test; 1-10 are few-shot examples and left out. The prompt is
-the paper's, asserts included; they are taken apart, so the expected values are nowhere in the candidate's process.
+Official splits by task_id: 601-974 train, 511-600 dev, 11-510 test. 1-10 are few-shot examples and are left out. The prompt
+is the paper's, asserts included. The asserts are taken apart (asserts.py), so the expected values never enter the process
+of an answer.
 """
 
 from __future__ import annotations

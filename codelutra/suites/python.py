@@ -1,8 +1,8 @@
 """What every Python suite shares: jobs, judging material, verdicts, normalised programs.
 
-The candidate's process evaluates calls and hands back their values; what those should be is computed in another job and
-compared on the host. Nothing the candidate's process could read or patch decides anything, but where material says
-`in_process`.
+The process of an answer evaluates calls and returns their values. The expected values are computed in another job, and the
+host compares. So nothing that the answer's process can read or patch decides anything, except where judging material
+says `in_process`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class PythonSuite:
 
 
 PLACE = "__the_program__"
-# Runs a whole program for one input and gives what it prints. It lives in the candidate's process and holds no secret.
+# Runs a whole program for one input and returns what it prints. It is part of the answer's process and holds no secret.
 STDIN_WRAP = f"""
 def _printed(text, _code={PLACE}):
     import contextlib, io, os, sys
@@ -124,13 +124,15 @@ def judging(
     wrap: str = "",
     in_process: bool = False,
 ) -> str:
-    """A problem's judging material.
+    """A problem's judging material, as JSON.
 
-    calls: expressions over the program's names. expected: expressions for their values, evaluated beside the reference,
-    never the candidate; None takes the values of the reference's calls. rules: how each call's value is compared, where
-    not all must be the same. setup, after: run before and after the program.
-    wrap: a program that holds the program as text at PLACE. in_process: some of the calls decide by themselves, or raise
-    AssertionError on a wrong answer: what cannot be taken apart.
+    calls: expressions over the program's names.
+    expected: expressions for their values, evaluated beside the reference and never beside the answer; None takes the
+    values of the reference's calls.
+    rules: how each call's value is compared, where some need not be the same value.
+    setup, after: code that runs before and after the program.
+    wrap: a program that has the program as text at PLACE.
+    in_process: some calls cannot be taken apart; they decide by themselves, or raise AssertionError on a wrong answer.
     """
     material = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}
     more = ({"rules": list(rules)} if any(rules) else {}) | ({"in_process": True} if in_process else {})
@@ -138,8 +140,8 @@ def judging(
 
 
 def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: str = "", after: str = "") -> str:
-    """Judging material of asserts, taken apart. Raises ValueError naming the first that is none, or that uses nothing the
-    reference defines (without one: nothing that an answer could define)."""
+    """Judging material of asserts, taken apart. Raises ValueError with the first that is not an assert, or that uses
+    nothing the reference defines (without a reference: nothing that an answer could define)."""
     if reference:
         names = defined(reference)
         checks = [take_apart(statement, names) for statement in asserts]
@@ -170,16 +172,15 @@ def _rules(material: Mapping[str, Any]) -> list[Rule]:
 
 
 def calls_of(judge: str) -> list[str]:
-    """The calls a problem is judged by, where they are calls of the program's own names that have one right value each;
-    else none."""
+    """The calls a problem is judged by, where each is a call of the program's own names with one right value; else none."""
     material = _material(judge)
     known = not material["wrap"] and not material.get("in_process") and ["among"] not in _rules(material)
     return list(material["calls"]) if known else []
 
 
 def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> str:
-    """Judging material with more calls, or with these instead; what they should give are the reference's values. More calls
-    are given the known ones' tolerance."""
+    """Judging material with more calls, or with these instead. The reference gives their expected values; they get the
+    tolerance of the known calls."""
     material = dict(_material(judge))
     if instead:
         return json.dumps({k: v for k, v in material.items() if k != "rules"} | {"calls": list(calls), "expected": None})

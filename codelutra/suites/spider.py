@@ -11,8 +11,9 @@ from typing import Any
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.suites.databases import chosen_databases, schema_text
 from codelutra.suites.folder import find, read_json
-from codelutra.suites.sql import SqlSuite, chosen_databases, schema_text
+from codelutra.suites.sql import SqlSuite
 from codelutra.suites.text_to_sql import Asked, Official, suite
 
 VERSION = "1"

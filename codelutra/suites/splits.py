@@ -1,4 +1,4 @@
-"""Which problem is on which side: seeded, stratified, and the same for the same section on every machine."""
+"""Which problem is in which split: seeded, stratified, and the same for the same section on every machine."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
 from codelutra.suites.folder import expand
 
 KNOWN_BY = ("prompt", "reference", "group", "language")  # columns that tell whether two problems are the same
-WHOLE = 2  # problems due to the smallest share: a group with fewer, rounded by itself, would give it far too few or none
+WHOLE = 2  # a group is dealt by itself where the smallest share gets this many of it; rounding would spoil smaller ones
 
 
 def draw(seed: int, *what: object) -> float:
-    """A number in [0, 1) that is a function of its arguments alone."""
+    """A number in [0, 1) that depends on its arguments alone."""
     text = "\0".join(map(str, (seed, *what)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def normalise_prompt(prompt: str) -> str:
-    """Its words: two prompts with the same ones are the same prompt."""
+    """The words of a prompt in lower case. Prompts with the same words count as the same prompt."""
     return " ".join(re.findall(r"\w+", prompt.lower()))
 
 
 def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
-    """At most `section.train`, `.dev`, `.test` problems of each split, groups in their proportions, order kept.
+    """At most `section.train`, `.dev` and `.test` problems of each split, groups in proportion, in their order.
 
-    Nested: what a smaller cap keeps, a larger one keeps too.
+    A larger cap keeps everything that a smaller one keeps.
     """
     limits = {"train": section.train, "dev": section.dev, "test": section.test}
     chance = pl.Series("chance", [draw(section.seed, "cap", i) for i in problems["problem_id"]], dtype=pl.Float64)
@@ -52,10 +52,10 @@ def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
 
 
 def shown(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
-    """PROBLEMS with the references that the model may learn from: `section.references` of train, the others "".
+    """PROBLEMS in which only `section.references` train problems have their reference, those the model may learn from.
 
-    They are those that `section.train` = `section.references` would keep of the train problems that have one, so the
-    choice is nested: a larger number shows those of a smaller one too.
+    They are the ones that `cap` would keep of the train problems that have a reference. A larger number shows everything
+    that a smaller one shows.
     """
     if section.references is None:
         return problems
@@ -66,9 +66,9 @@ def shown(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
 
 
 def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | None]:
-    """The split each problem was on in `files` (PROBLEMS as parquet), see `_known_by`; None for a new one.
+    """The split that each problem had in `files` (PROBLEMS as parquet); None for a new problem. See `_known_by`.
 
-    What was train anywhere is train: a policy may know it. Raises ConfigError for a file that is not such a frame.
+    A problem that was train in any file is train: a policy may know it. Raises ConfigError for any other file.
     """
     if not files:
         return [None] * problems.height
@@ -79,7 +79,7 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
         except (OSError, pl.exceptions.PolarsError) as e:
             raise ConfigError(
                 f"suite.splits_of {file!r} is no problems.parquet of a run ({str(e).splitlines()[0]}); give "
-                "runs/NAME/problems.parquet, or leave it out: then all problems are dealt anew"
+                "runs/NAME/problems.parquet, or leave it out to deal all problems anew"
             ) from e
         for *known, split in seen.rows():
             for key in _known_by(*known):
@@ -92,7 +92,7 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
 
 
 def _known_by(prompt: str, reference: str, group: str, language: str) -> list[tuple[str, ...]]:
-    """What a problem is known by, also after its schema, its file's name or its reference has changed, but not all three."""
+    """Keys that recognise a problem after its schema, its file's name or its reference has changed, but not all three."""
     asked = normalise_prompt(prompt.partition("\n\n")[2] if language == "sql" else prompt)  # what stands behind the schema
     by_reference = [("both", asked, reference), ("reference", reference, group)] if reference else []
     return [("prompt", normalise_prompt(prompt)), ("asked", asked, group), *by_reference]
@@ -107,11 +107,13 @@ def divide(
 ) -> pl.DataFrame:
     """Deal problems to splits by `shares`, group by group.
 
-    Groups too small to be dealt by themselves (`WHOLE`) are dealt as one, each where the one before it left off: else
-    every group of one would go to the largest share, and the others would stay empty. `same` gives, for each problem,
-    things that must not be on two sides (its normalised query, its normalised prompt); problems that share one, directly
-    or through others, stay together. `held` gives the side of those that have one; what belongs together goes to the first
-    of SPLITS that any of it is held on.
+    same: for each problem, what must not be in two splits (its normalised query, its normalised prompt). Problems that
+    share one, directly or through others, stay together.
+    held: for each problem the split it must have, or None. Problems that stay together get the first of SPLITS that any
+    of them must have.
+
+    Groups too small to be dealt by themselves (`WHOLE`) are dealt as one group. Otherwise each group of one would go to
+    the largest share, and the other splits would stay empty.
     """
     root = list(range(problems.height))
 
@@ -134,7 +136,7 @@ def divide(
     dealt_with = [group if sizes[group] * least >= WHOLE else None for group in groups]  # None: all small groups
 
     def turn(clump: list[int]) -> tuple[float, float]:
-        small = dealt_with[clump[0]] is None  # the large ones before, in an order of their own
+        small = dealt_with[clump[0]] is None  # large groups come first
         by_group = 1 + draw(seed, "divide a group", groups[clump[0]]) if small else 0.0
         return by_group, draw(seed, "divide", min(ids[i] for i in clump))
 
@@ -156,13 +158,13 @@ def divide(
 
 
 def digests(problems: pl.DataFrame) -> dict[str, str]:
-    """12 hex digits a split that has problems: equal for equal problems, in whatever order they come."""
+    """12 hex digits for each split that has problems: equal for equal problems, in any order."""
     parts = problems.sort("problem_id").partition_by("split", as_dict=True)
     content = {split: parts[(split,)].write_ndjson().encode() for split in SPLITS if (split,) in parts}
     return {split: hashlib.sha256(text).hexdigest()[:12] for split, text in content.items()}
 
 
 def overlaps(problems: pl.DataFrame, key: pl.Series) -> list[str]:
-    """Values of `key` (one a problem) that occur on two sides, sorted."""
+    """Values of `key` (one a problem) that occur in two splits, sorted."""
     sides = problems.select("split").with_columns(key=key).group_by("key").agg(pl.col("split").n_unique())
     return sides.filter(pl.col("split") > 1)["key"].sort().to_list()

@@ -1,17 +1,15 @@
-"""What every SQL suite shares: schemas in prompts, jobs, judging, normalised queries.
+"""What every SQL suite shares: jobs, judging, normalised queries. (`databases.py` reads the SQLite files.)
 
-Rows that tie under an outermost ORDER BY may come in any order, and outputs alone do not show which rows tie. So the
-reference is run with its sort keys appended as further columns: the expected output knows its ties, the answer's stays
-as it was.
+Rows that tie under an outermost ORDER BY may come in any order, and an output alone does not show which rows tie. So the
+reference runs with its sort keys as further columns: the expected output then shows its ties. The answer's query stays as
+it is.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,14 +20,15 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from codelutra.config import SuiteSection
-from codelutra.errors import ConfigError
-from codelutra.store.files import sha256_file
 from codelutra.suites import equality
 from sandbox.protocol import SqlJob
 
 SYSTEM = "Answer with one SQLite query."
-MODES = ("sql-strict/v1", "bird-ex/official", "spider-testsuite/v1")  # the first makes labels, all can be reported
+MODES = (
+    "sql-strict/v1",
+    "bird-ex/official",
+    "spider-testsuite/v1",
+)  # the first decides what is correct; the others are reported
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class SqlSuite:
         return equality.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
 
     def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
-        """As `agrees`, under any of MODES: for figures reported beside the label's own."""
+        """As `agrees`, under any of MODES."""
         judging = _judging(problem["judge"])
         ordered = judging["order_by"] if mode == "spider-testsuite/v1" else judging["ordered"]
         return equality.agrees(mode, output, expected, ordered=ordered, sort_keys=judging["sort_keys"])
@@ -93,10 +92,10 @@ def _judging(text: str) -> dict[str, Any]:
 
 
 def judging(reference: str, database: str) -> str:
-    """A problem's judging material: where it runs, and how the order of rows counts.
+    """A problem's judging material: its database, and whether the order of rows counts.
 
-    ordered: an outermost ORDER BY (`sql-strict/v1`). order_by: one anywhere (`spider-testsuite/v1`). keyed: what is run for
-    the expected output instead of the reference, with `sort_keys` further columns.
+    ordered: there is an outermost ORDER BY (`sql-strict/v1`). order_by: there is one anywhere (`spider-testsuite/v1`).
+    keyed: the query that runs for the expected output instead of the reference, with `sort_keys` further columns.
     """
     material: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
     if "order by" in " ".join(reference.lower().split()):
@@ -106,7 +105,7 @@ def judging(reference: str, database: str) -> str:
 
 
 def judging_by_rows(rows: Sequence[Sequence[str | float | None]], database: str, *, ordered: bool) -> str:
-    """Judging material where what is expected is given as rows, and there is no reference."""
+    """Judging material of a problem that has expected rows and no reference."""
     values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows)
     material = {"database": database, "ordered": ordered, "sort_keys": 0, "order_by": ordered, "keyed": f"VALUES {values}"}
     return json.dumps(material, sort_keys=True)
@@ -117,12 +116,11 @@ def _literal(cell: str | float | None) -> str:
 
 
 def with_sort_keys(query: str) -> tuple[bool, str, int]:
-    """Whether the query has an outermost ORDER BY; the query with its keys as last columns; how many those are.
+    """Whether the query has an outermost ORDER BY; the query with its sort keys as last columns; how many those are.
 
-    Two kinds stay as they are: DISTINCT and compound queries (another column would change which rows there are), and those
-    with an alias inside a key, `ORDER BY total + 1` (among the columns the alias is no name, and SQLite prefers a table's
-    column of that name, if there is one). Their ties are not known: rows are compared one by one, and an answer with tied
-    rows in another order than the reference's is wrong.
+    Two kinds stay unchanged: DISTINCT and compound queries, where a further column would change the rows; and queries with
+    an alias inside a key (`ORDER BY total + 1`), which has no meaning among the columns. Their ties are not known, so rows
+    are compared one by one: an answer whose tied rows come in another order than the reference's is wrong.
     """
     try:
         tree = sqlglot.parse_one(query, read="sqlite")
@@ -133,7 +131,7 @@ def with_sort_keys(query: str) -> tuple[bool, str, int]:
         return False, query, 0
     if not isinstance(tree, exp.Select) or tree.args.get("distinct"):
         return True, query, 0
-    # An output column's alias, or its number, is no name inside the column list.
+    # Inside the column list an output column's alias or number means nothing: put what it stands for.
     aliases = {e.alias.lower(): e.this for e in tree.selects if isinstance(e, exp.Alias)}
     keys: list[exp.Expr] = []
     for term in order.expressions:
@@ -153,15 +151,15 @@ def with_sort_keys(query: str) -> tuple[bool, str, int]:
 
 
 def _is_another(aliased: exp.Expr | None, column: exp.Column) -> bool:
-    """Whether an alias of the column's name stands for anything but a column of that name."""
+    """Whether an alias with the column's name stands for something other than a column of that name."""
     return aliased is not None and not (isinstance(aliased, exp.Column) and aliased.name.lower() == column.name.lower())
 
 
 @lru_cache(maxsize=65536)
 def normalise(code: str) -> str:
-    """The query without what does not change its meaning: spacing, case, comments, table aliases, the sides of an =.
+    """The query without spacing, case, comments and table aliases, and with the sides of an = in a fixed order.
 
-    "France" on the side of a comparison is the text 'France', as SQLite reads it where no column has that name.
+    "France" beside a comparison becomes the text 'France', as SQLite reads it where no column has that name.
     """
     if not re.match(r"\s*(select|with|\()\b", code, re.IGNORECASE):
         return code
@@ -183,7 +181,7 @@ def _plain(tree: exp.Query) -> exp.Query:
             identifier.set("this", identifier.name.lower())
     tables = list(tree.find_all(exp.Table))
     names = [t.name for t in tables]
-    if len(set(names)) == len(names):  # every table once: its name says as much as any alias
+    if len(set(names)) == len(names):  # no table occurs twice, so its name can replace its alias
         called = {t.alias: t.name for t in tables if t.alias}
         for column in tree.find_all(exp.Column):
             if column.table in called:
@@ -199,66 +197,3 @@ def _plain(tree: exp.Query) -> exp.Query:
             equal.set("this", left.copy())
             equal.set("expression", right.copy())
     return tree
-
-
-# ---- databases ------------------------------------------------------------------------------------------------------
-
-
-def database_digest(path: Path) -> str:
-    """sha256 of a SQLite file. Raises ConfigError where there is none, or where it is something else."""
-    try:
-        with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); copy it again")
-        return sha256_file(path)
-    except OSError as e:
-        raise ConfigError(f"no database at {path}: {e.strerror}; check suite.path and suite.databases") from e
-
-
-def read_schema(path: Path) -> str:
-    """A database's own schema, as prompts show it: `table(column, other_id -> other, …)`, a line each."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
-        try:
-            own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
-            names = [r[0] for r in connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid")]
-            tables = []
-            for name in names:
-                columns = [r[1] for r in connection.execute(f"PRAGMA table_info({quoted(name, always=True)})")]
-                links = {
-                    r[3]: (r[2], r[4]) for r in connection.execute(f"PRAGMA foreign_key_list({quoted(name, always=True)})")
-                }
-                tables.append((name, columns, links))
-        except sqlite3.DatabaseError as e:
-            raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e
-    return schema_text(tables)
-
-
-def schema_text(tables: Sequence[tuple[str, Sequence[str], Mapping[str, tuple[str, str | None]]]]) -> str:
-    """Tables as (name, columns, {column: (table, column) it points to}), one line each, in few tokens."""
-    lines = []
-    for name, columns, links in tables:
-        shown = []
-        for column in columns:
-            text = quoted(column)
-            if column in links:
-                table, target = links[column]
-                same = target is None or target.lower() == column.lower()
-                text += f" -> {quoted(table)}" if same else f" -> {quoted(table)}.{quoted(str(target))}"
-            shown.append(text)
-        lines.append(f"{quoted(name)}({', '.join(shown)})")
-    return "\n".join(lines)
-
-
-def quoted(name: str, always: bool = False) -> str:
-    """A name as a query must write it."""
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name)
-    return name if plain and not always else '"' + name.replace('"', '""') + '"'
-
-
-def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
-    """`section.databases`, or all known ones, but for `section.without`. Raises ConfigError naming those nobody knows."""
-    for key, names in (("databases", section.databases), ("without", section.without)):
-        if unknown := [d for d in names if d not in known]:
-            shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-            raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {shown}")
-    return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]

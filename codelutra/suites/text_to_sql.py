@@ -1,10 +1,10 @@
-"""What Spider and BIRD share: official files of questions over many databases, and two protocols to split them by.
+"""What Spider and BIRD share: official files of questions over many databases, and two protocols to split them.
 
-cross-domain: the official dev file is the *test* split, since results are quoted on it and the true test sets were
-hidden for years; a seeded tenth of the *databases* of the official train file is held out whole as dev; the rest trains.
+cross-domain: the official dev file is the *test* split, because published results use it (the true test sets were hidden
+for years). A seeded tenth of the *databases* of the official train file is held out as dev; the rest trains.
 
-in-domain: only the questions of `suite.databases`, from both files, dealt 60 : 15 : 25 within each database so that no
-normalised query and no normalised question is on two sides. This is how a model is specialised to databases one has.
+in-domain: only the questions of `suite.databases`, from both files, dealt 60 : 15 : 25 within each database. No normalised
+query and no normalised question is in two splits. Use it to specialise a model to databases you have.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
+from codelutra.suites.databases import database_digest
 from codelutra.suites.splits import cap, divide, draw, normalise_prompt
-from codelutra.suites.sql import SqlSuite, database_digest, judging, normalise
+from codelutra.suites.sql import SqlSuite, judging, normalise
 
 SHARES = {"train": 0.6, "test": 0.25, "dev": 0.15}  # of the in-domain protocol
 HELD_OUT = 0.1  # share of the train file's databases that are dev in the cross-domain protocol

@@ -249,7 +249,7 @@ def test_functions_are_judged_by_cases_or_by_asserts(tmp_path: Path) -> None:
         ({"prompt": "x", "reference": "y"}, "line 1: nothing to judge by"),
         ({**FUNCTION, "cases": [1]}, r"line 1: cases\.0: Input should be a valid (tuple|list)"),
         ({"prompt": "x", "reference": "y", "asserts": ["g() == 1"]}, "line 1: 'g\\(\\) == 1' is not one assert"),
-        ({**FUNCTION, "reference": " "}, "line 1: no reference, so nothing tells what the cases should give"),
+        ({**FUNCTION, "reference": " "}, "line 1: no reference, so the cases have no expected values"),
         ({"prompt": "x", "asserts": ["assert len('a') == 1"]}, "line 1: .* uses nothing that an answer could define"),
         ({"prompt": "x", "setup": "import math as m", "asserts": ["assert m.floor(2.5) == 2"]}, "line 1: .* could define"),
         ({"prompt": "x", "setup": "def g(): return 1", "asserts": ["assert g() == 1"]}, "line 1: .* could define"),
@@ -271,7 +271,7 @@ def test_programs_are_judged_by_what_they_print(tmp_path: Path) -> None:
     assert suite.expected_job(derived, "e", 1.0).calls == ("_printed('2')",)
     assert "4\\n" not in suite.answer_job(given, "x", "a", 1.0).program
     assert suite.agrees(given, [{"value": "4"}, {"value": "6 \n"}], [{"value": "4\n"}, {"value": "6\n"}])
-    with pytest.raises(ConfigError, match="line 1: no reference, so nothing tells what the tests should print"):
+    with pytest.raises(ConfigError, match="line 1: no reference, so the tests have no expected output"):
         opened(write(tmp_path, "kind: python-program", {**open_tests, "reference": ""}))
     with pytest.raises(ConfigError, match="line 1: some tests have a stdout and some do not"):
         opened(write(tmp_path, "kind: python-program", {**line, "tests": [tests[0], {"stdin": "1"}]}))

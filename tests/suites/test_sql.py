@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
-from codelutra.suites.sql import SqlSuite, chosen_databases, database_digest, judging, normalise, read_schema, with_sort_keys
+from codelutra.suites.databases import chosen_databases, database_digest, read_schema
+from codelutra.suites.sql import SqlSuite, judging, normalise, with_sort_keys
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ LIBRARY = Path(__file__).parent / "library"
 
 
 class Function(NamedTuple):
-    """A problem before it is one. `inputs` are argument tuples: the first is shown in the prompt, the others judge."""
+    """What a problem is made from. `inputs` are argument tuples: the prompt shows the first, the others judge."""
 
     topic: str
     name: str
@@ -20,7 +20,7 @@ class Function(NamedTuple):
     inputs: list[tuple[Any, ...]]
 
     def program(self) -> Callable[..., Any]:
-        """The reference as a function: our own code, in our own process."""
+        """The reference as a function, run in this process: it is our own code."""
         names: dict[str, Any] = {}
         exec(self.source, names)
         return cast(Callable[..., Any], names[self.name])

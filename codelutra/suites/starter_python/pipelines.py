@@ -1,8 +1,8 @@
-"""Functions of one line: take what a filter lets pass, map it, and bring it together.
+"""Functions of one line: filter, map, and combine the items of a source.
 
-A source has filters ("are even": `n % 2 == 0`), maps ("the squares of": `n * n`) and ends ("the sum of": `sum(…)`); most
-combinations are a sensible question, and `COUNTS` of each source are drawn from them. Two functions never differ in
-their name or wording only.
+A source has filters ("are even": `n % 2 == 0`) and maps ("the squares of": `n * n`); an end combines them ("the sum of":
+`sum(…)`). Most combinations make a sensible question; `COUNTS` says how many are drawn of each source. No two functions
+differ in name or wording alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from codelutra.suites.splits import draw
 from codelutra.suites.starter_python.functions import Function
-from codelutra.suites.starter_python.sources import SOURCES, Source
+from codelutra.suites.starter_python.sources import Source, read_sources
 
 EACH = 7  # inputs of a function, the shown one included
 TRIED = 30  # inputs they are chosen from
@@ -43,7 +43,7 @@ ASKING = {  # ends that need a filter and no map: name → (phrase over the pred
 def pipelines() -> list[Function]:
     """The drawn functions of all sources, in a fixed order."""
     drawn = []
-    for topic, source in SOURCES.items():
+    for topic, source in read_sources().items():
         chosen = sorted(_functions(topic, source), key=lambda f: draw(0, "pipeline", topic, f.name))[: COUNTS[topic]]
         drawn += [f._replace(inputs=_inputs(source, f)) for f in sorted(chosen, key=lambda f: f.name)]
     return drawn
@@ -83,8 +83,8 @@ def _function(topic: str, source: Source, name: str, asks: str, body: str, predi
 
 
 def _inputs(source: Source, function: Function) -> list[tuple[Any, ...]]:
-    """Of TRIED random inputs those that tell the function from its neighbours, then those with new outputs; the first
-    is a good one to show."""
+    """Of TRIED random inputs, those that tell the function from its neighbours, then those with new outputs. The first is
+    shown in the prompt, so its output is short and not empty."""
     rng = random.Random(f"starter-python {function.topic} {function.name}")
     programs = [function.program(), *(function._replace(source=s).program() for s in neighbours(function.source))]
     further = re.findall(r", (\w+)", function.source.split("\n")[0])
@@ -109,7 +109,7 @@ def _inputs(source: Source, function: Function) -> list[tuple[Any, ...]]:
 
 
 def neighbours(source: str) -> Iterator[str]:
-    """Programs of somebody who was off by one, or took the wrong comparison or the wrong sign."""
+    """The program with one number off by one, or with another comparison or operator."""
     start = source.index("\n")
     for m in re.finditer(r"\d+", source[start:]):
         for number in (int(m[0]) - 1, int(m[0]) + 1):
@@ -121,12 +121,7 @@ def neighbours(source: str) -> Iterator[str]:
 def _output(program: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
     try:
         return repr(program(*arguments))
-    except (
-        IndexError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-    ) as e:  # a neighbour's; of the function itself it would be shown
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as e:  # only neighbours raise
         return repr(e)
 
 
@@ -136,7 +131,7 @@ _NUMBERS = {"limit": range(2, 13), "divisor": (2, 3, 4), "size": range(2, 6), "b
 
 
 def _letters(rng: random.Random, gone_through: Any, argument: str) -> str:
-    """A letter (or several to allow) that is mostly one of those gone through."""
+    """A letter, or several for `allowed`, mostly one that occurs in what is gone through."""
     texts = [item if isinstance(item, str) else item[0] for item in gone_through] or ["e"]
     text = rng.choice(texts)
     if argument == "allowed":

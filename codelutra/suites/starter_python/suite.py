@@ -1,7 +1,7 @@
 """starter-python: some 500 small Python functions, hand-written or composed by us, with cases; needs no download.
 
-A prompt names the function, says what it returns and shows one call; the other calls judge, and their expected values
-are the reference's own. The splits are part of the suite, `suite.seed` only chooses what a cap keeps.
+A prompt names the function, says what it returns and shows one call. The other calls judge; the reference gives their
+expected values. The splits are part of the suite; `suite.seed` only chooses what a cap keeps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _problems() -> pl.DataFrame:
 
 
 def program_of(source: str) -> str:
-    """The normalised program with its function called `f`: a name alone makes no other program."""
+    """The normalised program with its function called `f`, so that programs with different names can be equal."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):

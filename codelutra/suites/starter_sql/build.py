@@ -14,7 +14,7 @@ Rows = dict[str, list[dict[str, Any]]]  # by table
 
 
 def make_rows(world: World) -> Rows:
-    """Invent every table's rows. Frequent values are frequent, some parents have many children, a few have none."""
+    """Draw every table's rows: some values are frequent, some parents have many children, a few have none."""
     rng = random.Random(f"rows of {world.name}")
     rows: Rows = {}
     for table in world.tables:

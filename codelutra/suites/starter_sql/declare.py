@@ -1,4 +1,4 @@
-"""What a world is: tables, columns, links and bridges, and how people talk about them. `worlds/*.yaml` declares ten.
+"""A world: tables, columns, links and bridges, and how people talk about them. `worlds/*.yaml` declares ten.
 
 `{}` in a phrase takes a value ("from {}"), a comparison ("with {} pages" becomes "with more than 300 pages") or a noun
 phrase ("written by {}" becomes "written by authors from Norway").
@@ -25,7 +25,7 @@ class Label:
     values: tuple[str, ...]
     mods: tuple[str, ...]  # after the noun: "from {}"
     verbs: tuple[str, ...]  # after "which authors": "come from {}"
-    before: bool = False  # may the bare value stand before the noun: "fantasy books"
+    before: bool = False  # the bare value may stand before the noun: "fantasy books"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Table:
     many: str
     rows: int
     columns: tuple[Label | Number, ...]
-    title: str = ""  # the column its rows are called by; "" for tables that only connect others
+    title: str = ""  # the column that names its rows; "" for tables that only connect others
     titles: tuple[str, ...] = ()  # its values, at least `rows` of them
 
     @property
@@ -73,7 +73,7 @@ class Link:
     mods: tuple[str, ...]  # the child by its parent: "written by {}"
     verb: str  # "were written by {}"
     has: tuple[str, str]  # the parent's verb, singular and plural: ("wrote", "wrote"), ("has", "have")
-    childless: int = 0  # so many parents have no child
+    childless: int = 0  # how many parents have no child
 
     @property
     def column(self) -> str:

@@ -1,6 +1,6 @@
-"""Worlds into problems: draw from the families, keep what tells a right query from its wrong neighbours, split.
+"""Worlds into problems: draw from the families, keep queries whose wrong neighbours give something else, split.
 
-Nothing here depends on anything but the declarations: no clock, no hash seed, no library that rewrites SQL.
+The result depends on the declarations alone: no clock, no hash seed, no library that rewrites SQL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from codelutra.suites.starter_sql.tell import Draft, Teller
 
 MODE = "sql-strict/v1"
 _TRIES = 400
-_MAX_ROWS = 40  # of an answer: more is tedious to read and rarely what anybody asks for
+_MAX_ROWS = 40  # of an answer
 _SPLITS = ("train", "train", "dev", "train", "train", "test")
 
 
@@ -48,7 +48,9 @@ def problems(world: World) -> list[dict[str, str]]:
 
 def _accepted(world: World, rows: Rows, connection: sqlite3.Connection) -> Iterator[tuple[Family, Draft, list[str], str]]:
     queries, questions = set[str](), set[str]()
-    dealt = random.Random(f"splits of {world.name}").randrange(len(_SPLITS))  # else a rare family is ever in one split
+    dealt = random.Random(f"splits of {world.name}").randrange(
+        len(_SPLITS)
+    )  # so that rare families are not all in one split
     for family in FAMILIES:
         tell = Teller(world, rows, f"{world.name} {family.draw.__name__}")
         missing = family.share
@@ -60,7 +62,7 @@ def _accepted(world: World, rows: Rows, connection: sqlite3.Connection) -> Itera
             if not fresh:
                 continue
             split = _SPLITS[dealt % len(_SPLITS)]
-            twice = split == "train" and dealt % 4 == 0  # now and then asked in two ways, both on the same side
+            twice = split == "train" and dealt % 4 == 0  # some are asked in two ways, both in the same split
             wordings = tell.rng.sample(fresh, min(len(fresh), 2 if twice else 1))
             queries.add(draft.sql.lower())
             questions |= {w.lower() for w in wordings}
@@ -72,7 +74,7 @@ def _accepted(world: World, rows: Rows, connection: sqlite3.Connection) -> Itera
 
 
 def tells_right_from_wrong(rows: Rows, connection: sqlite3.Connection, sql: str) -> bool:
-    """Whether the query gives a fair number of rows, no tie decides its answer, and every wrong neighbour's differs."""
+    """Whether the query returns 1 to _MAX_ROWS rows, no tie decides them, and every wrong neighbour returns others."""
     right = _run(connection, sql)
     if not 1 <= len(right["rows"]) <= _MAX_ROWS or right["rows"] in ([[0]], [[None]]):
         return False
@@ -83,7 +85,7 @@ def tells_right_from_wrong(rows: Rows, connection: sqlite3.Connection, sql: str)
 
 
 def _cut_is_clear(connection: sqlite3.Connection, sql: str) -> bool:
-    """No tie among the rows up to, and just behind, LIMIT k."""
+    """Whether no rows tie up to LIMIT k and one row beyond it."""
     head, tail = sql.split(" ORDER BY ")
     key, limit = tail.split()[0], int(tail.split()[-1])
     keyed = re.sub(r"^SELECT .*? FROM", f"SELECT {key} FROM", head)
@@ -102,7 +104,7 @@ _SWAPPED = {"AVG": "MAX", "MAX": "MIN", "MIN": "MAX", "SUM": "AVG"}
 
 
 def neighbours(rows: Rows, sql: str) -> Iterator[str]:
-    """Near misses: the queries of somebody who got one thing wrong. Only for queries of `families`, in their style."""
+    """The query with one thing wrong, in many ways. Only for queries of `families`, in their style."""
 
     def put(m: re.Match[str], group: int, text: str) -> str:
         return sql[: m.start(group)] + text + sql[m.end(group) :]
@@ -139,7 +141,7 @@ def _conditions_dropped(sql: str) -> Iterator[str]:
 
 
 def _other_value(rows: Rows, column: str, literal: str) -> str:
-    """Another value of a column of that name, the next one up where there is one."""
+    """Another value of a column of that name: the next larger one where there is one."""
     text = literal.startswith("'")
     held = (row[column] for table in rows.values() for row in table if column in row)
     found = sorted({v for v in held if isinstance(v, str) == text})

@@ -1,8 +1,8 @@
-"""starter-sql: ten small databases and some 1,200 questions, made by a generator of ours; needs no download.
+"""starter-sql: ten small databases and some 1,200 questions, made by our generator; needs no download.
 
-The databases and problems are written once to `$CODELUTRA_CACHE` (or `~/.cache/codelutra`), in a folder named by what
-made them. `suite.databases` chooses among the worlds; the splits are part of the suite, `suite.seed` only chooses what
-a cap keeps.
+The databases and problems are written once to `$CODELUTRA_CACHE` (or `~/.cache/codelutra`), in a folder named by a digest
+of the generator. `suite.databases` chooses among the worlds. The splits are part of the suite; `suite.seed` only chooses
+what a cap keeps.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
 from codelutra.store.paths import cache_dir
+from codelutra.suites.databases import chosen_databases, database_digest
 from codelutra.suites.splits import cap
-from codelutra.suites.sql import SqlSuite, chosen_databases, database_digest, judging
+from codelutra.suites.sql import SqlSuite, judging
 from codelutra.suites.starter_sql.build import make_rows, write_database
 from codelutra.suites.starter_sql.declare import read_world, world_names
 from codelutra.suites.starter_sql.generate import problems
@@ -38,7 +39,7 @@ def load(section: SuiteSection) -> SqlSuite:
 
 
 def ensure_made() -> Path:
-    """The folder with `<world>.sqlite` and `problems.jsonl`, made if it is not there. Whole or absent."""
+    """The folder with `<world>.sqlite` and `problems.jsonl`, made if it is absent; what exists is whole."""
     folder = cache_dir() / "starter-sql" / _made_by()
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def ensure_made() -> Path:
             scratch.rename(folder)
         except OSError:
             shutil.rmtree(scratch)
-            if not folder.is_dir():  # else somebody else was first, with the same bytes
+            if not folder.is_dir():  # another process was not first
                 raise
     return folder
 
@@ -67,7 +68,7 @@ def make(folder: Path) -> None:
 
 
 def _made_by() -> str:
-    """Digest of the generator's sources: another generator, another folder."""
+    """Digest of the generator's sources, so that another generator writes another folder."""
     digest = hashlib.sha256()
     for source in sorted([*_SOURCES.glob("*.py"), *_SOURCES.rglob("*.yaml")]):
         digest.update(source.read_bytes())
