@@ -13,8 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from codelutra.cli.tables import markdown_table, paired_text
 from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
@@ -48,7 +46,7 @@ def grid(config: str, overrides: tuple[str, ...], vary: Sequence[str]) -> list[P
     for chosen in product(*axes):
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
         name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
-        more = (*overrides, *(f"{key}={_number(value)}" for key, value in chosen), "select.test=false", f"name={name}")
+        more = (*overrides, *(f"{key}={value}" for key, value in chosen), "select.test=false", f"name={name}")
         points.append(Point(label, load_config(config, more), more))
     return points
 
@@ -56,12 +54,6 @@ def grid(config: str, overrides: tuple[str, ...], vary: Sequence[str]) -> list[P
 def _short(name: str) -> str:
     """At most 64 characters, different for different names."""
     return name if len(name) <= 64 else f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _number(text: str) -> str:
-    """4e-5 as YAML reads a number: 4.0e-5."""
-    parsed = yaml.safe_load(text)
-    return repr(float(text)) if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
 
 
 def results(home: Path, points: Sequence[Point]) -> list[Row]:
