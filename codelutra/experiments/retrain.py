@@ -21,7 +21,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel
 
-from codelutra.config import RunConfig, load_config
+from codelutra.config import SAME_RESULT, RunConfig, load_config, settings
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Overrides
 from codelutra.results import text
@@ -31,14 +31,11 @@ from codelutra.scoring.scores import mcnemar
 from codelutra.scoring.statistics import Estimate
 from codelutra.store.artifacts import digest_of, write_frame
 from codelutra.store.files import link_atomic, locked, whole, write_atomic
-from codelutra.store.run_dir import MAY_CHANGE
-from codelutra.store.run_dir import settings as all_settings
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
 PROMOTED, KEPT, UNFINISHED = "promoted", "kept", "unfinished"
-# Of a config: what changes no number, and where its data lies. What is in the data is digested by itself.
-_SAME_WORK = MAY_CHANGE - {"iterations", "select"} | {"name", "suite.path", "suite.splits_of"}
+_WHERE = {"name", "suite.path", "suite.splits_of"}  # of a config: where its data lies; the data are digested themselves
 
 
 @dataclass(frozen=True)
@@ -164,12 +161,8 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
 
 def _made_of(config: RunConfig) -> str:
     suite = open_suite(config.suite)
-    settings = {k: v for k, v in all_settings(config).items() if not _is_among(k, _SAME_WORK)}
-    return digest_of([settings, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
-
-
-def _is_among(key: str, sections: set[str]) -> bool:
-    return any(key == s or key.startswith(f"{s}.") for s in sections)
+    read = {k: v for k, v in settings(config, SAME_RESULT).items() if k not in _WHERE}
+    return digest_of([read, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
 
 
 def _hold_sides(record: Record, config: RunConfig, earlier: list[str]) -> None:

@@ -12,8 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
@@ -39,7 +37,7 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
     for chosen in product(*axes):
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
         name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
-        more = (*overrides, *(f"{key}={_number(value)}" for key, value in chosen), "select.test=false", f"name={name}")
+        more = (*overrides, *(f"{key}={value}" for key, value in chosen), "select.test=false", f"name={name}")
         arms.append(Arm(label, source, more, load_config(source, more)))
     return Experiment("sweep", f"{base}-sweep", arms, lambda home: _result(home, arms))
 
@@ -47,12 +45,6 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
 def _short(name: str) -> str:
     """At most 64 characters, different for different names."""
     return name if len(name) <= 64 else f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _number(text: str) -> str:
-    """4e-5 as YAML reads a number: 4.0e-5."""
-    parsed = yaml.safe_load(text)
-    return repr(float(text)) if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import models
-from codelutra.config import Section, TrainSection, WarmStartSection
+from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError, UserError
 from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
@@ -204,7 +204,7 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
         write_frame(made, out / "pairs.parquet")
         return facts
 
-    read = {**_section(config), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
+    read = {**settings(config, SAME_RESULT), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
     return Step(_recipe("pairs", read, inputs), build)
 
 
@@ -229,7 +229,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     config = run.config.warm_start
     assert config is not None
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
-    read = {**_section(config, "checkpoint_steps", "processes"), "seed": run.config.seed, "system": run.suite.system}
+    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system}
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -257,11 +257,13 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
-    read = {**_section(config, "checkpoint_steps", "processes"), "seed": seed, "system": system}
+    read = {**settings(config, SAME_RESULT), "seed": seed, "system": system}
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
     if config.objective == "grpo":
-        read |= {"sample": _section(run.config.sample, "shard_problems", "endpoints"), **_judging(run)}
+        drawn = settings(run.config.sample, SAME_RESULT)
+        del drawn["shard_problems"]  # GRPO draws its own batches
+        read |= {"sample": drawn, **_judging(run)}
     recipe = _recipe("train", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -346,10 +348,6 @@ def _supervised(config: TrainSection) -> WarmStartSection:
 
 def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recipe:
     return Recipe(stage, VERSIONS[stage], config, inputs)
-
-
-def _section(section: Section, *not_in_result: str) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude=set(not_in_result))
 
 
 def _judging(run: Run) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from typing import Any
 
 import yaml
 
-from codelutra.config import RunConfig, parse_config, to_yaml
+from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
 from codelutra.errors import UserError
-from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
 from codelutra.store.files import link_atomic, locked, write_atomic
 from codelutra.store.paths import go_on_command, told_command
@@ -139,26 +138,9 @@ class RunDir:
         return None
 
 
-# What may change between two starts of one run: how far it goes and what it runs on, not what any number means.
-MAY_CHANGE = {
-    "iterations",
-    "select",
-    "engine.gpu_memory",
-    "engine.cache_gib",
-    "engine.max_batch",
-    "engine.eager",
-    "execute.workers",
-    "execute.max_infra_error",
-    "sample.endpoints",
-    "train.processes",
-    "warm_start.processes",
-}
-
-
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
-    a, b = settings(before), settings(now)
-    free = tuple(MAY_CHANGE)
-    differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and not any(k == f or k.startswith(f"{f}.") for f in free)]
+    a, b = (settings(config, SAME_RESULT, HOW_FAR) for config in (before, now))
+    differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
     if differ:
         shown = "; ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in differ[:5])
         raise UserError(
@@ -166,16 +148,3 @@ def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
             f"own (--set name=…; finished work is shared through the store), go on with the old one "
             f"({go_on_command(path)}), or remove {path}"
         )
-
-
-def settings(config: RunConfig) -> dict[str, Any]:
-    """Every value of a config by its dotted name, with the number format that `auto` stands for on this machine."""
-    values = flat(config.model_dump(mode="json"))
-    return values | {"engine.dtype": number_format(values["engine.dtype"])}
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, sub in value.items() for k, v in flat(sub, f"{prefix}.{key}" if prefix else key).items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codelutra.config import TrainSection, WarmStartSection
+from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
 from codelutra.store.files import sha256_file, write_atomic
 from codelutra.training.batches import Example
@@ -58,7 +58,7 @@ def job_key(job: Job) -> str:
     term of the loss is its token mean."""
     files = sorted(f for kind in ("*.safetensors", "*.bin") for f in job.policy.glob(kind))
     weights = [(f.name, sha256_file(f)) for f in files]
-    config = job.config.model_dump(mode="json", exclude={"checkpoint_steps", "processes"})
+    config = settings(job.config, SAME_RESULT)
     if config.get("sft_norm") != "token":
         del config["micro_batch"]
     batches = [sorted(i for m in step for i in m) for step in job.steps]
