@@ -22,7 +22,7 @@ from codelutra.suites.python import PythonSuite, judging
 from codelutra.suites.splits import digests
 from codelutra.suites.sql import judging as sql_judging
 from sandbox.protocol import encode
-from tests.cli.test_bad_input import codelutra
+from tests.helpers.commands import codelutra
 from tests.helpers.tiny_model import write_tiny_model
 
 LOOP = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
