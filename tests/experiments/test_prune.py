@@ -73,7 +73,9 @@ def test_what_others_need_is_kept(tmp_path: Path) -> None:
         unused(tmp_path, ["nope"])
     record = tmp_path / "promoted/demo/record.json"
     record.parent.mkdir(parents=True)
-    row = Retraining(run="example", made_of="", base_model="hf:example/tiny@main", model="hf:example/tiny@main", promoted_at=1.0)
+    row = Retraining(
+        run="example", made_of="", base_model="hf:example/tiny@main", model="hf:example/tiny@main", promoted_at=1.0
+    )
     record.write_text(json.dumps([row.model_dump(mode="json")]))
     with pytest.raises(UserError, match=r"run 'example' is needed to roll demo back \(it was promoted\)"):
         unused(tmp_path, ["example", "later"])

@@ -233,5 +233,5 @@ def test_retraining_says_what_became_of_it_and_what_it_promoted_can_be_evaluated
     (row,) = evaluate(models=[f"path:{home}/promoted/nodev/model"], config=str(config), home=str(home))
     assert row["test"]["value"] == 0.75
     table: Any = Artifact.get("evaluation-nodev-evaluate")
-    assert json.loads(table.data)[0]["test pass@1"].startswith("75.0%")
+    assert json.loads(table.data)[0]["test pass@1 [95 %]"].startswith("75.0%")
     gc.collect()
