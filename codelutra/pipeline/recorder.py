@@ -18,6 +18,7 @@ from codelutra.results import text
 from codelutra.results.summary import (
     Answers,
     Funnel,
+    ModeRate,
     PairedTest,
     PolicyResult,
     Problems,
@@ -86,7 +87,7 @@ class Recorder:
         row = self._row(policy, made)
         frame = self._scores[policy.label] = scores.frame("scores")
         row.dev, row.executable = pass_at_1(frame), scores.facts["executable"]
-        row.other_modes = scores.facts.get("other_modes", {})
+        row.other_modes = {m: ModeRate(**r) for m, r in scores.facts.get("other_modes", {}).items()}
         row.statuses["dev"] = scores.facts["statuses"]["greedy"]
         self._drawn(row, "dev", samples, outcomes)
         for i, (drawn, judged) in enumerate(zip(samples, outcomes, strict=True)):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +17,8 @@ from codelutra.pipeline.run import Policy, open_run
 from codelutra.pipeline.sampler import measure_plan
 from codelutra.schema import STATUS
 from codelutra.store.artifacts import Recipe, Step, write_frame
-
-
-def codelutra(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "codelutra.cli", *args], capture_output=True, text=True, env=os.environ | env
-    )
+from tests.helpers.commands import codelutra
+from tests.helpers.runs import without_dev
 
 
 def config(**changes: Any) -> Any:
@@ -96,19 +89,6 @@ def test_a_train_split_that_nothing_can_judge_is_refused(tmp_path: Path) -> None
         policy = Policy("policy-0", str(tmp_path), "x")
         with pytest.raises(UserError, match="no reference of the 8 train problems is usable"):
             measure_plan(run, policy, asked, judged, "dev", train=True)
-
-
-def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
-    """A config over a custom suite with a problem for each of `splits`."""
-    lines = [
-        {"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]], "split": s}
-        for i, s in enumerate(splits)
-    ]
-    (folder / "suite.yaml").write_text("kind: python-function")
-    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    raw = {"name": "nodev", "model": f"path:{folder}/none", "suite": {"name": "custom", "path": str(folder)}} | changes
-    (folder / "nodev.yaml").write_text(json.dumps(raw))
-    return folder / "nodev.yaml"
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -17,7 +17,7 @@ from codelutra.cli.init import _config_text, init_python, init_sql, sizes
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.suites.base import open_suite
-from tests.cli.test_bad_input import codelutra
+from tests.helpers.commands import codelutra
 
 EXAMPLE = Path(__file__).parents[2] / "docs/example/library"
 FUNCTION = {"prompt": "Add {n}.", "reference": "def f(x): return x + {n}", "function": "f", "cases": [[1]]}

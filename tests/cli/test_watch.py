@@ -31,7 +31,7 @@ def shown(*states: dict[str, Any]) -> list[str]:
     return [line.strip() for line in text.getvalue().splitlines() if "step " in line]
 
 
-def step(done: int, stage: str = "train iteration 1", total: int = 40, **measures: float) -> dict[str, Any]:
+def step(done: int, stage: str = "train policy 1", total: int = 40, **measures: float) -> dict[str, Any]:
     return {"stage": stage, "done": done, "total": total, "unit": "steps", "measures": measures}
 
 
@@ -41,13 +41,13 @@ CHOSEN = {"chosen_log_prob": -4.0, "chosen_drift": -0.5}
 def test_a_training_tells_its_log_probabilities_every_tenth_of_its_steps() -> None:
     lines = shown(*(step(i, loss=1.0, **CHOSEN) for i in range(1, 41)))
     assert len(lines) == 11
-    assert lines[0] == "train iteration 1, step 1: loss 1.000  chosen −4.0 (−0.5)"
-    assert lines[-1].startswith("train iteration 1, step 40:")
+    assert lines[0] == "train policy 1, step 1: loss 1.000  chosen −4.0 (−0.5)"
+    assert lines[-1].startswith("train policy 1, step 40:")
 
 
 def test_the_next_training_starts_from_the_beginning_and_other_stages_stay_quiet() -> None:
-    lines = shown(step(40, loss=1.0), step(7, "sample policy-1"), step(1, "train iteration 2", loss=2.0))
-    assert [line.split(",")[0] for line in lines] == ["train iteration 1", "train iteration 2"]
+    lines = shown(step(40, loss=1.0), step(7, "sample policy-1"), step(1, "train policy 2", loss=2.0))
+    assert [line.split(",")[0] for line in lines] == ["train policy 1", "train policy 2"]
 
 
 @pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "[bold]"])

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from codelutra.errors import ConfigError, UserError
-from codelutra.experiments.method_table import compare, table_rows, write_comparison
+from codelutra.experiments.method_table import comparison
 from codelutra.experiments.methods import METHODS, arm, chosen_methods, chosen_seeds
-from codelutra.experiments.sweep import grid, results, write_sweep
+from codelutra.experiments.plan import conclude, folder
+from codelutra.experiments.sweep import sweep
 from codelutra.prompts import with_examples
 from codelutra.schema import EXPECTED, OUTCOMES, PROBLEMS, SCORES
 from codelutra.scoring.scores import difference, mcnemar, mean_pass_at_1
@@ -36,15 +37,15 @@ def scores(*solved: bool) -> pl.DataFrame:
 
 
 def test_every_method_is_a_valid_config_and_they_differ_only_where_they_say() -> None:
-    plain, _ = arm("demo", (), "codelutra", 1)
+    plain = arm("demo", (), "codelutra", 1).config
     assert (plain.name, plain.seed) == ("demo-codelutra-s1", 1)
     for method in METHODS:
-        made, _ = arm("demo", ("train.learning_rate=3e-5",), method, 1)
+        made = arm("demo", ("train.learning_rate=3e-5",), method, 1).config
         assert made.suite.model_copy(update={"shots": 0}) == plain.suite
         assert made.sample == plain.sample
         assert made.train.learning_rate == (1e-5 if method == "grpo" else 3e-5)
-    assert arm("demo", (), "dpo", 0)[0].train.sft_weight == 0
-    assert arm("demo", (), "base", 0)[0].warm_start is None
+    assert arm("demo", (), "dpo", 0).config.train.sft_weight == 0
+    assert arm("demo", (), "base", 0).config.warm_start is None
 
 
 @pytest.mark.parametrize("names", ["sft,grop", "", ","])
@@ -157,54 +158,60 @@ def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: P
     example_run(tmp_path, name="tiny-sft-s0", skills=(0.05, 0.4, 0.3))
     example_run(tmp_path, name="tiny-rft-s0", skills=(0.05, 0.4, 0.3), finished=False)
     methods = ["sft", "rft", "codelutra"]
-    result = compare(tmp_path, str(config), (), methods, {m: [0] for m in methods})
-    assert [r["method"] for r in result["methods"]] == ["sft", "codelutra"]
-    assert result["missing"] == ["tiny-rft-s0"]
-    sft, ours = result["methods"]
+    experiment = comparison(str(config), (), methods, [0])
+    result = conclude(experiment, tmp_path)
+    assert [r["method"] for r in result.data["methods"]] == ["sft", "codelutra"]
+    assert result.missing == result.data["missing"] == ["tiny-rft-s0"]
+    sft, ours = result.data["methods"]
     assert sft["against"]["value"] == pytest.approx(ours["test"]["value"] - sft["test"]["value"])
     assert ours["against"] is None
-    written = write_comparison(result, tmp_path / "out")
-    assert json.loads(written.read_text()) == result
-    assert "| codelutra |" in (tmp_path / "out" / "comparison.md").read_text()
-    assert (tmp_path / "out" / "methods.svg").exists()
-    assert {r["method"] for r in table_rows(result)} == {"sft", "codelutra"}
-    cells = [max(map(len, column)) for column in zip(*map(dict.values, table_rows(result, narrow=True)), strict=True)]
+    out = folder(experiment, tmp_path)
+    assert json.loads((out / "comparison.json").read_text()) == result.data
+    written = (out / "comparison.md").read_text()
+    assert "| codelutra |" in written
+    assert "tiny-rft-s0" in written
+    assert (out / "methods.svg").exists()
+    assert {r["method"] for r in result.table.records()} == {"sft", "codelutra"}
+    assert result.narrow
+    cells = [max(map(len, column)) for column in zip(*result.narrow.rows, strict=True)]
     assert sum(cells) + 3 * len(cells) + len("codelutra-no-reference") - len("codelutra") <= 80
 
 
 def test_nothing_finished_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="demo-sft-s0"):
-        compare(tmp_path, "demo", (), ["sft"], {"sft": [0]})
+        conclude(comparison("demo", (), ["sft"], [0]), tmp_path)
 
 
 def test_a_sweep_is_every_combination_each_valid_and_named_before_any_runs() -> None:
-    points = grid("demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true,false"])
+    points = sweep("demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true,false"]).arms
     found = [(p.config.train.learning_rate, p.config.pairs.references) for p in points]
     assert found == [(1e-5, True), (1e-5, False), (4e-5, True), (4e-5, False)]
     assert len({p.config.name for p in points}) == 4
     assert not any(p.config.select.test for p in points), "test is not for trying settings"
     with pytest.raises(ConfigError, match="beta"):
-        grid("demo", (), ["train.beta=0.1,-1"])
-    long = grid(
+        sweep("demo", (), ["train.beta=0.1,-1"])
+    long = sweep(
         "demo", (), ["train.learning_rate=1e-5,4e-5", "pairs.references=true", "warm_start.epochs=1,2", "train.beta=0.1"]
-    )
+    ).arms
     assert len({p.config.name for p in long}) == 4, "cut short, names still differ"
 
 
 @pytest.mark.parametrize("vary", [[], ["train.beta"], ["=3"]])
 def test_nothing_to_vary_is_told_with_an_example(vary: list[str]) -> None:
     with pytest.raises(UserError, match=r"--vary train\.learning_rate"):
-        grid("demo", (), vary)
+        sweep("demo", (), vary)
 
 
 def test_a_sweep_ranks_finished_points_by_dev(tmp_path: Path) -> None:
-    points = grid("demo", (), ["train.beta=0.1,0.2,0.3"])
-    for point, skill in zip(points, (0.3, 0.9), strict=False):
+    experiment = sweep("demo", (), ["train.beta=0.1,0.2,0.3"])
+    for point, skill in zip(experiment.arms, (0.3, 0.9), strict=False):
         example_run(tmp_path, name=point.config.name, skills=(0.05, 0.4, skill))
-    rows = results(tmp_path, points)
+    result = conclude(experiment, tmp_path)
+    rows = result.data
+    assert result.missing == [experiment.arms[2].config.name]
     assert [r["setting"] for r in rows] == ["beta 0.2", "beta 0.1"]
-    assert rows[0]["policy"] == "iteration 1"
-    assert rows[1]["policy"] == "warm start"
-    write_sweep(rows, tmp_path / "out")
-    assert "| beta 0.2 |" in (tmp_path / "out" / "sweep.md").read_text()
-    assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())) == 2
+    assert rows[0]["policy"] == "policy 1"
+    assert rows[1]["policy"] == "policy 0"
+    out = folder(experiment, tmp_path)
+    assert "| beta 0.2 |" in (out / "sweep.md").read_text()
+    assert len(json.loads((out / "sweep.json").read_text())) == 2

@@ -11,9 +11,10 @@ import pytest
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.experiments.prune import remove, unused
+from codelutra.experiments.retrain import Retraining
 from codelutra.store.artifacts import Store
 from codelutra.store.run_dir import RunDir
-from tests.cli.test_bad_input import codelutra
+from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
 
 
@@ -72,8 +73,11 @@ def test_what_others_need_is_kept(tmp_path: Path) -> None:
         unused(tmp_path, ["nope"])
     record = tmp_path / "promoted/demo/record.json"
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps([{"run": "example", "promoted_at": 1.0}]))
-    with pytest.raises(UserError, match="'example' was promoted for demo"):
+    row = Retraining(
+        run="example", made_of="", base_model="hf:example/tiny@main", model="hf:example/tiny@main", promoted_at=1.0
+    )
+    record.write_text(json.dumps([row.model_dump(mode="json")]))
+    with pytest.raises(UserError, match=r"run 'example' is needed to roll demo back \(it was promoted\)"):
         unused(tmp_path, ["example", "later"])
     with RunDir(tmp_path / "runs/later").hold(), pytest.raises(UserError, match="run 'later' is going on"):
         unused(tmp_path)

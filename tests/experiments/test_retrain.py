@@ -15,16 +15,17 @@ import pytest
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError, UserError
-from codelutra.experiments.evaluate import arm
-from codelutra.experiments.retrain import Record, Retraining, conclude, next_retraining, promote, read_record, table_rows
+from codelutra.experiments.evaluate import evaluation
+from codelutra.experiments.retrain import Due, Record, conclude, next_retraining, promote, read_record, record_table
 from codelutra.pipeline.run import Run
 from codelutra.results.findings import read_findings
 from codelutra.results.lineage import _keys, lineage
+from codelutra.results.summary import RunSummary, load_summary
 from codelutra.suites.base import open_suite
-from tests.cli.test_bad_input import codelutra, without_dev
+from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
+from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
-from tests.pipeline.test_measuring import answer
 
 
 @pytest.fixture(scope="module")
@@ -104,38 +105,43 @@ def test_sides_are_of_custom_suites_and_of_files_that_are_there(tmp_path: Path) 
         sides(tmp_path, splits_of=["none.parquet"])
 
 
-def due(home: Path, config: Path) -> Retraining:
+def due(home: Path, config: Path) -> Due:
     found = next_retraining(home, str(config))
     assert found
     return found
 
 
-def refined(home: Path, found: Retraining, *skills: float) -> dict[str, Any]:
+def refined(home: Path, found: Due, *skills: float) -> RunSummary:
     """What refining would leave: a run whose base, warm start (if any) and iterations answer so well."""
-    changes = found.config.model_dump(mode="json", exclude={"name", "iterations"})
-    run = example_run(home, name=found.config.name, skills=skills, **changes)
-    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    changes = found.arm.config.model_dump(mode="json", exclude={"name", "iterations"})
+    run = example_run(home, name=found.arm.config.name, skills=skills, **changes)
+    summary = load_summary(run)
+    assert summary
     return summary
 
 
 def test_the_first_is_promoted_nothing_new_is_nothing_and_what_grew_goes_on_from_it(tmp_path: Path) -> None:
     config = grow(tmp_path, range(0, 200, 2))
     first = due(tmp_path, config)
-    assert (first.config.name, first.config.model, first.config.warm_start is not None) == (
+    assert (first.arm.config.name, first.arm.config.model, first.arm.config.warm_start is not None) == (
         "shop-r001",
         "hf:example/tiny@main",
         True,
     )
     assert due(tmp_path, config) == first, "begun and not concluded: it comes again"
     row = conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
-    assert (row["verdict"], row["title"]) == ("promoted", "iteration 1")
+    assert (row.verdict, row.policy) == ("promoted", "policy-1")
     assert next_retraining(tmp_path, str(config)) is None
 
     grow(tmp_path, range(200))
     second = due(tmp_path, config)
-    assert (second.config.name, second.config.model, second.config.warm_start) == ("shop-r002", "run:shop-r001", None)
+    assert (second.arm.config.name, second.arm.config.model, second.arm.config.warm_start) == (
+        "shop-r002",
+        "run:shop-r001",
+        None,
+    )
     was = pl.read_parquet(tmp_path / "runs/shop-r001/problems.parquet").select("prompt", "split")
-    now = open_suite(second.config.suite).problems().select("prompt", "split")
+    now = open_suite(second.arm.config.suite).problems().select("prompt", "split")
     assert now.join(was, on="prompt").filter(pl.col("split") != pl.col("split_right")).height == 0
     assert now.height == 2 * was.height
 
@@ -150,23 +156,24 @@ def test_only_a_better_policy_is_promoted(tmp_path: Path) -> None:
     grow(tmp_path, range(205))
     worse = due(tmp_path, config)
     row = conclude(tmp_path, worse, refined(tmp_path, worse, 0.5, 0.1))
-    assert (row["verdict"], row["title"], row["paired"]) == ("kept", "base", None)
+    assert (row.verdict, row.policy, row.paired) == ("kept", "policy-0", None)
     assert model.readlink() == link
 
     grow(tmp_path, range(210))
     unsure = due(tmp_path, config)
-    assert unsure.config.model == "run:shop-r001", "from the promoted policy, not from the last"
+    assert unsure.arm.config.model == "run:shop-r001", "from the promoted policy, not from the last"
     row = conclude(tmp_path, unsure, refined(tmp_path, unsure, 0.4, 0.9), alpha=1e-12)
-    assert row["paired"]["gained"] > row["paired"]["lost"]
-    assert row["verdict"] == "kept", "more certainty was asked for"
+    assert row.paired
+    assert row.paired.gained > row.paired.lost
+    assert row.verdict == "kept", "more certainty was asked for"
 
     grow(tmp_path, range(215))
     better = due(tmp_path, config)
     row = conclude(tmp_path, better, refined(tmp_path, better, 0.4, 0.9))
-    assert row["verdict"] == "promoted"
-    assert model.resolve() == Path(row["path"])
+    assert row.verdict == "promoted"
+    assert model.resolve() == Path(row.path)
     record = read_record(tmp_path, "shop")
-    assert [r["now"] for r in table_rows(record)] == ["", "", "", "●"]
+    assert [r["now"] for r in record_table(record).records()] == ["", "", "", "●"]
     assert conclude(tmp_path, better, refined(tmp_path, better, 0.4, 0.9)) == row, "concluded once"
 
 
@@ -176,20 +183,25 @@ def test_what_was_not_compared_with_the_promoted_policy_is_not_promoted(tmp_path
     early = due(tmp_path, config)
     grow(tmp_path, range(110))
     late = due(tmp_path, config)
-    assert (early.config.name, late.config.name, late.config.model) == ("shop-r001", "shop-r002", early.config.model)
-    assert conclude(tmp_path, early, refined(tmp_path, early, 0.0, 0.3, 0.9))["verdict"] == "promoted"
+    assert (early.arm.config.name, late.arm.config.name, late.arm.config.model) == (
+        "shop-r001",
+        "shop-r002",
+        early.arm.config.model,
+    )
+    assert conclude(tmp_path, early, refined(tmp_path, early, 0.0, 0.3, 0.9)).verdict == "promoted"
     row = conclude(tmp_path, late, refined(tmp_path, late, 0.0, 0.3, 0.9))
-    assert row["paired"]["gained"] > row["paired"]["lost"]
-    assert row["verdict"] == "kept"
+    assert row.paired
+    assert row.paired.gained > row.paired.lost
+    assert row.verdict == "kept"
 
 
 def test_a_base_that_nothing_improved_gets_its_warm_start_again_with_more_data(tmp_path: Path) -> None:
     config = grow(tmp_path, range(40))
     first = due(tmp_path, config)
-    assert conclude(tmp_path, first, refined(tmp_path, first, 0.9, 0.0, 0.0))["verdict"] == "promoted"
+    assert conclude(tmp_path, first, refined(tmp_path, first, 0.9, 0.0, 0.0)).verdict == "promoted"
     grow(tmp_path, range(200))
     second = due(tmp_path, config)
-    assert (second.config.model, second.config.warm_start is not None) == (first.config.model, True)
+    assert (second.arm.config.model, second.arm.config.warm_start is not None) == (first.arm.config.model, True)
 
 
 def test_a_retraining_whose_start_is_no_longer_promoted_begins_anew(tmp_path: Path, weights: Path) -> None:
@@ -198,28 +210,28 @@ def test_a_retraining_whose_start_is_no_longer_promoted_begins_anew(tmp_path: Pa
         grow(tmp_path, range(n))
         found = due(tmp_path, config)
         summary = refined(tmp_path, found, *skills)
-        for policy in summary["policies"]:
-            policy["path"] = str(weights)
+        for policy in summary.policies:
+            policy.path = str(weights)
         conclude(tmp_path, found, summary)
     grow(tmp_path, range(110))
-    assert due(tmp_path, config).config.model == "run:shop-r002"
+    assert due(tmp_path, config).arm.config.model == "run:shop-r002"
     promote(tmp_path, "shop", "shop-r001")
     again = due(tmp_path, config)
-    assert (again.config.name, again.config.model) == ("shop-r004", "run:shop-r001")
+    assert (again.arm.config.name, again.arm.config.model) == ("shop-r004", "run:shop-r001")
 
 
 def test_newer_data_begins_anew_and_a_new_setting_too(tmp_path: Path) -> None:
     config = grow(tmp_path, range(100))
     due(tmp_path, config)
     grow(tmp_path, range(110))
-    assert due(tmp_path, config).config.name == "shop-r002"
+    assert due(tmp_path, config).arm.config.name == "shop-r002"
     found = next_retraining(tmp_path, str(config), ("train.beta=0.3",))
     assert found
-    assert (found.config.name, found.config.train.beta) == ("shop-r003", 0.3)
+    assert (found.arm.config.name, found.arm.config.train.beta) == ("shop-r003", 0.3)
     with sqlite3.connect(tmp_path / "shop.sqlite") as connection:
         connection.execute("INSERT INTO item VALUES (1000, 'new', 1000)")
     connection.close()
-    assert due(tmp_path, config).config.name == "shop-r004", "the database's content is data, too"
+    assert due(tmp_path, config).arm.config.name == "shop-r004", "the database's content is data, too"
 
 
 def test_what_changes_no_number_is_nothing_new(tmp_path: Path) -> None:
@@ -233,12 +245,12 @@ def test_what_changes_no_number_is_nothing_new(tmp_path: Path) -> None:
 def test_another_model_needs_another_name_once_one_was_trained(tmp_path: Path) -> None:
     due(tmp_path, grow(tmp_path, range(100), model="hf:exmaple/typo@main"))
     first = due(tmp_path, grow(tmp_path, range(100)))
-    assert (first.config.name, first.config.model) == ("shop-r002", "hf:example/tiny@main")
+    assert (first.arm.config.name, first.arm.config.model) == ("shop-r002", "hf:example/tiny@main")
     conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
     config = grow(tmp_path, range(100), model="hf:other/model@main")
     with pytest.raises(UserError, match=r"first trained from 'hf:example/tiny@main'.*another name"):
         next_retraining(tmp_path, str(config))
-    assert [r["run"] for r in Record(tmp_path, "shop").rows] == ["shop-r001", "shop-r002"]
+    assert [r.run for r in Record(tmp_path, "shop").rows] == ["shop-r001", "shop-r002"]
 
 
 def test_a_name_that_leaves_no_room_for_a_number_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -264,13 +276,13 @@ def test_sides_outlive_the_runs_and_a_schema_or_a_file_that_changes(tmp_path: Pa
     (tmp_path / "shop.sqlite").rename(tmp_path / "shop-november.sqlite")
     (tmp_path / "suite.yaml").write_text("kind: sql\ndatabases: [shop-november.sqlite]\n")
     third = due(tmp_path, config)
-    assert third.config.name == "shop-r003"
+    assert third.arm.config.name == "shop-r003"
     renamed = side_by_question(third)
     assert {q: renamed[q] for q in now} == now
 
 
-def side_by_question(found: Retraining) -> dict[str, str]:
-    frame = open_suite(found.config.suite).problems()
+def side_by_question(found: Due) -> dict[str, str]:
+    frame = open_suite(found.arm.config.suite).problems()
     return {prompt.partition("\n\n")[2]: split for prompt, split in frame.select("prompt", "split").rows()}
 
 
@@ -280,8 +292,8 @@ def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> 
         grow(tmp_path, range(n))
         found = due(tmp_path, config)
         summary = refined(tmp_path, found, *skills)
-        for policy in summary["policies"]:
-            policy["path"] = str(weights if n == 100 else tmp_path / "gone")
+        for policy in summary.policies:
+            policy.path = str(weights if n == 100 else tmp_path / "gone")
         conclude(tmp_path, found, summary)
     with pytest.raises(UserError, match=r"no finished retraining 'shop-r009' of shop; there: shop-r001, shop-r002"):
         promote(tmp_path, "shop", "shop-r009")
@@ -290,7 +302,7 @@ def test_the_way_back_promotes_an_earlier_one(tmp_path: Path, weights: Path) -> 
     promote(tmp_path, "shop", "shop-r001")
     assert (tmp_path / "promoted/shop/model").resolve() == weights
     grow(tmp_path, range(110))
-    assert due(tmp_path, config).config.model == "run:shop-r001"
+    assert due(tmp_path, config).arm.config.model == "run:shop-r001"
     with pytest.raises(UserError, match=r"nothing called 'shed' was retrained .*there: shop"):
         read_record(tmp_path, "shed")
 
@@ -307,10 +319,11 @@ def test_a_problem_that_was_learned_is_not_measured_on(tmp_path: Path) -> None:
     first = due(tmp_path, config)
     row = conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
     dealt_anew = {"name": "custom", "path": str(tmp_path), "seed": 1}
-    for i, model in enumerate(("run:shop-r001", f"path:{row['path']}", f"path:{tmp_path}/promoted/shop/model")):
+    for i, model in enumerate(("run:shop-r001", f"path:{row.path}", f"path:{tmp_path}/promoted/shop/model")):
         with pytest.raises(UserError, match=r"problems to measure on were train problems of run 'shop-r001'.*splits_of"):
             example_run(tmp_path, name=f"other-{i}", suite=dealt_anew, model=model)
-    parsed, _ = arm(str(config), ("suite.seed=1",), "run:shop-r001", tmp_path)
+    (arm,) = evaluation(str(config), ("suite.seed=1",), ["run:shop-r001"], tmp_path).arms
+    parsed = arm.config
     assert example_run(tmp_path, name="measured", suite=parsed.suite.model_dump(), model=parsed.model).exists()
     with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as connection, connection:
         connection.execute("ALTER TABLE item ADD COLUMN colour")
@@ -335,7 +348,7 @@ def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: 
     for n, right in ((4, 2), (5, 5)):
         config = without_dev(tmp_path, *["test"] * n, model=f"path:{weights}", iterations=0)
         found = due(tmp_path, config)
-        with Run(tmp_path, found.config) as run:
+        with Run(tmp_path, found.arm.config) as run:
             answer(run, weights, right=right)
         done = codelutra("retrain", str(config), *home, "--json")
         assert done.returncode == 0, done.stderr

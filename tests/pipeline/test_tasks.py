@@ -25,7 +25,8 @@ from prefect.testing.utilities import prefect_test_harness
 from codelutra.config import parse_config
 from codelutra.errors import StageError, UserError
 from codelutra.experiments.retrain import next_retraining
-from codelutra.pipeline.run import Run, RunRef, open_run
+from codelutra.pipeline.run import Run, open_run
+from codelutra.results.table import Table
 from flows.compare import compare
 from flows.evaluate import evaluate
 from flows.retrain import retrain
@@ -37,9 +38,8 @@ from tasks.prepare import problems, references
 from tasks.sample import sample
 from tasks.score import score
 from tasks.train import train, warm_start
-from tests.cli.test_bad_input import without_dev
+from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
-from tests.pipeline.test_measuring import answer
 
 STAGE_TASKS = (problems, references, sample, execute, score, pairs, warm_start, train)
 
@@ -51,24 +51,24 @@ def prefect() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[RunRef]:
+def run(tmp_path: Path) -> Iterator[Run]:
     config = parse_config({"name": "t", "suite": {"name": "starter-sql", "train": 20, "dev": 10, "test": 0}})
     with open_run(tmp_path, config) as opened:
-        yield opened.ref
+        yield opened
 
 
 @flow
-def load(run: RunRef) -> State[Any]:
+def load(run: Run) -> State[Any]:
     return problems(run, return_state=True)
 
 
-def test_a_second_flow_run_finds_the_artifact_cached(run: RunRef) -> None:
+def test_a_second_flow_run_finds_the_artifact_cached(run: Run) -> None:
     first, second = load(run), load(run)
     assert (first.name, second.name) == ("Completed", "Cached")
     assert first.result() == second.result()
 
 
-def test_a_cached_result_whose_artifact_is_gone_is_made_again(run: RunRef) -> None:
+def test_a_cached_result_whose_artifact_is_gone_is_made_again(run: Run) -> None:
     artifact = load(run).result()
     shutil.rmtree(artifact.path)
     again = load(run)
@@ -76,7 +76,7 @@ def test_a_cached_result_whose_artifact_is_gone_is_made_again(run: RunRef) -> No
     assert again.result().frame("problems").height == 30
 
 
-def test_a_damaged_artifact_is_not_served_from_the_cache(run: RunRef) -> None:
+def test_a_damaged_artifact_is_not_served_from_the_cache(run: Run) -> None:
     artifact = load(run).result()
     artifact.file("problems.parquet").write_bytes(b"damaged")
     again = load(run)
@@ -84,10 +84,10 @@ def test_a_damaged_artifact_is_not_served_from_the_cache(run: RunRef) -> None:
     assert again.result().frame("problems").height == 30
 
 
-def test_what_is_reused_through_prefect_is_in_the_ledger(run: RunRef) -> None:
+def test_what_is_reused_through_prefect_is_in_the_ledger(run: Run) -> None:
     load(run)
     load(run)
-    assert [e["event"] for e in run.open().dir.events()] == ["start", "made", "reused"]
+    assert [e["event"] for e in run.dir.events()] == ["start", "made", "reused"]
 
 
 @pytest.mark.parametrize("stage", STAGE_TASKS, ids=lambda t: t.fn.__name__)
@@ -117,20 +117,20 @@ def test_only_transient_faults_are_tried_again(error: Exception, tries: int) -> 
 @pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")  # a flow would ask for a server that answers
 @pytest.mark.parametrize("answers", [False, True])
 def test_a_server_that_is_away_or_fails_costs_a_training_its_display_and_nothing_else(
-    run: RunRef, answers: bool, monkeypatch: pytest.MonkeyPatch
+    run: Run, answers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
-    asked, opened = list[str](), run.open()
+    asked = list[str]()
     with failing_server(asked) as port:
         api = {PREFECT_API_URL: f"http://127.0.0.1:{port if answers else 9}/api"}
-        with temporary_settings(api), publish.live_progress(opened):
-            hear = opened.training_progress("train", "train iteration 1")
+        with temporary_settings(api), publish.live_progress(run):
+            hear = run.training_progress("train", "train policy 1")
             for i in range(1, 10):
                 hear(i, 60, {"doing": "progress", "step": i, "loss": 1.0})
-    (note,) = opened.dir.events()
+    (note,) = run.dir.events()
     assert note["event"] == "note"
     assert "the run goes on" in note["text"]
-    assert opened.dir.read("progress.json")["total"] == 60
+    assert run.dir.read("progress.json")["total"] == 60
     assert len([path for path in asked if not path.endswith("/version")]) == answers, "then it is left alone"
 
 
@@ -158,7 +158,7 @@ def failing_server(asked: list[str]) -> Iterator[int]:
         server.shutdown()
 
 
-def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
     step = {
         "loss": 1.5,
@@ -173,16 +173,15 @@ def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monk
 
     @flow
     def training() -> None:
-        opened = run.open()
-        with publish.live_progress(opened):
-            hear = opened.training_progress("train", "train iteration 1")
+        with publish.live_progress(run):
+            hear = run.training_progress("train", "train policy 1")
             first = threading.Thread(target=hear, args=(0, 60, {"doing": "training", "resumed_from_step": None}))
             first.start()  # as the sampling thread does: it has no flow run of its own
             first.join()
             for i in range(1, 31):
                 hear(i, 60, {"doing": "progress", "step": i, **step})
-                tables.append(Artifact.get("t-progress-train-iteration-1-steps"))
-            tables.append(Artifact.get("t-progress-train-iteration-1"))
+                tables.append(Artifact.get("t-progress-train-policy-1-steps"))
+            tables.append(Artifact.get("t-progress-train-policy-1"))
         runs.append(flow_run.id)
 
     runs = list[str]()
@@ -201,7 +200,7 @@ def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: RunRef, monk
 def test_a_comparison_is_shown_whatever_its_config_is_called() -> None:
     @flow
     def compared() -> None:
-        publish.publish_comparison("My_task.v2", [{"method": "base"}])
+        publish.publish_table("comparison-My_task.v2", Table.of([{"method": "base"}]), "My_task.v2")
 
     compared()
     shown: Any = Artifact.get("comparison-my-task-v2")
@@ -222,7 +221,7 @@ def test_retraining_says_what_became_of_it_and_what_it_promoted_can_be_evaluated
     home = tmp_path / "home"
     due = next_retraining(home, str(config))
     assert due
-    with Run(home, due.config) as opened:
+    with Run(home, due.arm.config) as opened:
         answer(opened, weights, right=3)
     states = [retrain(config=str(config), home=str(home), return_state=True) for _ in range(2)]
     assert [s.message for s in states] == ["nodev-r001: promoted", "nothing new since the last retraining"]
@@ -230,9 +229,9 @@ def test_retraining_says_what_became_of_it_and_what_it_promoted_can_be_evaluated
         names = {run.name for run in client.read_flow_runs()}
     assert {"retrain-nodev", "refine-nodev-r001"} <= names, "after the config's name, not its path"
     shown: Any = Artifact.get("promoted-nodev")
-    assert json.loads(shown.data)[0]["verdict"] == "promoted, base"
+    assert json.loads(shown.data)[0]["verdict"] == "promoted, policy 0"
     (row,) = evaluate(models=[f"path:{home}/promoted/nodev/model"], config=str(config), home=str(home))
     assert row["test"]["value"] == 0.75
-    table: Any = Artifact.get("evaluation-nodev")
-    assert json.loads(table.data)[0]["test pass@1"].startswith("75.0%")
+    table: Any = Artifact.get("evaluation-nodev-evaluate")
+    assert json.loads(table.data)[0]["test pass@1 [95 %]"].startswith("75.0%")
     gc.collect()

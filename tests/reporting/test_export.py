@@ -77,11 +77,11 @@ def test_the_card_has_the_numbers_with_their_intervals_and_the_licences(exported
     text = (exported / "README.md").read_text()
     for row in summary["policies"]:
         dev = row["dev"]
-        assert row["title"] in text
+        assert row["name"] in text
         assert f"{dev['value']:.1%}" in text
         assert f"{100 * dev['low']:.1f} – {100 * dev['high']:.1f}" in text
     test = summary["test"]
-    assert f"**{test['value']:.1%}** [{100 * test['low']:.1f} – {100 * test['high']:.1f}], {test['n']} problems" in text
+    assert f"**{test['value']:.1%} [{100 * test['low']:.1f} – {100 * test['high']:.1f}]** of {test['n']} problems" in text
     assert "starter-sql, version" in text
     assert "licence Apache-2.0" in text
     assert "codelutra run run.yaml" in text
@@ -139,18 +139,18 @@ def test_the_config_in_the_export_is_the_one_of_the_run(exported: Path, run: Pat
     assert load_config(exported / "run.yaml") == load_config(run / "run.yaml")
 
 
-def test_another_policy_goes_by_label_or_title_and_does_not_borrow_the_test_number(run: Path, tmp_path: Path) -> None:
+def test_another_policy_goes_by_label_or_name_and_does_not_borrow_the_test_number(run: Path, tmp_path: Path) -> None:
     by_label = export(run, tmp_path / "a", policy="policy-1")
-    by_title = export(run, tmp_path / "b", policy="iteration 1")
-    assert (by_label / "README.md").read_text() == (by_title / "README.md").read_text()
+    by_name = export(run, tmp_path / "b", policy="policy 1")
+    assert (by_label / "README.md").read_text() == (by_name / "README.md").read_text()
     text = (by_label / "README.md").read_text()
-    assert "The policy in this folder is **iteration 1**" in text
+    assert "The policy in this folder is **policy 1**" in text
     assert "It was not scored on a test split" in text
     assert len(front(by_label / "README.md")["model-index"][0]["results"][0]["metrics"]) == 1
 
 
 def test_an_unknown_policy_is_answered_with_those_there_are(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no policy 'policy-9'; there: base \(base\), policy-0 \(warm start\)"):
+    with pytest.raises(UserError, match=r"no policy 'policy-9'; there: base, policy-0, policy-1, policy-2"):
         export(run, tmp_path / "out", policy="policy-9")
     assert not (tmp_path / "out").exists()
 

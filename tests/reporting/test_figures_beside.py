@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from codelutra.reporting.figures.runs import data_share_figure, figures_beside, 
 from codelutra.reporting.figures.training import log_probabilities_compared
 from codelutra.reporting.report import write_report
 from codelutra.results.findings import headline, read_findings
+from codelutra.results.summary import RunSummary, read_summary
 from tests.helpers.example_run import example_run
 
 
@@ -35,9 +34,8 @@ def small(home: Path) -> Path:
     return example_run(home, skills=(0.05, 0.3, 0.5), name="small", suite=suite)
 
 
-def summary_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    return found
+def summary_of(run: Path) -> RunSummary:
+    return read_summary(run.parent, run.name)
 
 
 def capture(figure: Figure) -> Any:
@@ -50,13 +48,13 @@ def capture(figure: Figure) -> Any:
 
 def test_a_dip_is_told_with_its_paired_test_and_drawn_hollow(dipping: Path) -> None:
     found = read_findings(dipping)
-    assert found.summary["best"] == "policy-1"
+    assert found.summary.best == "policy-1"
     best, last = found.policies[2:]
     gain = found.gain(best, last)
     assert gain is not None
-    (said,) = [s for s in headline(found) if s.startswith("Iteration 2 dips to")]
+    (said,) = [s for s in headline(found) if s.startswith("Policy 2 dips to")]
     assert gain.text in said
-    assert said.endswith(f"({gain.gained} gained, {gain.lost} lost), so iteration 1 ships.")
+    assert said.endswith(f"({gain.gained} gained, {gain.lost} lost) against policy 1, so policy 1 ships.")
     figure = pass_at_1_figure([found.summary])
     assert [r["after_best"] for r in figure.rows] == [False, False, False, True]
     faces = capture(figure).axes[0].collections[-1].get_facecolors()
@@ -66,14 +64,14 @@ def test_a_dip_is_told_with_its_paired_test_and_drawn_hollow(dipping: Path) -> N
 
 def test_a_run_that_ends_with_its_best_policy_tells_of_no_dip(small: Path) -> None:
     found = read_findings(small)
-    assert found.summary["best"] == "policy-1"
+    assert found.summary.best == "policy-1"
     assert not any("ships" in s for s in headline(found))
     assert "hollow" not in pass_at_1_figure([found.summary]).caption
 
 
 def test_intervals_of_seeds_stand_beside_each_other_under_one_setting(dipping: Path) -> None:
     one = summary_of(dipping)
-    other = deepcopy(one) | {"run": "seed 1"}
+    other = one.model_copy(update={"run": "seed 1"})
     figure = runs_compared_figure([("with", one), ("with", other), ("without", one)])
     assert [(r["setting"], r["policy_kind"]) for r in figure.rows] == [
         (label, kind) for label in ("with", "with", "without") for kind in ("start", "chosen")
@@ -89,11 +87,12 @@ def test_intervals_of_seeds_stand_beside_each_other_under_one_setting(dipping: P
 
 def test_on_test_only_the_chosen_policy_has_a_number(dipping: Path) -> None:
     summary = summary_of(dipping)
+    assert summary.test
     (row,) = runs_compared_figure([("with", summary)], split="test").rows
-    assert (row["policy_kind"], row["value"]) == ("chosen", summary["test"]["value"])
+    assert (row["policy_kind"], row["value"]) == ("chosen", summary.test.value)
     for figure in (runs_compared_figure, data_share_figure):
         with pytest.raises(ValueError, match="measured on test"):
-            figure([(1, summary | {"test": None})], split="test")  # type: ignore[operator]
+            figure([(1, summary.model_copy(update={"test": None}))], split="test")  # type: ignore[operator]
 
 
 def test_accuracy_by_share_of_data_says_how_many_problems_a_share_is(dipping: Path, small: Path) -> None:

@@ -16,11 +16,13 @@ import pytest
 
 from codelutra.errors import UserError
 from codelutra.reporting.figures.drawing import Figure, draw
-from codelutra.reporting.figures.policies import pass_at_1_figure, save_figures, status_figure
+from codelutra.reporting.figures.policies import pass_at_1_figure, status_figure
 from codelutra.reporting.figures.training import log_probability_figure
 from codelutra.reporting.html import diff
 from codelutra.reporting.report import readable, render, write_report
 from codelutra.results.findings import Gain, headline, read_findings
+from codelutra.results.summary import RunSummary, read_summary
+from codelutra.results.text import p_value
 from codelutra.scoring.scores import mcnemar
 from tests.helpers.example_run import SKILLS, example_run
 
@@ -37,6 +39,10 @@ def own(run: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may change; its links still lead into the store."""
     shutil.copytree(run.parents[1], tmp_path / "home", symlinks=True)
     return tmp_path / "home" / "runs" / run.name
+
+
+def summary_of(run: Path) -> RunSummary:
+    return read_summary(run.parent, run.name)
 
 
 def change(run: Path, **facts: Any) -> None:
@@ -84,7 +90,7 @@ def test_the_page_shows_every_policy_with_the_numbers_of_the_summary(run: Path) 
     assert len(summary["policies"]) == len(SKILLS)
     for row in summary["policies"]:
         dev = row["dev"]
-        assert f"{row['title']}{dev['value']:.1%}{100 * dev['low']:.1f} – {100 * dev['high']:.1f}" in shown.text
+        assert f"{row['name']}{dev['value']:.1%} [{100 * dev['low']:.1f} – {100 * dev['high']:.1f}]" in shown.text
     for value in (summary["suite_version"], summary["model"], "samples_per_problem: 4", "Apache-2.0"):
         assert value in shown.text
 
@@ -101,34 +107,34 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     assert len(ids) == len(set(ids)), "two figures share an id: one would show the other's shapes"
 
 
-def test_every_figure_lies_beside_the_page_with_what_it_draws(run: Path, tmp_path: Path) -> None:
-    files = save_figures(run, tmp_path / "figures")
+def test_every_figure_lies_beside_the_page_with_what_it_draws(run: Path) -> None:
+    folder = write_report(run).parent
+    files = [p for p in folder.iterdir() if p.name != "index.html"]
     names = {"pass-at-1", "status-mix", "pass-at-k", "log-probability", "loss", "funnel", "minutes"}
     assert {p.stem for p in files} == names
     for name in names:
-        svg, png, data, table = (tmp_path / "figures" / f"{name}.{kind}" for kind in ("svg", "png", "json", "csv"))
+        svg, png, data, table = (folder / f"{name}.{kind}" for kind in ("svg", "png", "json", "csv"))
         assert ElementTree.parse(svg).getroot().tag.endswith("svg")
         assert png.read_bytes().startswith(PNG)
         rows = json.loads(data.read_text())["rows"]
         with table.open() as f:
             assert len(list(csv.DictReader(f))) == len(rows) > 0
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(p.name for p in files)
+    assert len(files) == 4 * len(names), "and nothing else"
 
 
 def test_intervals_and_values_are_drawn_where_the_data_says(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
+    summary = summary_of(run)
     figure = pass_at_1_figure([summary])
     drawn = capture(figure).axes[0]
     bars = drawn.containers[0][2][0].get_segments()
-    for row, segment in zip(summary["policies"], bars, strict=True):
-        assert segment[:, 1] == pytest.approx([100 * row["dev"]["low"], 100 * row["dev"]["high"]])
-    assert [r["best"] for r in figure.rows] == [r["label"] == summary["best"] for r in summary["policies"]]
+    for row, segment in zip(summary.policies, bars, strict=True):
+        assert segment[:, 1] == pytest.approx([100 * row.dev.low, 100 * row.dev.high])
+    assert [r["best"] for r in figure.rows] == [p.label == summary.best for p in summary.policies]
     assert "%" in drawn.get_ylabel()
 
 
 def test_status_shares_of_a_policy_add_up_to_all_answers(run: Path) -> None:
-    policies = json.loads((run / "summary.json").read_text())["policies"]
-    rows = status_figure(policies).rows
+    rows = status_figure(summary_of(run).policies).rows
     for split, policy in {(r["split"], r["policy"]) for r in rows}:
         assert sum(r["share"] for r in rows if (r["split"], r["policy"]) == (split, policy)) == pytest.approx(1)
     assert {r["split"] for r in rows} == {"dev", "train"}
@@ -136,23 +142,22 @@ def test_status_shares_of_a_policy_add_up_to_all_answers(run: Path) -> None:
 
 def test_log_probabilities_run_on_over_iterations_without_the_warm_start(run: Path) -> None:
     found = read_findings(run)
-    assert [title for title, _ in found.training] == ["warm start", "iteration 1", "iteration 2"]
+    assert [name for name, _ in found.training] == ["policy 0", "policy 1", "policy 2"]
     figure = log_probability_figure(found.training)
     assert figure is not None
     assert [r["step"] for r in figure.rows] == list(range(1, 61))
-    assert {r["policy"] for r in figure.rows} == {"iteration 1", "iteration 2"}
+    assert {r["policy"] for r in figure.rows} == {"policy 1", "policy 2"}
     assert figure.rows[30]["chosen_drift"] == found.training[2][1][0]["chosen_drift"]
 
 
 def test_the_same_run_gives_the_same_figures(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
+    summary = summary_of(run)
     first, second = (draw(pass_at_1_figure([summary])) for _ in range(2))
     assert (first.svg, first.png) == (second.svg, second.png)
 
 
 def test_an_inlined_figure_takes_the_colours_of_the_page(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
-    svg = draw(pass_at_1_figure([summary])).inline()
+    svg = draw(pass_at_1_figure([summary_of(run)])).inline()
     root = ElementTree.fromstring(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
     assert "currentColor" in svg
     assert not re.search(r"#fefefd|#1f2430|#ffffff", svg)
@@ -160,24 +165,23 @@ def test_an_inlined_figure_takes_the_colours_of_the_page(run: Path) -> None:
 
 
 def test_two_runs_share_one_figure(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
-    figure = pass_at_1_figure([summary, summary | {"run": "other"}])
-    assert [t.get_text() for t in capture(figure).axes[0].get_legend().get_texts()] == [summary["run"], "other"]
+    summary = summary_of(run)
+    figure = pass_at_1_figure([summary, summary.model_copy(update={"run": "other"})])
+    assert [t.get_text() for t in capture(figure).axes[0].get_legend().get_texts()] == [summary.run, "other"]
 
 
 def test_the_headline_is_the_paired_comparison_of_the_chosen_policy_with_the_start(run: Path) -> None:
     found = read_findings(run)
     first, best = found.policies[0], found.policies[-1]
-    assert best["label"] == found.summary["best"]
+    assert best.label == found.summary.best
     old, new = found.dev_scores(first), found.dev_scores(best)
     assert old is not None
     assert new is not None
     paired = mcnemar(old, new)
-    points = 100 * (best["dev"]["value"] - first["dev"]["value"])
+    points = 100 * (best.dev.value - first.dev.value)
     said = headline(found)
-    assert f"+{points:.1f} points" in said[0]
-    assert f"p = {paired.p:.2g}" in said[0]
-    assert f"{paired.gained} problems gained, {paired.lost} lost" in said[1]
+    assert f": +{points:.1f} [" in said[0]
+    assert f"] points, {p_value(paired.p)} ({paired.gained} gained, {paired.lost} lost) of {paired.n} problems" in said[0]
     assert any("What the iterations added" in s for s in said)
 
 
@@ -192,8 +196,8 @@ def test_a_run_that_did_not_help_says_so(tmp_path: Path) -> None:
 def test_iterations_that_add_nothing_to_the_warm_start_are_told_so(tmp_path: Path) -> None:
     run = example_run(tmp_path, skills=(0.0, 0.9, 0.3))
     said = headline(read_findings(run))
-    assert said[0].startswith("Warm start solves")
-    assert "The iterations added nothing to the warm start" in said[-1]
+    assert said[0].startswith("Policy 0 solves")
+    assert "The iterations added nothing to policy 0 (the warm start)" in said[-1]
 
 
 @pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 10), (5, 0, 200), (20, 20, 100), (3, 40, 60), (10, 0, 10)])
@@ -219,8 +223,8 @@ def test_pairs_and_failures_are_shown_with_what_differs(run: Path) -> None:
     found = read_findings(run)
     best = found.best
     assert best is not None
-    missed = best["dev"]["n"] - best["dev"]["correct"]
-    assert f"does not solve {missed} of {best['dev']['n']} dev problems" in text
+    missed = best.dev.n - best.dev.correct
+    assert f"does not solve {missed} of {best.dev.n} dev problems" in text
     assert "it wrote" in text
 
 
@@ -233,7 +237,8 @@ def test_text_of_a_model_is_never_markup(own: Path) -> None:
     left, right = diff("<script>alert(1)</script>", "SELECT '&lt;'")
     assert "<script>" not in left + right
     assert "&amp;lt;" in right.replace("<ins>", "").replace("</ins>", "")
-    change(own, state="<b>odd</b>")
+    change(own, reason="<b>odd</b>")
+    assert "Ended: &lt;b&gt;odd" in render(read_findings(own), [])
     assert "<b>odd" not in render(read_findings(own), [])
 
 
@@ -253,7 +258,7 @@ def test_an_unfinished_run_gives_a_report_of_what_is_there(tmp_path: Path, measu
     run = example_run(tmp_path, skills=SKILLS[:measured], finished=False)
     shown = page(run)
     assert "This run is interrupted; the report shows what is there so far" in shown.text
-    assert json.loads((run / "summary.json").read_text())["policies"][-1]["title"] in shown.text
+    assert json.loads((run / "summary.json").read_text())["policies"][-1]["name"] in shown.text
 
 
 def test_a_run_with_nothing_measured_still_has_a_report(own: Path) -> None:
@@ -272,16 +277,16 @@ def test_the_reason_a_run_stopped_stands_on_top(own: Path) -> None:
 def test_artifacts_that_are_gone_leave_a_shorter_report(own: Path) -> None:
     shutil.rmtree(own.parents[1] / "store")
     shown = page(own)
-    assert "95 % interval" in shown.text
+    assert "dev pass@1 [95 %]" in shown.text
     assert "Pairs it learned from" not in shown.text
 
 
 def test_an_alarm_of_the_trainer_is_not_hidden(own: Path) -> None:
     policies = json.loads((own / "summary.json").read_text())["policies"]
-    policies[-1]["alarms"].append("Training of iteration 2: from step 12 on the chosen answers were less likely.")
+    policies[-1]["alarms"].append("Training of policy 2: from step 12 on the chosen answers were less likely.")
     change(own, policies=policies)
     shown = page(own).text
-    assert shown.index("Training of iteration 2: from step 12 on") < shown.index("Numbers")
+    assert shown.index("Training of policy 2: from step 12 on") < shown.index("Numbers")
 
 
 def test_writing_again_replaces_the_report(own: Path) -> None:
