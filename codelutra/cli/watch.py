@@ -23,7 +23,8 @@ from rich.markup import escape
 from codelutra.cli.progress import event_line, shown_on
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
-from codelutra.results.summary import RunSummary, load_summary
+from codelutra.results.load import load_summary
+from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
 from codelutra.store.child import our_modules
 from codelutra.store.paths import go_on_command, home_dir, told_command

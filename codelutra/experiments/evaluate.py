@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -17,7 +16,8 @@ from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
 from codelutra.experiments.retrain import Record
 from codelutra.results import text
-from codelutra.results.summary import PairedTest, RunSummary, finished_summary
+from codelutra.results.load import finished_summary
+from codelutra.results.summary import PairedTest
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 
@@ -64,7 +64,10 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
         label = arms[0].label
         against = {s: PairedTest(against=label, **asdict(mcnemar(first[s], scores[s]))) for s in scores if s in first}
         first = first or scores
-        data.append(_as_json(a, summary, against))
+        tests = {s: t.model_dump(exclude={"against"}) for s, t in against.items()}
+        data.append(
+            {"model": a.label, "suite": summary.suite, "mode": summary.mode, **summary.brief(), "against_first": tests}
+        )
         split = "test" if summary.test else "dev"
         cells.append(
             {
@@ -78,18 +81,3 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     if not cells:
         raise UserError(f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}")
     return Result(f"{arms[0].source}: greedy pass@1", data, Table.of(cells), missing=missing)
-
-
-def _as_json(arm: Arm, summary: RunSummary, against: dict[str, PairedTest]) -> dict[str, Any]:
-    (policy,) = summary.policies
-    return {
-        "model": arm.label,
-        "run": arm.config.name,
-        "suite": summary.suite,
-        "mode": summary.mode,
-        "dev": asdict(policy.dev) if policy.dev.n else None,
-        "test": summary.test.model_dump() if summary.test else None,
-        "statuses": policy.statuses["dev"],
-        "executable": policy.executable,
-        "against_first": {s: t.model_dump(exclude={"against"}) for s, t in against.items()},
-    }

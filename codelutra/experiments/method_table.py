@@ -19,7 +19,8 @@ from codelutra.experiments.methods import METHODS, arm
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
 from codelutra.reporting.figures.runs import methods_figure
 from codelutra.results import text
-from codelutra.results.summary import RunSummary, finished_summary
+from codelutra.results.load import finished_summary
+from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
 from codelutra.scoring.scores import difference, mean_pass_at_1
 from codelutra.scoring.statistics import Difference, Estimate
@@ -108,36 +109,9 @@ def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
         "what": METHODS[r.method].what,
         "test": asdict(r.test),
         "against": against,
-        "runs": [_run(f.seed, f.summary) for f in r.runs],
+        "runs": [{"seed": f.seed, **f.summary.brief()} for f in r.runs],
         "times_base": round(r.test.value / base, 2) if base else None,
     }
-
-
-def _run(seed: int, s: RunSummary) -> dict[str, Any]:
-    """What one run found and cost. Minutes are of the work itself, also where it was reused from another run's."""
-    assert s.chosen is not None
-    assert s.test is not None
-    return {
-        "seed": seed,
-        "run": s.run,
-        "policy": s.chosen.name,
-        "dev": asdict(s.chosen.dev),
-        "test": s.test.model_dump(),
-        "dev_by_policy": [{"policy": p.name, "value": p.dev.value, "correct": p.dev.correct} for p in s.policies],
-        "samples": _samples(s),
-        "tokens": sum(p.tokens for p in s.policies),
-        "pairs": [p.pairs for p in s.policies if p.pairs],
-        "minutes": round(_minutes(s), 1),
-        "training_minutes": round(sum(p.seconds.get("train", 0.0) for p in s.policies) / 60, 1),
-    }
-
-
-def _samples(s: RunSummary) -> int:
-    return sum(p.train.samples for p in s.policies if p.train)
-
-
-def _minutes(s: RunSummary) -> float:
-    return sum(p.minutes for p in s.policies)
 
 
 def _table(rows: Sequence[MethodResult], base: float, *, narrow: bool) -> Table:
@@ -154,8 +128,8 @@ def _table(rows: Sequence[MethodResult], base: float, *, narrow: bool) -> Table:
                 "test pass@1 [95 %]": text.rate(r.test),
                 "× base": f"{r.test.value / base:.2f}" if base else "",
                 _AHEAD: _ahead(r.ahead, narrow) if r.ahead else "",
-                "samples": f"{sum(map(_samples, runs)) // len(runs):,}",
-                "min": f"{sum(map(_minutes, runs)) / len(runs):.1f}",
+                "samples": f"{sum(s.samples for s in runs) // len(runs):,}",
+                "min": f"{sum(s.work_minutes for s in runs) / len(runs):.1f}",
             }
         )
     return Table.of(cells, numbers=[c for c in cells[0] if c not in ("method", _AHEAD)])

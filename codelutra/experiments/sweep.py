@@ -7,17 +7,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
 from codelutra.reporting.figures.runs import runs_compared_figure
 from codelutra.results import text
-from codelutra.results.summary import PolicyResult, RunSummary, finished_summary
+from codelutra.results.load import finished_summary
+from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.results.table import Table
 
 
@@ -67,23 +66,13 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
             "chosen": chosen.name,
             "against the start": text.paired(chosen.paired.start),
             "by policy, %": " → ".join(f"{100 * p.dev.value:.1f}" for p in summary.policies),
-            "min": f"{sum(p.minutes for p in summary.policies):.1f}",
+            "min": f"{summary.work_minutes:.1f}",
         }
         for arm, summary, chosen in found
     ]
-    data = [_as_json(*f) for f in found]
+    data = [
+        {"setting": a.label, **summary.brief(), "against_start": chosen.paired.model_dump()["start"]}
+        for a, summary, chosen in found
+    ]
     figure = runs_compared_figure([(arm.label, summary) for arm, summary, _ in found])
     return Result("dev split, best first", data, Table.of(cells, numbers=["min"]), missing=missing, figure=figure)
-
-
-def _as_json(arm: Arm, summary: RunSummary, chosen: PolicyResult) -> dict[str, Any]:
-    against = chosen.paired.start
-    return {
-        "setting": arm.label,
-        "run": arm.config.name,
-        "policy": chosen.name,
-        "dev": asdict(chosen.dev),
-        "against_start": against.model_dump() if against else None,
-        "by_policy": [{"policy": p.name, "value": p.dev.value, "executable": p.executable} for p in summary.policies],
-        "minutes": round(sum(p.minutes for p in summary.policies), 1),
-    }

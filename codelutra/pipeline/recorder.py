@@ -15,6 +15,7 @@ import polars as pl
 
 from codelutra.pipeline.run import Policy, Run
 from codelutra.results import text
+from codelutra.results.load import load_summary
 from codelutra.results.summary import (
     Answers,
     Funnel,
@@ -27,7 +28,6 @@ from codelutra.results.summary import (
     Training,
     TrainSamples,
     iteration_of,
-    load_summary,
 )
 from codelutra.scoring.scores import mcnemar, pass_at_1
 from codelutra.scoring.selection import Decision, PolicyScore, decide

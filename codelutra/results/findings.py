@@ -19,7 +19,8 @@ import yaml
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import UserError
 from codelutra.results import text
-from codelutra.results.summary import PolicyResult, RunSummary, iteration_of, read_summary
+from codelutra.results.load import read_summary
+from codelutra.results.summary import PolicyResult, RunSummary, iteration_of
 from codelutra.scoring.scores import mcnemar
 from codelutra.store.artifacts import Event
 from codelutra.store.run_dir import RunDir

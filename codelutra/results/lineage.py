@@ -12,7 +12,7 @@ import polars as pl
 
 from codelutra.errors import UserError
 from codelutra.results.findings import Findings, read_findings
-from codelutra.results.summary import load_summary
+from codelutra.results.load import load_summary
 from codelutra.suites.splits import normalise_prompt
 
 

@@ -20,7 +20,8 @@ from codelutra.experiments.retrain import Due, Record, conclude, next_retraining
 from codelutra.pipeline.run import Run
 from codelutra.results.findings import read_findings
 from codelutra.results.lineage import _keys, lineage
-from codelutra.results.summary import RunSummary, load_summary
+from codelutra.results.load import load_summary
+from codelutra.results.summary import RunSummary
 from codelutra.suites.base import open_suite
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run

@@ -13,7 +13,7 @@ from codelutra.config import RunConfig, load_config
 from codelutra.pipeline.check import check
 from codelutra.pipeline.run import Run
 from codelutra.reporting.export import export
-from codelutra.results.summary import list_runs
+from codelutra.results.load import list_runs
 from tests.helpers.commands import codelutra
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model

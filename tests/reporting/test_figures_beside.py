@@ -13,7 +13,8 @@ from codelutra.reporting.figures.runs import data_share_figure, figures_beside, 
 from codelutra.reporting.figures.training import log_probabilities_compared
 from codelutra.reporting.report import write_report
 from codelutra.results.findings import headline, read_findings
-from codelutra.results.summary import RunSummary, read_summary
+from codelutra.results.load import read_summary
+from codelutra.results.summary import RunSummary
 from tests.helpers.example_run import example_run
 
 

@@ -21,7 +21,8 @@ from codelutra.reporting.figures.training import log_probability_figure
 from codelutra.reporting.html import diff
 from codelutra.reporting.report import readable, render, write_report
 from codelutra.results.findings import Gain, headline, read_findings
-from codelutra.results.summary import RunSummary, read_summary
+from codelutra.results.load import read_summary
+from codelutra.results.summary import RunSummary
 from codelutra.results.text import p_value
 from codelutra.scoring.scores import mcnemar
 from tests.helpers.example_run import SKILLS, example_run

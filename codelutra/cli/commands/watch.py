@@ -20,7 +20,7 @@ def status(
 ) -> None:
     """What a run has found so far, and what it is doing now."""
     from codelutra.cli import tables
-    from codelutra.results.summary import list_runs, read_summary
+    from codelutra.results.load import list_runs, read_summary
 
     runs = home_dir(home) / "runs"
     if name is not None:
