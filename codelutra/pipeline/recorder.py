@@ -203,7 +203,7 @@ class Recorder:
                 f"Training of {row.name}: from step {step} on the chosen answers were more than {bound:g} nats less likely "
                 f"than under the policy before{ended}."
             )
-        for split, now in row.answers.items():
+        for split, now in sorted(row.answers.items()):
             before = next((r for r in reversed(rows[:i]) if split in r.answers), None)
             if not before:
                 continue

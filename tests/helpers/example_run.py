@@ -51,6 +51,21 @@ class Sqlite:
                     yield Result(job.id, kind, error=str(e))
 
 
+def example_config(**changes: Any) -> RunConfig:
+    """`changes` replace whole sections or values."""
+    return RunConfig.model_validate(
+        {
+            "name": "example",
+            "model": "hf:example/tiny@main",
+            "suite": {"name": "starter-sql", "train": 60, "dev": 40, "test": 20},
+            "warm_start": {},
+            "sample": {"samples_per_problem": 4},
+            "select": {"patience": 9},
+        }
+        | changes
+    )
+
+
 def example_run(
     home: Path,
     *,
@@ -64,20 +79,9 @@ def example_run(
 ) -> Path:
     """Write runs/NAME with a row for each of `skills`; returns its path. `weights`: a model directory all policies share;
     `ended`: the share of each policy's answers that end by themselves; `drift_alarm_step`: what the trainer says."""
-    config = RunConfig.model_validate(
-        {
-            "name": name,
-            "model": "hf:example/tiny@main",
-            "iterations": max(0, len(skills) - 2),
-            "suite": {"name": "starter-sql", "train": 60, "dev": 40, "test": 20},
-            "warm_start": {},
-            "sample": {"samples_per_problem": 4},
-            "select": {"patience": 9},
-        }
-        | changes
-    )
+    config = example_config(name=name, iterations=max(0, len(skills) - 2), **changes)
     with Run(home, config) as run:
-        played = _Played(run, weights, drift_alarm_step)
+        played = Played(run, weights, drift_alarm_step)
         record = Recorder(run)
         record.prepared(played.problems, played.expected)
         for i, skill in enumerate(skills):
@@ -103,8 +107,10 @@ def example_run(
         return run.dir.path
 
 
-class _Played:
-    def __init__(self, run: Run, weights: Path | None, drift_alarm_step: int | None) -> None:
+class Played:
+    """What a model and a trainer leave in the store of `run`; `ended`: the share of answers that end by themselves."""
+
+    def __init__(self, run: Run, weights: Path | None = None, drift_alarm_step: int | None = None) -> None:
         self.run, self.weights, self.drift_alarm_step, self.ended = run, weights, drift_alarm_step, 1.0
         self.random = random.Random(7)
         self.pool = Sqlite(run.suite.databases())

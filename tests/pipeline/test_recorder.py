@@ -1,8 +1,11 @@
-"""What summary.json says of a run beyond its scores: whether answers end, how long they are, what went wrong."""
+"""What a run's record says beyond its scores: whether answers end, how long they are, what went wrong; in any order."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.cli.tables import ended_text, length_text, summary_table, training_text
-from codelutra.pipeline.recorder import shape
+from codelutra.cli.tables import show_run
+from codelutra.pipeline import stages
+from codelutra.pipeline.recorder import Recorder, answers_shape
+from codelutra.pipeline.run import Policy, Run
+from codelutra.results.summary import Answers, load_summary
 from codelutra.schema import SAMPLES
 from codelutra.store.run_dir import RunDir
-from tests.helpers.example_run import example_run
+from tests.helpers.example_run import Played, example_config, example_run
 
 
 def samples(*answers: tuple[str, int]) -> pl.DataFrame:
@@ -24,9 +30,9 @@ def samples(*answers: tuple[str, int]) -> pl.DataFrame:
 
 
 def test_answers_that_ran_into_the_limit_did_not_end_and_prompts_never_asked_do_not_count() -> None:
-    got = shape([samples(("stop", 10), ("length", 40)), samples(("stop", 16), ("dropped", 0))])
-    assert got == {"n": 3, "ended": pytest.approx(2 / 3), "tokens": pytest.approx(22)}
-    assert shape([samples(("dropped", 0))]) == {"n": 0, "ended": 0.0, "tokens": 0.0}
+    got = answers_shape([samples(("stop", 10), ("length", 40)), samples(("stop", 16), ("dropped", 0))])
+    assert (got.n, got.ended, got.tokens) == (3, pytest.approx(2 / 3), pytest.approx(22))
+    assert answers_shape([samples(("dropped", 0))]) == Answers(n=0, ended=0.0, tokens=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def test_length_drift_is_against_the_policy_before_on_the_same_split(forgetful: 
     rows = policies(forgetful)
     for split in ("dev", "train"):
         asked = [r["answers"][split] for r in rows if split in r["answers"]]
-        assert "length_drift" not in asked[0]
+        assert asked[0]["length_drift"] is None
         for before, now in pairwise(asked):
             assert now["length_drift"] == pytest.approx(now["tokens"] / before["tokens"] - 1)
 
@@ -52,38 +58,67 @@ def test_length_drift_is_against_the_policy_before_on_the_same_split(forgetful: 
 def test_a_policy_that_forgets_its_end_token_raises_an_alarm_everybody_sees(
     forgetful: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, warm, first, second = policies(forgetful)
-    assert (base["alarms"], warm["answers"]["dev"]["ended"]) == ([], 1.0)
+    base, start, first, second = policies(forgetful)
+    assert (base["alarms"], start["answers"]["dev"]["ended"]) == ([], 1.0)
     assert len(first["alarms"]) == 1
-    assert "80% of the dev answers end by themselves, 100% did before (iteration 1)" in second["alarms"][1]
+    assert "80% of the dev answers end by themselves, 100% of those of policy 1 did" in second["alarms"][1]
     noted = [e["text"] for e in RunDir(forgetful).events() if e["event"] == "note"]
     assert noted == [*first["alarms"], *second["alarms"]]
-    summary_table(json.loads((forgetful / "summary.json").read_text()), forgetful.parents[1])
-    assert "! iteration 2: 80% of the dev answers" in capsys.readouterr().out
+    summary = load_summary(forgetful)
+    assert summary
+    show_run(summary, forgetful)
+    assert "! policy 2: 80% of the dev answers" in capsys.readouterr().out
 
 
 def test_the_drift_alarm_of_a_training_is_in_the_row_of_the_policy_it_made(forgetful: Path) -> None:
     assert policies(forgetful)[2]["alarms"][0].startswith(
-        "Training of iteration 1: from step 12 on the chosen answers were more than 10 nats less likely"
+        "Training of policy 1: from step 12 on the chosen answers were more than 10 nats less likely"
     )
 
 
-def test_a_row_of_an_older_run_has_nothing_to_say_of_its_answers() -> None:
-    assert (ended_text({}), length_text({})) == ("", "")
-    assert length_text({"answers": {"dev": {"tokens": 21.4, "length_drift": -0.1}}}) == "21 (−10%)"
+Call = Callable[[Recorder], object]
 
 
-def test_a_step_of_training_reads_as_loss_log_probabilities_with_their_drift_margin_and_divergence() -> None:
-    step = {
-        "loss": 1.5,
-        "chosen_log_prob": -4.0,
-        "chosen_drift": 0.5,
-        "rejected_log_prob": -9.0,
-        "rejected_drift": -2.0,
-        "margin": 0.25,
-        "kl": 0.01,
-        "learning_rate": 1e-5,
-    }
-    assert training_text(step, "") == "loss 1.500  chosen −4.0 (+0.5)  rejected −9.0 (−2.0)  margin 0.250  KL 0.010"
-    assert training_text({"loss": 0.5}) == "  ·  loss 0.500"
-    assert training_text(None) == training_text({}) == ""
+def calls(run: Run) -> list[Call]:
+    """What a run tells its recorder of three policies, the last of which forgets its end token on both splits."""
+    played = Played(run, drift_alarm_step=12)
+    asked, expected = played.problems, played.expected
+    found: list[Call] = []
+    for i, (label, skill, ended) in enumerate((("base", 0.1, 1.0), ("policy-0", 0.4, 1.0), ("policy-1", 0.6, 0.5))):
+        played.ended = ended
+        made = played.train(label) if i else None
+        policy = Policy.of(label, made) if made else Policy(label, "/nowhere", "base")
+        dev, judged = played.answers("dev", skill, 1)
+        scores = run.make(stages.score(run, [judged], asked, expected, "dev"))
+        found.append(lambda to, a=(policy, scores, [dev], [judged], made): to.measured(*a))
+        if i:
+            train, tried = played.answers("train", skill, 4)
+            scores = run.make(stages.score(run, [tried], asked, expected, "train"))
+            lesson = run.make(stages.pairs(run, [tried], asked, expected))
+            found.append(lambda to, a=(policy, scores, [train], [tried]): to.sampled(*a))
+            found.append(lambda to, a=(policy, lesson): to.learned_from(*a))
+    return found
+
+
+def test_calls_in_any_order_give_the_same_record(tmp_path: Path) -> None:
+    def record(order: tuple[Call, ...]) -> dict[str, Any]:
+        recorder = Recorder(run)
+        for call in order:
+            call(recorder)
+        written: dict[str, Any] = json.loads((run.dir.path / "summary.json").read_text())
+        return {k: v for k, v in written.items() if k not in ("started", "minutes")}
+
+    with Run(tmp_path, example_config()) as run:
+        told = calls(run)
+        usual = record(tuple(told))
+        names = [p["label"] for p in usual["policies"]]
+        assert names == ["base", "policy-0", "policy-1"]
+        last = usual["policies"][-1]
+        assert len(last["alarms"]) == 3, "of the training, of dev, of train"
+        assert (last["paired"]["previous"]["against"], last["pairs"]) == (
+            "policy-0",
+            usual["policies"][1]["funnel"]["pairs"],
+        )
+        orders = random.Random(0).sample(list(itertools.permutations(told)), 60)
+        for order in [tuple(reversed(told)), *orders]:
+            assert record(order) == usual, [told.index(call) for call in order]
