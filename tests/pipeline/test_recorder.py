@@ -17,7 +17,8 @@ from codelutra.cli.tables import show_run
 from codelutra.pipeline import stages
 from codelutra.pipeline.recorder import Recorder, answers_shape
 from codelutra.pipeline.run import Policy, Run
-from codelutra.results.summary import Answers, load_summary
+from codelutra.results.load import load_summary
+from codelutra.results.summary import Answers
 from codelutra.schema import SAMPLES
 from codelutra.store.run_dir import RunDir
 from tests.helpers.example_run import Played, example_config, example_run
