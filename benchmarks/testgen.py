@@ -5,8 +5,8 @@
 Wrong programs: MBPP's references with one operator or number changed that pass the three given asserts. Some of them are not
 wrong (a changed bound that no input reaches), so 100 % cannot be reached. Right programs: solutions of the hand-checked
 release (sanitized-mbpp.json) that differ from the reference and pass the given asserts. "any input" leaves out the
-habits (codelutra/execution/mutation.py), which keep new inputs like the known ones; "proposed first" asks a model (--proposer)
-before it mutates.
+habits (codelutra/execution/mutation.py), which keep new inputs like the known ones; "proposed first" asks a model
+(--proposer) before it mutates.
 """
 
 from __future__ import annotations

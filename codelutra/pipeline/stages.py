@@ -17,21 +17,24 @@ import polars as pl
 
 from codelutra import models
 from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
-from codelutra.errors import StageError, UserError
+from codelutra.errors import StageError
 from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
-from codelutra.pipeline.run import Policy, Run, cache_dir
+from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.usable import require_enough, teachable, to_imitate
 from codelutra.prompts import extract_code
 from codelutra.results.lineage import refuse_taught
 from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
+from codelutra.store.paths import cache_dir
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training.pairs import make_pairs, right_answers
 
+Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
 VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
 
 
@@ -50,176 +53,100 @@ def _model(run: Run, reference: str) -> models.Model:
 
 def problems(run: Run) -> Step:
     """The suite's problems, as PROBLEMS; refuses splits too small to learn from or to measure on."""
-    frame, s = run.all_problems, run.suite
-    iterations, select = run.config.iterations, run.config.select
-    train, dev, test = (frame.filter(pl.col("split") == split).height for split in ("train", "dev", "test"))
-    if iterations and train < 2:
-        raise UserError(f"suite {s.name!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section")
-    if iterations and not dev:
-        raise UserError(
-            f"suite {s.name!r} gives 0 dev problems ({train} train, {test} test) and iterations is {iterations}: policies "
-            "are chosen on dev, so at least 1 is needed. Choose another protocol, other databases or shares (the `suite` "
-            "section); or set iterations to 0, to measure the model on test alone"
-        )
-    if not dev and not (test and select.test):
-        raise UserError(
-            f"suite {s.name!r} gives 0 dev and {test} test problems, and select.test is {str(select.test).lower()}: there "
-            "is nothing to measure on; see the `suite` section, or set select.test to true"
-        )
-    _require_references(run, frame)
-    refuse_taught(frame, run.config.model, run.home / "runs")
-    content = digest_of([frame.write_ndjson(), sorted(s.databases())])
-    asked, limits = run.config.suite, run.config.execute
+    frame, s, config = run.all_problems, run.suite, run.config
+    require_enough(frame, config, s.name)
+    refuse_taught(frame, config.model, run.home / "runs")
     read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}
-    if asked.generated_cases:
-        read |= {"testgen": testgen.VERSION, "seed": asked.seed, **_judging(run)}
-    proposer = _model(run, asked.proposals) if asked.proposals else None
+    inputs = {"content": digest_of([frame.write_ndjson(), sorted(s.databases())])}
+    if config.suite.generated_cases:
+        read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **_judging(run)}
+    proposer = _model(run, config.suite.proposals) if config.suite.proposals else None
     if proposer:
-        read |= {"dtype": number_format(run.config.engine.dtype), "max_model_len": run.config.engine.max_model_len}
-    recipe = _recipe("problems", read, {"content": content} | ({"proposer": proposer.fingerprint} if proposer else {}))
+        read |= {"dtype": number_format(config.engine.dtype), "max_model_len": config.engine.max_model_len}
+        inputs |= {"proposer": proposer.fingerprint}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        made = frame
-        if asked.generated_cases and isinstance(s, PythonSuite):
-            propose = (
-                testgen.asking(
-                    proposer.path,
-                    frame,
-                    s.system,
-                    engine=run.config.engine,
-                    seed=asked.seed,
-                    log=run.dir.log,
-                    lock=run.accelerator_lock,
-                    waiting=run.waiting,
-                    progress=run.progress("propose cases", "completions"),
-                )
-                if proposer
-                else None
-            )
-            with run.use_pool() as pool:
-                made = testgen.extend(
-                    frame,
-                    s,
-                    pool,
-                    per_problem=asked.generated_cases,
-                    seed=asked.seed,
-                    timeout_seconds=limits.timeout_seconds,
-                    propose=propose,
-                    progress=run.progress("generate cases", "runs"),
-                )
-        write_frame(made, out / "problems.parquet")
-        counts = dict(made.group_by("split").len().rows())
-        extended = int((made["judge"] != frame["judge"]).sum())
-        return {
+    def made() -> Made:
+        extended = _with_cases(run, frame, proposer)
+        facts = {
             "suite": s.name,
             "suite_version": s.version,
             "licence": s.licence,
-            "splits": counts,
-            "digests": digests(made),
-            "with_generated_cases": extended,
+            "splits": dict(extended.group_by("split").len().rows()),
+            "digests": digests(extended),
+            "with_generated_cases": int((extended["judge"] != frame["judge"]).sum()),
         }
+        return extended, facts
 
-    return Step(recipe, build)
+    return _frame_step("problems", read, inputs, "problems", made)
 
 
 def references(run: Run, problems: Artifact) -> Step:
     """What every reference gives, as EXPECTED: the reference check."""
-    limits = run.config.execute
-    recipe = _recipe("references", _judging(run), {"problems": problems.digest})
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def made() -> Made:
+        shown_as, seconds = run.progress("reference check", "problems"), run.config.execute.timeout_seconds
         with run.use_pool() as pool:
-            frame, facts = judge_references(
-                problems.frame("problems"),
-                run.suite,
-                pool,
-                timeout_seconds=limits.timeout_seconds,
-                progress=run.progress("reference check", "problems"),
-            )
-        write_frame(frame, out / "expected.parquet")
-        return facts
+            asked = problems.frame("problems")
+            return judge_references(asked, run.suite, pool, timeout_seconds=seconds, progress=shown_as)
 
-    return Step(recipe, build)
+    return _frame_step("references", _judging(run), {"problems": problems.digest}, "expected", made)
 
 
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
     """Outcomes of one shard of samples, as OUTCOMES. Raises StageError on too many outages, and keeps nothing then."""
-    limits = run.config.execute
     inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
-    recipe = _recipe("execute", _judging(run), inputs)
+    most = run.config.execute.max_infra_error
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        with run.use_pool() as pool:
-            began = time.monotonic()  # shards queue for the pool: what they wait is no work
-            frame, facts = execution.execute(
-                samples.frame("samples"),
-                problems.frame("problems"),
-                expected.frame("expected"),
-                run.suite,
-                pool,
-                timeout_seconds=limits.timeout_seconds,
-                cache=run.outcome_cache,
-                machine=_machine(run),
-                progress=run.progress(f"execute {label}".strip(), "programs"),
-            )
-            busy = round(time.monotonic() - began, 3)
+    def made() -> Made:
+        heard = run.progress(f"execute {label}".strip(), "programs")
+        frame, facts = _judged(run, samples.frame("samples"), problems, expected, heard)
         share = execution.infra_share(frame)
-        if share > limits.max_infra_error:
+        if share > most:
             error = frame.filter(pl.col("status") == "infra_error")["error"][0]
             raise StageError(
                 f"{share:.1%} of {frame.height} outcomes are infrastructure failures (infra_error), more than "
-                f"execute.max_infra_error {limits.max_infra_error:.1%} (the first: {error}). None were kept; see "
-                "`codelutra doctor`, then give the same command again"
+                f"execute.max_infra_error {most:.1%} (the first: {error}). None were kept; see `codelutra doctor`, then "
+                "give the same command again"
             )
-        write_frame(frame, out / "outcomes.parquet")
-        return {**facts, "busy_seconds": busy}
+        return frame, facts
 
-    return Step(recipe, build, label)
+    return _frame_step("execute", _judging(run), inputs, "outcomes", made, label)
 
 
 def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:
     """One row a problem of `split`, as SCORES, and their summary in the facts."""
-    inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def made() -> Made:
         counted = [o.facts.get("other_modes", {}) for o in outcomes]
-        asked, wanted = problems.frame("problems"), expected.frame("expected")
-        frame, facts = score_problems(_concat(outcomes), asked, wanted, split, counted)
-        write_frame(frame, out / "scores.parquet")
-        return facts
+        return score_problems(_concat(outcomes), problems.frame("problems"), expected.frame("expected"), split, counted)
 
-    return Step(_recipe("score", {"split": split}, inputs), build)
+    return _frame_step("score", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
 
 
 def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
     """Right and wrong answers side by side, as PAIRS. An empty artifact is a result: its facts tell why."""
     config, seed = run.config.pairs, run.config.seed
-    inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
+    read = {**settings(config, SAME_RESULT), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def made() -> Made:
         asked = shown(problems.frame("problems"), run.config.suite).filter(pl.col("split") == "train")
         frame = _concat(outcomes)
         normalised = _normalised(run, frame, asked)
-        made, facts = make_pairs(frame, asked, expected.frame("expected"), config, seed=seed, normalised=normalised)
-        write_frame(made, out / "pairs.parquet")
-        return facts
+        return make_pairs(frame, asked, expected.frame("expected"), config, seed=seed, normalised=normalised)
 
-    read = {**settings(config, SAME_RESULT), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
-    return Step(_recipe("pairs", read, inputs), build)
+    return _frame_step("pairs", read, _judged_inputs(outcomes, problems, expected), "pairs", made)
 
 
 def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
     """The policy's own right answers, for SFT (`train.objective: rft`). An empty artifact is a result, as with pairs."""
-    inputs = _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def made() -> Made:
         asked = problems.frame("problems").filter(pl.col("split") == "train")
         frame = _concat(outcomes)
-        made, facts = right_answers(frame, asked, expected.frame("expected"), normalised=_normalised(run, frame, asked))
-        write_frame(made, out / "answers.parquet")
-        return facts
+        return right_answers(frame, asked, expected.frame("expected"), normalised=_normalised(run, frame, asked))
 
-    return Step(_recipe("answers", {"suite": run.suite.version}, inputs), build)
+    read = {"suite": run.suite.version}
+    return _frame_step("answers", read, _judged_inputs(outcomes, problems, expected), "answers", made)
 
 
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
@@ -290,7 +217,7 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
                 judge = rewards(run, problems, expected)
                 return training.grpo(
                     Path(policy.path),
-                    _teachable(problems, expected),
+                    teachable(problems.frame("problems"), expected.frame("expected")),
                     judge,
                     config=config,
                     sample=run.config.sample,
@@ -302,8 +229,7 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
 
 def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[str], list[str]], list[float]]:
     """1 for a correct answer, else 0, by the same path as all outcomes. Raises StageError on any outage of ours."""
-    asked, wanted = problems.frame("problems"), expected.frame("expected")
-    languages = dict(asked.select("problem_id", "language").rows())
+    languages = dict(problems.frame("problems").select("problem_id", "language").rows())
 
     def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
         rows = [
@@ -319,17 +245,7 @@ def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[
             }
             for i, (p, c) in enumerate(zip(problem_ids, completions, strict=True))
         ]
-        with run.use_pool() as pool:
-            frame, _ = execution.execute(
-                pl.DataFrame(rows, schema=SAMPLES),
-                asked,
-                wanted,
-                run.suite,
-                pool,
-                timeout_seconds=run.config.execute.timeout_seconds,
-                cache=run.outcome_cache,
-                machine=_machine(run),
-            )
+        frame, _ = _judged(run, pl.DataFrame(rows, schema=SAMPLES), problems, expected)
         outages = frame.filter(pl.col("status") == "infra_error")
         if outages.height:
             raise StageError(
@@ -339,6 +255,71 @@ def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[
         return [float(s == "correct") for s in frame["status"]]
 
     return judge
+
+
+def _frame_step(
+    stage: str, read: dict[str, Any], inputs: dict[str, str], name: str, made: Callable[[], Made], label: str = ""
+) -> Step:
+    """The step whose artifact is one frame, NAME.parquet, with facts: `read` and `inputs` are its key."""
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        frame, facts = made()
+        write_frame(frame, out / f"{name}.parquet")
+        return facts
+
+    return Step(_recipe(stage, read, inputs), build, label)
+
+
+def _with_cases(run: Run, frame: pl.DataFrame, proposer: models.Model | None) -> pl.DataFrame:
+    """PROBLEMS with the generated cases that the config asks for (`suite.generated_cases`)."""
+    section, suite = run.config.suite, run.suite
+    if not section.generated_cases or not isinstance(suite, PythonSuite):
+        return frame
+    propose = None
+    if proposer:
+        propose = testgen.asking(
+            proposer.path,
+            frame,
+            suite.system,
+            engine=run.config.engine,
+            seed=section.seed,
+            log=run.dir.log,
+            lock=run.accelerator_lock,
+            waiting=run.waiting,
+            progress=run.progress("propose cases", "completions"),
+        )
+    with run.use_pool() as pool:
+        return testgen.extend(
+            frame,
+            suite,
+            pool,
+            per_problem=section.generated_cases,
+            seed=section.seed,
+            timeout_seconds=run.config.execute.timeout_seconds,
+            propose=propose,
+            progress=run.progress("generate cases", "runs"),
+        )
+
+
+def _judged(
+    run: Run, samples: pl.DataFrame, problems: Artifact, expected: Artifact, heard: Callable[..., None] | None = None
+) -> Made:
+    """SAMPLES through the sandbox: OUTCOMES, facts."""
+    machine = f"{run.image} {run.config.execute.memory_mb} MB {run.config.execute.runtime or ''}"
+    with run.use_pool() as pool:
+        began = time.monotonic()  # shards queue for the pool: what they wait is no work
+        frame, facts = execution.execute(
+            samples,
+            problems.frame("problems"),
+            expected.frame("expected"),
+            run.suite,
+            pool,
+            timeout_seconds=run.config.execute.timeout_seconds,
+            cache=run.outcome_cache,
+            machine=machine,
+            progress=heard,
+        )
+        return frame, {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:
@@ -364,12 +345,12 @@ def _judging(run: Run) -> dict[str, Any]:
     }
 
 
-def _machine(run: Run) -> str:
-    return f"{run.image} {run.config.execute.memory_mb} MB {run.config.execute.runtime or ''}"
-
-
 def _many(name: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
     return {f"{name}-{i:03}": a.digest for i, a in enumerate(artifacts)}
+
+
+def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:
+    return _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
 
 
 def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:
@@ -385,36 +366,8 @@ def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.Dat
     return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
 
 
-def _teachable(problems: Artifact, expected: Artifact) -> pl.DataFrame:
-    usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
-    return (
-        problems.frame("problems")
-        .filter(pl.col("split") == "train")
-        .join(usable, on="problem_id", how="semi", maintain_order="left")
-    )
-
-
 def _to_imitate(run: Run, problems: Artifact, expected: Artifact) -> pl.DataFrame:
-    """Those of `_teachable` whose reference is shown."""
-    learned_from = shown(problems.frame("problems"), run.config.suite).filter(pl.col("reference") != "")
-    return _teachable(problems, expected).join(learned_from, on="problem_id", how="semi", maintain_order="left")
-
-
-def _require_references(run: Run, problems: pl.DataFrame) -> None:
-    """Raise UserError where the config learns from references, there are train problems, and no reference is shown."""
-    train, c = shown(problems, run.config.suite).filter(pl.col("split") == "train"), run.config
-    imitates = {
-        "warm_start": c.warm_start is not None,
-        "train.objective sft": c.train.objective == "sft" and c.iterations > 0,
-        "train.replay_references": c.train.replay_references and c.iterations > 0,
-        "suite.shots": c.suite.shots > 0,
-    }
-    wanting = [name for name, does in imitates.items() if does]
-    if train.height and wanting and not (train["reference"] != "").any():
-        raise UserError(
-            f"{' and '.join(wanting)} learn{'s' if len(wanting) == 1 else ''} from references, and of {train.height} train "
-            f"problems none has one that is shown (suite.references: {c.suite.references}); leave it out, or show some"
-        )
+    return to_imitate(problems.frame("problems"), expected.frame("expected"), run.config.suite)
 
 
 def _references_shown(run: Run) -> dict[str, Any]:

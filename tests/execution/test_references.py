@@ -11,12 +11,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.cli.tables import problem_counts
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.pipeline import stages
-from codelutra.pipeline.recorder import Summary
+from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run
+from codelutra.results.text import problem_counts
 from codelutra.schema import OUTCOMES
 from codelutra.store.artifacts import Recipe, Step, write_frame
 from codelutra.suites.splits import shown
@@ -47,8 +47,9 @@ def test_a_hidden_reference_teaches_nothing_and_still_judges(solved: int, learne
         expected = run.make(stages.references(run, asked))
         assert set(expected.frame("expected")["status"]) == {"correct"}
         train = asked.frame("problems").filter(pl.col("split") == "train")
-        Summary(run).prepared(asked, expected)
-        assert problem_counts(run.dir.read("summary.json") or {}) == f"{TRAIN} train ({SHOWN} with a reference), 2 dev"
+        record = Recorder(run)
+        record.prepared(asked, expected)
+        assert problem_counts(record.summary) == f"{TRAIN} train ({SHOWN} with a reference), 2 dev"
         visible = shown(train, config.suite).filter(pl.col("reference") != "")["problem_id"].to_list()
         hidden = [i for i in train["problem_id"] if i not in visible]
         right = hidden[:solved]
@@ -123,5 +124,6 @@ def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> Non
             ("b", "SELECT price FROM item", 0.0),
         ]
         assert reward([i for i, _, _ in tried], [code for _, code, _ in tried]) == [right for _, _, right in tried]
-        Summary(run).prepared(asked, expected)
-        assert problem_counts(run.dir.read("summary.json") or {}) == "2 train (0 with a reference), 1 dev"
+        record = Recorder(run)
+        record.prepared(asked, expected)
+        assert problem_counts(record.summary) == "2 train (0 with a reference), 1 dev"

@@ -1,0 +1,58 @@
+"""Which problems of a suite a run can learn from and be measured on."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from codelutra.config import RunConfig, SuiteSection
+from codelutra.errors import UserError
+from codelutra.suites.splits import shown
+
+
+def require_enough(problems: pl.DataFrame, config: RunConfig, suite: str) -> None:
+    """Raise UserError where PROBLEMS are too few for what the config does with them."""
+    train, dev, test = (problems.filter(pl.col("split") == split).height for split in ("train", "dev", "test"))
+    tested = config.select.test
+    if config.iterations and train < 2:
+        raise UserError(f"suite {suite!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section")
+    if config.iterations and not dev:
+        raise UserError(
+            f"suite {suite!r} gives 0 dev problems ({train} train, {test} test) and iterations is {config.iterations}: "
+            "policies are chosen on dev, so at least 1 is needed. Choose another protocol, other databases or shares (the "
+            "`suite` section); or set iterations to 0, to measure the model on test alone"
+        )
+    if not dev and not (test and tested):
+        raise UserError(
+            f"suite {suite!r} gives 0 dev and {test} test problems, and select.test is {str(tested).lower()}: there is "
+            "nothing to measure on; see the `suite` section, or set select.test to true"
+        )
+    _require_references(problems, config)
+
+
+def _require_references(problems: pl.DataFrame, config: RunConfig) -> None:
+    """Raise UserError where the config learns from references, there are train problems, and no reference is shown."""
+    train = shown(problems, config.suite).filter(pl.col("split") == "train")
+    imitates = {
+        "warm_start": config.warm_start is not None,
+        "train.objective sft": config.train.objective == "sft" and config.iterations > 0,
+        "train.replay_references": config.train.replay_references and config.iterations > 0,
+        "suite.shots": config.suite.shots > 0,
+    }
+    wanting = [name for name, does in imitates.items() if does]
+    if train.height and wanting and not (train["reference"] != "").any():
+        raise UserError(
+            f"{' and '.join(wanting)} learn{'s' if len(wanting) == 1 else ''} from references, and of {train.height} train "
+            f"problems none has one that is shown (suite.references: {config.suite.references}); leave it out, or show some"
+        )
+
+
+def teachable(problems: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
+    """Train problems that can be judged: rows of PROBLEMS whose reference is not a `reference_error` in EXPECTED."""
+    usable = expected.filter(pl.col("status") == "correct").select("problem_id")
+    return problems.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+
+
+def to_imitate(problems: pl.DataFrame, expected: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
+    """Those of `teachable` whose reference the model may see."""
+    seen = shown(problems, section).filter(pl.col("reference") != "")
+    return teachable(problems, expected).join(seen, on="problem_id", how="semi", maintain_order="left")
