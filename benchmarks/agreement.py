@@ -1,4 +1,4 @@
-"""Do our comparison modes say what the official evaluators say, on what models really answered?
+"""Do our comparison modes agree with the official evaluators, on answers of real models?
 
     python -m benchmarks.agreement --run HOME/runs/NAME [--run …] \\
         [--spider DIR of test-suite-sql-eval] [--bird FILE evaluation.py of BIRD] --out docs/results/agreement.json
@@ -6,8 +6,8 @@
 Every different answer of the runs (greedy and sampled, dev, train and test) is executed once in the sandbox and judged by
 the modes, and once by the official code on a copy of the database. The evaluators are not shipped here: clone
 taoyds/test-suite-sql-eval (Zhong et al., 2020) and BIRD's repository. Left out are answers that ran out of time or memory
-(the evaluators have no such limit) and problems without a usable reference. Each disagreement is put down to a cause that
-was checked; one without is listed as unexplained.
+(the evaluators have no such limit) and problems without a usable reference. Each disagreement gets a cause that was
+checked; the others are listed as unexplained.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Do right programs come out correct, and wrong ones not? Every reference of every suite, through the real sandbox.
+"""Are right programs judged correct, and wrong ones not? Runs every reference of every suite in the real sandbox.
 
     python benchmarks/references.py DATA [--only SUITE …] [--out docs/results/references.json]
 
-DATA holds spider/, mbpp/, ds1000/, bird-superhero/ and humaneval/, each in its official layout; what is not there is left
-out. A reference runs twice as the expectation's job and the answer's, as `codelutra check` and every run do. For
-MBPP and starter-python, wrong programs follow: stubs that return None or raise must not come out correct, and of
-programs with one operator or constant changed, the share that is caught says how much the cases see (some changes
-leave a function what it was, so 1.0 is out of reach).
+DATA has spider/, mbpp/, ds1000/, bird-superhero/ and humaneval/, each in its official layout; absent ones are left out. A
+reference runs once as the expectation and once as an answer, as in `codelutra check` and every run. For MBPP and
+starter-python, wrong programs follow. Stubs that return None or raise must not be correct. Of programs with one operator
+or constant changed, the share that is caught measures the cases; some changes do not change what a function does, so 1.0
+cannot be reached.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How fast is the sandbox, against what people do instead? One run, ratios, JSON and a figure.
+"""How fast is the sandbox, compared with the usual alternatives? Prints ratios, writes JSON and a figure.
 
     python benchmarks/sandbox_speed.py --spider DIR --out docs/results/sandbox.json
 
-Every contender runs the same trivial programs, two at a time; the rounds rotate, so that a busy machine is busy for
-all of them. `llm-sandbox` takes part where it is installed (`pip install 'llm-sandbox[docker]'`).
+Every contender runs the same trivial programs, two at a time. The rounds rotate, so that other load on the machine affects
+all of them. `llm-sandbox` is measured where it is installed (`pip install 'llm-sandbox[docker]'`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Two hundred thousand programs, one in ten hostile: what breaks, what grows, what is left?
+"""Run two hundred thousand programs, one in ten hostile: what breaks, what grows, what is left?
 
     python benchmarks/soak.py --programs 200000 --out docs/results/sandbox-soak.json
 
-Honest programs and queries have answers known on the host; hostile ones are the attack list's (those that must be
-waited for, time and memory bombs, come in smaller number, so that the soak does not only wait).
+The host knows the answers of honest programs and queries. Hostile ones are those of the attack list; attacks that run into a
+limit of time or memory are rarer, so that the soak does not only wait.
 """
 
 from __future__ import annotations

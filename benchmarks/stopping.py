@@ -1,4 +1,4 @@
-"""Claim: at the sizes dev sets have, patience for a new best of dev ships a better policy than for a significant gain.
+"""Claim: with dev sets of the usual size, waiting for a new best on dev ships a better policy than waiting for significance.
 
     python -m benchmarks.stopping [--runs 1000] [--problems 178] [--out docs/results/stopping.json]
 

@@ -1,12 +1,12 @@
-"""How many wrong programs do generated cases catch that the given ones let pass, and how many right ones do they fail?
+"""How many wrong programs that pass the given cases do generated cases catch, and how many right programs do they fail?
 
     python benchmarks/testgen.py --mbpp DIR --out docs/results/testgen.json
 
-Wrong programs: MBPP's references with one operator or number changed, as far as they pass the three given asserts. Some of
-those are no errors at all (a changed bound that no input reaches), so 100 % is out of reach. Right programs: where the
-hand-checked release (sanitized-mbpp.json) solves a problem in another way, that solution, as far as it passes the given
-asserts. "any input" leaves out the habits (codelutra/execution/mutation.py), which keep new inputs like the known ones;
-"proposed first" asks a model (--proposer) before it mutates.
+Wrong programs: MBPP's references with one operator or number changed that pass the three given asserts. Some of them are not
+wrong (a changed bound that no input reaches), so 100 % cannot be reached. Right programs: solutions of the hand-checked
+release (sanitized-mbpp.json) that differ from the reference and pass the given asserts. "any input" leaves out the
+habits (codelutra/execution/mutation.py), which keep new inputs like the known ones; "proposed first" asks a model
+(--proposer) before it mutates.
 """
 
 from __future__ import annotations
