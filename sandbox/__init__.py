@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxError
-from sandbox.protocol import Malformed, NotRepresentable, PythonJob, Result, SqlJob, Status, decode, dumps, encode, loads
+from sandbox.protocol import PythonJob, Result, SqlJob
 
 if TYPE_CHECKING:
     from sandbox.client import ensure_daemon_reachable
@@ -17,34 +17,21 @@ if TYPE_CHECKING:
     from sandbox.owner import reap_orphans
     from sandbox.pool import Pool
 
-# Imported when first used, so that code which only describes jobs does not load Docker's client.
-_LATER = {
-    "Pool": "sandbox.pool",
-    "ensure_daemon_reachable": "sandbox.client",
-    "ensure_image": "sandbox.image",
-    "reap_orphans": "sandbox.owner",
-}
-
 __all__ = [
-    "Malformed",
-    "NotRepresentable",
     "Pool",
     "PythonJob",
     "Result",
     "SandboxError",
     "SqlJob",
-    "Status",
-    "decode",
-    "dumps",
-    "encode",
     "ensure_daemon_reachable",
     "ensure_image",
-    "loads",
     "reap_orphans",
 ]
+# Imported when first used, so that code which only describes jobs does not load Docker's client.
+_LATER = {"Pool": "pool", "ensure_daemon_reachable": "client", "ensure_image": "image", "reap_orphans": "owner"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'sandbox' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    return getattr(importlib.import_module(f"sandbox.{_LATER[name]}"), name)

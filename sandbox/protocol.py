@@ -5,24 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sandbox.runner.canonical import Malformed, NotRepresentable, decode, dumps, encode, loads
+from sandbox.runner.canonical import decode as decode
+from sandbox.runner.canonical import dumps as dumps
+from sandbox.runner.canonical import encode as encode
 
 Status = Literal["ok", "runtime_error", "syntax_error", "timeout", "resource_limit", "blocked", "infra_error"]
 MAX_ERROR_CHARS = 2000
-
-__all__ = [
-    "MAX_ERROR_CHARS",
-    "Malformed",
-    "NotRepresentable",
-    "PythonJob",
-    "Result",
-    "SqlJob",
-    "Status",
-    "decode",
-    "dumps",
-    "encode",
-    "loads",
-]
 
 
 @dataclass(frozen=True)

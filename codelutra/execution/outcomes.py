@@ -138,15 +138,6 @@ def _preview(value: Any) -> str:
 
 
 def _key(suite: Suite, problem: Mapping[str, Any], code: str, machine: str, timeout_seconds: float) -> bytes:
-    parts = (
-        suite.name,
-        suite.version,
-        suite.mode,
-        machine,
-        str(timeout_seconds),
-        problem["problem_id"],
-        problem["reference"],
-        problem["judge"],
-        code,
-    )
+    judged = (problem["problem_id"], problem["reference"], problem["judge"], code)
+    parts = (suite.name, suite.version, suite.mode, machine, str(timeout_seconds), *judged)
     return hashlib.sha256(b"\0".join(p.encode(errors="surrogatepass") for p in parts)).digest()

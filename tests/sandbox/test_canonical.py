@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import Malformed, NotRepresentable, decode, dumps, encode, loads
+from sandbox.runner.canonical import Malformed, NotRepresentable, decode, dumps, encode, loads
 
 NUMBERS = st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False) | st.fractions()
 TIMES = st.dates() | st.datetimes() | st.times() | st.timedeltas()
