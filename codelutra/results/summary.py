@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from codelutra.errors import UserError
 from codelutra.scoring.statistics import Estimate
@@ -286,7 +286,7 @@ def load_summary(run: Path) -> RunSummary | None:
         return RunSummary.model_validate(json.loads(file.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, AttributeError, ValidationError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:  # ValidationError is a ValueError
         why = " ".join(str(e).split())[:200]
         raise UserError(f"{file} is damaged ({why}); `{go_on_command(run)}` writes it anew from the store") from e
 
