@@ -24,6 +24,7 @@ from codelutra.store.paths import told_command
 
 _SHOWN = 10  # of a kind, for people; JSON has all
 _ENDLESS = 10_000  # columns, where there is no terminal
+_WORD = 8  # columns that a column of words needs; longer words are folded
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -39,14 +40,20 @@ def narrow() -> bool:
 
 
 def show(table: Table, title: str = "") -> None:
-    """Print a table. On a narrow terminal words wrap; names (the first column) and numbers do not."""
+    """Print a table. On a narrow terminal words wrap; names (the first column) and numbers do not. Where these leave the
+    words no room, rows stay whole and the terminal breaks them."""
     grid = Grid(title=title or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    needed = 1
     for i, name in enumerate(table.columns):
         kept = i == 0 or name in table.numbers
+        cells = [name, *(row[i] for row in table.rows)]
+        needed += 2 + max(map(len, cells) if kept else (min(len(w), _WORD) for c in cells for w in c.split()), default=0)
         grid.add_column(name, justify="right" if name in table.numbers else "left", no_wrap=kept, overflow="fold")
     for n, row in enumerate(table.rows):
         grid.add_row(*map(Text, row), style="bold" if n == table.best else "")
-    console().print(grid)
+    out = console()
+    out.width = out.width if needed <= out.width else _ENDLESS
+    out.print(grid)
 
 
 def show_run(s: RunSummary, folder: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from codelutra.errors import UserError
 from codelutra.results.summary import Progress, RunSummary
 from codelutra.store.paths import go_on_command
@@ -23,7 +21,7 @@ def load_summary(run: Path) -> RunSummary | None:
         return RunSummary.model_validate(json.loads(file.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, AttributeError, ValidationError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:  # ValidationError is a ValueError
         why = " ".join(str(e).split())[:200]
         raise UserError(f"{file} is damaged ({why}); `{go_on_command(run)}` writes it anew from the store") from e
 

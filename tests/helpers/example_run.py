@@ -93,7 +93,7 @@ def example_run(
             drawn, judged = played.answers("dev", skill, 1)
             scores = run.make(stages.score(run, [judged], played.problems, played.expected, "dev"))
             record.measured(policy, scores, [drawn], [judged], made)
-            if i:
+            if iteration >= 0:
                 record.decide()
             if iteration >= 0 and not last:
                 drawn, judged = played.answers("train", skill, config.sample.samples_per_problem)
