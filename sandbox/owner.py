@@ -1,4 +1,7 @@
-"""Whose containers are these? Labels that say so, and the removal of those whose owner is gone."""
+"""Whose container or process is this? Marks that name the owning process, and the removal of containers whose owner is gone.
+
+A container carries the marks as labels, a process as one text in its environment.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,27 @@ from sandbox.client import connect
 PREFIX = "codelutra"
 REMOVE_SECONDS = 20.0
 RUN, POOL, HOST, BOOT, PID, STARTED = (f"{PREFIX}.{name}" for name in ("run", "pool", "host", "boot", "pid", "started"))
+MARKS = (HOST, BOOT, PID, STARTED)
 
 
 def labels(run: str, pool: str) -> dict[str, str]:
     """What a container of this process carries."""
-    return {RUN: run, POOL: pool, HOST: host(), BOOT: boot(), PID: str(os.getpid()), STARTED: started(os.getpid())}
+    return {RUN: run, POOL: pool} | marks()
+
+
+def marks() -> dict[str, str]:
+    """What names this process among all processes of all machines."""
+    return dict(zip(MARKS, (host(), boot(), str(os.getpid()), started(os.getpid())), strict=True))
+
+
+def as_text(marks: dict[str, str]) -> str:
+    return " ".join(marks[name] for name in MARKS)
+
+
+def from_text(text: str) -> dict[str, str]:
+    """The marks in a text of `as_text`; none where it is anything else."""
+    values = text.split(" ")
+    return dict(zip(MARKS, values, strict=True)) if len(values) == len(MARKS) else {}
 
 
 def host() -> str:
@@ -37,10 +56,10 @@ def boot() -> str:
     return _read("/proc/sys/kernel/random/boot_id")
 
 
-def started(pid: int) -> str:
-    """When a process started, in clock ticks since boot; '' when there is no such process."""
-    line = _read(f"/proc/{pid}/stat")
-    return line.rpartition(")")[2].split()[19] if line else ""
+def started(pid: int | str) -> str:
+    """When a process started, in clock ticks since boot; '' when there is no such process, or nothing but its exit code."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if fields and fields[0] not in ("Z", "X") else ""
 
 
 def _read(path: str) -> str:
@@ -51,10 +70,11 @@ def _read(path: str) -> str:
 
 
 def is_orphan(marks: dict[str, str]) -> bool:
-    """True when the labels name a process of this machine that is no more. Other machines' are none of our business."""
-    if marks.get(HOST) != host() or not marks.get(PID, "").isdigit():
+    """True when the marks name a process of this machine that is gone. Unreadable marks are nobody's, so False."""
+    host_of, booted, pid, began = (marks.get(name, "") for name in MARKS)
+    if host_of != host() or not booted or not began or not (pid.isascii() and pid.isdecimal()):
         return False
-    return marks.get(BOOT) != boot() or started(int(marks[PID])) != marks.get(STARTED)
+    return booted != boot() or started(pid) != began
 
 
 def reap_orphans(client: docker.DockerClient | None = None) -> list[str]:

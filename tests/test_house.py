@@ -252,7 +252,8 @@ sys.addaudithook(watch)
 names = []
 for top in ("sandbox", "codelutra"):
     package = importlib.import_module(top)
-    names += [top, *(m.name for m in pkgutil.walk_packages(package.__path__, top + ".") if "__main__" not in m.name)]
+    found = [m.name for m in pkgutil.walk_packages(package.__path__, top + ".")]
+    names += [top, *(name for name in found if "__main__" not in name and name != "codelutra.sampling.engine_worker")]
 for name in names:
     importlib.import_module(name)
 watching, report = False, {"names": names, "opened": opened, "heavy": sorted(HEAVY & set(sys.modules))}

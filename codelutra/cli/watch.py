@@ -26,7 +26,7 @@ from codelutra.errors import CodelutraError, UserError
 from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
-from codelutra.store.child import our_modules
+from codelutra.store.child import our_environment
 from codelutra.store.paths import go_on_command, home_dir, told_command
 from codelutra.store.run_dir import RunDir, read_event
 from codelutra.suites.base import open_suite
@@ -78,7 +78,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
 
 
 def _environment() -> dict[str, str]:
-    return _ENVIRONMENT | os.environ | our_modules()
+    return _ENVIRONMENT | os.environ | our_environment()
 
 
 @contextlib.contextmanager

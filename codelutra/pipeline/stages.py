@@ -32,6 +32,7 @@ from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_f
 from codelutra.store.paths import cache_dir
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
+from codelutra.training import launch as training
 from codelutra.training.pairs import make_pairs, right_answers
 
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
@@ -151,8 +152,6 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
 
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
     """SFT on the usable references of the train split that are shown: policy 0."""
-    from codelutra.training import launch as training
-
     config = run.config.warm_start
     assert config is not None
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
@@ -160,31 +159,19 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        return training.warm_start(
-            Path(policy.path),
-            _to_imitate(run, problems, expected),
-            system=run.suite.system,
-            config=config,
-            seed=run.config.seed,
-            out=out,
-            work=work,
-            log=run.dir.log,
-            lock=run.accelerator_lock,
-            progress=run.training_progress("warm-start", "warm start"),
-        )
+        here = _training(run, policy, out, work, "warm-start", "warm start")
+        return training.warm_start(here, _to_imitate(run, problems, expected), config)
 
     return Step(recipe, build)
 
 
 def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
     """Policy t from policy t-1 and its lesson: pairs, or by `train.objective` its right answers, or the problems."""
-    from codelutra.training import launch as training
-
-    config, system, seed = run.config.train, run.suite.system, run.config.seed
+    config = run.config.train
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
-    read = {**settings(config, SAME_RESULT), "seed": seed, "system": system}
+    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system}
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
     if config.objective == "grpo":
@@ -194,35 +181,19 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     recipe = _recipe("train", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        common: dict[str, Any] = {
-            "system": system,
-            "seed": seed,
-            "out": out,
-            "work": work,
-            "log": run.dir.log,
-            "lock": run.accelerator_lock,
-            "progress": run.training_progress("train", f"train {label}".strip()),
-        }
+        here = _training(run, policy, out, work, "train", f"train {label}".strip())
         match config.objective:
             case "preference":
                 known = _to_imitate(run, problems, expected) if config.replay_references else None
-                return training.refine(Path(policy.path), lesson.frame("pairs"), config=config, references=known, **common)
+                return training.refine(here, lesson.frame("pairs"), config, known)
             case "rft":
-                supervised = _supervised(config)
-                return training.supervise(Path(policy.path), lesson.frame("answers"), config=supervised, **common)
+                return training.supervise(here, lesson.frame("answers"), _supervised(config))
             case "sft":
-                known = _to_imitate(run, problems, expected)
-                return training.warm_start(Path(policy.path), known, config=_supervised(config), **common)
+                return training.warm_start(here, _to_imitate(run, problems, expected), _supervised(config))
             case "grpo":
                 judge = rewards(run, problems, expected)
-                return training.grpo(
-                    Path(policy.path),
-                    teachable(problems.frame("problems"), expected.frame("expected")),
-                    judge,
-                    config=config,
-                    sample=run.config.sample,
-                    **common,
-                )
+                asked = teachable(problems.frame("problems"), expected.frame("expected"))
+                return training.grpo(here, asked, config, run.config.sample, judge)
 
     return Step(recipe, build, label)
 
@@ -320,6 +291,12 @@ def _judged(
             progress=heard,
         )
         return frame, {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
+
+
+def _training(run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str) -> training.Training:
+    heard = run.training_progress(stage, label)
+    system, seed, lock = run.suite.system, run.config.seed, run.accelerator_lock
+    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

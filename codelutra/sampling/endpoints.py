@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from codelutra.errors import StageError, UserError
 from codelutra.prompts import prompt_ids
-from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult
+from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally
 
 if TYPE_CHECKING:
     import httpx
@@ -59,24 +59,18 @@ class _Work:
     out: queue.SimpleQueue[Any]
     asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
-    done: list[dict[tuple[int, int], Completion]] = field(default_factory=list)
-    count: int = 0
-    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.shards)
 
     def settle(self, shard: int, completion: Completion) -> None:
         """File a completion; hand the shard over when it was the last one."""
-        self.done[shard][completion.prompt, completion.sample] = completion
-        self.count, self.tokens = self.count + 1, self.tokens + completion.completion_tokens
-        sizes = [len(s.prompts) * s.samples for s in self.shards]
-        self.out.put((self.count, sum(sizes), self.tokens))
-        if len(self.done[shard]) == sizes[shard]:
-            self.hand_over(shard)
-        if self.count == sum(sizes):
+        result = self.tally.settle(shard, completion)
+        self.out.put((self.tally.count, self.tally.total, self.tally.tokens))
+        if result:
+            self.out.put(result)
+        if self.tally.count == self.tally.total:
             self.finished.set()
-
-    def hand_over(self, shard: int) -> None:
-        answers = self.done[shard]
-        self.out.put(ShardResult(self.shards[shard].key, tuple(answers[at] for at in sorted(answers))))
 
 
 def sample_endpoints(
@@ -98,7 +92,7 @@ def sample_endpoints(
     out: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop = threading.Event()
     endpoints = [_Endpoint(url) for url in urls]
-    missing, told = len(shards), (0, sum(len(s.prompts) * s.samples for s in shards), 0)
+    missing, told = len(shards), (0, Tally(shards).total, 0)
     with ThreadPoolExecutor(1, "endpoints") as thread:
         try:
             work = _sample(endpoints, policy, shards, max_model_len, connections, patience_seconds, out, stop)
@@ -134,7 +128,7 @@ async def _sample(
     import httpx
     from transformers import AutoTokenizer
 
-    work = _Work(shards, patience, out, done=[{} for _ in shards])
+    work = _Work(shards, patience, out)
     _enqueue(work, AutoTokenizer.from_pretrained(policy), max_model_len)
     async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
         alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
@@ -153,9 +147,9 @@ async def _sample(
 
 
 def _enqueue(work: _Work, tokenizer: Any, max_model_len: int) -> None:
+    for result in work.tally.empty():
+        work.out.put(result)
     for s, shard in enumerate(work.shards):
-        if not shard.prompts:
-            work.hand_over(s)
         for p, prompt in enumerate(shard.prompts):
             ids = prompt_ids(tokenizer, shard.system, prompt)
             for k in range(shard.samples):

@@ -1,50 +1,228 @@
-"""The processes we start: with which modules they run, and how what a killed one left behind is found and ended."""
+"""The processes we start: how they are told what to do, how they answer, and that none of them outlives us.
+
+    parent: Child  ──(stdin: JSON lines; its end means "end")──►  child: `serve(work)`, `work` gets a `Parent`
+                   ◄──(its first stdout: events, JSON lines)────
+
+A process exit is the only sure way to get an accelerator's memory back, so what loads a model is a process of its own. What
+libraries print, on stdout or stderr, goes to the log and cannot spoil the events. A child ends, with all it has started,
+when its `Child` ends and when the parent dies, however it dies. An error that the child raises on purpose is raised in the
+parent; any other end is an `EndedEarlyError` with the end of the log.
+
+Whatever we start has the marks of the starting process in its environment (see `sandbox.owner`). So what a killed process
+left behind is found: `reap_strays`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import queue
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from sandbox.owner import started
+from codelutra.errors import CodelutraError, StageError, UserError
+from codelutra.store.files import locked
+from sandbox import owner
 
-OWNER = "CODELUTRA_OWNER"  # "<pid>:<start>" of the owning process, in the environment of all it starts
+OWNER = "CODELUTRA_OWNER"
+OUT_OF_MEMORY = 77  # exit code
+_LOG_LINES_SHOWN = 12
+Event = dict[str, Any]
 
 
-def our_modules() -> dict[str, str]:
-    """Environment in which `python -m codelutra…` runs this code and no tasks.py or datasets.py of the current folder."""
+class EndedEarlyError(StageError):
+    """A child has ended without saying why."""
+
+    def __init__(self, what: str, code: int, log: Path) -> None:
+        self.out_of_memory = code in (OUT_OF_MEMORY, -signal.SIGKILL)  # the kernel's answer to too little memory is SIGKILL
+        self.last_lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        super().__init__(
+            f"the {what} process ended early ({how}); what is finished is kept, the same command goes on from there.\n"
+            f"The end of {log}:\n" + "\n".join(f"  {line}" for line in self.last_lines)
+        )
+
+
+class Child:
+    """`python -m module arguments`, from here to the end of the `with` block. `log` gets what it prints."""
+
+    def __init__(self, what: str, module: str, *arguments: str, log: Path, more: dict[str, str] | None = None) -> None:
+        """`what` names the process in errors; `more` is added to its environment."""
+        self._what, self._log = what, log
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as noise:
+            # A session of its own: Ctrl-C reaches us, who end it; killpg reaches all it has started.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=noise,
+                env=os.environ | our_environment() | (more or {}),
+                start_new_session=True,
+            )
+        # Events are taken while the caller is busy, or the child would have to stop.
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Any) -> None:
+        """Send a JSON-able message. A dead child is told by `hear`, not here."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def hear(self, timeout: float | None = None) -> Event:
+        """The next event; an empty one when `timeout` seconds bring none.
+
+        Raises the UserError or StageError that the child raised, and EndedEarlyError when it has ended.
+        """
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return {}
+        if event is None:
+            raise EndedEarlyError(self._what, self._process.wait(), self._log)
+        if event["event"] == "error":
+            raise (UserError if event["exit_code"] == UserError.exit_code else StageError)(event["message"])
+        return event
+
+    def _drain(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # cut off by the child's death, or printed before `Parent` was made
+                    event = json.loads(line)
+                    if isinstance(event, dict) and "event" in event:
+                        self._events.put(event)
+        self._events.put(None)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+class Parent:
+    """The other side, in the child: made first of all, before anything is imported that prints or takes long."""
+
+    def __init__(self) -> None:
+        self._events = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        when_parent_ends(lambda: os.killpg(0, signal.SIGKILL), lambda line: self._messages.put(json.loads(line)))
+
+    def tell(self, event: Event) -> None:
+        """Send an event: {"event": its kind, …}."""
+        self._events.write(json.dumps(event) + "\n")
+
+    def hear(self) -> Any:
+        """The next message; waits for it."""
+        return self._messages.get()
+
+    @contextlib.contextmanager
+    def holding(self, lock: Path) -> Iterator[None]:
+        """Hold a lock; "waiting" is told while another process has it."""
+        with locked(lock, waiting=lambda: self.tell({"event": "waiting", "for": str(lock)})):
+            yield
+
+
+def serve(work: Callable[[Parent], None]) -> None:
+    """Be a child: do `work`, and tell the parent of an error raised on purpose and of memory that did not suffice."""
+    parent = Parent()
+    try:
+        work(parent)
+    except CodelutraError as e:
+        parent.tell({"event": "error", "exit_code": e.exit_code, "message": str(e)})
+        os._exit(1)  # at once: where several processes train together, the others would wait for this one
+    except (MemoryError, RuntimeError) as e:
+        if not _is_out_of_memory(e):
+            raise
+        traceback.print_exc()
+        os._exit(OUT_OF_MEMORY)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch's error is known by its name: this module does without torch."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def when_parent_ends(end: Callable[[], None], hear: Callable[[bytes], None] = lambda line: None) -> None:
+    """Call `end`, in a thread, when stdin ends or the owner in our environment is gone; give `hear` each line until then.
+
+    The end of stdin alone would not do: a process that the parent forked may keep the other side open. Nor would a
+    parent-death signal: it follows the parent's thread.
+    """
+    marks, first = owner.from_text(os.environ.get(OWNER, "")), threading.Lock()
+
+    def read() -> None:
+        try:
+            for line in os.fdopen(os.dup(0), "rb"):  # sys.stdin has a lock that the interpreter wants when it exits
+                hear(line)
+        finally:  # also at a line that was cut off
+            end_once()
+
+    def watch() -> None:
+        while not owner.is_orphan(marks):
+            time.sleep(1)
+        end_once()
+
+    def end_once() -> None:
+        if first.acquire(blocking=False):
+            end()
+
+    for target in (read, watch):
+        threading.Thread(target=target, daemon=True).start()
+
+
+def our_environment() -> dict[str, str]:
+    """What our processes get: this code's modules, even in a folder that has a tasks.py or datasets.py; and our marks."""
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": paths, OWNER: owner.as_text(owner.marks())}
 
 
 def own_what_follows() -> None:
-    """Mark every process started from here on as ours."""
-    os.environ[OWNER] = f"{os.getpid()}:{started(os.getpid())}"
+    """Mark every process started from here on as ours, those that libraries start too."""
+    os.environ[OWNER] = owner.as_text(owner.marks())
 
 
 def reap_strays() -> list[int]:
-    """Kill what flows that were killed left behind: Prefect's temporary server, above all. Returns the process ids."""
-    return _kill(lambda pid, start: started(pid) != start)
+    """Kill what killed processes of ours left behind, Prefect's temporary server above all. Returns the process ids."""
+    return _kill(owner.is_orphan)
 
 
 def end_what_followed() -> None:
-    """Kill every process that was started since `own_what_follows`."""
-    _kill(lambda pid, _: pid == os.getpid())
+    """Kill every process that this one has marked."""
+    mine = owner.marks()
+    _kill(lambda marks: marks == mine)
 
 
-def _kill(which: Callable[[int, str], bool]) -> list[int]:
-    """Kill the marked processes whose owner (pid, start) is one of `which`."""
-    killed = []
+def _kill(which: Callable[[dict[str, str]], bool]) -> list[int]:
+    """Kill the processes whose owner's marks are such."""
+    killed, prefix = [], f"{OWNER}=".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
+        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
             for item in path.read_bytes().split(b"\0"):
-                name, _, value = item.partition(b"=")
-                if name == OWNER.encode():
-                    pid, _, start = value.decode().partition(":")
-                    if which(int(pid), start):
-                        os.kill(int(path.parent.name), signal.SIGKILL)
-                        killed.append(int(path.parent.name))
+                if item.startswith(prefix) and which(owner.from_text(item[len(prefix) :].decode(errors="replace"))):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    killed.append(int(path.parent.name))
     return killed

@@ -16,7 +16,8 @@ import pytest
 
 from codelutra.config import EngineSection
 from codelutra.errors import StageError, UserError
-from codelutra.sampling.engine import Engine, ShardRequest, request_seed, stop_ids, take_lock
+from codelutra.sampling.engine import Engine, ShardRequest, request_seed, stop_ids
+from codelutra.store.files import locked
 from tests.helpers.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -196,7 +197,7 @@ def test_a_held_lock_is_told_and_a_stop_is_heard_while_waiting(policy: Path, tmp
             raise Stop
 
     with (
-        take_lock(tmp_path / "lock", told.append),
+        locked(tmp_path / "lock"),
         Engine(
             policy,
             CONFIG,

@@ -52,6 +52,10 @@ def test_batches_are_whole_and_each_pass_uses_a_problem_at_most_once() -> None:
     assert batches(3, 16, 1.0, seed=0)[0].__len__() == 3
 
 
+def place(policy: Path, at: Path) -> train.Training:
+    return train.Training(policy, "Write SQL.", 0, at / "out", at / "work", at / "log", at / "lock")
+
+
 @pytest.mark.slow
 def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_path: Path) -> None:
     policy, asked = write_tiny_model(tmp_path / "policy"), list[list[str]]()
@@ -63,19 +67,7 @@ def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_p
     config = CONFIG.model_copy(update={"epochs": 6})
     long = pl.when(pl.col("problem_id") == "q0").then(pl.lit("SELECT " + "1 + " * 200 + "1"))  # says nothing of its prompt
     given = problems(4).with_columns(reference=long.otherwise("reference"))
-    facts = train.grpo(
-        policy,
-        given,
-        judge,
-        system="Write SQL.",
-        config=config,
-        sample=SAMPLE,
-        seed=0,
-        out=tmp_path / "out",
-        work=tmp_path / "work",
-        log=tmp_path / "log",
-        lock=tmp_path / "lock",
-    )
+    facts = train.grpo(place(policy, tmp_path), given, config, SAMPLE, judge)
     rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
     assert facts["steps"] == facts["planned_steps"] == len(rows) == 12
     assert facts["too_long"] == 0
@@ -113,19 +105,7 @@ def test_an_outage_while_judging_stops_training_which_then_goes_on_where_it_was(
         return [float(len(c) % 2) for c in completions]
 
     def training() -> dict[str, Any]:
-        return train.grpo(
-            policy,
-            problems(4),
-            judge,
-            system="",
-            config=config,
-            sample=SAMPLE,
-            seed=0,
-            out=tmp_path / "out",
-            work=tmp_path / "work",
-            log=tmp_path / "log",
-            lock=tmp_path / "lock",
-        )
+        return train.grpo(place(policy, tmp_path), problems(4), config, SAMPLE, judge)
 
     policy, config = write_tiny_model(tmp_path / "policy"), CONFIG.model_copy(update={"epochs": 3})
     with pytest.raises(StageError, match="the sandbox is gone"):

@@ -6,7 +6,6 @@ process itself start it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -28,6 +27,7 @@ import torch
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.schema import PAIRS, PROBLEMS
+from codelutra.store.files import locked
 from codelutra.training import launch as train
 from codelutra.training.batches import Example, pair_examples, plan
 from codelutra.training.checkpoints import Job, job_key
@@ -501,10 +501,13 @@ def test_a_model_nobody_knows_is_refused_by_name(policy: Path, run: Train, tmp_p
         run(some_pairs(4), start=odd)
 
 
+def place(policy: Path, at: Path, progress: train.Progress | None = None) -> train.Training:
+    return train.Training(policy, SYSTEM, 0, at / "out", at / "work", at / "log", at / "lock", progress)
+
+
 def test_no_pairs_end_cleanly(policy: Path, tmp_path: Path) -> None:
-    folders = {"out": tmp_path / "out", "work": tmp_path / "work", "log": tmp_path / "log", "lock": tmp_path / "lock"}
     with pytest.raises(StageError, match="no pairs to train on"):
-        train.refine(policy, some_pairs(0), system=SYSTEM, config=TrainSection(), seed=0, **folders)
+        train.refine(place(policy, tmp_path), some_pairs(0), TrainSection())
     assert not (tmp_path / "out").exists()
 
 
@@ -518,9 +521,9 @@ from codelutra.training import launch as train
 from codelutra.config import TrainSection
 
 at = Path(sys.argv[1])
-summary = train.refine(Path(sys.argv[2]), pl.read_parquet(at / "pairs.parquet"), system="Write SQL.", seed=0, out=at / "out",
-    config=TrainSection(**json.loads(sys.argv[3])), work=at / "work", log=at / "log", lock=at / "lock",
-    progress=lambda done, total, more: print(json.dumps([done, total, more]), flush=True))
+show = lambda done, total, more: print(json.dumps([done, total, more]), flush=True)
+here = train.Training(Path(sys.argv[2]), "Write SQL.", 0, at / "out", at / "work", at / "log", at / "lock", show)
+summary = train.refine(here, pl.read_parquet(at / "pairs.parquet"), TrainSection(**json.loads(sys.argv[3])))
 print(json.dumps(summary), flush=True)
 """
 
@@ -597,9 +600,9 @@ def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(
 def launched(at: Path, policy: Path, pairs: pl.DataFrame, references: pl.DataFrame, **settings: Any) -> dict[str, Any]:
     """As `run`, in processes of their own."""
     at.mkdir(exist_ok=True)
-    config = TrainSection(**(SMALL | settings))
-    spec = train._spec("preference", policy, SYSTEM, config, 0, at / "out") | {"bf16": False, "lock": str(at / "lock")}
-    return train._run(spec, pairs, answers_of(references), at / "work", at / "log", at / "lock", None)
+    here = place(policy, at)
+    spec = train._spec("preference", here, TrainSection(**(SMALL | settings))) | {"bf16": False}
+    return train._run(here, spec, pairs, answers_of(references))
 
 
 @pytest.mark.timeout(900)  # three processes import torch on what may be two busy cores
@@ -635,11 +638,9 @@ def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: 
         if more["doing"] == "waiting":
             waiting.set()
 
-    folders = {"out": tmp_path / "out", "work": tmp_path / "work", "log": tmp_path / "log", "lock": tmp_path / "lock"}
-    with (tmp_path / "lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        settings = {"system": SYSTEM, "config": WarmStartSection(epochs=1), "seed": 0, "progress": progress}
-        thread = threading.Thread(target=train.warm_start, args=(policy, some_problems(4)), kwargs=settings | folders)
+    with locked(tmp_path / "lock"):
+        asked = place(policy, tmp_path, progress), some_problems(4), WarmStartSection(epochs=1)
+        thread = threading.Thread(target=train.warm_start, args=asked)
         thread.start()
         assert waiting.wait(60)
         assert events == ["waiting"]

@@ -1,0 +1,28 @@
+"""The engine's process: `python -m codelutra.sampling`, started by `Engine`.
+
+vLLM takes some 15 seconds to import. Before that the process hears its parent end, and waits for the accelerator.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+from codelutra.store.child import Parent, serve
+
+
+def main(parent: Parent) -> None:
+    spec = parent.hear()
+    with parent.holding(Path(spec["lock"])):
+        parent.tell({"event": "started"})
+        gc.disable()  # importing vLLM makes millions of objects and hardly any garbage: 2 of 15 seconds
+        from codelutra.sampling import engine_worker
+
+        sampler = engine_worker.Sampler(spec)
+        gc.enable()
+        gc.freeze()
+        sampler.serve(parent)
+
+
+if __name__ == "__main__":
+    serve(main)

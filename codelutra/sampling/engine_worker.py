@@ -1,0 +1,119 @@
+"""vLLM: from requests to completions. Runs in the engine's process alone (`python -m codelutra.sampling`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.inputs import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from codelutra.config import EngineSection
+from codelutra.hardware import number_format
+from codelutra.prompts import prompt_ids
+from codelutra.sampling.engine import Completion, ShardRequest, ShardResult, Tally, request_seed, stop_ids
+from codelutra.store.child import Event, Parent
+
+
+class Sampler:
+    """A policy, loaded."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.config = config = EngineSection.model_validate(spec["config"])
+        cpu = current_platform.is_cpu()
+        # block_size and batched tokens: see benchmarks of the CPU build; a GPU's defaults are right.
+        device: dict[str, Any] = (
+            {"kv_cache_memory_bytes": int(config.cache_gib * 2**30), "block_size": 128}
+            if cpu
+            else {"gpu_memory_utilization": config.gpu_memory}
+        )
+        self.engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=spec["policy"],
+                dtype=number_format(config.dtype),
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_batch,
+                enforce_eager=cpu if config.eager is None else config.eager,
+                tensor_parallel_size=config.tensor_parallel,
+                seed=spec["seed"],
+                enable_prefix_caching=True,  # K samples of one prompt, and problems over one database, share their prefix
+                disable_log_stats=True,
+                **device,
+            )
+        )
+        self.tokenizer = self.engine.get_tokenizer()
+        self.stops = stop_ids(Path(spec["policy"]), self.tokenizer.eos_token_id)
+        self.seed: int | None = None if cpu else spec["seed"]  # of single requests, which vLLM's CPU build does not take
+
+    def serve(self, parent: Parent) -> None:
+        """Answer requests until the parent ends."""
+        while True:
+            for event in self.sample([ShardRequest(**shard) for shard in parent.hear()]):
+                parent.tell(event)
+
+    def sample(self, shards: list[ShardRequest]) -> Iterator[Event]:
+        """Events of one `generate`: "progress" about once a second, "shard" for each that is finished."""
+        tally, queue, told = Tally(shards), self._queue(shards), time.monotonic()
+        ahead = 4 * self.config.max_batch  # enough that no batch is short; queueing everything first would delay the start
+        yield _progress(tally)
+        yield from map(_shard, tally.empty())
+        more = True
+        while more or self.engine.has_unfinished_requests():
+            settled: list[tuple[int, Completion]] = []
+            while more and self.engine.get_num_unfinished_requests() < ahead:
+                try:
+                    settled += next(queue)
+                except StopIteration:
+                    more = False
+            if self.engine.has_unfinished_requests():
+                settled += map(self._completion, self.engine.step())
+            finished = [result for shard, completion in settled if (result := tally.settle(shard, completion))]
+            if settled and (tally.count == tally.total or time.monotonic() - told > 1):
+                told = time.monotonic()
+                yield _progress(tally)
+            yield from map(_shard, finished)
+
+    def _queue(self, shards: list[ShardRequest]) -> Iterator[list[tuple[int, Completion]]]:
+        """Give the engine one request after the other; yield what is settled by that: completions of prompts too long."""
+        for s, shard in enumerate(shards):
+            for p, prompt in enumerate(shard.prompts):
+                ids = prompt_ids(self.tokenizer, shard.system, prompt)
+                for k in range(shard.samples):
+                    if len(ids) > self.config.max_model_len - shard.max_tokens:
+                        yield [(s, Completion(p, k, "", "dropped", len(ids), 0))]
+                    else:
+                        self.engine.add_request(f"{s} {p} {k}", tokens_input(ids), self._params(shard, p, k))
+                        yield []
+
+    def _completion(self, output: Any) -> tuple[int, Completion]:
+        s, p, k = map(int, output.request_id.split())
+        answer, length = output.outputs[0], len(output.prompt_token_ids)
+        text = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return s, Completion(p, k, text, answer.finish_reason, length, len(answer.token_ids))
+
+    def _params(self, shard: ShardRequest, prompt: int, sample: int) -> Any:
+        greedy = shard.temperature == 0
+        return SamplingParams(
+            temperature=shard.temperature,
+            top_p=1.0 if greedy else shard.top_p,
+            min_p=0.0 if greedy else shard.min_p,
+            max_tokens=shard.max_tokens,
+            stop_token_ids=self.stops,
+            seed=None if greedy or self.seed is None else request_seed(self.seed, shard.ids[prompt], greedy, sample),
+            detokenize=False,  # once at the end is cheaper than a token at a time
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def _progress(tally: Tally) -> Event:
+    return {"event": "progress", "done": tally.count, "total": tally.total, "tokens": tally.tokens}
+
+
+def _shard(result: ShardResult) -> Event:
+    return {"event": "shard", "key": result.key, "completions": [astuple(c) for c in result.completions]}
