@@ -22,33 +22,7 @@ Row = dict[str, Any]
 INK, GRID, PAPER = "#1f2430", "#d9dde4", "#fefefd"
 GREEN, VERMILION, BLUE, ORANGE, SKY, PURPLE = "#009e73", "#d55e00", "#0072b2", "#e69f00", "#56b4e9", "#cc79a7"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 8.5,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.linewidth": 0.8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": "none",
-    "savefig.facecolor": PAPER,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-}
+_STYLE = Path(__file__).with_name("style.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -100,7 +74,7 @@ def draw(figure: Figure) -> Drawing:
     from matplotlib.figure import Figure as Canvas
 
     svg, png = io.StringIO(), io.BytesIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
+    with mpl.rc_context({"svg.hashsalt": figure.name}, _STYLE):
         canvas = Canvas(figsize=figure.size, layout="constrained")
         FigureCanvasAgg(canvas)
         canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=10)
