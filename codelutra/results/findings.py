@@ -152,10 +152,10 @@ def headline(found: Findings) -> list[str]:
     if gain is None:
         return [f"{said}."]
     alpha = found.config.select.alpha
-    more = "In brackets: 95 % intervals."
+    told = [f"{said}: {gain.text} of {gain.n} problems (in brackets: 95 % intervals)."]
     if gain.p >= alpha:
-        more = f"At the {alpha:g} level that is within chance: too few problems to tell the two apart. {more}"
-    return [f"{said}: {gain.text} of {gain.n} problems.", more, *_what_iterations_added(found, alpha), *_dips(found, best)]
+        told.append(f"At the {alpha:g} level that is within chance: too few problems to tell the two apart.")
+    return [*told, *_what_iterations_added(found, alpha), *_dips(found, best)]
 
 
 def _dips(found: Findings, best: PolicyResult) -> list[str]:
