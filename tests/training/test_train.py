@@ -30,9 +30,8 @@ from codelutra.errors import StageError, UserError
 from codelutra.schema import PAIRS, PROBLEMS
 from codelutra.training import launch as train
 from codelutra.training.batches import Example, pair_examples, plan
-from codelutra.training.checkpoints import Job, job_key
+from codelutra.training.checkpoints import Job
 from codelutra.training.worker import prefix_sharing as prefixes
-from codelutra.training.worker.steps import _replayed
 from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
@@ -358,7 +357,7 @@ def test_half_a_pass_replays_half_of_the_references() -> None:
     for epochs, replayed in ((0.5, 4), (1, 8), (2, 16)):
         config = TrainSection(batch_size=2, micro_batch=2, epochs=epochs)
         job = Job(Path(), Path(), Path(), config, 0, examples, plan(examples, epochs, 2, 2, 0), examples, None, print)
-        assert sum(len(_replayed(job, step)) for step in range(len(job.steps))) == replayed
+        assert sum(len(job.replayed_at(step)) for step in range(len(job.steps))) == replayed
 
 
 def test_a_checkpoint_of_another_loss_is_not_continued() -> None:
@@ -368,7 +367,7 @@ def test_a_checkpoint_of_another_loss_is_not_continued() -> None:
         for micro_batch in (1, 4):
             config = TrainSection(batch_size=4, micro_batch=micro_batch, sft_norm=norm)
             steps = plan(examples, 1, 4, micro_batch, 0)
-            keys[norm, micro_batch] = job_key(Job(Path(), Path(), Path(), config, 0, examples, steps, [], None, print))
+            keys[norm, micro_batch] = Job(Path(), Path(), Path(), config, 0, examples, steps, [], None, print).key
     assert keys["sequence", 1] == keys["sequence", 4]
     assert keys["token", 1] != keys["token", 4]
 
