@@ -17,7 +17,6 @@ from codelutra.pipeline import stages
 from codelutra.pipeline.run import Run
 from codelutra.schema import PROBLEMS
 from codelutra.training import launch as train
-from codelutra.training.batches import whole_batches
 from sandbox.protocol import Result, SqlJob
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -42,14 +41,6 @@ def problems(count: int) -> pl.DataFrame:
         for i in range(count)
     ]
     return pl.DataFrame(rows, schema=PROBLEMS)
-
-
-def test_batches_are_whole_and_each_pass_uses_a_problem_at_most_once() -> None:
-    made = whole_batches(10, 4, 2.0, seed=0)
-    assert [len(b) for b in made] == [4, 4, 4, 4]
-    assert len(set(made[0] + made[1])) == 8
-    assert made == whole_batches(10, 4, 2.0, seed=0) != whole_batches(10, 4, 2.0, seed=1)
-    assert whole_batches(3, 16, 1.0, seed=0)[0].__len__() == 3
 
 
 @pytest.mark.slow
