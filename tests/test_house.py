@@ -249,11 +249,11 @@ def watch(event, args):
 HEAVY, opened = set(json.loads(sys.argv[1])), []
 sys.meta_path.insert(0, Absent())
 sys.addaudithook(watch)
-names = []
+names, started_alone = [], ("__main__", ".worker.", "engine_worker")  # what only `python -m` starts
 for top in ("sandbox", "codelutra"):
     package = importlib.import_module(top)
-    found = [m.name for m in pkgutil.walk_packages(package.__path__, top + ".")]
-    names += [top, *(name for name in found if "__main__" not in name and name != "codelutra.sampling.engine_worker")]
+    names += [top, *(m.name for m in pkgutil.walk_packages(package.__path__, top + "."))]
+names = [name for name in names if not any(part in name for part in started_alone)]
 for name in names:
     importlib.import_module(name)
 watching, report = False, {"names": names, "opened": opened, "heavy": sorted(HEAVY & set(sys.modules))}

@@ -105,6 +105,16 @@ def plan(
     return steps[:wanted]
 
 
+def whole_batches(count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """Steps of GRPO as lists of problems: seeded shuffles, all batches whole (TRL drops what does not fill one)."""
+    draw, size = random.Random(seed), min(batch_size, count)
+    wanted, made = max(1, round(epochs * (count // size))), list[list[int]]()
+    while len(made) < wanted:
+        order = draw.sample(range(count), count)
+        made += [order[i : i + size] for i in range(0, count - size + 1, size)]
+    return made[:wanted]
+
+
 def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -> list[int]:
     """Indices in random order, but for clumps of up to `together` examples whose prompts share half their tokens."""
     alike: list[list[list[int]]] = []  # prompts that begin alike, of each the examples that have it

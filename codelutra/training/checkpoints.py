@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from codelutra.training.batches import Example
 
 CHECKPOINT_MARK = "whole.json"
 Emit = Callable[[dict[str, Any]], None]
+Judge = Callable[[list[str], list[str]], list[float]]  # (problem ids, completions) → rewards
 
 
 @dataclass
@@ -34,36 +37,51 @@ class Job:
     tokenizer: Any
     emit: Emit
     bf16: bool = True  # autocast; weights are float32 either way
-    key: str = ""  # of everything that decides the result; checkpoints of another key are not continued
-    rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
-    reference: dict[tuple[int, int], Any] = field(default_factory=dict)  # (example, answer) -> per-token log-probabilities
     rank: int = 0  # of this process, among the `processes` that share every step; 0 writes and speaks for all
     processes: int = 1
-    reference_gap: float | None = None  # the largest |log-probability - reference| seen at step 0, nats an answer
+    too_long: int = 0  # examples that were left out
+    rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
+
+    @cached_property
+    def key(self) -> str:
+        """Of everything that decides the weights; a checkpoint with another key is not continued.
+
+        The number of processes decides memory and time only. So does the micro-batch, unless a term of the loss is its
+        token mean.
+        """
+        files = sorted(f for kind in ("*.safetensors", "*.bin") for f in self.policy.glob(kind))
+        weights = [(f.name, sha256_file(f)) for f in files]
+        config = settings(self.config, SAME_RESULT)
+        if config.get("sft_norm") != "token":
+            del config["micro_batch"]
+        batches = [sorted(i for m in step for i in m) for step in self.steps]
+        content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*self.examples, *self.replayed)]
+        return digest(weights, config, self.seed, batches, content)
 
     def mine(self, step: int) -> list[list[int]]:
         """The micro-batches of a step that this process computes."""
         return self.steps[step][self.rank :: self.processes]
 
-    def last_good(self) -> str:
-        return str(last_whole_checkpoint(self.work, self.key) or f"the policy it started from ({self.policy})")
+    def replayed_at(self, step: int) -> list[Example]:
+        """The references that a step replays: all of them once in a whole pass over the pairs."""
+        batches = math.ceil(len(self.examples) / self.config.batch_size)
+        at = step % batches
+        return self.replayed[at * len(self.replayed) // batches : (at + 1) * len(self.replayed) // batches]
+
+    def record(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if not self.rank:
+            with (self.work / "training.jsonl").open("a") as f:
+                f.write(json.dumps(row) + "\n")
+
+    def broken(self, what: str) -> StageError:
+        good = last_whole_checkpoint(self.work, self.key) or f"the policy it started from ({self.policy})"
+        rate = self.config.learning_rate
+        return StageError(f"{what}; the last good checkpoint is {good}. Lower learning_rate ({rate:g})")
 
 
 def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
-
-
-def job_key(job: Job) -> str:
-    """Everything that decides the weights; processes only decide memory and time, and so does the micro-batch, unless a
-    term of the loss is its token mean."""
-    files = sorted(f for kind in ("*.safetensors", "*.bin") for f in job.policy.glob(kind))
-    weights = [(f.name, sha256_file(f)) for f in files]
-    config = settings(job.config, SAME_RESULT)
-    if config.get("sft_norm") != "token":
-        del config["micro_batch"]
-    batches = [sorted(i for m in step for i in m) for step in job.steps]
-    content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*job.examples, *job.replayed)]
-    return digest(weights, config, job.seed, batches, content)
 
 
 def mark_checkpoint(job: Job, step: int) -> None:
@@ -101,14 +119,3 @@ def resume(job: Job, checkpoint: Path | None) -> int:
     if not job.rank:
         records.write_text("".join(json.dumps(row) + "\n" for row in job.rows))
     return step
-
-
-def require_finite(model: Any, job: Job, step: int) -> None:
-    import torch
-
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
-    if broken:
-        raise StageError(
-            f"after step {step} of {len(job.steps)} {len(broken)} weights are not finite ({broken[0]}); the last good "
-            f"checkpoint is {job.last_good()}. Lower learning_rate ({job.config.learning_rate:g})"
-        )

@@ -16,11 +16,16 @@ metrics stay TRL's.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import MethodType
 from typing import Any
+
+import torch
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from trl.trainer.utils import FusedCausalLMOutput
 
 ATTENTION = "codelutra_forest"
 BLOCK_COST = {"cpu": 8_192, "cuda": 262_144}  # what one more attention block costs, in scores that could be computed
@@ -90,10 +95,7 @@ def grow(sequences: Sequence[Sequence[int]]) -> Forest:
 
 
 def _by_token(members: list[int], sequences: Sequence[Sequence[int]], at: int) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for i in members:
-        groups.setdefault(sequences[i][at], []).append(i)
-    return list(groups.values())
+    return [list(group) for _, group in groupby(members, key=lambda i: sequences[i][at])]
 
 
 def attention_blocks(forest: Forest, device: Any, block_cost: int) -> list[Block]:
@@ -116,8 +118,6 @@ def attention_blocks(forest: Forest, device: Any, block_cost: int) -> list[Block
 
 
 def _block(node: _Node, stop: int, device: Any) -> Block:
-    import torch
-
     hidden = torch.ones(stop - node.start, stop - node.start, dtype=torch.bool)
 
     def show(at: _Node, above: list[slice]) -> None:
@@ -135,58 +135,50 @@ def _block(node: _Node, stop: int, device: Any) -> Block:
     return Block(node.start, stop, torch.tensor(keys, device=device), mask.to(device))
 
 
-@functools.cache
-def _forest_attention() -> Any:
-    """The autograd function: softmax attention block by block.
+class ForestAttention(torch.autograd.Function):
+    """Softmax attention block by block.
 
     Scores and softmax are float32; the products of probabilities, values and gradients are in `low`, the autocast dtype,
     as in flash attention. Probabilities are kept for the backward pass: little beside what the layers keep anyway.
     """
-    import torch
 
-    class ForestAttention(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, query: Any, key: Any, value: Any, blocks: list[Block], scale: float, low: Any) -> Any:
-            # query (key heads, group, slots, size); key, value (key heads, slots, size)
-            query, value, out = query * scale, value.to(low), torch.empty_like(query)
-            kept = []
-            for block in blocks:
-                rows = query[:, :, block.start : block.stop]
-                scores = rows.flatten(1, 2) @ key[:, block.keys].transpose(1, 2)
-                scores.view(*rows.shape[:3], -1)[..., -block.mask.shape[1] :].add_(block.mask)
-                weights = torch.softmax(scores, -1).to(low)
-                out[:, :, block.start : block.stop] = (weights @ value[:, block.keys]).view(rows.shape)
-                kept.append(weights)
-            ctx.save_for_backward(query, key, value, out, *kept)
-            ctx.blocks, ctx.scale, ctx.low = blocks, scale, low
-            return out
+    @staticmethod
+    def forward(ctx: Any, query: Any, key: Any, value: Any, blocks: list[Block], scale: float, low: Any) -> Any:
+        # query (key heads, group, slots, size); key, value (key heads, slots, size)
+        query, value, out = query * scale, value.to(low), torch.empty_like(query)
+        kept = []
+        for block in blocks:
+            rows = query[:, :, block.start : block.stop]
+            scores = rows.flatten(1, 2) @ key[:, block.keys].transpose(1, 2)
+            scores.view(*rows.shape[:3], -1)[..., -block.mask.shape[1] :].add_(block.mask)
+            weights = torch.softmax(scores, -1).to(low)
+            out[:, :, block.start : block.stop] = (weights @ value[:, block.keys]).view(rows.shape)
+            kept.append(weights)
+        ctx.save_for_backward(query, key, value, out, *kept)
+        ctx.blocks, ctx.scale, ctx.low = blocks, scale, low
+        return out
 
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            query, key, value, out, *kept = ctx.saved_tensors
-            inner = (grad * out).sum(-1, keepdim=True)
-            grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(key)
-            query, key, grad = query.to(ctx.low), key.to(ctx.low), grad.to(ctx.low)
-            for block, weights in zip(ctx.blocks, kept, strict=True):
-                rows = slice(block.start, block.stop)
-                above, own = grad[:, :, rows].flatten(1, 2), inner[:, :, rows].flatten(1, 2)
-                grad_value.index_add_(1, block.keys, (weights.transpose(1, 2) @ above).to(grad_value.dtype))
-                scores = (above @ value[:, block.keys].transpose(1, 2)).to(own.dtype).sub_(own).mul_(weights).to(ctx.low)
-                grad_query[:, :, rows] = (scores @ key[:, block.keys]).view(grad_query[:, :, rows].shape)
-                products = scores.transpose(1, 2) @ query[:, :, rows].flatten(1, 2)
-                grad_key.index_add_(1, block.keys, products.to(grad_key.dtype))
-            return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
-
-    return ForestAttention
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        query, key, value, out, *kept = ctx.saved_tensors
+        inner = (grad * out).sum(-1, keepdim=True)
+        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(key)
+        query, key, grad = query.to(ctx.low), key.to(ctx.low), grad.to(ctx.low)
+        for block, weights in zip(ctx.blocks, kept, strict=True):
+            rows = slice(block.start, block.stop)
+            above, own = grad[:, :, rows].flatten(1, 2), inner[:, :, rows].flatten(1, 2)
+            grad_value.index_add_(1, block.keys, (weights.transpose(1, 2) @ above).to(grad_value.dtype))
+            scores = (above @ value[:, block.keys].transpose(1, 2)).to(own.dtype).sub_(own).mul_(weights).to(ctx.low)
+            grad_query[:, :, rows] = (scores @ key[:, block.keys]).view(grad_query[:, :, rows].shape)
+            products = scores.transpose(1, 2) @ query[:, :, rows].flatten(1, 2)
+            grad_key.index_add_(1, block.keys, products.to(grad_key.dtype))
+        return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
 
 
 def _attend(
     module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, blocks: Any = None, **kwargs: Any
 ) -> tuple[Any, None]:
     """The attention transformers calls. Without `blocks` (generation, TRL's own path) it is plain SDPA."""
-    import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     _, heads, slots, size = query.shape
@@ -194,7 +186,7 @@ def _attend(
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     with torch.autocast(device, enabled=False):
         q, k, v = (t[0].float() for t in (query, key, value))
-        out = _forest_attention().apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scaling, low)
+        out = ForestAttention.apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scaling, low)
     return out.reshape(heads, slots, size).transpose(0, 1)[None].to(query.dtype), None
 
 
@@ -203,8 +195,6 @@ def forest_log_probs(model: Any, sequences: list[list[int]], prompt_lengths: lis
 
     `model` is a causal LM whose attention is `ATTENTION`.
     """
-    import torch
-
     device = model.get_input_embeddings().weight.device
     forest = grow(sequences)
     states = model.base_model(
@@ -229,9 +219,6 @@ def load_causal(policy: str, *, sharing: bool) -> Any:
 
     That one is given no masks by transformers, so it takes no padding on the left, as generation in batches puts it.
     """
-    import torch
-    from transformers import AttentionInterface, AutoModelForCausalLM
-
     AttentionInterface.register(ATTENTION, _attend)
     attention = ATTENTION if sharing else "sdpa"
     return AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation=attention)
@@ -244,9 +231,6 @@ def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:
     (a sliding window, state-space layers, scaled logits) would differ. Then it stays with TRL's way; returns whether
     prefixes are shared.
     """
-    import torch
-    from trl.trainer.utils import FusedCausalLMOutput
-
     plain: Callable[..., Any] = model.forward
 
     def forward(

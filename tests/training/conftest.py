@@ -1,0 +1,55 @@
+"""A tiny real model, and training it in this process: importing TRL takes longer than that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from codelutra.config import TrainSection, WarmStartSection
+from tests.helpers.tiny_model import write_tiny_model
+from tests.helpers.training import SMALL, SYSTEM, Train, answers_of
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture
+def run(policy: Path, tmp_path: Path) -> Train:
+    """Train in this process. `into` names the folders, so the same name continues."""
+    from codelutra.training.worker.train import train as in_process
+
+    def go(
+        examples: pl.DataFrame,
+        *,
+        start: Path = policy,
+        into: str = "a",
+        references: pl.DataFrame | None = None,
+        bf16: bool | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        kind, section = ("preference", TrainSection) if "chosen" in examples.columns else ("supervised", WarmStartSection)
+        work = tmp_path / into / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        (examples if kind == "preference" else answers_of(examples)).write_parquet(work / "examples.parquet")
+        spec = {
+            "kind": kind,
+            "policy": str(start),
+            "system": SYSTEM,
+            "seed": 0,
+            "bf16": bf16,
+            "config": section(**(SMALL | settings)).model_dump(mode="json"),
+            "out": str(tmp_path / into / "out"),
+            "work": str(work),
+            "examples": str(work / "examples.parquet"),
+        }
+        if references is not None:
+            spec["references"] = str(work / "references.parquet")
+            answers_of(references).write_parquet(work / "references.parquet")
+        return in_process(spec, lambda event: None)
+
+    return go

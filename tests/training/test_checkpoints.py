@@ -1,0 +1,60 @@
+"""A killed training goes on from its last whole checkpoint, and only a training of the same loss does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from codelutra.config import TrainSection
+from codelutra.training.batches import plan
+from codelutra.training.checkpoints import Job
+from tests.helpers.training import Train, alive, child_of, encoded, parent, some_pairs, until_step, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
+
+
+def test_a_checkpoint_of_another_loss_is_not_continued() -> None:
+    """With the token mean a micro-batch of another size is another loss; else it is memory alone."""
+    examples, keys = encoded(some_pairs(8)), dict[tuple[str, int], str]()
+    for norm in ("sequence", "token"):
+        for micro_batch in (1, 4):
+            config = TrainSection(batch_size=4, micro_batch=micro_batch, sft_norm=norm)
+            steps = plan(examples, 1, 4, micro_batch, 0)
+            keys[norm, micro_batch] = Job(Path(), Path(), Path(), config, 0, examples, steps, [], None, print).key
+    assert keys["sequence", 1] == keys["sequence", 4]
+    assert keys["token", 1] != keys["token", 4]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(
+    method: str, policy: Path, run: Train, tmp_path: Path
+) -> None:
+    interrupted = parent(tmp_path / "k", policy, epochs=3, method=method)
+    until_step(interrupted, 4)
+    child = child_of(interrupted.pid)
+    interrupted.send_signal(signal.SIGKILL)
+    interrupted.wait()
+    deadline = time.monotonic() + 20
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(child)  # and with it went the lock and the memory
+
+    half = tmp_path / "k/work/checkpoint-99"  # a kill in the middle of writing one leaves something like this
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+
+    again = parent(tmp_path / "k", policy, epochs=3, method=method)
+    lines = [json.loads(line) for line in again.communicate()[0].splitlines()]
+    summary = lines[-1]
+    assert summary["resumed_from_step"] in (3, 4, 5)
+    assert [m[0] for m in lines[:-1] if m[2]["doing"] == "progress"] == list(range(summary["resumed_from_step"] + 1, 10))
+    run(some_pairs(12), epochs=3, method=method)  # without interruption
+    ours, theirs = weights(tmp_path / "k/out"), weights(tmp_path / "a/out")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert pl.read_ndjson(tmp_path / "k/out/training.jsonl")["step"].to_list() == list(range(1, 10))

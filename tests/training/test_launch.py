@@ -1,0 +1,82 @@
+"""The training process as its parent sees it: the lock, the GPU, too little memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codelutra.config import TrainSection, WarmStartSection
+from codelutra.errors import StageError
+from codelutra.store.files import locked
+from codelutra.training import launch as train
+from tests.helpers.training import SMALL, child_of, parent, place, some_pairs, some_problems, until_step
+
+
+def test_no_pairs_end_cleanly(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no pairs to train on"):
+        train.refine(place(policy, tmp_path), some_pairs(0), TrainSection())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(
+    processes: int, policy: Path, tmp_path: Path
+) -> None:
+    """The kernel's answer to too little memory is SIGKILL to the process that asks."""
+    process = parent(tmp_path / "o", policy, epochs=2, processes=processes)
+    until_step(process, 2)
+    asks = child_of(process.pid)
+    os.kill(asks if processes == 1 else child_of(asks), signal.SIGKILL)
+    summary = json.loads(process.communicate()[0].splitlines()[-1])
+    assert summary["micro_batch"] == SMALL["micro_batch"] // 2
+    assert summary["resumed_from_step"] in (1, 2, 3)
+    assert summary["steps"] == 6
+
+
+def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: Path) -> None:
+    events: list[str] = []
+    waiting = threading.Event()
+
+    def progress(done: int, total: int, more: dict[str, Any]) -> None:
+        events.append(more["doing"])
+        if more["doing"] == "waiting":
+            waiting.set()
+
+    with locked(tmp_path / "lock"):
+        asked = place(policy, tmp_path, progress), some_problems(4), WarmStartSection(epochs=1)
+        thread = threading.Thread(target=train.warm_start, args=asked)
+        thread.start()
+        assert waiting.wait(60)
+        assert events == ["waiting"]
+    thread.join(120)
+    assert events[-1] == "progress"
+    assert (tmp_path / "out/model.safetensors").exists()
+    assert textwrap.shorten((tmp_path / "log").read_text(), 20)  # the libraries' noise went there
+
+
+@pytest.mark.parametrize(
+    ("micro", "batch", "half"), [(16, 16, 8), (9, 18, 3), (5, 15, 1), (7, 7, 1), (40, 16, 8), (2, 16, 1)]
+)
+def test_what_is_tried_after_running_out_of_memory_divides_the_batch_and_is_half_at_most(
+    micro: int, batch: int, half: int
+) -> None:
+    assert train.half_micro_batch(micro, batch) == half
+    assert TrainSection(micro_batch=half, batch_size=batch)
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2"), ("", ""), ("GPU-1a,GPU-2b", "GPU-1a")])
+def test_one_process_sees_one_gpu(visible: str | None, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two in sight transformers' Trainer makes replicas of a model whose forward is bound to one of them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert train.environment(processes=1)["CUDA_VISIBLE_DEVICES"] == seen
+    assert "CUDA_VISIBLE_DEVICES" not in train.environment(processes=2)
