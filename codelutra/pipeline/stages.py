@@ -8,8 +8,10 @@ module; here it gets its key.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from codelutra.results.lineage import refuse_taught
 from codelutra.schema import PAIRS, SAMPLES
 from codelutra.scoring import scores as scoring
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
+from codelutra.store.paths import go_on_command
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training import launch as training
@@ -55,7 +58,30 @@ def _model(run: Run, reference: str) -> models.Model:
     def tell(text: str) -> None:
         run.dir.ledger({"event": "note", "text": text})
 
-    return models.resolve(reference, cache_dir() / "models", runs=run.home / "runs", progress=tell)
+    chosen = partial(policy_of_run, run.home / "runs")
+    return models.resolve(reference, cache_dir() / "models", policy_of_run=chosen, progress=tell)
+
+
+def policy_of_run(runs: Path, name: str) -> Path:
+    """The directory of the policy that a finished run has chosen. Raises UserError where there is none."""
+    file = runs / name / "summary.json"
+    if not file.is_file():
+        there = sorted(f.parent.name for f in runs.glob("*/summary.json"))
+        raise UserError(f"model run:{name}: no such run in {runs}; there: {', '.join(there) or 'none'}")
+    summary = json.loads(file.read_text())
+    if summary["state"] != "finished":
+        raise UserError(
+            f"model run:{name} has not chosen a policy yet, it is {summary['state']}; "
+            f"`{go_on_command(file.parent)}` goes on to its end"
+        )
+    best = next(p for p in summary["policies"] if p["label"] == summary["best"])
+    directory = Path(best["path"])
+    if not (directory / "config.json").is_file():
+        raise UserError(
+            f"model run:{name}: the weights of its {best['title']} are not at {directory} any more; "
+            f"`{go_on_command(file.parent)}` makes them anew"
+        )
+    return directory
 
 
 def problems(run: Run) -> Step:
