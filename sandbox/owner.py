@@ -79,17 +79,12 @@ def is_orphan(marks: dict[str, str]) -> bool:
 
 def reap_orphans(client: docker.DockerClient | None = None) -> list[str]:
     """Remove the containers of dead owners; returns their names."""
-    opened = client is None
-    client = client or connect()
-    try:
+    with contextlib.nullcontext(client) if client else contextlib.closing(connect()) as docker_client:
         return [
             name
-            for container in client.api.containers(all=True, filters={"label": POOL})
-            if is_orphan(container["Labels"]) and (name := remove(client, container["Id"], container["Names"]))
+            for container in docker_client.api.containers(all=True, filters={"label": POOL})
+            if is_orphan(container["Labels"]) and (name := remove(docker_client, container["Id"], container["Names"]))
         ]
-    finally:
-        if opened:
-            client.close()
 
 
 def remove_pool(client: docker.DockerClient, pool: str) -> None:

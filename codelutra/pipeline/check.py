@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
+from codelutra.results.load import chosen_weights
 from codelutra.schema import STATUSES
 from codelutra.suites.base import SUITES, Suite, open_suite
 from codelutra.suites.splits import digests, normalise_prompt
@@ -174,7 +176,8 @@ def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path)
         if scheme == "hf":  # the tokenizer's files are fetched, not the weights
             where, _, revision = rest.partition("@")
         else:
-            where = str(models.resolve(config.model, cache_dir() / "models", runs=home / "runs").path)
+            chosen = partial(chosen_weights, home / "runs")
+            where = str(models.resolve(config.model, cache_dir() / "models", policy_of_run=chosen).path)
         from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import require_enough, teachable, to_imitate
 from codelutra.prompts import extract_code
 from codelutra.results.lineage import refuse_taught
+from codelutra.results.load import chosen_weights
 from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
@@ -49,7 +51,8 @@ def _model(run: Run, reference: str) -> models.Model:
     def tell(text: str) -> None:
         run.dir.ledger({"event": "note", "text": text})
 
-    return models.resolve(reference, cache_dir() / "models", runs=run.home / "runs", progress=tell)
+    chosen = partial(chosen_weights, run.home / "runs")
+    return models.resolve(reference, cache_dir() / "models", policy_of_run=chosen, progress=tell)
 
 
 def problems(run: Run) -> Step:
@@ -159,8 +162,9 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
+        asked = problems.frame("problems"), expected.frame("expected")
         here = _training(run, policy, out, work, "warm-start", "warm start")
-        return training.warm_start(here, _to_imitate(run, problems, expected), config)
+        return training.warm_start(here, to_imitate(*asked, run.config.suite), config)
 
     return Step(recipe, build)
 
@@ -182,18 +186,18 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         here = _training(run, policy, out, work, "train", f"train {label}".strip())
+        asked = problems.frame("problems"), expected.frame("expected")
         match config.objective:
             case "preference":
-                known = _to_imitate(run, problems, expected) if config.replay_references else None
+                known = to_imitate(*asked, run.config.suite) if config.replay_references else None
                 return training.refine(here, lesson.frame("pairs"), config, known)
             case "rft":
                 return training.supervise(here, lesson.frame("answers"), _supervised(config))
             case "sft":
-                return training.warm_start(here, _to_imitate(run, problems, expected), _supervised(config))
+                return training.warm_start(here, to_imitate(*asked, run.config.suite), _supervised(config))
             case "grpo":
                 judge = rewards(run, problems, expected)
-                asked = teachable(problems.frame("problems"), expected.frame("expected"))
-                return training.grpo(here, asked, config, run.config.sample, judge)
+                return training.grpo(here, teachable(*asked), config, run.config.sample, judge)
 
     return Step(recipe, build, label)
 
@@ -341,10 +345,6 @@ def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.Dat
         .unique(maintain_order=True)
     )
     return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
-
-
-def _to_imitate(run: Run, problems: Artifact, expected: Artifact) -> pl.DataFrame:
-    return to_imitate(problems.frame("problems"), expected.frame("expected"), run.config.suite)
 
 
 def _references_shown(run: Run) -> dict[str, Any]:

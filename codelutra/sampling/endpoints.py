@@ -54,14 +54,11 @@ class _Endpoint:
 
 @dataclass
 class _Work:
-    shards: Sequence[ShardRequest]
+    tally: Tally
     patience: float
     out: queue.SimpleQueue[Any]
     asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.tally = Tally(self.shards)
 
     def settle(self, shard: int, completion: Completion) -> None:
         """File a completion; hand the shard over when it was the last one."""
@@ -128,7 +125,7 @@ async def _sample(
     import httpx
     from transformers import AutoTokenizer
 
-    work = _Work(shards, patience, out)
+    work = _Work(Tally(shards), patience, out)
     _enqueue(work, AutoTokenizer.from_pretrained(policy), max_model_len)
     async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
         alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
@@ -149,7 +146,7 @@ async def _sample(
 def _enqueue(work: _Work, tokenizer: Any, max_model_len: int) -> None:
     for result in work.tally.empty():
         work.out.put(result)
-    for s, shard in enumerate(work.shards):
+    for s, shard in enumerate(work.tally.shards):
         for p, prompt in enumerate(shard.prompts):
             ids = prompt_ids(tokenizer, shard.system, prompt)
             for k in range(shard.samples):
@@ -188,7 +185,7 @@ async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, policy: Path, wor
 async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str, work: _Work) -> None:
     while not _dead(endpoint, work.patience):
         ask = await work.asks.get()
-        shard = work.shards[ask.shard]
+        shard = work.tally.shards[ask.shard]
         nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
         sampling = {"temperature": shard.temperature, **nucleus}
         body = {"model": model, "prompt": ask.ids, "max_tokens": shard.max_tokens, **sampling, **_PLAIN_SAMPLING}
@@ -210,7 +207,7 @@ def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:
     ask.attempts += 1
     ask.failing_since = ask.failing_since or now
     if ask.attempts >= 8 and now - ask.failing_since > 2 * work.patience:
-        problem = work.shards[ask.shard].ids[ask.prompt]
+        problem = work.tally.shards[ask.shard].ids[ask.prompt]
         raise StageError(
             f"sampling problem {problem!r} failed {ask.attempts} times; last on {endpoint.url}: {endpoint.error}"
         )

@@ -83,11 +83,11 @@ class Tally:
         return ShardResult(shard.key, tuple(found[at] for at in sorted(found))) if whole else None
 
 
-class Engine:
-    """vLLM in a child process, from `__enter__` to `__exit__`.
+class Engine(Child):
+    """vLLM in a child process, to the end of the `with` block.
 
-    Entering does not wait for the model to load, nor for `lock`, the host's accelerator lock, which the child takes;
-    `waiting` is told if another process holds it, `started` when the engine has it. vLLM's own output is appended to `log`.
+    This waits neither for the model to load nor for `lock`, the host's accelerator lock, which the child takes. `waiting` is
+    told when another process holds it, `started` when the engine has it. vLLM's own output is appended to `log`.
     """
 
     def __init__(
@@ -102,26 +102,9 @@ class Engine:
         started: Callable[[], None] | None = None,
     ) -> None:
         _check_length(policy, config)
-        self._spec = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "lock": str(lock)}
-        self._log, self._waiting, self._started = log, waiting, started
-        self._child: Child | None = None
-
-    def __enter__(self) -> Engine:
-        self._child = Child("engine", "codelutra.sampling", log=self._log, more=environment())
-        self._child.send(self._spec)
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        self._running.__exit__(*ended)
-
-    @property
-    def _running(self) -> Child:
-        assert self._child is not None, "the engine is not running; use it as a context manager"
-        return self._child
-
-    @property
-    def pid(self) -> int:
-        return self._running.pid
+        self._waiting, self._started = waiting, started
+        super().__init__("engine", "codelutra.sampling", log=log, more=environment())
+        self.send({"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "lock": str(lock)})
 
     def generate(self, shards: Iterable[ShardRequest], progress: Progress | None = None) -> Iterator[ShardResult]:
         """Sample every shard; yield each as soon as its last completion is there, about in order.
@@ -132,10 +115,10 @@ class Engine:
         Raises UserError or StageError as the child does, EndedEarlyError when it ends before its work does.
         """
         requests = list(shards)
-        self._running.send([asdict(request) for request in requests])
+        self.send([asdict(request) for request in requests])
         missing, told = len(requests), (0, Tally(requests).total, 0)
         while missing:
-            event = self._running.hear(timeout=1)
+            event = self.hear(timeout=1)
             match event.get("event"):
                 case "shard":
                     missing -= 1

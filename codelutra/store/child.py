@@ -24,9 +24,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from codelutra.errors import CodelutraError, StageError, UserError
 from codelutra.store.files import locked
@@ -108,7 +108,7 @@ class Child:
                         self._events.put(event)
         self._events.put(None)
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,11 +137,9 @@ class Parent:
         """The next message; waits for it."""
         return self._messages.get()
 
-    @contextlib.contextmanager
-    def holding(self, lock: Path) -> Iterator[None]:
+    def holding(self, lock: Path) -> contextlib.AbstractContextManager[None]:
         """Hold a lock; "waiting" is told while another process has it."""
-        with locked(lock, waiting=lambda: self.tell({"event": "waiting", "for": str(lock)})):
-            yield
+        return locked(lock, waiting=lambda: self.tell({"event": "waiting", "for": str(lock)}))
 
 
 def serve(work: Callable[[Parent], None]) -> None:
