@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from codelutra.errors import UserError
-from codelutra.pipeline.run import home_dir
+from codelutra.results.summary import load_summary
 from codelutra.store.artifacts import Event
+from codelutra.store.paths import home_dir
 from codelutra.store.run_dir import RunDir
 
 PARTS = {
@@ -71,12 +72,12 @@ def account(run: RunDir) -> dict[str, Any]:
     cuts = [e["at"] for e in events if e["event"] == "made" and e["stage"] in PARTS["training"]]
     names = [e["label"] or "base and warm start" for e in events if e["event"] == "made" and e["stage"] in PARTS["training"]]
     windows = dict(zip([*names, "last measurement and test"], zip([first, *cuts], [*cuts, last], strict=True), strict=True))
-    summary = run.read("summary.json") or {}
+    summary = load_summary(run.path)
     counts = Counter(e["event"] for e in events)
     return {
         "run": run.path.name,
-        "suite": summary.get("suite"),
-        "model": summary.get("model"),
+        "suite": summary.suite if summary else None,
+        "model": summary.model if summary else None,
         "about": {"cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine()},
         "artifacts": {"made": counts["made"], "reused": counts["reused"]},
         "whole": shares(work, first, last),

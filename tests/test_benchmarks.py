@@ -1,16 +1,28 @@
-"""The arithmetic of the benchmarks that only read what a run left."""
+"""The benchmarks import, and the arithmetic of those that only read what a run left is right."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import benchmarks.loop
 from benchmarks.loop import REST, account
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.store.run_dir import RunDir
+from tests.helpers.example_run import example_run
+
+SCRIPTS = sorted(p.stem for p in Path(benchmarks.loop.__file__).parent.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_benchmark_says_what_it_claims_and_how_to_run_it(name: str) -> None:
+    script = importlib.import_module(f"benchmarks.{name}")
+    assert callable(script.main)
+    assert any(f"python {how}" in (script.__doc__ or "") for how in (f"-m benchmarks.{name}", f"benchmarks/{name}.py"))
 
 
 @pytest.fixture
@@ -32,10 +44,11 @@ def test_every_second_of_a_run_belongs_to_one_part(run: RunDir) -> None:
     made(run, "sample", 40, 40, "b", seconds=10)
     made(run, "execute", 40, 42, "b")
     made(run, "score", 42, 43)
-    made(run, "train", 50, 90, label="iteration 1")
+    made(run, "train", 50, 90, label="policy 1")
     made(run, "sample", 100, 100, "c", seconds=8)
     run.ledger({"event": "reused", "at": 5000, "pid": 2, "stage": "problems", "key": "p"})
     got = account(run)
+    assert (got["suite"], got["model"]) == (None, None), "it was killed before it wrote a record"
     whole = got["whole"]
     assert whole["wall_seconds"] == 100
     assert {part: s for part, s in whole["seconds"].items() if s} == {
@@ -50,8 +63,15 @@ def test_every_second_of_a_run_belongs_to_one_part(run: RunDir) -> None:
     assert sum(whole["share"].values()) == pytest.approx(1)
     assert (whole["execution_seconds"], whole["execution_hidden"]) == (10, 0.8)
     assert got["claims"] == {REST: False, "execution in the open": True}
-    assert list(got["windows"]) == ["iteration 1", "last measurement and test"]
+    assert list(got["windows"]) == ["policy 1", "last measurement and test"]
     assert got["windows"]["last measurement and test"]["seconds"][REST] == 2
+
+
+def test_the_suite_and_the_model_are_those_of_the_runs_record(tmp_path: Path) -> None:
+    path = example_run(tmp_path)
+    got = account(RunDir(path))
+    assert (got["suite"], got["model"]) == ("starter-sql", "hf:example/tiny@main")
+    assert got["artifacts"]["made"] > 0
 
 
 def test_a_run_without_work_is_refused(run: RunDir) -> None:
