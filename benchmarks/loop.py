@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from codelutra.errors import UserError
-from codelutra.results.summary import load_summary
+from codelutra.results.load import load_summary
 from codelutra.store.artifacts import Event
 from codelutra.store.paths import home_dir
 from codelutra.store.run_dir import RunDir

@@ -90,7 +90,11 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 INTO_THE_SANDBOX = {"suites", "execution", "store", "pipeline", "reporting", "cli"}
-WORKERS = {"codelutra/training/worker", "codelutra/sampling/engine_worker.py"}  # started with `python -m`
+WORKERS = {
+    "codelutra/training/worker",
+    "codelutra/sampling/engine_worker.py",
+    "codelutra/sampling/__main__.py",
+}  # started with `python -m`
 
 
 def room(file: Path) -> str:

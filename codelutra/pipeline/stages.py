@@ -326,12 +326,9 @@ def _judging(run: Run) -> dict[str, Any]:
     }
 
 
-def _many(name: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
-    return {f"{name}-{i:03}": a.digest for i, a in enumerate(artifacts)}
-
-
 def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:
-    return _many("outcomes", outcomes) | {"problems": problems.digest, "expected": expected.digest}
+    named = {f"outcomes-{i:03}": a.digest for i, a in enumerate(outcomes)}
+    return named | {"problems": problems.digest, "expected": expected.digest}
 
 
 def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:

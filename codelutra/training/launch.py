@@ -119,12 +119,12 @@ def _run(
     for size in dict.fromkeys((micro_batch, smaller)):
         spec["config"]["micro_batch"] = size
         try:
-            summary = _process(training, spec, judge)
+            facts = _process(training, spec, judge)
         except EndedEarlyError as e:
             if not e.out_of_memory:
                 raise
         else:
-            return summary | {"busy_seconds": summary["seconds"]}  # without waiting for the accelerator
+            return facts | {"busy_seconds": facts["seconds"]}  # without waiting for the accelerator
     ways = f"lower micro_batch or max_length ({spec['config']['max_length']})"
     if spec["kind"] != "preference":
         ways += ", or take a smaller model: all weights are trained here, 16 bytes each"
@@ -151,8 +151,8 @@ def _process(training: Training, spec: dict[str, Any], judge: Judge | None) -> d
     with Child("training", "codelutra.training.worker", str(file), log=training.log, more=more) as child:
         while True:
             match child.hear():
-                case {"event": "done", **summary}:
-                    return summary
+                case {"event": "done", **facts}:
+                    return facts
                 case {"event": "judge", "problem_ids": problem_ids, "completions": completions}:
                     assert judge is not None
                     child.send(judge(problem_ids, completions))

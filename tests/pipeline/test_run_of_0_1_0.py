@@ -16,7 +16,7 @@ from codelutra.config import load_config
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.sampler import measure_plan
-from codelutra.results.summary import chosen_weights
+from codelutra.results.load import chosen_weights
 from codelutra.store.artifacts import Artifact
 from codelutra.store.run_dir import RunDir
 from tests.helpers.commands import codelutra
