@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,20 +42,9 @@ CONFIG = PairsSection()
 NEEDED = ["problem_id", "sample", "greedy", "status", "code", "completion", "finish_reason"]
 KNOWN = ["problem_id", "split", "prompt", "reference"]
 WRONG = 2**63
-SMALL = [  # rank of an answer in its problem's pool, turned by the problem → status
-    "correct",
-    "wrong",
-    "wrong",
-    "runtime_error",
-    "wrong",
-    "syntax_error",
-    "wrong",
-    "timeout",
-    "runtime_error",
-    "wrong",
-    "no_code",
-    "wrong",
-]
+# Rank of an answer in its problem's pool, turned by the problem → status
+SMALL = ["correct", "wrong", "wrong", "runtime_error", "wrong", "syntax_error"]
+SMALL += ["wrong", "timeout", "runtime_error", "wrong", "no_code", "wrong"]
 
 
 def problems_of(first: int, count: int) -> pl.DataFrame:
@@ -156,19 +146,9 @@ def in_python(outcomes: list[dict[str, Any]], problems: list[dict[str, Any]]) ->
             assert r is not None
             chosen, rejected = (c["completion"].rstrip() if c else p["reference"].strip()), r["completion"].rstrip()
             if chosen != rejected:
-                pairs.append(
-                    (
-                        p["problem_id"],
-                        p["prompt"],
-                        chosen,
-                        rejected,
-                        "sample" if c else "reference",
-                        r["status"],
-                        c["sample"] if c else -1,
-                        r["sample"],
-                        r["finish_reason"] == "stop",
-                    )
-                )
+                source, sample = ("sample", c["sample"]) if c else ("reference", -1)
+                made = (source, r["status"], sample, r["sample"], r["finish_reason"] == "stop")
+                pairs.append((p["problem_id"], p["prompt"], chosen, rejected, *made))
     return pairs
 
 
@@ -266,7 +246,7 @@ def same_pairs(rows: int, repeats: int) -> dict[str, Any]:
         for name, (read, pair) in readers.items():
             again = repeats if name != "python" else min(repeats, 2)
             reading, outcomes = best_of(again, read)
-            pairing, made = best_of(again, lambda pair=pair, outcomes=outcomes: pair(outcomes))  # type: ignore[misc]
+            pairing, made = best_of(again, partial(pair, outcomes))
             pairs[name] = as_pairs(made)
             seconds[name] = {"pairing": round(pairing, 3), "with_reading": round(reading + pairing, 3)}
             del outcomes, made
@@ -296,8 +276,7 @@ def alone(rows: int, *, whole: bool) -> dict[str, Any]:
         for first in range(0, count, each):
             outcomes_of(first, min(each, count - first)).write_parquet(Path(folder) / f"{first:09}.parquet")
         problems_of(0, count).write_parquet(Path(folder) / "problems")
-        command = [sys.executable, "-m", "benchmarks.pairs", "--child", folder]
-        out = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        out = subprocess.check_output([sys.executable, "-m", "benchmarks.pairs", "--child", folder])
     return {"rows": rows, **json.loads(out)}
 
 
@@ -309,10 +288,9 @@ def child(folder: Path) -> dict[str, Any]:
         made = paired(pl.read_parquet(file), problems)
         made.write_parquet(folder / f"pairs-{file.stem}")
         count += made.height
-    seconds = time.perf_counter() - start
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # getrusage's survives exec
     assert peak
-    return {"pairs": count, "seconds": round(seconds, 2), "peak_mb": int(peak[1]) // 1024}
+    return {"pairs": count, "seconds": round(time.perf_counter() - start, 2), "peak_mb": int(peak[1]) // 1024}
 
 
 def main() -> None:

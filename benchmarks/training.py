@@ -71,23 +71,12 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     """TRL's own trainer, its own tokenisation, collator and defaults; only batch size, rate and order are ours."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     examples, steps = planned(spec)
     frame, order = pl.read_parquet(spec["examples"]), [i for step in steps for micro in step for i in micro]
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            synchronize()
-            self.seconds.append(time.monotonic() - self.began)
 
     def prompt(text: str) -> str:
         messages = [{"role": "system", "content": spec["system"]}] if spec["system"] else []
@@ -128,12 +117,31 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
         trainer = SFTTrainer(
             model=model, args=SFTConfig(**settings), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
         )
+    seconds = timed(trainer)
+    losses = [r["loss"] for r in trainer.state.log_history if "grad_norm" in r]
+    tokens = [sum(examples[i].tokens for micro in step for i in micro) for step in steps]
+    return {"losses": losses, "step_tokens": tokens, "step_seconds": seconds}
+
+
+def timed(trainer: Any) -> list[float]:
+    """Train; returns the seconds of every step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            synchronize()
+            self.seconds.append(time.monotonic() - self.began)
+
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    losses = [r["loss"] for r in trainer.state.log_history if "grad_norm" in r]
-    tokens = [sum(examples[i].tokens for micro in step for i in micro) for step in steps]
-    return {"losses": losses, "step_tokens": tokens, "step_seconds": clock.seconds}
+    return clock.seconds
 
 
 def floor(spec: dict[str, Any]) -> dict[str, Any]:
