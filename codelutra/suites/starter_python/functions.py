@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import yaml
+
 LIBRARY = Path(__file__).parent / "library"
 
 
@@ -27,16 +29,14 @@ class Function(NamedTuple):
 
 
 def library() -> list[Function]:
-    """The hand-written functions, file by file."""
+    """The hand-written functions, file by file: what each returns, its source, and its inputs as Python literals."""
     return [
-        _written(node, file.stem)
-        for file in sorted(LIBRARY.glob("[a-z]*.py"))
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef)
+        _written(file.stem, **entry)
+        for file in sorted(LIBRARY.glob("*.yaml"))
+        for entry in yaml.safe_load(file.read_text(encoding="utf-8"))
     ]
 
 
-def _written(node: ast.FunctionDef, topic: str) -> Function:
-    asks, _, inputs = (ast.get_docstring(node) or "").partition("\n\n")
-    del node.body[0]
-    return Function(topic, node.name, asks, ast.unparse(node), ast.literal_eval(f"[{inputs}]"))
+def _written(topic: str, asks: str, source: str, inputs: str) -> Function:
+    name = source.removeprefix("def ").partition("(")[0]
+    return Function(topic, name, asks, source, ast.literal_eval(f"[{inputs}]"))
