@@ -1,4 +1,4 @@
-"""Pairs and references into the batches of training: token ids, what is too long, who meets whom. No torch needed."""
+"""Pairs and references → token ids, and the plan of optimizer steps and micro-batches. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from codelutra.prompts import answer_ids, prompt_ids
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of a prompt and of what may follow it: chosen and rejected, or (SFT) one answer.
+    """Token ids of a prompt and of its answers: chosen and rejected, or (SFT) one answer.
 
-    `weight` is that of the SFT term on the first answer; the mean over all examples and replayed references is 1 where
-    no answer is repeated.
+    `weight` scales the SFT term on the first answer. Over all examples and replayed references its mean is 1 if no answer
+    is repeated.
     """
 
     problem_id: str
@@ -29,17 +29,17 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        """As many as would be computed without sharing."""
+        """Tokens of all sequences, as if no prefix were shared."""
         return sum(len(self.prompt) + len(a) for a in self.answers)
 
 
 def pair_examples(
     pairs: pl.DataFrame, tokenizer: Any, system: str, max_length: int, extra_answers: int = 0
 ) -> list[Example]:
-    """PAIRS as examples, those with an answer past `max_length` left out.
+    """PAIRS as examples; those longer than `max_length` (prompt + answer) are left out.
 
     An answer that is chosen in k pairs of its problem weighs 1/k in each (`sequence`): it is one answer to imitate, not k.
-    `extra_answers` are answers that join the SFT term from elsewhere (replayed references).
+    `extra_answers` is the number of replayed references, which join the SFT term.
     """
     rows = [
         (i, prompt, [(chosen, True), (rejected, ended)])
@@ -56,7 +56,7 @@ def pair_examples(
 
 
 def answer_examples(examples: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Example]:
-    """(problem_id, prompt, completion) rows as examples, those past `max_length` left out."""
+    """(problem_id, prompt, completion) rows as examples; those longer than `max_length` are left out."""
     rows = examples.select("problem_id", "prompt", "completion").rows()
     return _encode([(i, prompt, [(answer, True)]) for i, prompt, answer in rows], tokenizer, system, max_length)
 
@@ -64,7 +64,7 @@ def answer_examples(examples: pl.DataFrame, tokenizer: Any, system: str, max_len
 def _encode(
     rows: Sequence[tuple[str, str, list[tuple[str, bool]]]], tokenizer: Any, system: str, max_length: int
 ) -> list[Example]:
-    """`rows`: problem_id, prompt, and the answers, each with whether it ended by itself."""
+    """`rows` are (problem_id, prompt, [(answer, whether it ended by itself)])."""
     prompts = {p: prompt_ids(tokenizer, system, p) for p in {prompt for _, prompt, _ in rows}}
     made = [
         Example(problem_id, prompts[prompt], tuple(answer_ids(tokenizer, a, ended=ended) for a, ended in answers))
@@ -82,12 +82,11 @@ def plan(
 ) -> list[list[list[int]]]:
     """Optimizer steps, each a list of micro-batches, each a list of indices.
 
-    Batches are of even sizes (17 examples in batches of 16 are 9 and 8, not 16 and 1). They are made once and their
-    order is shuffled anew every epoch, so the reference log-probabilities of one pass serve all. Examples that begin
-    alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time, and go into the
-    same micro-batch: that is where prefixes are shared, and little is padded where they are not. The number of
-    micro-batches is a multiple of `processes`, each of which takes as many; a batch of fewer examples than processes
-    cannot be shared, and is refused with ValueError.
+    Batches have even sizes (17 examples in batches of 16 make 9 and 8, not 16 and 1). They are made once, and only their
+    order is shuffled anew every epoch: the reference log-probabilities of one pass then serve all. Examples that begin
+    alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time and go into the same
+    micro-batch: there prefixes are shared, or little is padded. The number of micro-batches is a multiple of `processes`,
+    so that each process gets as many. Raises ValueError if a batch has fewer examples than there are processes.
     """
     draw = random.Random(seed)
     order = _shuffled(examples, max(1, batch_size // 4), draw)
@@ -116,8 +115,8 @@ def whole_batches(count: int, batch_size: int, epochs: float, seed: int) -> list
 
 
 def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -> list[int]:
-    """Indices in random order, but for clumps of up to `together` examples whose prompts share half their tokens."""
-    alike: list[list[list[int]]] = []  # prompts that begin alike, of each the examples that have it
+    """Indices in random order; up to `together` examples whose prompts share half their tokens stay together."""
+    alike: list[list[list[int]]] = []  # groups of prompts that begin alike; of each prompt its examples
     before: list[int] = []
     for i in sorted(range(len(examples)), key=lambda i: (examples[i].prompt, examples[i].answers)):
         prompt = examples[i].prompt
@@ -138,7 +137,7 @@ def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+    """The number of tokens both begin with."""
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -1,4 +1,4 @@
-"""One training job and what it leaves on disk while it runs: checkpoints that count only when whole, records of steps."""
+"""One training job, and what it leaves on disk while it runs: records of steps, and checkpoints that count only if whole."""
 
 from __future__ import annotations
 
@@ -37,17 +37,16 @@ class Job:
     tokenizer: Any
     emit: Emit
     bf16: bool = True  # autocast; weights are float32 either way
-    rank: int = 0  # of this process, among the `processes` that share every step; 0 writes and speaks for all
+    rank: int = 0  # of this process among the `processes` that share every step; rank 0 writes for all
     processes: int = 1
     too_long: int = 0  # examples that were left out
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
 
     @cached_property
     def key(self) -> str:
-        """Of everything that decides the weights; a checkpoint with another key is not continued.
+        """Digest of everything that decides the weights. A checkpoint with another key is not continued.
 
-        The number of processes decides memory and time only. So does the micro-batch, unless a term of the loss is its
-        token mean.
+        The number of processes changes only memory and time. So does the micro-batch, unless the loss has a token mean.
         """
         files = sorted(f for kind in ("*.safetensors", "*.bin") for f in self.policy.glob(kind))
         weights = [(f.name, sha256_file(f)) for f in files]
@@ -105,9 +104,9 @@ def last_whole_checkpoint(work: Path, key: str) -> Path | None:
 
 
 def resume(job: Job, checkpoint: Path | None) -> int:
-    """Drop what is not whole, and the records of steps that will be made again; returns the step to go on from.
+    """Remove other checkpoints and the records of steps that will be made again. Returns the step to go on from.
 
-    Process 0 comes first: the others find only what is kept, and write nothing.
+    Call it in rank 0 first: it alone writes, and the other processes then find what is kept.
     """
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     for folder in job.work.glob("checkpoint-*"):

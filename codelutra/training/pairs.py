@@ -1,10 +1,10 @@
-"""Outcomes → pairs: right and wrong answers to the same problem, matched. Pure functions of frames, config and seed.
+"""Outcomes → pairs of a right and a wrong answer to the same problem. Pure functions of frames, config and seed.
 
-    outcomes ─► answers ─────────► matches ─────────► pairs
-                distinct programs  which meets which  their texts
+    outcomes ─► answers ─────────► matches ──────────────► pairs
+                distinct programs  (chosen, rejected) rows  their texts
 
-Nothing depends on the order of rows or shards: problems are numbered by id, and the answers to one are ordered by a hash
-of (seed, problem, sample). That hash is written out here because polars promises its own within one version only.
+The order of rows and shards does not matter. Problems are numbered by id; the answers to one problem are ordered by a hash
+of (seed, problem, sample). We write that hash out here because polars keeps its own stable within one version only.
 """
 
 from __future__ import annotations
@@ -153,15 +153,15 @@ def _usable(outcomes: pl.DataFrame, known: pl.DataFrame, config: PairsSection) -
     rows = rows.filter(
         ~pl.col("status").is_in(out),
         ~pl.col("problem").is_in(broken.implode()),
-        ~(right & (pl.col("blank") | ~pl.col("ended"))),  # such an answer is never chosen
-        ~pl.col("blank") | pl.col("ended"),  # cut off before it said anything: nothing to learn from
+        ~(right & (pl.col("blank") | ~pl.col("ended"))),  # never choose an answer that is empty or was cut off
+        ~pl.col("blank") | pl.col("ended"),  # cut off before it said anything: nothing to learn
     )
     state = rows["salt"] + rows["sample"].cast(pl.UInt64) + _twins(rows, outcomes)
     return rows.select("problem", "code", "row", order=mix(state) // 2 + pl.when(right).then(0).otherwise(_WRONG))
 
 
 def _twins(rows: pl.DataFrame, outcomes: pl.DataFrame) -> pl.Series:
-    """Tells apart the outcomes of several iterations that share a sample number, by what they say; else 0."""
+    """0, or a number that tells apart outcomes of several iterations with the same sample number, by their content."""
     names = rows["problem"].cast(pl.UInt64) * 2**32 + rows["sample"].cast(pl.UInt64)
     if names.n_unique() == rows.height:
         return pl.Series([0], dtype=pl.UInt64)
@@ -177,8 +177,8 @@ def _answers(
 ) -> pl.DataFrame:
     """The distinct programs of every problem, sorted by problem and `order`; `row` is null for a reference.
 
-    The first of equal programs stands for all, so what was right once is not rejected. Programs are grouped by a 64-bit
-    hash: two of a hundred different ones share it once in 10^15 problems.
+    Of equal programs the first stands for all, and right ones come first: a program that was right once is not rejected.
+    Programs are grouped by a 64-bit hash: two of a hundred different programs share it once in 10^15 problems.
     """
     first = pl.col("row").min_by("order"), pl.col("order").min()
     codes = rows.lazy().group_by("problem", "code").agg(*first).collect(engine="streaming")
@@ -219,7 +219,8 @@ def _counts(answers: pl.DataFrame, known: pl.DataFrame, config: PairsSection) ->
 
 
 def _round_robin(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Both sides take turns, so uses differ by one at most; after a lap (their least common multiple) one side shifts."""
+    """Both sides take turns, so the uses of answers differ by at most one. After a lap (the least common multiple of both
+    counts) one side shifts by one, so that no pair comes twice."""
     lap = pl.Series("lap", np.lcm(counts["rights"].to_numpy(), counts["wrongs"].to_numpy()))
     turns = counts.with_columns(lap, turn=pl.int_ranges(0, "pairs")).explode("turn")
     shifted = pl.col("turn") + pl.col("turn") // pl.col("lap")
@@ -227,7 +228,7 @@ def _round_robin(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataF
 
 
 def _error_balanced(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Round-robin with the rejected sorted so that statuses take turns."""
+    """Round-robin, with the rejected answers sorted so that statuses take turns."""
     status = outcomes["status"].gather(answers["row"])
     nth = pl.int_range(pl.len()).over("problem", "status")
     ranked = answers.with_row_index("at").with_columns(status.alias("status")).with_columns(nth=nth)
@@ -245,7 +246,7 @@ def _random(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame)
 
 
 def _nearest(answers: pl.DataFrame, counts: pl.DataFrame, outcomes: pl.DataFrame, *, sign: int = 1) -> pl.DataFrame:
-    """Right answers take turns; each takes the wrong one at the least edit distance among those used least so far."""
+    """Right answers take turns. Each takes, of the wrong answers used least so far, the one at the least edit distance."""
     wrongs = answers.with_row_index("rejected").filter(pl.col("order") >= _WRONG)
     wrongs = wrongs.select("problem", pl.col("rejected").cast(pl.Int64), "norm", uses=pl.lit(0, pl.Int64))
     taken = pl.DataFrame(schema={"problem": pl.UInt32, "turn": pl.Int64, "chosen": pl.Int64, "rejected": pl.Int64})
@@ -282,12 +283,12 @@ def _edit_distance(a: pl.Series, b: pl.Series) -> pl.Series:
 
 
 def _matches(turns: pl.DataFrame, chosen: pl.Expr, rejected: pl.Expr) -> pl.DataFrame:
-    """Places among a problem's right and wrong answers → rows of `answers`, where the right ones come first."""
+    """Indices into a problem's right and wrong answers → rows of `answers`, where a problem's right ones come first."""
     return turns.select("problem", chosen=pl.col("start") + chosen, rejected=pl.col("start") + pl.col("rights") + rejected)
 
 
 def _texts(matches: pl.DataFrame, answers: pl.DataFrame, outcomes: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Rows of `answers` that meet → PAIRS."""
+    """Matched rows of `answers` → PAIRS."""
     chosen, rejected = (answers["row"].gather(matches[side]) for side in ("chosen", "rejected"))
     asked = known.select("problem_id", "prompt", "reference").select(pl.all().gather(matches["problem"]))
     text = outcomes["completion"]

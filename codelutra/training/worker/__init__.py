@@ -1,1 +1,1 @@
-"""What runs inside the training process; nothing else imports it. Start with `train.py`."""
+"""What runs inside the training process. Nothing outside imports it. Start reading with `train.py`."""

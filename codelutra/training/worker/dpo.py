@@ -1,6 +1,6 @@
 """DPO (TRL's `loss_type`, β) + λ·SFT(chosen), on pairs. The reference model is policy t-1, as log-probabilities.
 
-They are computed once, before the first update, in the very micro-batches of training: so at step 0 they equal the
+They are computed once, before the first update, in the same micro-batches as training. So at step 0 they equal the
 policy's own to the bit, and the trainer checks that.
 """
 
@@ -58,7 +58,7 @@ class Preference(Stepping, PreparedDPOTrainer):
         super().__init__(job, model, DPOConfig, sample, settings, data_collator=collator, peft_config=adapter)
 
     def prepare(self) -> None:
-        """Find the log-probabilities of every answer's tokens under policy t-1, or read them where they are known."""
+        """Compute the log-probabilities of every answer's tokens under policy t-1, or read them from an earlier start."""
         super().prepare()
         began, job = time.monotonic(), self.job
         first_met = {id(b): step for step, b in reversed(list(enumerate(job.steps)))}
@@ -109,7 +109,7 @@ class Preference(Stepping, PreparedDPOTrainer):
         self.pairs = sum(map(len, job.steps[step]))
         if self.config.sft_weight and (drawn := job.replayed_at(step)):
             self.replayed_tokens = sum(len(e.answers[0]) for e in drawn)
-            shared = len(drawn) >= job.processes  # else every process computes all of them, for its part
+            shared = len(drawn) >= job.processes  # else every process computes all of them and counts its share
             self.replay_part = 1.0 if shared else 1.0 / job.processes
             if mine := drawn[job.rank :: job.processes] if shared else drawn:
                 micros.append(send_to_device(collate_answers(job, mine), self.accelerator.device))
@@ -176,8 +176,8 @@ class Preference(Stepping, PreparedDPOTrainer):
 
 
 def drift_alarm(rows: list[dict[str, Any]], bound: float) -> int | None:
-    """The first step at which the chosen answers' log-probability, averaged over the steps before, is `bound` nats from
-    the reference model's; plain DPO is known to push it down (Pal et al. 2402.13228)."""
+    """The first step at which `chosen_drift`, averaged over the last steps, is below `bound` (nats per answer), else None.
+    Plain DPO is known to push it down (Pal et al. 2402.13228)."""
     for i, row in enumerate(rows):
         recent = [r["chosen_drift"] for r in rows[max(0, i + 1 - DRIFT_WINDOW) : i + 1]]
         if sum(recent) / len(recent) < bound:
@@ -186,9 +186,11 @@ def drift_alarm(rows: list[dict[str, Any]], bound: float) -> int | None:
 
 
 def _measures(log_probs: Any, drift: Any, mask: Any, beta: float) -> dict[str, float]:
-    """What tells whether DPO goes well, as means over the pairs. Nats an answer, but `kl` is KL(reference ‖ policy) in nats
-    a token, estimated on these answers as mean(r - 1 - log r), r = policy/reference (Schulman's k3; the answers are samples
-    of the reference, though chosen by outcome)."""
+    """Tells whether DPO goes well: means over the pairs, in nats per answer.
+
+    `kl` is KL(reference ‖ policy) in nats per token, estimated on these answers as mean(r - 1 - log r), r = policy/reference
+    (Schulman's k3; the answers are samples of the reference, but selected by outcome).
+    """
     chosen, rejected = log_probs.sum(1).chunk(2)
     chosen_drift, rejected_drift = drift.sum(1).chunk(2)
     margin = beta * (chosen_drift - rejected_drift)

@@ -26,8 +26,8 @@ _LOGGED = {
 
 class Grpo(Recorded, GRPOTrainer):
     def __init__(self, job: Job, model: Any, problems: list[dict[str, Any]], sample: dict[str, Any], judge: Judge) -> None:
-        """`problems` (problem_id, prompt as TRL takes it) are those that the steps of `job` count; `sample` is the config's
-        section of that name."""
+        """`problems` are rows (problem_id, prompt as TRL takes it); the steps of `job` hold indices into them. `sample` is
+        the config's section of that name."""
         self.judge = judge
         self.began, self.tokens = time.monotonic(), 0.0  # when the last row was written, and all tokens until then
         k = sample["samples_per_problem"]

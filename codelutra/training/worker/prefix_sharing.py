@@ -1,4 +1,4 @@
-"""Log-probabilities of many answers, each shared prefix computed once.
+"""Log-probabilities of many answers; each shared prefix is computed once.
 
 The two answers of a pair share their prompt, questions about one database share its schema, and answers often begin
 alike. In a causal model a token's state depends only on what precedes it, so a micro-batch is a forest of tokens:
@@ -7,11 +7,11 @@ alike. In a causal model a token's state depends only on what precedes it, so a 
              │                └── rejected          it has in its own sequence
              └── question 2 ───── ...
 
-That is exact, not an approximation; on text-to-SQL it computes a third of the tokens. The output layer (49,152 words
-in the default model) runs only where an answer's token is predicted.
+This is exact, not an approximation. On text-to-SQL it computes a third of the tokens. The output layer (49,152 tokens
+wide in the default model) runs only where an answer's token is predicted.
 
-`share_prefixes` puts this behind TRL's own seam, `model(..., labels=..., fused_lm_head=True)`, so TRL's losses and
-metrics stay TRL's.
+TRL's losses call `model(..., labels=..., fused_lm_head=True)`. `share_prefixes` makes that call share prefixes, so losses
+and metrics stay TRL's.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class _Node:
 
 @dataclass(frozen=True)
 class Block:
-    """Queries of slots start … stop against the keys in slots `keys`, the block's own last; `mask` (own, own) is added to
-    the scores of those. All of a block sees all that leads to it."""
+    """Queries of slots start … stop against the keys in slots `keys`, of which the block's own come last. `mask` (own, own)
+    is added to the scores of its own. Every query sees all keys before those."""
 
     start: int
     stop: int
@@ -225,11 +225,11 @@ def load_causal(policy: str, *, sharing: bool) -> Any:
 
 
 def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:
-    """Let `model(..., labels=…, fused_lm_head=True)` (TRL's `add_fused_lm_head`, already added) share prefixes.
+    """Make `model(..., labels=…, fused_lm_head=True)` share prefixes, and return whether it does.
 
-    First compares both ways on one sequence, in float32: a model whose layers do more than attend to what came before
-    (a sliding window, state-space layers, scaled logits) would differ. Then it stays with TRL's way; returns whether
-    prefixes are shared.
+    TRL's `add_fused_lm_head` must have been called. Both ways are compared on one sequence in float32. They differ for a
+    model whose layers do more than attend to earlier tokens (sliding window, state-space layers, scaled logits); such a
+    model keeps TRL's way.
     """
     plain: Callable[..., Any] = model.forward
 
@@ -268,7 +268,7 @@ def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:
 
 
 def _all_attend_to_all(config: Any) -> bool:
-    """A window wider than one sequence would not show in a comparison of that sequence, nor would a router's own loss."""
+    """Checks the config for what a comparison on one short sequence would miss: a wide window, a router's own loss."""
     layers = getattr(config, "layer_types", None) or []
     windowed = any(kind != "full_attention" for kind in layers) if layers else getattr(config, "sliding_window", None)
     return not windowed and not hasattr(config, "output_router_logits")

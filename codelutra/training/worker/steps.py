@@ -1,7 +1,7 @@
 """What our trainers add to TRL's. The losses, the optimizer and the loop are TRL's and transformers'.
 
-Recorded      records of steps and whole checkpoints           ── grpo.py
-  Stepping    ... and whole optimizer steps of our plan        ── sft.py, dpo.py
+Recorded        records of steps, whole checkpoints             grpo.py
+└── Stepping    and batches that are our plan's whole steps     sft.py, dpo.py
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def arguments(job: Job) -> dict[str, Any]:
 
 
 class Checkpoints(TrainerCallback):
-    """A checkpoint counts once its mark is there; older ones go only then."""
+    """Marks a checkpoint once it is whole. Only a marked one counts, and older ones are removed only then."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -63,7 +63,7 @@ class Checkpoints(TrainerCallback):
 
 
 class Recorded(Trainer):
-    """Mixed in before a TRL trainer, so that it records every step of a job and leaves whole checkpoints."""
+    """A mixin that stands before a TRL trainer. It records every step of a job and leaves whole checkpoints."""
 
     shared_prefixes = False
     reference_seconds = 0.0
@@ -75,19 +75,19 @@ class Recorded(Trainer):
         self.add_callback(Checkpoints(job))
 
     def prepare(self) -> None:
-        """What is done once, before the first step."""
+        """Called once, before the first step."""
 
     def measured(self, logs: dict[str, float]) -> dict[str, float]:
         """The fields of a step's record beside loss, gradient norm and learning rate."""
         return {}
 
     def watch(self, row: dict[str, Any]) -> None:
-        """See each step's record; may end the training."""
+        """Called with each step's record. May end the training."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # TRL adds its metrics to `logs`
         if "grad_norm" not in logs:
-            return  # the summary at the end
+            return  # transformers' summary at the end of training
         job, step = self.job, self.state.global_step
         if not math.isfinite(norm := logs["grad_norm"]):
             raise job.broken(f"the norm of the gradient is {norm} at step {step} of {len(job.steps)}")
@@ -98,18 +98,19 @@ class Recorded(Trainer):
         job.emit({"event": "progress", "done": step, "total": len(job.steps), **row})
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """TRL writes one beside every checkpoint. Ours is written at export."""
+        """TRL writes a model card beside every checkpoint. We write one when a policy is exported."""
 
 
 class Stepping(Recorded):
-    """A TRL trainer fed the plan of a job: a Trainer "batch" is a whole optimizer step, its micro-batches inside it.
+    """A mixin that feeds a TRL trainer the plan of a job. A "batch" of the Trainer is a whole optimizer step with its
+    micro-batches.
 
-    Of several processes each computes its share of every step's micro-batches. DistributedDataParallel averages their
-    gradients, so a loss counts `job.processes` times; what is recorded is added up over the processes.
+    Each of several processes computes its share of every step's micro-batches. DistributedDataParallel averages their
+    gradients, so each loss is multiplied by `job.processes`. Records are sums over the processes.
     """
 
     def __init__(self, job: Job, model: Any, args_class: Any, sample: dict[str, Any], settings: dict[str, Any], **more: Any):
-        """`sample` is a row such as the trainer's constructor expects; it is never trained on."""
+        """`sample` is a row that TRL's constructor accepts as data; it is never trained on."""
         cuda = torch.cuda.is_available()
         large = model.num_parameters() > 1_000_000_000
         args = args_class(
@@ -135,7 +136,7 @@ class Stepping(Recorded):
         """May append micro-batches."""
 
     def answer_tokens(self, micros: list[Any]) -> Any:
-        """What the loss of a micro-batch is divided by; None: by its own tokens."""
+        """What the loss of each micro-batch is divided by. None: its own number of tokens."""
         return None
 
     def prepare(self) -> None:
@@ -156,8 +157,8 @@ class Stepping(Recorded):
         return {"micros": [self.collate(micro) for micro in steps[0]]}
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Warm-up, then cosine, like transformers', but without a first and a last step at learning rate 0: of a run of
-        twenty steps that would waste two."""
+        """Warm-up, then cosine. transformers' first and last step have learning rate 0, which wastes two of twenty steps;
+        ours have not."""
         warmup = self.args.warmup_steps
 
         def scale(step: int) -> float:

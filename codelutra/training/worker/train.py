@@ -53,15 +53,13 @@ def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[
 
 
 def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job:
-    """What is learned from, in the order in which it is learned. Raises StageError where all of it is too long."""
-    kind, policy = spec["kind"], Path(spec["policy"])
-    section = WarmStartSection if kind == "supervised" else TrainSection
+    """The examples and the plan of optimizer steps. Raises StageError if every example is too long."""
+    section = WarmStartSection if spec["kind"] == "supervised" else TrainSection
     config: Any = section.model_validate(spec["config"])
-    tokenizer = _tokenizer(policy)
-    frame = pl.read_parquet(spec["examples"])
+    tokenizer, frame = _tokenizer(Path(spec["policy"])), pl.read_parquet(spec["examples"])
     examples, replayed = _examples(spec, frame, tokenizer, config.max_length)
     try:
-        if kind == "grpo":
+        if spec["kind"] == "grpo":
             steps = [[batch] for batch in whole_batches(len(examples), config.batch_size, config.epochs, spec["seed"])]
         else:
             steps = plan(examples, config.epochs, config.batch_size, config.micro_batch, spec["seed"], processes)
@@ -70,21 +68,11 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
             f"processes {processes}, batch_size {config.batch_size}, {len(examples)} examples: {e}; every process needs an "
             "example of each batch: lower processes or raise batch_size"
         ) from e
+    policy, out, work = (Path(spec[name]) for name in ("policy", "out", "work"))
+    bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
+    long = frame.height - len(examples)
     return Job(
-        policy,
-        Path(spec["out"]),
-        Path(spec["work"]),
-        config,
-        spec["seed"],
-        examples,
-        steps,
-        replayed,
-        tokenizer,
-        emit,
-        bf16=multiplies_bf16() if spec.get("bf16") is None else spec["bf16"],
-        rank=rank,
-        processes=processes,
-        too_long=frame.height - len(examples),
+        policy, out, work, config, spec["seed"], examples, steps, replayed, tokenizer, emit, bf16, rank, processes, long
     )
 
 
