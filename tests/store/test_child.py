@@ -25,11 +25,12 @@ from pathlib import Path
 from codelutra.store.child import Child
 with Child("test", "{WORKER}", log=Path(sys.argv[1])) as child:
     child.send("below")
-    print(child.pid, child.hear()["pid"], flush=True)
-    if not os.fork():  # holds our end of the child's stdin, as a library's helper might
+    below = child.hear()["pid"]
+    if not (fork := os.fork()):  # holds our end of the child's stdin, as a library's helper might
         os.close(1)
-        os.setsid()
-        __import__("time").sleep(30)
+        __import__("time").sleep(60)
+        os._exit(0)
+    print(fork, child.pid, below, flush=True)
     child.hear()
 """
 
@@ -112,11 +113,13 @@ def test_the_end_of_the_block_ends_the_child_and_all_it_has_started(child: Child
 def test_a_child_ends_with_its_parent_even_if_a_fork_of_that_lives_on(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path / "log"], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        pids = list(map(int, parent.stdout.readline().split()))
-        time.sleep(0.5)
+        fork, *pids = map(int, parent.stdout.readline().split())
         parent.send_signal(signal.SIGKILL)
-    assert [pid for pid in pids if not gone(pid)] == []
-    reap_strays()  # the fork
+    try:
+        assert [pid for pid in pids if not gone(pid)] == []
+        assert started(fork), "it no longer holds the child's stdin: this test would prove nothing"
+    finally:
+        os.kill(fork, signal.SIGKILL)
 
 
 def child_of(owner: str) -> subprocess.Popen[bytes]:
