@@ -32,7 +32,7 @@ from codelutra.errors import CodelutraError, StageError, UserError
 from codelutra.store.files import locked
 from sandbox import owner
 
-OWNER = "CODELUTRA_OWNER"
+OWNER = "CODELUTRA_STARTED_BY"  # CODELUTRA_OWNER was that of 0.1.0, which stops at an owner it cannot read
 OUT_OF_MEMORY = 77  # exit code
 _LOG_LINES_SHOWN = 12
 Event = dict[str, Any]
