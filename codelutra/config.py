@@ -79,7 +79,7 @@ class SuiteSection(Section):
         if self.splits_of and self.name != "custom":
             raise ValueError(f"splits_of is for suite custom; {self.name} has splits of its own")
         if self.proposals and not self.generated_cases:
-            raise ValueError(f"proposals {self.proposals!r} needs generated_cases above 0, e.g. 20; or leave proposals out")
+            raise ValueError(f"proposals {self.proposals!r}: generated_cases is 0; set it to 20, or leave proposals out")
         return self
 
 
