@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
 PROMOTED, KEPT, UNFINISHED = "promoted", "kept", "unfinished"
+_READ_BY_0_1_0 = ("engine.tensor_parallel", "train.checkpoint_steps", "warm_start.checkpoint_steps")  # in its digests, too
 _WHERE = {"name", "suite.path", "suite.splits_of"}  # of a config: where its data lies; the data are digested themselves
 
 
@@ -127,7 +128,7 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
     """
     asked = load_config(source, overrides)
     record = Record(home, asked.name)
-    made_of = _made_of(asked)
+    made_of, same = _made_of(asked), {_made_of(asked), _made_of(asked, _READ_BY_0_1_0)}
     with record.changing() as rows:
         began_with = next((r.base_model for r in rows if r.verdict != UNFINISHED), asked.model)
         if began_with != asked.model:
@@ -136,9 +137,9 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
                 "config another name to begin anew, or put the model back"
             )
         last, start = rows[-1] if rows else None, record.start(asked.model)
-        if last and last.made_of == made_of and last.verdict != UNFINISHED:
+        if last and last.made_of in same and last.verdict != UNFINISHED:
             return None
-        if not last or (last.made_of, last.model) != (made_of, start):
+        if not last or last.made_of not in same or last.model != start:
             last = Retraining(
                 run=f"{asked.name}-r{len(rows) + 1:03}",
                 made_of=made_of,
@@ -159,9 +160,11 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
     return due
 
 
-def _made_of(config: RunConfig) -> str:
+def _made_of(config: RunConfig, more: Sequence[str] = ()) -> str:
+    """Digest of problems and settings: those that change a result, and `more`."""
     suite = open_suite(config.suite)
     read = {k: v for k, v in settings(config, SAME_RESULT).items() if k not in _WHERE}
+    read |= {k: v for k, v in settings(config).items() if k in more}
     return digest_of([read, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
 
 

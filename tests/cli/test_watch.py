@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,22 +14,22 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
-from codelutra.cli.watch import _Bar, _environment, _failure, _line
+from codelutra.cli.progress import Lines, event_line, shown_on
+from codelutra.cli.watch import _environment, _failure
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.pipeline.run import Run
 
 
 def shown(*states: dict[str, Any]) -> list[str]:
-    """Lines printed above the bar for these contents of progress.json."""
+    """Lines printed above the bar of a terminal for these contents of progress.json."""
     text = io.StringIO()
-    with Progress(console=Console(file=text, width=200), transient=True) as bars:
-        bar = _Bar(bars)
+    with shown_on(Console(file=text, width=200, force_terminal=True, color_system=None)) as bar:
         for state in states:
             bar.update(state | {"at": time.time() + 1})
-    return [line.strip() for line in text.getvalue().splitlines() if "step " in line]
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue()).replace("\r", "\n")
+    return [line.strip() for line in said.splitlines() if ", step " in line]
 
 
 def step(done: int, stage: str = "train policy 1", total: int = 40, **measures: float) -> dict[str, Any]:
@@ -50,6 +51,25 @@ def test_the_next_training_starts_from_the_beginning_and_other_stages_stay_quiet
     assert [line.split(",")[0] for line in lines] == ["train policy 1", "train policy 2"]
 
 
+def test_in_a_pipe_how_far_it_is_comes_as_lines_now_and_then() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=500)
+    with shown_on(console) as quiet:
+        quiet.update(None)
+        quiet.update(step(1, loss=1.0) | {"at": time.time() + 1})
+    assert text.getvalue() == "", "not more than a line in half a minute"
+    lines = Lines(console, every=0)
+    lines.update(None)
+    now = time.time() + 1
+    for done, later in ((4, 0), (10, 3)):
+        lines.update(step(done, loss=1.0, **CHOSEN) | {"at": now + later})
+    first, second, third = text.getvalue().splitlines()
+    assert first == "  starting, 0 s so far"
+    assert second == "  train policy 1: 4/40 steps  ·  loss 1.000  chosen −4.0 (−0.5)"
+    assert third == "  train policy 1: 10/40 steps, 2.0/s, 15 s left  ·  loss 1.000  chosen −4.0 (−0.5)"
+    assert "\x1b" not in text.getvalue()
+
+
 @pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "[bold]"])
 def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
     said = io.StringIO()
@@ -58,7 +78,7 @@ def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
         {"event": "waiting", "what": text},
         {"event": "damaged", "stage": "pairs", "moved_to": text},
     ):
-        Console(file=said, width=200).print(_line(event))
+        Console(file=said, width=200).print(event_line(event))
     assert said.getvalue().count(text) == 3
 
 
