@@ -26,17 +26,6 @@ RIGHT_QUERY = "select name from singer where age > 30 order by name"
 EXPECTED_ROWS = [["Ada"], ["Bo"]]
 WRONG_QUERY = "select name from singer order by name"
 
-PRELUDES = {
-    "libc": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n",
-    # writes its own result into the file where the runner expects one
-    "forge": """
-import os, struct
-def forge(status, value, error=b'', mark=b'done'):
-    os.pwrite(3, struct.pack('>4sBII', mark, status, len(value), len(error)) + value + error, 0)
-    os._exit(0)
-""",
-}
-
 
 class Attack(NamedTuple):
     """`statuses` are the outcomes it may have; empty allows any that is not correct. infra_error is never allowed."""
@@ -50,17 +39,14 @@ class Attack(NamedTuple):
 
 def attacks() -> list[Attack]:
     """All of them, in a fixed order."""
-    entries = tomllib.loads(Path(__file__).with_name("attacks.toml").read_text(encoding="utf-8"))["attack"]
-    return [
-        Attack(
-            entry["name"],
-            entry["kind"],
-            PRELUDES.get(entry.get("before", ""), "") + entry["source"] + (WRONG if entry.get("then") else ""),
-            tuple(entry.get("statuses", "").split()),
-            entry.get("timeout_seconds", 2.0),
-        )
-        for entry in entries
-    ] + UNPRINTABLE
+    raw = tomllib.loads(Path(__file__).with_name("attacks.toml").read_text(encoding="utf-8"))
+    found = []
+    for entry in raw["attack"]:
+        prelude, wrong = raw["prelude"][entry.get("before", "none")], WRONG if entry.get("then") else ""
+        statuses = tuple(entry.get("statuses", "").split())
+        source = prelude + entry["source"] + wrong
+        found.append(Attack(entry["name"], entry["kind"], source, statuses, entry.get("timeout_seconds", 2.0)))
+    return found + UNPRINTABLE
 
 
 REFUSED = ("syntax_error", "resource_limit", "runtime_error")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import select
 import socket
+import ssl
 import struct
 import time
 from collections import OrderedDict, deque
@@ -23,14 +25,8 @@ from sandbox import owner
 from sandbox.errors import SandboxError
 from sandbox.runner import wire
 
-COMMAND = [
-    "/opt/codelutra/python3",
-    "-s",
-    "-P",
-    "-B",
-    "-c",
-    "import sys; sys.path.insert(0, '/opt/codelutra'); from sandbox.runner.supervisor import main; main()",
-]
+MAIN = "import sys; sys.path.insert(0, '/opt/codelutra'); from sandbox.runner.supervisor import main; main()"
+COMMAND = ["/opt/codelutra/python3", "-s", "-P", "-B", "-c", MAIN]
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
@@ -49,6 +45,8 @@ STDOUT, STDERR = 1, 2
 CHUNK_BYTES = 1 << 20
 START_SECONDS = 180.0
 READ_BYTES = 1 << 18
+# What a stream raises that has nothing to read or no room to write at the moment; TLS has errors of its own for it.
+NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Gone(Exception):
@@ -102,22 +100,9 @@ def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> An
 def runner_config(settings: Settings, uid: int) -> str:
     """What the runner gets at its start, as JSON: user id, limits, modules to import."""
     program_mb = settings.memory_mb - SCRATCH_MB // 2
-    limits = {
-        "AS": program_mb << 20,
-        "FSIZE": FILE_MB << 20,
-        "NOFILE": 256,
-        "NPROC": max(16, settings.pids - 16),
-        "CORE": 0,
-        "MSGQUEUE": 0,
-        "MEMLOCK": 0,
-    }
-    sql = {
-        "HEAP": (program_mb // 2) << 20,
-        "AS": (program_mb + settings.database_mb) << 20,
-        "CORE": 0,
-        "NOFILE": 256,
-        "FSIZE": 0,
-    }
+    both, processes = {"NOFILE": 256, "CORE": 0}, max(16, settings.pids - 16)
+    limits = both | {"AS": program_mb << 20, "FSIZE": FILE_MB << 20, "NPROC": processes, "MSGQUEUE": 0, "MEMLOCK": 0}
+    sql = both | {"HEAP": (program_mb // 2) << 20, "AS": (program_mb + settings.database_mb) << 20, "FSIZE": 0}
     return json.dumps({"uid": uid, "limits": limits, "sql": sql, "preload": settings.preload})
 
 
@@ -155,8 +140,6 @@ class Container:
             name=self.name,
             hostname="sandbox",
             stdin_open=True,
-            detach=False,
-            tty=False,
             user="0:0",
             working_dir="/",
             labels=owner.labels(settings.run, settings.pool),
@@ -168,27 +151,20 @@ class Container:
         self.id = made["Id"]
         self.attached = api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self.stream: socket.socket = getattr(self.attached, "_sock", self.attached)
+        self.stream.setblocking(False)
         api.start(self.id)
 
     def greet(self) -> None:
         """Wait for the runner's first frame. Raises Gone."""
         end = time.monotonic() + START_SECONDS
+        arriving = select.poll()
+        arriving.register(self.stream, select.POLLIN)
         while time.monotonic() < end:
-            self.stream.settimeout(1.0)
-            try:
-                data = self.stream.recv(READ_BYTES)
-            except TimeoutError:
-                continue
-            except OSError as error:
-                raise Gone(str(error)) from error
-            if not data:
-                raise Gone(f"it ended at once. {self.said()}")
-            for kind, payload in self.take(data):
+            for kind, payload in self.receive() if arriving.poll(1000) else []:
                 if kind != wire.HELLO:
                     raise Gone(f"{payload[-800:].decode('utf-8', 'replace')} {self.said()}")
                 if json.loads(payload)["protocol"] != wire.PROTOCOL:
                     raise Gone(f"it speaks protocol {payload!r}, this host {wire.PROTOCOL}")
-                self.stream.setblocking(False)
                 return
         raise Gone(f"nothing was heard within {START_SECONDS:.0f} s. {self.said()}")
 
@@ -204,12 +180,9 @@ class Container:
         while True:
             try:
                 data = self.stream.recv(READ_BYTES)
-            except (BlockingIOError, InterruptedError):
+            except NOT_NOW:
                 return frames
             except OSError as error:
-                # TLS says "want read" this way
-                if type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError"):
-                    return frames
                 raise Gone(str(error)) from error
             if not data:
                 if frames:
@@ -243,24 +216,19 @@ class Container:
     def send(self, kind: int, payload: bytes) -> None:
         self.outbox.append(memoryview(wire.frame(kind, payload)))
 
-    def transmit(self) -> bool:
-        """Send as much as the stream takes; True when anything was sent. Raises Gone."""
-        moved = False
+    def transmit(self) -> None:
+        """Send as much as the stream takes. Raises Gone."""
         while self.outbox:
             try:
                 sent = self.stream.send(self.outbox[0])
-            except (BlockingIOError, InterruptedError):
-                break
+            except NOT_NOW:
+                return
             except OSError as error:
-                if type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError"):
-                    break
                 raise Gone(str(error)) from error
-            moved = True
             if sent == len(self.outbox[0]):
                 self.outbox.popleft()
             else:
                 self.outbox[0] = self.outbox[0][sent:]
-        return moved
 
     def need(self, digests: set[str]) -> None:
         """Queue the databases that this container lacks, and drop those longest unused where room is short.
@@ -310,7 +278,7 @@ def room_for(databases: Mapping[str, Path], database_mb: int, data_mount: Path |
             raise SandboxError(f"databases: {digest!r} is not the sha256 hex digest of {path}")
         if not path.is_file():
             raise SandboxError(f"databases: there is no file {path}")
-        if data_mount is None or not path.resolve().is_relative_to(data_mount.resolve()):
+        if mounted_path(data_mount, path) is None:
             sizes.append(path.stat().st_size)
     if sizes and max(sizes) > database_mb << 20:
         raise SandboxError(

@@ -83,13 +83,9 @@ def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> s
     """The tag of the image of this kind, which is built first where it is absent. Raises SandboxError."""
     wanted = recipe(kind)
     say = progress or (lambda line: None)
-    client = connect()
-    try:
-        with building(wanted.tag):
-            if not exists(client, wanted.tag):
-                build(client, wanted, say)
-    finally:
-        client.close()
+    with contextlib.closing(connect()) as client, building(wanted.tag):
+        if not exists(client, wanted.tag):
+            build(client, wanted, say)
     return wanted.tag
 
 
@@ -116,9 +112,10 @@ def build(client: docker.DockerClient, wanted: Recipe, say: Progress) -> None:
     if wanted.pins:
         base = ensure_packages(client, wanted, base, say)
     files = {f"sandbox/runner/{name}": content for name, content in wanted.runner.items()}
+    files |= {"Dockerfile": wanted.dockerfile.encode(), "sandbox/__init__.py": b""}
     labels = {LABEL: wanted.kind, f"{LABEL}.preload": json.dumps(wanted.preload)}
     say(f"building {wanted.tag} on {base}")
-    build_layer(client, wanted.tag, base, wanted.dockerfile, {"sandbox/__init__.py": b"", **files}, None, labels)
+    build_layer(client, wanted.tag, base, files, labels=labels)
 
 
 def ensure_packages(client: docker.DockerClient, wanted: Recipe, base: str, say: Progress) -> str:
@@ -131,7 +128,7 @@ def ensure_packages(client: docker.DockerClient, wanted: Recipe, base: str, say:
             site = Path(scratch) / "site"
             install_packages(wanted, site, say)
             say(f"building {tag} on {base}")
-            build_layer(client, tag, base, dockerfile, {}, site, {})
+            build_layer(client, tag, base, {"Dockerfile": dockerfile.encode()}, site=site)
     return tag
 
 
@@ -139,15 +136,15 @@ def build_layer(
     client: docker.DockerClient,
     tag: str,
     base: str,
-    dockerfile: str,
     files: dict[str, bytes],
-    site: Path | None,
-    labels: dict[str, str],
+    *,
+    site: Path | None = None,
+    labels: dict[str, str] | None = None,
 ) -> None:
-    """Build one image on another from these files. Raises SandboxError."""
+    """Build one image on another from these files, `Dockerfile` among them, and the folder `site`. Raises SandboxError."""
     with tempfile.TemporaryFile(prefix="codelutra-image-") as context:
         with tarfile.open(fileobj=context, mode="w") as tar:
-            for name, content in {"Dockerfile": dockerfile.encode(), **files}.items():
+            for name, content in files.items():
                 entry = tarfile.TarInfo(name)
                 entry.size, entry.mode = len(content), 0o644
                 tar.addfile(entry, io.BytesIO(content))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sandbox.attacks import CALLS, EXPECTED, EXPECTED_ROWS, RIGHT, RIGHT_QUERY, SCHEMA, WRONG, WRONG_QUERY, Attack, attacks
 from sandbox.pool import Pool
 from sandbox.protocol import PythonJob, Result, SqlJob, dumps
+
+HONEST = [True, False, True, False]  # which of the `honest` jobs are correct
 
 
 def fixture_database(directory: Path) -> dict[str, Path]:
@@ -53,33 +54,28 @@ def survives(attack: Attack, results: list[Result]) -> tuple[str, bool]:
     first, *after = results
     got = "correct" if is_correct(first) else first.status if first.status != "ok" else "wrong"
     allowed = attack.statuses or (got,)
-    fit = [is_correct(result) for result in after] == [True, False, True, False]
+    fit = [is_correct(result) for result in after] == HONEST
     fine = got not in ("correct", "infra_error") and got in allowed and fit
     return got if fit else f"{got}; honest work after it: {[result.status for result in after]}", fine
 
 
 def probe(pool: Pool) -> list[dict[str, Any]]:
     """One row an attack, and one for the honest answers: name, kind, expected, got, ok."""
-    return list(rows(pool))
-
-
-def rows(pool: Pool) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="codelutra-probe-") as scratch:
         databases = fixture_database(Path(scratch))
         pool.announce(databases)
         (database,) = databases
         results = list(pool.map(honest("nothing", database)))
-        good = [is_correct(result) for result in results] == [True, False, True, False]
-        yield {
-            "name": "right and wrong answers, without an attack",
-            "kind": "honest",
-            "expected": "told apart",
-            "got": "told apart" if good else str([result.status for result in results]),
-            "ok": good,
-        }
+        good = [is_correct(result) for result in results] == HONEST
+        got = "told apart" if good else str([result.status for result in results])
+        rows = [_row("right and wrong answers, without an attack", "honest", "told apart", got, good)]
         jobs = (item for attack in attacks() for item in (job(attack, database), *honest(attack.name, database)))
         stream = pool.map(jobs)
         for attack in attacks():
             got, fine = survives(attack, [next(stream) for _ in range(5)])
-            expected = " or ".join(attack.statuses) or "not correct"
-            yield {"name": attack.name, "kind": attack.kind, "expected": expected, "got": got, "ok": fine}
+            rows.append(_row(attack.name, attack.kind, " or ".join(attack.statuses) or "not correct", got, fine))
+    return rows
+
+
+def _row(name: str, kind: str, expected: str, got: str, ok: bool) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "expected": expected, "got": got, "ok": ok}

@@ -154,24 +154,22 @@ def habits(known: Sequence[Args]) -> list[Habit]:
     for i in range(width):
         seen = set[str]().union(*(kinds(args[i]) for args in known if len(args) == width))
         found.append(Habit(lambda args, i=i, seen=seen: kinds(args[i]) <= seen))  # type: ignore[misc]
-        for test, mend in _OF_ONE:
-            found.append(_habit(lambda args, i=i, test=test: test(args[i]), i, mend))  # type: ignore[misc]
+        found += [_habit(test, mend, i) for test, mend in _OF_ONE]
     for i, j in permutations(range(width), 2):
-        found += [
-            Habit(lambda args, i=i, j=j: _length(args[i]) == _length(args[j]) != -1),  # type: ignore[misc]
-            Habit(lambda args, i=i, j=j: _number(args[i]) and _number(args[j]) and args[i] <= args[j]),  # type: ignore[misc]
-            Habit(lambda args, i=i, j=j: _number(args[i]) and args[i] <= _length(args[j])),  # type: ignore[misc]
-            Habit(lambda args, i=i, j=j: _number(args[i]) and args[i] < _length(args[j])),  # type: ignore[misc]
-            Habit(
-                lambda args, i=i, j=j: type(args[i]) is int and args[i] == _length(args[j]),  # type: ignore[misc]
-                lambda args, i=i, j=j: (*args[:i], _length(args[j]), *args[i + 1 :]),  # type: ignore[misc]
-            ),
-        ]
+        found += [_habit(test, mend, i, j) for test, mend in _OF_TWO]
     return [habit for habit in found if all(len(args) == width and habit.holds(args) for args in known)]
 
 
-def _habit(holds: Callable[[Args], bool], i: int, mend: Callable[[Any], Any] | None) -> Habit:
-    return Habit(holds, lambda args: (*args[:i], mend(args[i]), *args[i + 1 :])) if mend else Habit(holds)
+def _habit(test: Callable[..., bool], mend: Callable[..., Any] | None, *at: int) -> Habit:
+    """What `test` says of the arguments at these places. `mend` makes the first of them anew, from all of them."""
+
+    def holds(args: Args) -> bool:
+        return test(*(args[i] for i in at))
+
+    def mended(args: Args) -> Args:
+        return (*args[: at[0]], mend(*(args[i] for i in at)), *args[at[0] + 1 :]) if mend else args
+
+    return Habit(holds, mended)
 
 
 def kinds(value: Any, path: str = "") -> set[str]:
@@ -236,4 +234,12 @@ _OF_ONE: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any] | None], ...] =
     (lambda v: len({len(c) for c in v if isinstance(c, list | tuple)}) < 2 if isinstance(v, list | tuple) else True, None),
     (lambda v: len({repr(x) for x in v}) == len(v) if isinstance(v, list | tuple) else True, None),
     (_ordered, _ascending),
+)
+# The same of two arguments; the first is mended.
+_OF_TWO: tuple[tuple[Callable[[Any, Any], bool], Callable[[Any, Any], Any] | None], ...] = (
+    (lambda a, b: _length(a) == _length(b) != -1, None),
+    (lambda a, b: _number(a) and _number(b) and a <= b, None),
+    (lambda a, b: _number(a) and a <= _length(b), None),
+    (lambda a, b: _number(a) and a < _length(b), None),
+    (lambda a, b: type(a) is int and a == _length(b), lambda a, b: _length(b)),
 )

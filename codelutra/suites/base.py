@@ -11,10 +11,13 @@ its files, makes one row of PROBLEMS a problem (`judging…` writes the last col
 from __future__ import annotations
 
 import importlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -37,56 +40,65 @@ SUITES = {
 }
 
 
-class Suite(Protocol):
-    """What the stages ask of a suite."""
+@dataclass(frozen=True)
+class Suite(ABC):
+    """What the stages ask of a suite. `problem` is a row of PROBLEMS; outputs are decoded sandbox values."""
 
     name: str
     version: str  # of prompts, splits and judging together; part of the key of every artifact made from this suite
     licence: str
-    system: str  # the system message of every prompt
-    image: str  # kind of sandbox image its programs need: "python", "datascience"
-    mode: str  # the comparison mode that decides what is correct (equality.py)
-    other_modes: tuple[str, ...]  # further modes that greedy answers are compared under: reported, never trained on
+    frame: pl.DataFrame
+    files: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    system: str = ""  # the system message of every prompt
+    image: str = "python"  # kind of sandbox image its programs need: "python", "datascience"
+    mode: str = ""  # the comparison mode that decides what is correct (equality.py)
+    other_modes: tuple[str, ...] = ()  # further modes that greedy answers are compared under: reported, never trained on
 
     def problems(self) -> pl.DataFrame:
         """All problems of all splits, as PROBLEMS. Order and content depend on the section alone."""
-        ...
+        return self.frame
 
     def databases(self) -> Mapping[str, Path]:
         """The SQLite files that jobs name, by sha256 hex digest; empty for suites without any."""
-        ...
+        return self.files
 
+    @abstractmethod
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> Job:
-        """The job whose output is compared. `problem` is a row of PROBLEMS."""
-        ...
+        """The job whose output is compared."""
 
+    @abstractmethod
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> Job:
         """The job that gives the expected output. It never sees the answer."""
-        ...
 
     def in_process(self, problem: Mapping[str, Any]) -> bool:
         """Whether checks that cannot be taken apart decide in the answer's own process, where a program can cheat them."""
-        ...
+        return False
 
+    @abstractmethod
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
         """Why this expected output cannot judge answers (SQL: no rows), or "" where it can."""
-        ...
 
+    @abstractmethod
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
-        """Whether two outputs (decoded sandbox values) are the same answer under `mode`."""
-        ...
+        """Whether two outputs are the same answer under `mode`."""
 
     def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
         """The `other_modes` under which two outputs are the same answer."""
-        ...
+        return []
 
+    @abstractmethod
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
         """Equal for outputs that are the same answer, except for some floats that differ within the tolerance."""
-        ...
 
+    @abstractmethod
     def normalise(self, code: str) -> str:
         """The program without what does not change its meaning, such as layout; `code` itself where it cannot be parsed."""
-        ...
+
+
+@lru_cache(maxsize=65536)
+def material(judge: str) -> dict[str, Any]:
+    """The judging material of a problem, which its suite wrote as JSON. Not to be changed: it is shared."""
+    return dict(json.loads(judge))
 
 
 def open_suite(section: SuiteSection) -> Suite:

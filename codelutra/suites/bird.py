@@ -23,7 +23,7 @@ from codelutra.errors import ConfigError
 from codelutra.suites.databases import chosen_databases, read_schema
 from codelutra.suites.folder import find, read_json
 from codelutra.suites.sql import SqlSuite
-from codelutra.suites.text_to_sql import Asked, Official, suite
+from codelutra.suites.text_to_sql import Asked, Database, Official, suite
 
 VERSION = "2"
 LICENCE = "CC-BY-SA-4.0"
@@ -39,25 +39,12 @@ def load(section: SuiteSection) -> SqlSuite:
     entries = [(side, n, _entry(q, file, n)) for side, file in files.items() for n, q in enumerate(read_json(file))]
     where = {q["db_id"]: files[side].parent / f"{side}_databases" / q["db_id"] for side, _, q in entries}
     names = chosen_databases(section, sorted(where), " and ".join(map(str, files.values())))
-    paths = {name: where[name] / f"{name}.sqlite" for name in names}
-    contexts = {name: _context(path, section.descriptions) for name, path in paths.items()}
-    asked = [
-        Asked(
-            side,
-            q.get("question_id", number),
-            q["db_id"],
-            q["question"].strip(),
-            f"{contexts[q['db_id']]}\n\n{_prompt(q, section.evidence)}",
-            q["SQL"].strip().rstrip("; \n"),
-            q.get("difficulty", ""),
-        )
-        for side, number, q in entries
-        if q["db_id"] in contexts
-    ]
+    databases = {name: _database(where[name] / f"{name}.sqlite", section.descriptions) for name in names}
+    asked = [_asked(side, number, q, section.evidence) for side, number, q in entries]
     shown = [what for what in ("evidence", "descriptions") if getattr(section, what)]
     version = "-".join([VERSION, section.protocol, *shown])
     needed = ("train", "dev") if "train" in files or section.protocol == "in-domain" else ()
-    return suite(section, asked, paths, version, LICENCE, needed)
+    return suite(section, asked, databases, version, LICENCE, needed)
 
 
 def _questions(folder: Path, side: str) -> Path | None:
@@ -78,19 +65,24 @@ def _entry(question: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
     return question
 
 
-def _prompt(question: dict[str, Any], evidence: bool) -> str:
+def _asked(side: Official, number: int, question: dict[str, Any], evidence: bool) -> Asked:
     hint = question.get("evidence", "").strip() if evidence else ""
-    return question["question"].strip() + (f"\nHint: {hint}" if hint else "")
+    return Asked(
+        side,
+        question.get("question_id", number),
+        question["db_id"],
+        question["question"].strip(),
+        question["SQL"].strip().rstrip("; \n"),
+        hint=f"\nHint: {hint}" if hint else "",
+        difficulty=question.get("difficulty", ""),
+    )
 
 
-def _context(database: Path, descriptions: bool) -> str:
-    if not database.is_file():
-        raise ConfigError(f"no database at {database}; check suite.path and suite.databases")
-    lines = [read_schema(database)]
-    if descriptions:
-        for file in sorted((database.parent / "database_description").glob("*.csv")):
-            lines += _described(file)
-    return "\n".join(lines)
+def _database(path: Path, descriptions: bool) -> Database:
+    if not path.is_file():
+        raise ConfigError(f"no database at {path}; check suite.path and suite.databases")
+    files = sorted((path.parent / "database_description").glob("*.csv")) if descriptions else []
+    return Database(path, "\n".join([read_schema(path), *(line for file in files for line in _described(file))]))
 
 
 def _described(file: Path) -> Iterator[str]:

@@ -34,6 +34,7 @@ from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites import python as py
 from codelutra.suites import sql
+from codelutra.suites.base import material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.folder import expand, located, numbered
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
@@ -41,7 +42,6 @@ from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 SHOWN = 10  # broken lines in one message
 MAX_ROWS = 500  # expected rows of a line
 Split = Literal["train", "dev", "test"]
-Broken = tuple[int, str]  # a line's number, and what is wrong with it
 L = TypeVar("L", bound="Line")
 
 
@@ -137,17 +137,14 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | 
     name = f"custom-{path.absolute().parent.name}"
     if about.kind == "sql":
         return _sql(about, path, section, name)
-    shape, judging, mode = (
-        (FunctionLine, _function, "python-value/v1")
-        if about.kind == "python-function"
-        else (ProgramLine, _program, "text/v1")
-    )
-    frame = _python_rows(path.parent / about.problems, shape, judging)
-    programs = [
-        py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()
-    ]  # no reference: equal to no other
+    if about.kind == "python-function":
+        frame, mode = _problems(path.parent / about.problems, FunctionLine, _function), "python-value/v1"
+    else:
+        frame, mode = _problems(path.parent / about.problems, ProgramLine, _program), "text/v1"
+    # A problem without a reference has the same program as no other.
+    programs = [py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()]
     frame = _dealt(frame, about, section, programs)
-    return py.PythonSuite(name, _version(frame), about.licence, frame, about.system or py.SYSTEM, mode=mode)
+    return py.PythonSuite(name, _version(frame), about.licence, frame, system=about.system or py.SYSTEM, mode=mode)
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------------
@@ -164,34 +161,34 @@ def _about(path: Path) -> About:
         raise ConfigError("\n".join(f"{path}: {_said(error, About)}" for error in e.errors())) from e
 
 
-def _lines(path: Path, shape: type[L]) -> tuple[list[tuple[int, L]], list[Broken]]:
-    """The valid lines with their numbers, ids filled in; and what is wrong with the others."""
-    found, broken, seen = list[tuple[int, L]](), list[Broken](), dict[str, int]()
+def _problems(path: Path, shape: type[L], make: Callable[[L], dict[str, Any] | None]) -> pl.DataFrame:
+    """The lines as PROBLEMS. `make` gives a line's row, or None to leave it out; it raises ValueError for a wrong line.
+
+    Raises ConfigError with every broken line, up to SHOWN, in their order.
+    """
+    rows, broken, seen = list[dict[str, Any]](), list[tuple[int, str]](), dict[str, int]()
     for number, text in numbered(path):
         try:
             line = shape.model_validate(json.loads(text))
+            line = line if line.id else line.model_copy(update={"id": f"{number:05d}"})
+            if line.id in seen:
+                broken.append((number, f"id {line.id!r} is on line {seen[line.id]} already; ids must differ"))
+            seen[line.id] = number
+            if row := make(line):
+                rows.append(row)
         except json.JSONDecodeError as e:
             broken.append((number, f"not JSON: {e}"))
-            continue
         except ValidationError as e:
             broken += [(number, _said(error, shape)) for error in e.errors()]
-            continue
-        line = line if line.id else line.model_copy(update={"id": f"{number:05d}"})
-        if line.id in seen:
-            broken.append((number, f"id {line.id!r} is on line {seen[line.id]} already; ids must differ"))
-        seen[line.id] = number
-        found.append((number, line))
-    if not found and not broken:
-        raise ConfigError(f"{path} is empty; give it one JSON object a line, see docs/your-own-task.md")
-    return found, broken
-
-
-def _refuse(path: Path, broken: list[Broken]) -> None:
-    """Raise ConfigError with all broken lines, up to SHOWN, in their order."""
+        except ValueError as e:
+            broken.append((number, str(e)))
     if broken:
         shown = [f"line {number}: {why}" for number, why in sorted(broken)[:SHOWN]]
         more = [f"… and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
         raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in [*shown, *more]))
+    if not seen:
+        raise ConfigError(f"{path} is empty; give it one JSON object a line, see docs/your-own-task.md")
+    return pl.DataFrame(rows, schema=PROBLEMS)
 
 
 def _said(error: Any, shape: type[BaseModel]) -> str:
@@ -222,45 +219,31 @@ def _version(frame: pl.DataFrame) -> str:
 # ---- Python -------------------------------------------------------------------------------------------------------------
 
 
-def _python_rows(path: Path, shape: type[Any], judging: Callable[[Any], str]) -> pl.DataFrame:
-    lines, broken = _lines(path, shape)
-    rows = []
-    for number, line in lines:
-        try:
-            reference = line.reference if line.reference.strip() else ""
-            rows.append(_row(line, line.prompt, reference, "python", line.group, judging(line)))
-        except ValueError as e:
-            broken.append((number, str(e)))
-    _refuse(path, broken)
-    return pl.DataFrame(rows, schema=PROBLEMS)
-
-
-def _function(line: FunctionLine) -> str:
+def _function(line: FunctionLine) -> dict[str, Any]:
     if line.asserts:
-        return py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
-    return py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)
+        judge = py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
+    else:
+        judge = py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)
+    return _python_row(line, judge)
 
 
-def _program(line: ProgramLine) -> str:
+def _program(line: ProgramLine) -> dict[str, Any]:
     printed = [repr(run.stdout) for run in line.tests if run.stdout is not None]
     if printed and len(printed) < len(line.tests):
         raise ValueError(
             "some tests have a stdout and some do not; give it to all, or to none (then the reference's output is expected)"
         )
-    return py.judging([f"_printed({run.stdin!r})" for run in line.tests], printed or None, wrap=py.STDIN_WRAP)
+    calls = [f"_printed({run.stdin!r})" for run in line.tests]
+    return _python_row(line, py.judging(calls, printed or None, wrap=py.STDIN_WRAP))
 
 
-def _row(line: Line, prompt: str, reference: str, language: str, group: str, judging: str) -> dict[str, Any]:
-    return {
-        "problem_id": line.id,
-        "split": line.split,
-        "prompt": prompt,
-        "reference": reference,
-        "language": language,
-        "group": group,
-        "difficulty": line.difficulty,
-        "judge": judging,
-    }
+def _python_row(line: FunctionLine | ProgramLine, judge: str) -> dict[str, Any]:
+    reference = line.reference if line.reference.strip() else ""
+    return _row(line, prompt=line.prompt, reference=reference, language="python", group=line.group, judge=judge)
+
+
+def _row(line: Line, **own: str) -> dict[str, Any]:
+    return {"problem_id": line.id, "split": line.split, "difficulty": line.difficulty, **own}
 
 
 # ---- SQL ----------------------------------------------------------------------------------------------------------------
@@ -268,32 +251,31 @@ def _row(line: Line, prompt: str, reference: str, language: str, group: str, jud
 
 def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlSuite:
     files = _databases(about, path)
-    chosen = chosen_databases(section, sorted(files), str(path))
-    digests = {stem: database_digest(files[stem]) for stem in chosen}
-    schemas = {stem: read_schema(files[stem]) for stem in chosen}
-    lines, broken = _lines(path.parent / about.problems, SqlLine)
-    rows, programs = [], []
-    for number, line in lines:
+    digests = {stem: database_digest(files[stem]) for stem in chosen_databases(section, sorted(files), str(path))}
+    schemas = {stem: read_schema(files[stem]) for stem in digests}
+
+    def make(line: SqlLine) -> dict[str, Any] | None:
         stem = line.database or (next(iter(files)) if len(files) == 1 else "")
         if stem not in files:
-            broken.append((number, f"database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})"))
-        elif stem in digests:
-            reference = line.query.strip().rstrip("; \n")
-            if not line.rows and (wrong := not_answerable(reference, files[stem])):
-                broken.append((number, wrong))
-            judging = (
-                sql.judging_by_rows(line.rows, digests[stem], ordered=line.ordered)
-                if line.rows
-                else sql.judging(reference, digests[stem])
-            )
-            prompt = f"{schemas[stem]}\n\n{line.question}"
-            rows.append(_row(line, prompt, reference, "sql", line.group or stem, judging))
-            programs.append((digests[stem], sql.normalise(reference)) if reference else (line.id,))
-    _refuse(path.parent / about.problems, broken)
-    frame = _dealt(pl.DataFrame(rows, schema=PROBLEMS), about, section, programs)
-    return sql.SqlSuite(
-        name, _version(frame), about.licence, frame, {digests[s]: files[s] for s in chosen}, about.system or sql.SYSTEM
-    )
+            raise ValueError(f"database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})")
+        if stem not in digests:
+            return None
+        reference = line.query.strip().rstrip("; \n")
+        if line.rows:
+            judge = sql.judging_by_rows(line.rows, digests[stem], ordered=line.ordered)
+        elif wrong := not_answerable(reference, files[stem]):
+            raise ValueError(wrong)
+        else:
+            judge = sql.judging(reference, digests[stem])
+        prompt = f"{schemas[stem]}\n\n{line.question}"
+        return _row(line, prompt=prompt, reference=reference, language="sql", group=line.group or stem, judge=judge)
+
+    frame = _problems(path.parent / about.problems, SqlLine, make)
+    # A problem without a reference has the same program as no other.
+    rows = frame.select("problem_id", "reference", "judge").rows()
+    programs = [(material(j)["database"], sql.normalise(r)) if r else (i,) for i, r, j in rows]
+    frame, used = _dealt(frame, about, section, programs), {digest: files[stem] for stem, digest in digests.items()}
+    return sql.SqlSuite(name, _version(frame), about.licence, frame, used, system=about.system or sql.SYSTEM)
 
 
 def _databases(about: About, path: Path) -> dict[str, Path]:

@@ -34,42 +34,39 @@ def database_digest(path: Path) -> str:
 
 def read_schema(path: Path) -> str:
     """A database's schema as prompts show it, a line a table: `table(column, other_id -> other, …)`."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+    own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
+    with _opened(path, "&immutable=1") as connection:
         try:
-            own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
-            names = [r[0] for r in connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid")]
-            tables = []
-            for name in names:
-                columns = [r[1] for r in connection.execute(f"PRAGMA table_info({quoted(name, always=True)})")]
-                links = {
-                    r[3]: (r[2], r[4]) for r in connection.execute(f"PRAGMA foreign_key_list({quoted(name, always=True)})")
-                }
-                tables.append((name, columns, links))
+            tables = connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid").fetchall()
+            lines = []
+            for (table,) in tables:
+                columns = connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+                links = connection.execute('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (table,))
+                pointing = {column: (other, target) for column, other, target in links}
+                lines.append(table_text(table, [column for (column,) in columns], pointing))
         except sqlite3.DatabaseError as e:
             raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e
-    return schema_text(tables)
-
-
-def schema_text(tables: Sequence[tuple[str, Sequence[str], Mapping[str, tuple[str, str | None]]]]) -> str:
-    """Tables, given as (name, columns, {column: (table, column) it points to}), in few tokens: a line a table."""
-    lines = []
-    for name, columns, links in tables:
-        shown = []
-        for column in columns:
-            text = quoted(column)
-            if column in links:
-                table, target = links[column]
-                same = target is None or target.lower() == column.lower()
-                text += f" -> {quoted(table)}" if same else f" -> {quoted(table)}.{quoted(str(target))}"
-            shown.append(text)
-        lines.append(f"{quoted(name)}({', '.join(shown)})")
     return "\n".join(lines)
 
 
-def quoted(name: str, always: bool = False) -> str:
+def table_text(name: str, columns: Sequence[str], links: Mapping[str, tuple[str, str | None]]) -> str:
+    """A table in few tokens. links: the (table, column) that a column points to."""
+    shown = []
+    for column in columns:
+        table, target = links.get(column, ("", None))
+        arrow = f" -> {quoted(table)}" if table else ""
+        other = f".{quoted(target)}" if target is not None and target.lower() != column.lower() else ""
+        shown.append(quoted(column) + arrow + other)
+    return f"{quoted(name)}({', '.join(shown)})"
+
+
+def quoted(name: str) -> str:
     """A name as a query must write it."""
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name)
-    return name if plain and not always else '"' + name.replace('"', '""') + '"'
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def _opened(file: Path, options: str = "") -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{options}", uri=True, timeout=1))
 
 
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
@@ -109,7 +106,7 @@ def _in_use(file: Path) -> str:
         head = opened.read(20)
     if head[18:19] == b"\2":  # WAL: readers and the writer do not lock each other out
         return ""
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+    with _opened(file) as connection:
         try:
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
         except sqlite3.DatabaseError as e:
@@ -119,8 +116,7 @@ def _in_use(file: Path) -> str:
 
 def not_answerable(query: str, database: Path) -> str:
     """Why a reference cannot be asked of this database, or "". SQLite prepares it and does not run it."""
-    uri = f"{database.absolute().as_uri()}?mode=ro&immutable=1"
-    with closing(sqlite3.connect(uri, uri=True)) as connection:
+    with _opened(database, "&immutable=1") as connection:
         reads = _prepares(connection, query)
         if reads == "":
             first = query.split(None, 1)[0].upper()

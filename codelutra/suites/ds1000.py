@@ -57,7 +57,7 @@ def load(section: SuiteSection) -> PythonSuite:
     frame = pl.DataFrame(rows, schema=PROBLEMS)
     same = [(origin, normalise_prompt(prompt)) for origin, prompt in zip(origins, frame["prompt"], strict=True)]
     frame = divide(frame, same, SHARES, section.seed)
-    return Ds1000("ds1000", VERSION, LICENCE, cap(frame, section), SYSTEM, "datascience")
+    return Ds1000("ds1000", VERSION, LICENCE, cap(frame, section), system=SYSTEM, image="datascience")
 
 
 def _chosen(section: SuiteSection, known: list[str]) -> set[str]:

@@ -13,53 +13,37 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from codelutra.suites import equality
 from codelutra.suites.asserts import Check, Rule, defined, for_more, holds, names_to_define, take_apart
+from codelutra.suites.base import Suite, material
 from sandbox.protocol import PythonJob
 
 SYSTEM = "Answer with one Python code block and nothing else."
 
 
 @dataclass(frozen=True)
-class PythonSuite:
+class PythonSuite(Suite):
     """A suite whose programs are Python modules, judged by the values of calls."""
 
-    name: str
-    version: str
-    licence: str
-    frame: pl.DataFrame
     system: str = SYSTEM
-    image: str = "python"
     mode: str = "python-value/v1"
-    other_modes: tuple[str, ...] = ()
-
-    def problems(self) -> pl.DataFrame:
-        return self.frame
-
-    def databases(self) -> Mapping[str, Path]:
-        return {}
 
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
-        material = _material(problem["judge"])
-        wrap = material["wrap"]
-        parts = (material["setup"], wrap.replace(PLACE, repr(code)) if wrap else code, material["after"])
-        program = "\n".join(part for part in parts if part)
-        return PythonJob(
-            job_id, program, tuple(material["calls"]), timeout_seconds=timeout_seconds, in_process=self.in_process(problem)
-        )
+        judged = material(problem["judge"])
+        wrapped = judged["wrap"].replace(PLACE, repr(code)) if judged["wrap"] else code
+        program = "\n".join(part for part in (judged["setup"], wrapped, judged["after"]) if part)
+        calls, in_process = tuple(judged["calls"]), self.in_process(problem)
+        return PythonJob(job_id, program, calls, timeout_seconds=timeout_seconds, in_process=in_process)
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> PythonJob:
-        material = _material(problem["judge"])
+        expected = material(problem["judge"])["expected"]
         job = self.answer_job(problem, problem["reference"], job_id, timeout_seconds)
-        return job if material["expected"] is None else replace(job, calls=tuple(material["expected"]))
+        return job if expected is None else replace(job, calls=tuple(expected))
 
     def in_process(self, problem: Mapping[str, Any]) -> bool:
-        return bool(_material(problem["judge"]).get("in_process", False))
+        return bool(material(problem["judge"]).get("in_process", False))
 
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
         for number, entry in enumerate(expected, 1):
@@ -67,14 +51,11 @@ class PythonSuite:
                 return f"case {number} of the reference raises {entry['error']}"
         return "" if expected else "there is no case to judge by"
 
-    def also(self, problem: Mapping[str, Any], output: Any, expected: Any) -> list[str]:
-        return []
-
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
         return equality.answer_digest(self.mode, output)
 
     def agrees(self, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
-        rules = _rules(_material(problem["judge"])) or [None] * len(expected)
+        rules = _rules(material(problem["judge"])) or [None] * len(expected)
         return len(output) == len(expected) and all(
             "value" in got and "value" in want and holds(rule, self.mode, got["value"], want["value"])
             for rule, got, want in zip(rules, output, expected, strict=True)
@@ -85,6 +66,7 @@ class PythonSuite:
 
 
 PLACE = "__the_program__"
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # Runs a whole program for one input and returns what it prints. It is part of the answer's process and holds no secret.
 STDIN_WRAP = f"""
 def _printed(text, _code={PLACE}):
@@ -109,11 +91,6 @@ def _printed(text, _code={PLACE}):
 """
 
 
-@lru_cache(maxsize=65536)
-def _material(text: str) -> dict[str, Any]:
-    return dict(json.loads(text))
-
-
 def judging(
     calls: Sequence[str],
     expected: Sequence[str] | None = None,
@@ -134,9 +111,9 @@ def judging(
     wrap: a program that has the program as text at PLACE.
     in_process: some calls cannot be taken apart; they decide by themselves, or raise AssertionError on a wrong answer.
     """
-    material = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}
+    judged = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}
     more = ({"rules": list(rules)} if any(rules) else {}) | ({"in_process": True} if in_process else {})
-    return json.dumps(material | more)
+    return json.dumps(judged | more)
 
 
 def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: str = "", after: str = "") -> str:
@@ -166,28 +143,28 @@ def _without_reference(statement: str, given: Set[str]) -> Check:
     return check
 
 
-def _rules(material: Mapping[str, Any]) -> list[Rule]:
+def _rules(judged: Mapping[str, Any]) -> list[Rule]:
     """A rule for each call; empty where every value must be the same."""
-    return list(material.get("rules", ()))
+    return list(judged.get("rules", ()))
 
 
 def calls_of(judge: str) -> list[str]:
     """The calls a problem is judged by, where each is a call of the program's own names with one right value; else none."""
-    material = _material(judge)
-    known = not material["wrap"] and not material.get("in_process") and ["among"] not in _rules(material)
-    return list(material["calls"]) if known else []
+    judged = material(judge)
+    known = not judged["wrap"] and not judged.get("in_process") and ["among"] not in _rules(judged)
+    return list(judged["calls"]) if known else []
 
 
 def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> str:
     """Judging material with more calls, or with these instead. The reference gives their expected values; they get the
     tolerance of the known calls."""
-    material = dict(_material(judge))
+    judged = material(judge)
     if instead:
-        return json.dumps({k: v for k, v in material.items() if k != "rules"} | {"calls": list(calls), "expected": None})
-    more = {side: [*material[side], *calls] for side in ("calls", "expected") if material[side] is not None}
-    if rules := _rules(material):
+        return json.dumps({k: v for k, v in judged.items() if k != "rules"} | {"calls": list(calls), "expected": None})
+    more = {side: [*judged[side], *calls] for side in ("calls", "expected") if judged[side] is not None}
+    if rules := _rules(judged):
         more["rules"] = [*rules, *[for_more(rules)] * len(calls)]
-    return json.dumps(material | more)
+    return json.dumps(judged | more)
 
 
 @lru_cache(maxsize=65536)
@@ -197,14 +174,8 @@ def normalise(code: str) -> str:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(code)
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and len(node.body) > 1:
-                first = node.body[0]
-                if (
-                    isinstance(first, ast.Expr)
-                    and isinstance(first.value, ast.Constant)
-                    and isinstance(first.value.value, str)
-                ):
-                    del node.body[0]
+            if isinstance(node, _DOCUMENTED) and len(node.body) > 1 and ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
         return ast.unparse(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return code

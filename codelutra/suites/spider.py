@@ -11,10 +11,10 @@ from typing import Any
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from codelutra.suites.databases import chosen_databases, schema_text
+from codelutra.suites.databases import chosen_databases, table_text
 from codelutra.suites.folder import find, read_json
 from codelutra.suites.sql import SqlSuite
-from codelutra.suites.text_to_sql import Asked, Official, suite
+from codelutra.suites.text_to_sql import Asked, Database, Official, suite
 
 VERSION = "1"
 LICENCE = "CC-BY-SA-4.0"
@@ -30,38 +30,24 @@ def load(section: SuiteSection) -> SqlSuite:
     without = [n for n in names if n not in tables]
     if without:
         raise ConfigError(f"{folder}/tables.json lacks {', '.join(without)}; take all files from one release of Spider")
-    schemas = {name: schema(tables[name]) for name in names}
+    databases = {n: Database(folder / "database" / n / f"{n}.sqlite", schema(tables[n])) for n in names}
     asked = [
-        Asked(
-            file,
-            number,
-            q["db_id"],
-            text := _one_line(q["question"]),
-            f"{schemas[q['db_id']]}\n\n{text}",
-            _one_line(q["query"]),
-        )
+        Asked(file, number, q["db_id"], _one_line(q["question"]), _one_line(q["query"]))
         for file, entries in questions.items()
         for number, q in enumerate(entries)
-        if q["db_id"] in schemas
     ]
-    paths = {name: folder / "database" / name / f"{name}.sqlite" for name in names}
-    return suite(section, asked, paths, f"{VERSION}-{section.protocol}", LICENCE)
+    return suite(section, asked, databases, f"{VERSION}-{section.protocol}", LICENCE)
 
 
 def schema(tables: dict[str, Any]) -> str:
     """An entry of `tables.json` as prompts show it. Keys that only repeat a name (`x_id -> x`) cost few tokens."""
     columns, names = tables["column_names_original"], tables["table_names_original"]
     links = {child: (names[columns[parent][0]], columns[parent][1]) for child, parent in tables["foreign_keys"]}
-    return schema_text(
-        [
-            (
-                name,
-                [column for t, column in columns if t == number],
-                {columns[i][1]: link for i, link in links.items() if columns[i][0] == number},
-            )
-            for number, name in enumerate(names)
-        ]
-    )
+    lines = []
+    for number, name in enumerate(names):
+        own = {columns[i][1]: link for i, link in links.items() if columns[i][0] == number}
+        lines.append(table_text(name, [column for table, column in columns if table == number], own))
+    return "\n".join(lines)
 
 
 def _one_line(text: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import repeat
 
 import polars as pl
 
@@ -103,14 +102,14 @@ def divide(
     same: Iterable[Sequence[Hashable]],
     shares: Mapping[str, float],
     seed: int,
-    held: Iterable[str | None] = repeat(None),
+    held: Sequence[str | None] = (),
 ) -> pl.DataFrame:
     """Deal problems to splits by `shares`, group by group.
 
     same: for each problem, what must not be in two splits (its normalised query, its normalised prompt). Problems that
     share one, directly or through others, stay together.
-    held: for each problem the split it must have, or None. Problems that stay together get the first of SPLITS that any
-    of them must have.
+    held: for each problem the split it must have, or None; empty where none must. Problems that stay together get the first
+    of SPLITS that any of them must have.
 
     Groups too small to be dealt by themselves (`WHOLE`) are dealt as one group. Otherwise each group of one would go to
     the largest share, and the other splits would stay empty.
@@ -135,19 +134,17 @@ def divide(
     least, sizes = min(shares.values()), Counter(groups)
     dealt_with = [group if sizes[group] * least >= WHOLE else None for group in groups]  # None: all small groups
 
-    def turn(clump: list[int]) -> tuple[float, float]:
+    def held_on(clump: list[int]) -> str | None:
+        return next((s for s in SPLITS if any(held[i] == s for i in clump)), None) if held else None
+
+    def turn(clump: list[int]) -> tuple[bool, float, float]:
         small = dealt_with[clump[0]] is None  # large groups come first
         by_group = 1 + draw(seed, "divide a group", groups[clump[0]]) if small else 0.0
-        return by_group, draw(seed, "divide", min(ids[i] for i in clump))
-
-    sides = [side for side, _ in zip(held, ids, strict=False)]
-
-    def held_on(clump: list[int]) -> str | None:
-        return next((s for s in SPLITS if any(sides[i] == s for i in clump)), None)
+        return held_on(clump) is None, by_group, draw(seed, "divide", min(ids[i] for i in clump))
 
     split = [""] * problems.height
     counts: dict[str | None, Counter[str]] = defaultdict(Counter)
-    for clump in sorted(clumps.values(), key=lambda c: (held_on(c) is None, turn(c))):
+    for clump in sorted(clumps.values(), key=turn):
         count = counts[dealt_with[clump[0]]]
         # The side that is furthest behind its share; `shares` order breaks ties.
         side = held_on(clump) or max(shares, key=lambda s: shares[s] * (count.total() + len(clump)) - count[s])

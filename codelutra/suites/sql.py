@@ -10,57 +10,37 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from codelutra.suites import equality
+from codelutra.suites.base import Suite, material
 from sandbox.protocol import SqlJob
 
 SYSTEM = "Answer with one SQLite query."
-MODES = (
-    "sql-strict/v1",
-    "bird-ex/official",
-    "spider-testsuite/v1",
-)  # the first decides what is correct; the others are reported
+MODES = ("sql-strict/v1", "bird-ex/official", "spider-testsuite/v1")  # the first decides; the others are reported
 
 
 @dataclass(frozen=True)
-class SqlSuite:
+class SqlSuite(Suite):
     """A suite whose programs are queries over read-only SQLite files."""
 
-    name: str
-    version: str
-    licence: str
-    frame: pl.DataFrame
-    files: Mapping[str, Path] = field(repr=False)
     system: str = SYSTEM
-    image: str = "python"
     mode: str = MODES[0]
     other_modes: tuple[str, ...] = MODES[1:]
 
-    def problems(self) -> pl.DataFrame:
-        return self.frame
-
-    def databases(self) -> Mapping[str, Path]:
-        return self.files
-
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> SqlJob:
-        return SqlJob(job_id, _judging(problem["judge"])["database"], code, timeout_seconds)
+        return SqlJob(job_id, material(problem["judge"])["database"], code, timeout_seconds)
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> SqlJob:
-        judging = _judging(problem["judge"])
-        query = judging.get("keyed", problem["reference"])
-        return SqlJob(job_id, judging["database"], query, timeout_seconds, connection="reference")
-
-    def in_process(self, problem: Mapping[str, Any]) -> bool:
-        return False
+        judged = material(problem["judge"])
+        query = judged.get("keyed", problem["reference"])
+        return SqlJob(job_id, judged["database"], query, timeout_seconds, connection="reference")
 
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
         if expected["truncated"]:
@@ -74,21 +54,16 @@ class SqlSuite:
         return [mode for mode in self.other_modes if self.agrees_under(mode, problem, output, expected)]
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
-        return equality.answer_digest(self.mode, output, ordered=_judging(problem["judge"])["ordered"])
+        return equality.answer_digest(self.mode, output, ordered=material(problem["judge"])["ordered"])
 
     def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
         """As `agrees`, under any of MODES."""
-        judging = _judging(problem["judge"])
-        ordered = judging["order_by"] if mode == "spider-testsuite/v1" else judging["ordered"]
-        return equality.agrees(mode, output, expected, ordered=ordered, sort_keys=judging["sort_keys"])
+        judged = material(problem["judge"])
+        ordered = judged["order_by"] if mode == "spider-testsuite/v1" else judged["ordered"]
+        return equality.agrees(mode, output, expected, ordered=ordered, sort_keys=judged["sort_keys"])
 
     def normalise(self, code: str) -> str:
         return normalise(code)
-
-
-@lru_cache(maxsize=65536)
-def _judging(text: str) -> dict[str, Any]:
-    return dict(json.loads(text))
 
 
 def judging(reference: str, database: str) -> str:
@@ -97,18 +72,18 @@ def judging(reference: str, database: str) -> str:
     ordered: there is an outermost ORDER BY (`sql-strict/v1`). order_by: there is one anywhere (`spider-testsuite/v1`).
     keyed: the query that runs for the expected output instead of the reference, with `sort_keys` further columns.
     """
-    material: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
+    judged: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
     if "order by" in " ".join(reference.lower().split()):
         ordered, keyed, keys = with_sort_keys(reference)
-        material |= {"order_by": True, "ordered": ordered, "sort_keys": keys} | ({"keyed": keyed} if keys else {})
-    return json.dumps(material, sort_keys=True)
+        judged |= {"order_by": True, "ordered": ordered, "sort_keys": keys} | ({"keyed": keyed} if keys else {})
+    return json.dumps(judged, sort_keys=True)
 
 
 def judging_by_rows(rows: Sequence[Sequence[str | float | None]], database: str, *, ordered: bool) -> str:
     """Judging material of a problem that has expected rows and no reference."""
     values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows)
-    material = {"database": database, "ordered": ordered, "sort_keys": 0, "order_by": ordered, "keyed": f"VALUES {values}"}
-    return json.dumps(material, sort_keys=True)
+    judged = {"database": database, "ordered": ordered, "sort_keys": 0, "order_by": ordered, "keyed": f"VALUES {values}"}
+    return json.dumps(judged, sort_keys=True)
 
 
 def _literal(cell: str | float | None) -> str:

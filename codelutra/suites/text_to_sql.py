@@ -34,29 +34,35 @@ class Asked(NamedTuple):
     number: int  # its place in the file, or the file's own id
     database: str
     question: str
-    prompt: str  # whole: schema, question and what else helps
     query: str
+    hint: str = ""  # stands behind the question in the prompt
     difficulty: str = ""
+
+
+class Database(NamedTuple):
+    path: Path
+    context: str  # how prompts begin: its schema, and what else helps
 
 
 def suite(
     section: SuiteSection,
     asked: Sequence[Asked],
-    paths: Mapping[str, Path],
+    databases: Mapping[str, Database],
     version: str,
     licence: str,
     needed: Sequence[str] = ("train", "dev"),
 ) -> SqlSuite:
-    """The suite of `asked` over the databases at `paths`, split by `section.protocol`.
+    """The suite of those questions that are over `databases`, split by `section.protocol`.
 
     Raises ConfigError where the protocol leaves one of the `needed` splits without a problem.
     """
-    digests = {name: database_digest(path) for name, path in paths.items()}
+    digests = {name: database_digest(database.path) for name, database in databases.items()}
+    asked = [a for a in asked if a.database in databases]
     rows = [
         {
             "problem_id": f"{a.file}-{a.number:05d}",
             "split": _side(section.seed, a),
-            "prompt": a.prompt,
+            "prompt": f"{databases[a.database].context}\n\n{a.question}{a.hint}",
             "reference": a.query,
             "language": "sql",
             "group": a.database,
@@ -74,7 +80,7 @@ def suite(
                 f"suite {section.name}, protocol {section.protocol}: no {split} problem among the chosen databases; "
                 "choose more databases, or protocol in-domain"
             )
-    files = {digests[name]: path for name, path in paths.items()}
+    files = {digests[name]: database.path for name, database in databases.items()}
     return SqlSuite(section.name, version, licence, cap(frame, section), files)
 
 
@@ -90,7 +96,7 @@ def _in_domain(frame: pl.DataFrame, asked: Sequence[Asked], section: SuiteSectio
             "suite.protocol in-domain needs suite.databases, e.g. [college_2, hr_1]; take those with many questions"
         )
     same = [
-        ((a.database, normalise(a.query)), (a.database, normalise_prompt(a.question)), normalise_prompt(a.prompt))
-        for a in asked
+        ((a.database, normalise(a.query)), (a.database, normalise_prompt(a.question)), normalise_prompt(prompt))
+        for a, prompt in zip(asked, frame["prompt"], strict=True)
     ]
     return divide(frame, same, SHARES, section.seed)

@@ -20,7 +20,8 @@ from codelutra.execution.references import judge_references
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import normalise_prompt, overlaps
 from codelutra.suites.starter_python.functions import library
-from codelutra.suites.starter_python.pipelines import COUNTS, neighbours
+from codelutra.suites.starter_python.pipelines import neighbours
+from codelutra.suites.starter_python.sources import read_sources
 from codelutra.suites.starter_python.suite import load, program_of
 from sandbox import Pool, ensure_image
 from tests.helpers.frames import samples_of
@@ -67,7 +68,7 @@ def test_there_are_enough_problems_of_every_topic_on_every_side(suite: PythonSui
     assert counts["test"] >= 100
     assert len(library()) >= 100
     topics = suite.problems().group_by("split").agg(pl.col("group").n_unique())["group"].to_list()
-    assert topics == [len(COUNTS) + 4] * 3
+    assert topics == [len(read_sources()) + 4] * 3
 
 
 def test_splits_share_no_prompt_and_no_program_whatever_its_name(suite: PythonSuite) -> None:
@@ -90,7 +91,7 @@ def test_every_reference_is_correct_and_no_stub_is(suite: PythonSuite, expected:
 
 def test_nine_of_ten_near_misses_are_caught(suite: PythonSuite, expected: pl.DataFrame, pool: Pool) -> None:
     """Of the others most are no misses: `range(2, n + 1)` where only numbers above 10 pass."""
-    composed = suite.problems().filter(pl.col("group").is_in(list(COUNTS)))
+    composed = suite.problems().filter(pl.col("group").is_in(list(read_sources())))
     near = [(p, near) for p, r in composed.select("problem_id", "reference").rows() for near in neighbours(r)]
     assert len(near) > 2 * composed.height
     assert statuses(suite, expected, pool, near)["correct"] < 0.1 * len(near)
@@ -123,4 +124,4 @@ def test_a_cap_keeps_proportions_and_smaller_caps_are_inside_larger_ones() -> No
     large = load(SuiteSection(name="starter-python", train=200, dev=30, test=0)).problems()
     assert Counter(small["split"].to_list()) == {"train": 60, "dev": 30}
     assert set(small["problem_id"]) <= set(large["problem_id"])
-    assert small["group"].n_unique() == len(COUNTS) + 4
+    assert small["group"].n_unique() == len(read_sources()) + 4

@@ -1,8 +1,8 @@
 """Functions of one line: filter, map, and combine the items of a source.
 
 A source has filters ("are even": `n % 2 == 0`) and maps ("the squares of": `n * n`); an end combines them ("the sum of":
-`sum(…)`). Most combinations make a sensible question; `COUNTS` says how many are drawn of each source. No two functions
-differ in name or wording alone.
+`sum(…)`). Most combinations make a sensible question; `Source.functions` says how many are drawn. No two functions differ in
+name or wording alone.
 """
 
 from __future__ import annotations
@@ -10,56 +10,38 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from codelutra.suites.splits import draw
 from codelutra.suites.starter_python.functions import Function
-from codelutra.suites.starter_python.sources import Source, read_sources
+from codelutra.suites.starter_python.sources import Source, drawn, read_sources, tables
 
 EACH = 7  # inputs of a function, the shown one included
 TRIED = 30  # inputs they are chosen from
 SHOWN_CHARS = 60  # of the shown output
-COUNTS = {"numbers": 120, "words": 110, "letters": 45, "ranges": 55, "digits": 30, "prices": 50, "people": 40}
-
-# name → (phrases, program, kinds of value it takes)
-ENDS = {
-    "sum": (("the sum of {}", "the total of {}"), "sum({} {})", "number"),
-    "list": (("a list of {}", "{}, as a list"), "[{} {}]", "number text"),
-    "largest": (("the largest of {}, or None if there are none",), "max(({} {}), default=None)", "number"),
-    "smallest": (("the smallest of {}, or None if there are none",), "min(({} {}), default=None)", "number"),
-    "sorted": (("{}, as a sorted list", "a sorted list of {}"), "sorted({} {})", "number text"),
-    "different": (("how many different values there are among {}",), "len({{{} {}}})", "coarse"),
-    "joined": (("{}, joined to one text", "one text made of {}"), '"".join({} {})', "text"),
-    "longest": (('the longest of {}, or "" if there are none',), 'max(({} {}), key=len, default="")', "word"),
-}
-ASKING = {  # ends that need a filter and no map: name → (phrase over the predicate, program)
-    "count": (("how many of {} {}", "the number of {} that {}"), "sum(1 for {each} in {items} if {condition})"),
-    "any": (("whether any of {} {}", "True if at least one of {} {}, else False"), "any({condition} for {each} in {items})"),
-    "all": (("whether all of {} {}",), "all({condition} for {each} in {items})"),
-}
 
 
 def pipelines() -> list[Function]:
     """The drawn functions of all sources, in a fixed order."""
-    drawn = []
+    found = []
     for topic, source in read_sources().items():
-        chosen = sorted(_functions(topic, source), key=lambda f: draw(0, "pipeline", topic, f.name))[: COUNTS[topic]]
-        drawn += [f._replace(inputs=_inputs(source, f)) for f in sorted(chosen, key=lambda f: f.name)]
-    return drawn
+        chosen = sorted(_functions(topic, source), key=lambda f: draw(0, "pipeline", topic, f.name))[: source.functions]
+        found += [f._replace(inputs=_inputs(f)) for f in sorted(chosen, key=lambda f: f.name)]
+    return found
 
 
 def _functions(topic: str, source: Source) -> Iterator[Function]:
     """All combinations, without inputs."""
     for passing, (predicate, condition) in source.filters.items():
-        for end, (phrases, program) in ASKING.items():
+        for end, (phrases, program) in tables()["asking"].items():
             if end in source.without:
                 continue
             name = "_".join((end, passing))
             asks = _one(phrases, name).format(_one(source.all, name), predicate)
             body = program.format(each=source.each, items=source.items, condition=condition)
             yield _function(topic, source, name, asks, body, predicate)
-    for end, (phrases, program, kinds) in ENDS.items():
+    for end, (phrases, program, kinds) in tables()["ends"].items():
         for change, (phrase, value, kind) in source.maps.items():
             if end in source.without or not set(kind.split()) & set(kinds.split()):
                 continue
@@ -73,8 +55,8 @@ def _functions(topic: str, source: Source) -> Iterator[Function]:
                 yield _function(topic, source, name, asks, program.format(value, loop), predicate)
 
 
-def _one(phrases: tuple[str, ...], name: str) -> str:
-    return phrases[int(draw(0, "phrase", phrases, name) * len(phrases))]
+def _one(phrases: Sequence[str], name: str) -> str:
+    return phrases[int(draw(0, "phrase", tuple(phrases), name) * len(phrases))]
 
 
 def _function(topic: str, source: Source, name: str, asks: str, body: str, predicate: str) -> Function:
@@ -82,7 +64,7 @@ def _function(topic: str, source: Source, name: str, asks: str, body: str, predi
     return Function(topic, name, asks, f"def {name}({arguments}):\n    return {body}", [])
 
 
-def _inputs(source: Source, function: Function) -> list[tuple[Any, ...]]:
+def _inputs(function: Function) -> list[tuple[Any, ...]]:
     """Of TRIED random inputs, those that tell the function from its neighbours, then those with new outputs. The first is
     shown in the prompt, so its output is short and not empty."""
     rng = random.Random(f"starter-python {function.topic} {function.name}")
@@ -92,7 +74,7 @@ def _inputs(source: Source, function: Function) -> list[tuple[Any, ...]]:
     tried = list[tuple[tuple[Any, ...], list[str]]]()
     for _ in range(TRIED):
         numbers = {argument: rng.choice(_NUMBERS[argument]) for argument in further if argument in _NUMBERS}
-        gone_through = source.inputs(rng, edges + [n + step for n in numbers.values() for step in (-1, 0, 1)])
+        gone_through = drawn(function.topic, rng, edges + [n + step for n in numbers.values() for step in (-1, 0, 1)])
         more = [numbers[a] if a in numbers else _letters(rng, gone_through, a) for a in further]
         arguments = (gone_through, *more)
         tried.append((arguments, [_output(program, arguments) for program in programs]))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-Inputs = Callable[[random.Random, list[int]], Any]
-
 
 class Source(NamedTuple):
     """What is gone through.
 
+    functions: how many are drawn from all combinations.
     filters: name → (predicate, condition); a predicate that names a further argument in backticks makes it an argument of
     the function. maps: name → (phrase, expression, kinds of value: "coarse" where different items often give the same).
     """
 
+    functions: int
     argument: str
     each: str
     items: str
@@ -26,13 +26,18 @@ class Source(NamedTuple):
     some: tuple[str, ...]  # {} is the predicate
     filters: dict[str, tuple[str, str]]
     maps: dict[str, tuple[str, str, str]]
-    inputs: Inputs  # draws what is gone through, with numbers near the given edges
     without: tuple[str, ...] = ()  # ends that say nothing here
 
 
+@cache
+def tables() -> dict[str, Any]:
+    """What `sources.yaml` holds."""
+    raw: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))
+    return raw
+
+
 def read_sources() -> dict[str, Source]:
-    raw = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))["sources"]
-    return {name: _source(inputs=INPUTS[name], **fields) for name, fields in raw.items()}
+    return {name: _source(**fields) for name, fields in tables()["sources"].items()}
 
 
 def _source(*, left_out: tuple[str, ...] = (), suffix: str = "", **fields: Any) -> Source:
@@ -44,14 +49,26 @@ def _source(*, left_out: tuple[str, ...] = (), suffix: str = "", **fields: Any) 
     return Source(**said | {"filters": rows("filters", suffix), "maps": rows("maps", "")})
 
 
-_WORDS = """
-a an ape apple arrow banana bee blue boat book cake cat cloud comb dice dog door eagle ease ebb echo egg extra fare
-fog goat gold house ice ink island kayak lamp level lime loop mango moon night noon nose oboe onion orange otto pea
-pear pie plum radio rose salt sea seas snow sofa soup stars stone sun table taste tea toast tree umbrella violin wave
-we willow wow yellow zone zoo
-"""
-_NAMES = "ada anna ben bob carla dora emma eve fritz ida lea mo nina otto paul sam sara tom"
-WORDS, NAMES = _WORDS.split(), _NAMES.split()
+def drawn(topic: str, rng: random.Random, edges: list[int]) -> Any:
+    """Something for a function of this topic to go through, its numbers often near `edges`."""
+    words, names = tables()["words"].split(), tables()["names"].split()
+    match topic:
+        case "numbers":
+            return [_near(rng, edges) for _ in range(rng.choice([0, 1, 2, 3, 5, 6, 7, 8, 9]))]
+        case "words":
+            return rng.sample(words, rng.choice([0, 1, 2, 6, 7, 8]))
+        case "letters":
+            return "".join(rng.choice("aeiouaeioubcdstxyzABEOSXYZ0123579  .,!") for _ in range(rng.choice([0, 9, 11, 13])))
+        case "ranges":
+            return rng.choice([0, 1, *(e for e in edges if e >= 0), *range(3, 22)])
+        case "digits":
+            few = [0, rng.randint(1, 9), rng.randint(1, 9), rng.randint(10, 99)]
+            return rng.choice([*few, *(rng.randint(10**4, 10**8) for _ in range(3))])
+        case "prices":
+            return {word: abs(_near(rng, edges)) for word in rng.sample(words[12:60], rng.choice([0, 1, 2, 4, 5, 6]))}
+        case "people":
+            return [(name, abs(_near(rng, edges))) for name in rng.sample(names, rng.choice([0, 1, 2, 4, 5, 6]))]
+    raise ValueError(f"no inputs are drawn for {topic}; add a case here")
 
 
 def _near(rng: random.Random, edges: list[int]) -> int:
@@ -59,44 +76,3 @@ def _near(rng: random.Random, edges: list[int]) -> int:
     if edges and rng.random() < 0.4:
         return rng.choice(edges)
     return rng.choice([*range(-6, 15), *range(0, 31, 5), 21])
-
-
-def _some_numbers(rng: random.Random, edges: list[int]) -> list[int]:
-    return [_near(rng, edges) for _ in range(rng.choice([0, 1, 2, 3, 5, 6, 7, 8, 9]))]
-
-
-def _some_words(rng: random.Random, edges: list[int]) -> list[str]:
-    return rng.sample(WORDS, rng.choice([0, 1, 2, 6, 7, 8]))
-
-
-def _some_text(rng: random.Random, edges: list[int]) -> str:
-    return "".join(rng.choice("aeiouaeioubcdstxyzABEOSXYZ0123579  .,!") for _ in range(rng.choice([0, 9, 11, 13])))
-
-
-def _upper_end(rng: random.Random, edges: list[int]) -> int:
-    return rng.choice([0, 1, *(e for e in edges if e >= 0), *range(3, 22)])
-
-
-def _digits(rng: random.Random, edges: list[int]) -> int:
-    return rng.choice(
-        [0, rng.randint(1, 9), rng.randint(1, 9), rng.randint(10, 99), *(rng.randint(10**4, 10**8) for _ in "123")]
-    )
-
-
-def _prices(rng: random.Random, edges: list[int]) -> dict[str, int]:
-    return {word: abs(_near(rng, edges)) for word in rng.sample(WORDS[12:60], rng.choice([0, 1, 2, 4, 5, 6]))}
-
-
-def _people(rng: random.Random, edges: list[int]) -> list[tuple[str, int]]:
-    return [(name, abs(_near(rng, edges))) for name in rng.sample(NAMES, rng.choice([0, 1, 2, 4, 5, 6]))]
-
-
-INPUTS: dict[str, Inputs] = {
-    "numbers": _some_numbers,
-    "words": _some_words,
-    "letters": _some_text,
-    "ranges": _upper_end,
-    "digits": _digits,
-    "prices": _prices,
-    "people": _people,
-}

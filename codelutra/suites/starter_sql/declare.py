@@ -115,19 +115,14 @@ def world_names() -> list[str]:
 
 def read_world(name: str) -> World:
     raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    tables = tuple(
-        Table(
-            table,
-            t["many"],
-            t["rows"],
-            tuple(_column(column, c) for column, c in t["columns"].items()),
-            t.get("title", ""),
-            _titles(t.get("titles", {"list": []}), t["rows"]),
-        )
-        for table, t in raw["tables"].items()
-    )
+    tables = tuple(_table(table, **fields) for table, fields in raw["tables"].items())
     links = tuple(Link(**_tuples(link)) for link in raw["links"])
     return World(name, tables, links, tuple(Bridge(**_tuples(b)) for b in raw.get("bridges", [])))
+
+
+def _table(name: str, rows: int, columns: dict[str, Any], titles: dict[str, Any] | None = None, **said: str) -> Table:
+    shown = _titles(titles, rows) if titles else ()
+    return Table(name, rows=rows, columns=tuple(_column(c, raw) for c, raw in columns.items()), titles=shown, **said)
 
 
 def _column(name: str, raw: dict[str, Any]) -> Label | Number:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from codelutra.suites.starter_sql import joins, single
 from codelutra.suites.starter_sql.tell import Draft, Teller
 
 
-@dataclass(frozen=True)
-class Family:
-    draw: Callable[[Teller], Draft | None]
+class Family(NamedTuple):
+    draw: Callable[[Teller], Draft]
     difficulty: str
     share: int  # problems a world
 

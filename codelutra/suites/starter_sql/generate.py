@@ -15,7 +15,7 @@ from codelutra.suites.equality import agrees
 from codelutra.suites.starter_sql.build import Rows, fill, make_rows
 from codelutra.suites.starter_sql.declare import World
 from codelutra.suites.starter_sql.families import FAMILIES, Family
-from codelutra.suites.starter_sql.tell import Draft, Teller
+from codelutra.suites.starter_sql.tell import Draft, NothingToAsk, Teller
 
 MODE = "sql-strict/v1"
 _TRIES = 400
@@ -31,34 +31,35 @@ def problems(world: World) -> list[dict[str, str]]:
         found = list(_accepted(world, rows, connection))
     connection.close()
     schema = "\n".join(f"{t.name}({', '.join(world.columns(t))})" for t in world.tables)
-    made = []
-    for number, (family, draft, wordings, split) in enumerate(found):
-        for wording, question in enumerate(wordings):
-            made.append(
-                {
-                    "problem_id": f"{world.name}-{number:03d}{'b' if wording else ''}",
-                    "split": split,
-                    "prompt": f"{schema}\n\n{question}",
-                    "reference": draft.sql,
-                    "difficulty": family.difficulty,
-                }
-            )
-    return made
+    return [
+        {
+            "problem_id": f"{world.name}-{number:03d}{'b' if wording else ''}",
+            "split": split,
+            "prompt": f"{schema}\n\n{question}",
+            "reference": draft.sql,
+            "difficulty": family.difficulty,
+        }
+        for number, (family, draft, questions, split) in enumerate(found)
+        for wording, question in enumerate(questions)
+    ]
 
 
 def _accepted(world: World, rows: Rows, connection: sqlite3.Connection) -> Iterator[tuple[Family, Draft, list[str], str]]:
+    """(family, draft, its questions, split) of all that is asked."""
     queries, questions = set[str](), set[str]()
-    dealt = random.Random(f"splits of {world.name}").randrange(
-        len(_SPLITS)
-    )  # so that rare families are not all in one split
+    # A world begins anywhere in _SPLITS, so that rare families are not all in one split.
+    dealt = random.Random(f"splits of {world.name}").randrange(len(_SPLITS))
     for family in FAMILIES:
         tell = Teller(world, rows, f"{world.name} {family.draw.__name__}")
         missing = family.share
         for _ in range(_TRIES):
-            draft = family.draw(tell)
-            if draft is None or draft.sql.lower() in queries or not tells_right_from_wrong(rows, connection, draft.sql):
+            try:
+                draft = family.draw(tell)
+            except NothingToAsk:
                 continue
-            fresh = sorted({w for w in draft.wordings if w.lower() not in questions}, key=draft.wordings.index)
+            if draft.sql.lower() in queries or not tells_right_from_wrong(rows, connection, draft.sql):
+                continue
+            fresh = [w for w in dict.fromkeys(draft.wordings) if w.lower() not in questions]
             if not fresh:
                 continue
             split = _SPLITS[dealt % len(_SPLITS)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,42 +16,9 @@ from codelutra.suites.starter_sql.declare import Label, Number, Table, World
 
 T = TypeVar("T")
 
-COMPARED: dict[str, dict[str, tuple[str, ...]]] = {
-    "count": {
-        ">": ("more than {}", "over {}"),
-        ">=": ("at least {}", "{} or more"),
-        "<": ("fewer than {}", "under {}"),
-        "<=": ("at most {}", "no more than {}"),
-        "=": ("exactly {}",),
-        "BETWEEN": ("between {} and {}",),
-    },
-    "amount": {
-        ">": ("more than {}", "over {}"),
-        ">=": ("at least {}",),
-        "<": ("less than {}", "under {}"),
-        "<=": ("at most {}", "no more than {}"),
-        "=": ("exactly {}",),
-        "BETWEEN": ("between {} and {}",),
-    },
-    "age": {
-        ">": ("over {}",),
-        ">=": ("at least {}",),
-        "<": ("under {}",),
-        "<=": ("at most {}",),
-        "=": ("exactly {}",),
-        "BETWEEN": ("between {} and {}",),
-    },
-    "year": {
-        ">": ("after {}",),
-        ">=": ("in {} or later",),
-        "<": ("before {}",),
-        "<=": ("in {} or earlier",),
-        "=": ("in {}",),
-        "BETWEEN": ("between {} and {}", "from {} to {}"),
-    },
-}
-AGGREGATES = {"AVG": ("average", "mean"), "MAX": ("highest", "maximum"), "MIN": ("lowest", "minimum"), "SUM": ("total",)}
-NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+class NothingToAsk(Exception):
+    """The world has nothing that a family could ask about."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +51,13 @@ class Teller:
     def pick(self, options: Sequence[T]) -> T:
         return self.rng.choice(options)
 
+    def one_of(self, options: Sequence[T]) -> T:
+        """As `pick`. Raises NothingToAsk where there are no options."""
+        found = self.pick(options or (None,))
+        if found is None:
+            raise NothingToAsk
+        return found
+
     def titled(self) -> Table:
         return self.pick([t for t in self.world.tables if t.title])
 
@@ -98,53 +72,67 @@ class Teller:
     def title(self, table: Table) -> str:
         return str(self.value(table, table.title))
 
+    # -- columns, and words for what is asked of them
+
+    def label(self, table: Table) -> Label:
+        return self.one_of(table.labels)
+
+    def measure(self, table: Table) -> Number:
+        """A number that has a meaningful average."""
+        return self.one_of([c for c in table.numbers if c.kind != "year"])
+
+    def ranking(self, table: Table) -> Number:
+        """A number that rows have superlatives for."""
+        return self.one_of([c for c in table.numbers if c.most])
+
+    def aggregate(self, column: Number) -> tuple[str, str]:
+        """An aggregate function of the column, and a word for it."""
+        function = self.pick([f for f in words("aggregates") if f != "SUM" or column.kind != "age"])
+        return function, self.pick(words("aggregates")[function])
+
+    def end(self, column: Number) -> tuple[str, str]:
+        """A superlative of the column, and the order that puts it first."""
+        return (column.most, " DESC") if self.rng.random() < 0.6 else (column.least, "")
+
+    def compared(self, kind: str, operator: str, *values: Any) -> str:
+        """ "more than 300", "between 1990 and 2000" """
+        return self.pick(words("comparisons")[kind][operator]).format(*values)
+
     # -- conditions
 
-    def condition(self, table: Table, besides: str = "") -> Condition | None:
-        """One on any column but `besides`."""
-        columns = [c for c in table.columns if c.column != besides]
-        if not columns:
-            return None
-        column = self.pick(columns)
-        return self.label(table, column) if isinstance(column, Label) else self.number(table, column)
+    def condition(self, table: Table, besides: str = "") -> Condition:
+        """One on any column but `besides`. Raises NothingToAsk where there is no such column."""
+        column = self.one_of([c for c in table.columns if c.column != besides])
+        return self._on_label(table, column) if isinstance(column, Label) else self._on_number(table, column)
 
-    def label(self, table: Table, column: Label) -> Condition:
+    def maybe(self, table: Table, besides: str = "", *, chance: float = 1.0) -> Condition | None:
+        """A condition with this chance; none where no column is left for one."""
+        if chance < 1 and self.rng.random() >= chance:
+            return None
+        return self.condition(table, besides) if any(c.column != besides for c in table.columns) else None
+
+    def _on_label(self, table: Table, column: Label) -> Condition:
         value = self.pick(column.values)
         kind = self.rng.random()
         if kind < 0.15:
-            others = [v for v in column.values if v != value]
-            either = self.pick(others)
-            return self._say(table, column, f"IN ('{value}', '{either}')", f"{value} or {either}")
+            either = self.pick([v for v in column.values if v != value])
+            return _condition(table, column, f"IN ('{value}', '{either}')", f"{value} or {either}")
         if kind < 0.27:
             mods = tuple(_negated(m.format(value)) for m in column.mods if not m.startswith("who "))
             verbs = tuple("are " + m.removeprefix("that are ") for m in mods)
             return Condition(table.name, column.column, f"!= '{value}'", mods, verbs)
-        said = self._say(table, column, f"= '{value}'", value)
-        before = value if column.before else ""
-        return Condition(table.name, column.column, said.tail, said.mods, said.verbs, before)
+        return replace(_condition(table, column, f"= '{value}'", value), before=value if column.before else "")
 
-    def number(
-        self, table: Table, column: Number, operators: Sequence[str] = (">", "<", ">", "<", ">=", "<=", "BETWEEN", "=")
-    ) -> Condition:
-        op = self.pick(operators)
-        if op == "=" and column.kind == "amount":
-            op = ">="
-        if op == "BETWEEN":
-            low, high = self.value(table, column.column, 0.1, 0.5), self.value(table, column.column, 0.5, 0.9)
-            tail, said = f"BETWEEN {low} AND {high}", self.pick(COMPARED[column.kind][op]).format(low, high)
-        else:
-            value = self.value(table, column.column, 0.15, 0.85)
-            tail, said = f"{op} {value}", self.pick(COMPARED[column.kind][op]).format(value)
-        condition = self._say(table, column, tail, said)
-        more = {">": column.above, "<": column.below}.get(op, ())
-        return Condition(
-            table.name, column.column, tail, (*condition.mods, *(m.format(value) for m in more)), condition.verbs
-        )
-
-    @staticmethod
-    def _say(table: Table, column: Label | Number, tail: str, said: str) -> Condition:
-        mods, verbs = (tuple(p.format(said) for p in phrases) for phrases in (column.mods, column.verbs))
-        return Condition(table.name, column.column, tail, mods, verbs)
+    def _on_number(self, table: Table, column: Number) -> Condition:
+        operator = self.pick((">", "<", ">", "<", ">=", "<=", "BETWEEN", "="))
+        if operator == "=" and column.kind == "amount":
+            operator = ">="
+        quantiles = [(0.1, 0.5), (0.5, 0.9)] if operator == "BETWEEN" else [(0.15, 0.85)]
+        values = [self.value(table, column.column, low, high) for low, high in quantiles]
+        said = self.compared(column.kind, operator, *values)
+        condition = _condition(table, column, f"{operator} {' AND '.join(map(str, values))}", said)
+        further = {">": column.above, "<": column.below}.get(operator, ())
+        return replace(condition, mods=(*condition.mods, *(m.format(*values) for m in further)))
 
     # -- noun phrases
 
@@ -159,7 +147,7 @@ class Teller:
             after = [_singular(m) for m in after]
         noun = table.name if one else table.many
         link = " and " if sum(m.split()[0] in _CLAUSES for m in after) > 1 else " "
-        return " ".join([*([before.before] if before else []), noun, *([link.join(after)] if after else [])])
+        return " ".join(filter(None, (before.before if before else "", noun, link.join(after))))
 
     def which(self, table: Table, *conditions: Condition | None) -> str:
         """ "fantasy books have more than 300 pages" """
@@ -168,6 +156,11 @@ class Teller:
 
 
 _CLAUSES = ("who", "that")
+
+
+def _condition(table: Table, column: Label | Number, tail: str, said: str) -> Condition:
+    mods, verbs = (tuple(phrase.format(said) for phrase in phrases) for phrases in (column.mods, column.verbs))
+    return Condition(table.name, column.column, tail, mods, verbs)
 
 
 def _singular(mod: str) -> str:
@@ -191,20 +184,25 @@ def where(*conditions: Condition | None, joined: bool = False) -> str:
     return f" WHERE {' AND '.join(said)}" if said else ""
 
 
-# ---- wordings -----------------------------------------------------------------------------------------------------------
-
-
-def draft(sql: str, wordings: Sequence[str], **words: Any) -> Draft:
-    """The query with its wordings, in the order of `wordings.yaml`. A word given as a function is drawn anew wherever it
-    stands."""
-    said = {name: _Anew(word) if callable(word) else word for name, word in words.items()}
-    return Draft(sql, tuple(template.format(**said) for name in wordings for template in _templates()[name]))
+def words(table: str) -> Any:
+    """A table of `words.yaml`."""
+    return _read("words")[table]
 
 
 @cache
-def _templates() -> dict[str, list[str]]:
-    templates: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
-    return templates
+def _read(name: str) -> dict[str, Any]:
+    raw: dict[str, Any] = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+    return raw
+
+
+# ---- wordings -----------------------------------------------------------------------------------------------------------
+
+
+def draft(sql: str, *wordings: str, **words: Any) -> Draft:
+    """The query with its wordings, in the order of `wordings.yaml`. A word given as a function is drawn anew wherever it
+    stands."""
+    said = {name: _Anew(word) if callable(word) else word for name, word in words.items()}
+    return Draft(sql, tuple(template.format(**said) for name in wordings for template in _read("wordings")[name]))
 
 
 @dataclass(frozen=True)
