@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
-from codelutra.cli.watch import _Bar, _environment, _failure, _line
+from codelutra.cli.progress import _Bar, event_line
+from codelutra.cli.watch import _environment, _failure
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.pipeline.run import Run
@@ -24,8 +24,7 @@ from codelutra.pipeline.run import Run
 def shown(*states: dict[str, Any]) -> list[str]:
     """Lines printed above the bar for these contents of progress.json."""
     text = io.StringIO()
-    with Progress(console=Console(file=text, width=200), transient=True) as bars:
-        bar = _Bar(bars)
+    with _Bar(Console(file=text, width=200)) as bar:
         for state in states:
             bar.update(state | {"at": time.time() + 1})
     return [line.strip() for line in text.getvalue().splitlines() if "step " in line]
@@ -58,7 +57,7 @@ def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
         {"event": "waiting", "what": text},
         {"event": "damaged", "stage": "pairs", "moved_to": text},
     ):
-        Console(file=said, width=200).print(_line(event))
+        Console(file=said, width=200).print(event_line(event))
     assert said.getvalue().count(text) == 3
 
 

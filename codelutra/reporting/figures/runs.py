@@ -21,9 +21,9 @@ from codelutra.reporting.figures.marks import (
     write_beside,
 )
 from codelutra.reporting.figures.policies import pass_at_1_figure
-from codelutra.reporting.figures.training import log_probabilities_compared
+from codelutra.reporting.figures.training import log_probabilities_compared, preferring
 from codelutra.results.findings import Findings
-from codelutra.results.summary import RunSummary, policy_name
+from codelutra.results.summary import RunSummary, TestResult, policy_name
 from codelutra.scoring.statistics import Estimate
 
 Labelled = Sequence[tuple[str, RunSummary]]
@@ -52,9 +52,8 @@ def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
             ax.errorbar(percents(mine), y, fmt=marker, ms=6, color=colour, **bars)
             for label, seeds in grouped(mine, "setting").items():
                 middle = mean(at for at, r in zip(y, mine, strict=True) if r["setting"] == label)
-                write_beside(
-                    ax, f"{100 * mean(r['value'] for r in seeds):.1f}", (max(percents(seeds, "high")), middle), gap=5
-                )
+                number = f"{100 * mean(r['value'] for r in seeds):.1f}"
+                write_beside(ax, number, (max(percents(seeds, "high")), middle), gap=5)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.6)
         ax.set_xlim(0, 6 + max(percents(rows, "high")))
@@ -148,7 +147,7 @@ def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
     """What there is to compare between runs, labelled by their names: of the first preference training of each, and of
     their train problems where those differ in number."""
     named = [(f.summary.run, f.summary) for f in runs]
-    trained = [(name, lines) for f, (name, _) in zip(runs, named, strict=True) for _, lines in _preferring(f)[:1]]
+    trained = [(f.summary.run, lines) for f in runs for _, lines in preferring(f.training)[:1]]
     asked = [s.problems.train for _, s in named]
     shares = [(n / max(asked), s) for n, (_, s) in zip(asked, named, strict=True) if n]
     same_questions = len({(s.suite, s.suite_version, s.problems.dev) for _, s in named}) == 1
@@ -161,12 +160,9 @@ def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
     return [figure for figure in found if figure]
 
 
-def _preferring(found: Findings) -> list[tuple[str, list[Row]]]:
-    return [(name, lines) for name, lines in found.training if "chosen_log_prob" in lines[0]]
-
-
 def _estimates(s: RunSummary, split: str) -> list[Row]:
     """Start and chosen policy of a run on `split`, those that have a number there."""
+    found: list[tuple[str, str, Estimate | TestResult]]
     if split == "test":
         found = [(_CHOSEN, policy_name(s.test.policy), s.test)] if s.test else []
     else:

@@ -34,9 +34,8 @@ def funnel_figure(policies: Sequence[PolicyResult]) -> Figure | None:
         from matplotlib.ticker import MaxNLocator
 
         for ax, (unit, mine) in zip(figure.subplots(1, 2), grouped(rows, "unit").items(), strict=True):
-            counts = {
-                f"iteration {i}": {r["step"]: r["count"] for r in bars} for i, bars in grouped(mine, "iteration").items()
-            }
+            bars = grouped(mine, "iteration").items()
+            counts = {f"iteration {i}": {r["step"]: r["count"] for r in series} for i, series in bars}
             _grouped_bars(ax, counts, dict(zip(counts, cycle(SERIES), strict=False)), steps[unit], "{:,}".format)
             ax.set_xlim(0, 1.28 * (max(r["count"] for r in mine) or 1))
             ax.set_xlabel(unit)

@@ -17,8 +17,7 @@ _SMOOTHED = 5  # steps: the mean of one batch is noise
 
 def log_probability_figure(training: Training) -> Figure | None:
     """Chosen and rejected log-probabilities by step, their drift from policy t-1 and the KL to it, iterations end to end."""
-    preferring = [(t, lines) for t, lines in training if lines and "chosen_log_prob" in lines[0]]
-    rows = list(_end_to_end(preferring, [*_sides("log_prob", "drift"), "kl"]))
+    rows = list(_end_to_end(preferring(training), [*_sides("log_prob", "drift"), "kl"]))
     if not rows:
         return None
     panels = {
@@ -76,9 +75,8 @@ def log_probabilities_compared(logs: Training) -> Figure | None:
     without the SFT term, at several β, …  Trainings without pairs are left out; None where none is left."""
     rows = [
         {"training": label, "step": line["step"], **{name: line[name] for name in _sides("log_prob", "drift")}}
-        for label, lines in logs
+        for label, lines in preferring(logs)
         for line in lines
-        if "chosen_log_prob" in line
     ]
     if not rows:
         return None
@@ -102,6 +100,11 @@ def log_probabilities_compared(logs: Training) -> Figure | None:
         "less likely: plain DPO is known to do that to the chosen ones too, and the SFT term is to hold them up."
     )
     return Figure("log-probability-compared", "Chosen and rejected answers, by training", caption, rows, draw, (5.4, 3.4))
+
+
+def preferring(training: Training) -> Training:
+    """The trainings on pairs."""
+    return [(title, lines) for title, lines in training if "chosen_log_prob" in lines[0]]
 
 
 def _end_to_end(training: Training, names: Sequence[str]) -> Iterator[Row]:
