@@ -12,12 +12,9 @@ from pathlib import Path
 import polars as pl
 
 from codelutra.config import load_config
-from codelutra.errors import UserError
-from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
+from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
 from codelutra.experiments.retrain import Record
 from codelutra.results import text
-from codelutra.results.load import finished_summary
-from codelutra.results.summary import PairedTest
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 
@@ -27,9 +24,7 @@ _NAME = 64  # characters a run's name may have
 def evaluation(source: str, overrides: Overrides, models: Sequence[str], home: Path) -> Experiment:
     """One run a model. Raises ConfigError."""
     arms = [_arm(source, overrides, model, home) for model in models]
-    return Experiment(
-        "evaluation", f"{load_config(source, overrides).name}-evaluate", arms, lambda home: _result(home, arms)
-    )
+    return Experiment("evaluation", f"{load_config(source, overrides).name}-evaluate", arms, _result)
 
 
 def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
@@ -51,33 +46,25 @@ def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """pass@1 of dev and test with intervals, and exact McNemar tests against the first model on the problems both were
     asked."""
-    data, cells, missing = [], [], []
+    runs, missing = finished_runs(home, arms)
+    data, cells = [], []
     first: dict[str, pl.DataFrame] = {}
-    for a in arms:
-        folder = home / "runs" / a.config.name
-        summary = finished_summary(folder)
-        if not summary:
-            missing.append(a.config.name)
-            continue
-        files = {"dev": folder / summary.first.folder / "dev-scores", "test": folder / "test-scores"}
+    for run in runs:
+        model, summary = {"model": run.arm.label}, run.summary
+        files = {"dev": run.folder / summary.first.folder / "dev-scores", "test": run.folder / "test-scores"}
         scores = {s: pl.read_parquet(f / "scores.parquet") for s, f in files.items() if f.exists()}
-        label = arms[0].label
-        against = {s: PairedTest(against=label, **asdict(mcnemar(first[s], scores[s]))) for s in scores if s in first}
+        against = {s: mcnemar(first[s], scores[s]) for s in scores if s in first}
         first = first or scores
-        tests = {s: t.model_dump(exclude={"against"}) for s, t in against.items()}
-        data.append(
-            {"model": a.label, "suite": summary.suite, "mode": summary.mode, **summary.brief(), "against_first": tests}
-        )
+        tests = {s: asdict(t) for s, t in against.items()}
+        data.append(model | {"suite": summary.suite, "mode": summary.mode, **summary.brief(), "against_first": tests})
         split = "test" if summary.test else "dev"
         cells.append(
-            {
-                "model": a.label,
+            model
+            | {
                 "dev pass@1 [95 %]": text.dev_rate(summary.first),
                 "test pass@1 [95 %]": text.rate(summary.test),
                 "executable": f"{summary.first.executable:.0%}" if summary.first.dev.n else "",
                 f"against the first ({split})": text.paired(against.get(split)),
             }
         )
-    if not cells:
-        raise UserError(f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}")
     return Result(f"{arms[0].source}: greedy pass@1", data, Table.of(cells), missing=missing)

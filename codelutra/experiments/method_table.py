@@ -14,29 +14,16 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import load_config, to_yaml
-from codelutra.errors import UserError
 from codelutra.experiments.methods import METHODS, arm
-from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
+from codelutra.experiments.plan import Arm, Experiment, Finished, Overrides, Result, finished_runs
 from codelutra.reporting.figures.runs import methods_figure
 from codelutra.results import text
-from codelutra.results.load import finished_summary
-from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
 from codelutra.scoring.scores import difference, mean_pass_at_1
 from codelutra.scoring.statistics import Difference, Estimate
 
 AGAINST = "codelutra"  # the method the others are held against, where it is among them
 _AHEAD = f"{AGAINST} is ahead by"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run of one method."""
-
-    seed: int
-    summary: RunSummary
-    scores: pl.DataFrame
-    """SCORES of test."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +41,16 @@ class MethodResult:
 def comparison(source: str, overrides: Overrides, methods: Sequence[str], seeds: Sequence[int]) -> Experiment:
     """Every method once with each seed. Raises ConfigError: all arms are valid before the first one runs."""
     arms = [arm(source, overrides, method, seed) for seed in seeds for method in methods]
-    return Experiment("comparison", load_config(source, overrides).name, arms, lambda home: _result(home, arms))
+    return Experiment("comparison", load_config(source, overrides).name, arms, _result)
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """A run that is missing, unfinished or without a test split is named in `missing` and left out of its method's row."""
+    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and _scores(run).exists())
     found: dict[str, list[Finished]] = {}
-    missing = []
-    for a in arms:
-        path = home / "runs" / a.config.name
-        summary, scores = finished_summary(path), path / "test-scores" / "scores.parquet"
-        if summary and summary.test and scores.exists():
-            found.setdefault(a.label, []).append(Finished(a.seed, summary, pl.read_parquet(scores)))
-        else:
-            missing.append(a.config.name)
-    if not found:
-        raise UserError(
-            f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}; run `codelutra compare`"
-        )
-    rows = [_method(method, found) for method in dict.fromkeys(a.label for a in arms) if method in found]
+    for run in runs:
+        found.setdefault(run.arm.label, []).append(run)
+    rows = [_method(method, found) for method in found]
     base = max((r.test.value for r in rows if r.method.startswith("base")), default=0.0)
     first = rows[0].runs[0].summary
     data = {
@@ -92,14 +70,20 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     return Result(title, data, wide, narrow, missing, methods_figure(first.suite, drawn, AGAINST))
 
 
+def _scores(run: Finished) -> Path:
+    """The file with the SCORES of test."""
+    return run.folder / "test-scores" / "scores.parquet"
+
+
 def _method(method: str, found: dict[str, list[Finished]]) -> MethodResult:
     runs, ours = found[method], found.get(AGAINST, [])
-    common = sorted({f.seed for f in runs} & {f.seed for f in ours})
+    common = sorted({f.arm.seed for f in runs} & {f.arm.seed for f in ours})
+    scores = {f.folder: pl.read_parquet(_scores(f)) for f in (*runs, *ours)}
     ahead = None
     if method != AGAINST and ours:
-        sides = [[f.scores for f in side if not common or f.seed in common] for side in (runs, ours)]
+        sides = [[scores[f.folder] for f in side if not common or f.arm.seed in common] for side in (runs, ours)]
         ahead = difference(*sides)
-    return MethodResult(method, runs, mean_pass_at_1([f.scores for f in runs]), ahead, common)
+    return MethodResult(method, runs, mean_pass_at_1([scores[f.folder] for f in runs]), ahead, common)
 
 
 def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
@@ -109,7 +93,7 @@ def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
         "what": METHODS[r.method].what,
         "test": asdict(r.test),
         "against": against,
-        "runs": [{"seed": f.seed, **f.summary.brief()} for f in r.runs],
+        "runs": [{"seed": f.arm.seed, **f.summary.brief()} for f in r.runs],
         "times_base": round(r.test.value / base, 2) if base else None,
     }
 

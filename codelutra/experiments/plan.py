@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from codelutra.config import RunConfig
+from codelutra.errors import UserError
 from codelutra.reporting.figures.drawing import Figure, draw
+from codelutra.results.load import finished_summary
 from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
 from codelutra.store.files import write_atomic
@@ -55,8 +57,8 @@ class Experiment:
     name: str
     """Of its folder under comparisons/."""
     arms: Sequence[Arm]
-    conclude: Callable[[Path], Result]
-    """Home → result, from the runs that have finished. Raises UserError where none has."""
+    conclude: Callable[[Path, Sequence[Arm]], Result]
+    """Home and arms → result, from the runs that have finished. Raises UserError where none has."""
 
 
 def run_experiment(experiment: Experiment, home: Path, refine: Callable[[Arm], RunSummary]) -> Result:
@@ -68,7 +70,7 @@ def run_experiment(experiment: Experiment, home: Path, refine: Callable[[Arm], R
 
 def conclude(experiment: Experiment, home: Path) -> Result:
     """The result of the arms that have finished, also written to comparisons/NAME/ as JSON, Markdown and figure."""
-    result = experiment.conclude(home)
+    result = experiment.conclude(home, experiment.arms)
     out = folder(experiment, home)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / f"{experiment.kind}.json", json.dumps(result.data, indent=1) + "\n")
@@ -77,6 +79,38 @@ def conclude(experiment: Experiment, home: Path) -> Result:
     if result.figure:
         draw(result.figure).save(out)
     return result
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished run of one arm."""
+
+    arm: Arm
+    summary: RunSummary
+    folder: Path
+
+
+def finished_runs(
+    home: Path, arms: Sequence[Arm], usable: Callable[[Finished], object] = lambda _: True
+) -> tuple[list[Finished], list[str]]:
+    """The runs that have finished and are `usable`, in the order of `arms`, and the names of the others.
+
+    Raises UserError where there is none.
+    """
+    found, missing = [], []
+    for arm in arms:
+        folder = home / "runs" / arm.config.name
+        summary = finished_summary(folder)
+        if summary and usable(run := Finished(arm, summary, folder)):
+            found.append(run)
+        else:
+            missing.append(arm.config.name)
+    if not found:
+        raise UserError(
+            f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}; start them with `codelutra "
+            "compare`, `sweep` or `evaluate`"
+        )
+    return found, missing
 
 
 def folder(experiment: Experiment, home: Path) -> Path:

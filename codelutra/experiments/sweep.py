@@ -12,11 +12,9 @@ from pathlib import Path
 
 from codelutra.config import load_config
 from codelutra.errors import UserError
-from codelutra.experiments.plan import Arm, Experiment, Overrides, Result
+from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
 from codelutra.reporting.figures.runs import runs_compared_figure
 from codelutra.results import text
-from codelutra.results.load import finished_summary
-from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.results.table import Table
 
 
@@ -38,7 +36,7 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
         name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
         more = (*overrides, *(f"{key}={value}" for key, value in chosen), "select.test=false", f"name={name}")
         arms.append(Arm(label, source, more, load_config(source, more)))
-    return Experiment("sweep", f"{base}-sweep", arms, lambda home: _result(home, arms))
+    return Experiment("sweep", f"{base}-sweep", arms, _result)
 
 
 def _short(name: str) -> str:
@@ -48,31 +46,23 @@ def _short(name: str) -> str:
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """A row an arm that has finished, best dev pass@1 first; of equals the one given first."""
-    found: list[tuple[Arm, RunSummary, PolicyResult]] = []
-    missing = []
-    for arm in arms:
-        summary = finished_summary(home / "runs" / arm.config.name)
-        if summary and summary.chosen:
-            found.append((arm, summary, summary.chosen))
-        else:
-            missing.append(arm.config.name)
-    if not found:
-        raise UserError(f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}")
+    runs, missing = finished_runs(home, arms, lambda run: run.summary.chosen)
+    found = [(run.arm.label, run.summary, run.summary.chosen) for run in runs if run.summary.chosen]
     found.sort(key=lambda f: -f[2].dev.value)
     cells = [
         {
-            "setting": arm.label,
+            "setting": label,
             "dev pass@1 [95 %]": text.dev_rate(chosen),
             "chosen": chosen.name,
             "against the start": text.paired(chosen.paired.start),
             "by policy, %": " → ".join(f"{100 * p.dev.value:.1f}" for p in summary.policies),
             "min": f"{summary.work_minutes:.1f}",
         }
-        for arm, summary, chosen in found
+        for label, summary, chosen in found
     ]
     data = [
-        {"setting": a.label, **summary.brief(), "against_start": chosen.paired.model_dump()["start"]}
-        for a, summary, chosen in found
+        {"setting": label, **summary.brief(), "against_start": chosen.paired.model_dump()["start"]}
+        for label, summary, chosen in found
     ]
-    figure = runs_compared_figure([(arm.label, summary) for arm, summary, _ in found])
+    figure = runs_compared_figure([(label, summary) for label, summary, _ in found])
     return Result("dev split, best first", data, Table.of(cells, numbers=["min"]), missing=missing, figure=figure)

@@ -28,6 +28,7 @@ from codelutra.results.summary import (
     Training,
     TrainSamples,
     iteration_of,
+    policy_name,
 )
 from codelutra.scoring.scores import mcnemar, pass_at_1
 from codelutra.scoring.selection import Decision, PolicyScore, decide
@@ -220,7 +221,7 @@ class Recorder:
     def _tell(self, row: PolicyResult) -> None:
         said = f"{row.name}: dev pass@1 {text.rate(row.dev)}, n = {row.dev.n}"
         tests = {t.against: t for t in (row.paired.previous, row.paired.start) if t}
-        said += "".join(f"; against {a.replace('-', ' ')} {text.paired(t)}" for a, t in tests.items())
+        said += "".join(f"; against {policy_name(a)} {text.paired(t)}" for a, t in tests.items())
         self._run.dir.ledger({"event": "measured", "label": row.label, "text": said})
 
     def _write(self) -> None:

@@ -147,7 +147,7 @@ def headline(found: Findings) -> list[str]:
         tried = ", ".join(p.name for p in rows[1:])
         return [f"Nothing improved: {first.name} solves {text.rate(first.dev)} of the dev problems, {tried} no more."]
     solves = f"solves {text.rate(best.dev)} of the dev problems at the first try"
-    said = f"{_capital(best.name)} {solves}, {first.name} {text.rate(first.dev)}"
+    said = f"{text.capital(best.name)} {solves}, {first.name} {text.rate(first.dev)}"
     gain = found.gain(first, best)
     if gain is None:
         return [f"{said}."]
@@ -165,7 +165,7 @@ def _dips(found: Findings, best: PolicyResult) -> list[str]:
     later = found.policies[found.policies.index(best) + 1 :]
     gains = [(p, gain) for p in later if (gain := found.gain(best, p))]
     return [
-        f"{_capital(p.name)} {'dips to' if gain.points < 0 else 'stays at'} {text.rate(p.dev)}: {gain.text} against "
+        f"{text.capital(p.name)} {'dips to' if gain.points < 0 else 'stays at'} {text.rate(p.dev)}: {gain.text} against "
         f"{best.name}, so {best.name} ships."
         for p, gain in gains
     ]
@@ -219,10 +219,6 @@ def question(prompt: str) -> str:
     """The last line of a prompt: what is asked, without the schema above it."""
     lines = prompt.strip().splitlines()
     return lines[-1].strip() if lines else ""
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _json(path: Path) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codelutra.results import text
-from codelutra.results.summary import PolicyResult, RunSummary
+from codelutra.results.summary import PolicyResult, RunSummary, policy_name
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def policies_notes(summary: RunSummary) -> list[str]:
     for p in summary.policies:
         start = p.paired.start
         if start and p.paired.previous and start.against != p.paired.previous.against:
-            notes.append(f"{p.name} against {start.against.replace('-', ' ')}: {text.paired(start)}")
+            notes.append(f"{p.name} against {policy_name(start.against)}: {text.paired(start)}")
     return notes
 
 

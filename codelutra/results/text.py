@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from codelutra.results.summary import PairedTest, PolicyResult, RunSummary
+from codelutra.scoring.statistics import Paired
 
 
 class Rate(Protocol):
@@ -45,7 +46,7 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def paired(test: PairedTest | None) -> str:
+def paired(test: PairedTest | Paired | None) -> str:
     """Problems gained and lost, and the p of the exact McNemar test: "+20 −10, p = 0.099"."""
     return f"+{test.gained} −{test.lost}, {p_value(test.p)}" if test else ""
 
@@ -67,6 +68,11 @@ def length(policy: PolicyResult, split: str = "dev") -> str:
         return ""
     drift = answers.length_drift
     return f"{answers.tokens:.0f}" + (f" ({drift:+.0%})".replace("-", "−") if drift is not None else "")
+
+
+def capital(sentence: str) -> str:
+    """With a capital first letter, the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def problem_counts(summary: RunSummary) -> str:

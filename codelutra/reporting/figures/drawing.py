@@ -83,20 +83,3 @@ def draw(figure: Figure) -> Drawing:
         canvas.set_layout_engine("none")  # laid out already
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Drawing(figure, svg.getvalue(), png.getvalue())
-
-
-def readable_on(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#14171d"
-
-
-def swatch(colour: str) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(facecolor=colour)
-
-
-def few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4, integer=True)

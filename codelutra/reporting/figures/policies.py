@@ -8,22 +8,11 @@ Here: what policies can do. Beside it: `training.py` (steps), `stages.py` (mater
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
-from codelutra.reporting.figures.drawing import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PAPER,
-    PURPLE,
-    SERIES,
-    SKY,
-    VERMILION,
-    Figure,
-    Row,
-    readable_on,
-    swatch,
-)
+from codelutra.reporting.figures.drawing import BLUE, GREEN, ORANGE, PAPER, PURPLE, SERIES, SKY, VERMILION, Figure, Row
+from codelutra.reporting.figures.marks import error_bars, estimate_columns, grouped, percents, problem_numbers
 from codelutra.reporting.figures.stages import funnel_figure, minutes_figure
 from codelutra.reporting.figures.training import Training, log_probability_figure, loss_figure
 from codelutra.results.summary import PolicyResult, RunSummary
@@ -66,28 +55,21 @@ def pass_at_1_figure(summaries: Sequence[RunSummary]) -> Figure:
             "run": s.run,
             "policy": p.name,
             "best": p.label == s.best,
-            "value": p.dev.value,
-            "low": p.dev.low,
-            "high": p.dev.high,
-            "problems": p.dev.n,
+            **estimate_columns(p.dev),
             "after_best": s.best in [q.label for q in s.policies[:i]],
         }
         for s in summaries
         for i, p in enumerate(s.policies)
     ]
-    policies = list(dict.fromkeys(r["policy"] for r in rows))
-    runs = list(dict.fromkeys(r["run"] for r in rows))
+    policies, runs = list(grouped(rows, "policy")), grouped(rows, "run")
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        for i, run in enumerate(runs):
-            mine = [r for r in rows if r["run"] == run]
+        for i, ((run, mine), colour) in enumerate(zip(runs.items(), cycle(SERIES), strict=False)):
             x = [policies.index(r["policy"]) + 0.08 * (i - (len(runs) - 1) / 2) for r in mine]
-            y = [100 * r["value"] for r in mine]
-            reach = [[100 * (r["value"] - r["low"]) for r in mine], [100 * (r["high"] - r["value"]) for r in mine]]
-            colour = SERIES[i % len(SERIES)]
+            y = percents(mine)
             ax.plot(x, y, color=colour, alpha=0.45, zorder=1)
-            ax.errorbar(x, y, yerr=reach, fmt="none", ecolor=colour, elinewidth=1.8, capsize=4)
+            ax.errorbar(x, y, yerr=error_bars(mine), fmt="none", ecolor=colour, elinewidth=1.8, capsize=4)
             sizes = [95 if r["best"] else 42 for r in mine]
             inside = [PAPER if r["after_best"] else colour for r in mine]
             ax.scatter(x, y, s=sizes, facecolors=inside, edgecolors=colour, linewidths=1.6, zorder=3)
@@ -107,16 +89,12 @@ def pass_at_1_figure(summaries: Sequence[RunSummary]) -> Figure:
         if len(runs) > 1:
             ax.legend(loc="best")
 
-    problems = ", ".join(sorted({f"{r['problems']:,}" for r in rows}))
-    return Figure(
-        "pass-at-1",
-        "Problems solved at the first try",
-        "Greedy answers to the dev problems, judged by running "
-        f"them; bars are 95 % Wilson intervals, n = {problems} problems. The large dot is the chosen policy"
-        + ("; hollow ones were made after it and do not ship." if any(r["after_best"] for r in rows) else "."),
-        rows,
-        draw,
+    caption = (
+        f"Greedy answers to the dev problems, judged by running them; bars are 95 % Wilson intervals, n = "
+        f"{problem_numbers(rows)} problems. The large dot is the chosen policy"
+        + ("; hollow ones were made after it and do not ship." if any(r["after_best"] for r in rows) else ".")
     )
+    return Figure("pass-at-1", "Problems solved at the first try", caption, rows, draw)
 
 
 def status_figure(policies: Sequence[PolicyResult]) -> Figure:
@@ -130,65 +108,55 @@ def status_figure(policies: Sequence[PolicyResult]) -> Figure:
         for s in STATUSES
         if (n := counts.get(s, 0))
     ]
-    bars = list(dict.fromkeys((r["split"], r["policy"]) for r in rows))
-    splits = [k for k in kinds if any(b[0] == k for b in bars)]
+    splits = {split: grouped(mine, "policy") for split, mine in grouped(rows, "split").items()}
+    heights = [len(bars) for bars in splits.values()]
 
     def draw(figure: Any) -> None:
-        heights = [sum(b[0] == k for b in bars) for k in splits]
+        from matplotlib.patches import Patch
+
         axes = figure.subplots(len(splits), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-        for ax, split in zip(axes, splits, strict=True):
-            names = [p for k, p in bars if k == split]
-            left = dict.fromkeys(names, 0.0)
-            for r in (r for r in rows if r["split"] == split):
-                colour, share = STATUS_COLOURS[r["status"]], 100 * r["share"]
-                ax.barh(names.index(r["policy"]), share, left=left[r["policy"]], color=colour, height=0.72)
-                if share >= 8:
-                    at = (left[r["policy"]] + share / 2, names.index(r["policy"]))
-                    ax.annotate(f"{share:.0f}", at, ha="center", va="center", color=readable_on(colour), size=8)
-                left[r["policy"]] += share
-            ax.set_yticks(range(len(names)), names)
+        for ax, (split, bars) in zip(axes, splits.items(), strict=True):
+            for y, mine in enumerate(bars.values()):
+                left = 0.0
+                for r in mine:
+                    colour, share = STATUS_COLOURS[r["status"]], 100 * r["share"]
+                    ax.barh(y, share, left=left, color=colour, height=0.72)
+                    if share >= 8:
+                        at = (left + share / 2, y)
+                        ax.annotate(f"{share:.0f}", at, ha="center", va="center", color=_readable_on(colour), size=8)
+                    left += share
+            ax.set_yticks(range(len(bars)), bars)
             ax.invert_yaxis()
             ax.set_xlim(0, 100)
             ax.set_title(kinds[split], size=8.5, weight="normal", pad=4)
             ax.grid(axis="y", visible=False)
         axes[-1].set_xlabel("answers (%)")
-        present = [s for s in STATUSES if any(r["status"] == s for r in rows)]
-        handles = [swatch(STATUS_COLOURS[s]) for s in present]
-        figure.legend(
-            handles, [s.replace("_", " ") for s in present], loc="outside lower center", ncols=min(4, len(present))
-        )
+        present = grouped(rows, "status")
+        handles = {s.replace("_", " "): Patch(facecolor=STATUS_COLOURS[s]) for s in STATUSES if s in present}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
 
-    height = 1.5 + 0.36 * len(bars)
-    return Figure(
-        "status-mix",
-        "What became of the answers",
-        "Every answer was run in the sandbox. correct and wrong ran to their end and gave a result; the rest did not.",
-        rows,
-        draw,
-        (5.4, max(3.0, height)),
-    )
+    caption = "Every answer was run in the sandbox. correct and wrong ran to their end and gave a result; the rest did not."
+    size = (5.4, max(3.0, 1.5 + 0.36 * sum(heights)))
+    return Figure("status-mix", "What became of the answers", caption, rows, draw, size)
 
 
 def pass_at_k_figure(policies: Sequence[PolicyResult]) -> Figure | None:
     """Unbiased pass@k on the train samples of each policy that drew any."""
     rows: list[Row] = [
-        {"policy": p.name, "k": k, "value": e.value, "low": e.low, "high": e.high, "problems": e.n}
+        {"policy": p.name, "k": k, **estimate_columns(e)}
         for p in policies
-        for k, e in (p.train.pass_at_k if p.train else {}).items()
+        for k, e in sorted((p.train.pass_at_k if p.train else {}).items())
     ]
     if not rows:
         return None
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        for i, policy in enumerate(dict.fromkeys(r["policy"] for r in rows)):
-            mine = sorted((r for r in rows if r["policy"] == policy), key=lambda r: r["k"])
-            k, colour = [r["k"] for r in mine], SERIES[i % len(SERIES)]
-            ax.fill_between(
-                k, [100 * r["low"] for r in mine], [100 * r["high"] for r in mine], color=colour, alpha=0.15, lw=0
-            )
-            ax.plot(k, [100 * r["value"] for r in mine], marker="o", ms=4.5, color=colour, label=policy)
-        ks = sorted({r["k"] for r in rows})
+        for (policy, mine), colour in zip(grouped(rows, "policy").items(), cycle(SERIES), strict=False):
+            k = [r["k"] for r in mine]
+            ax.fill_between(k, percents(mine, "low"), percents(mine, "high"), color=colour, alpha=0.15, lw=0)
+            ax.plot(k, percents(mine), marker="o", ms=4.5, color=colour, label=policy)
+        ks = sorted(grouped(rows, "k"))
         ax.set_xscale("log", base=2)
         ax.set_xticks(ks, [str(k) for k in ks], minor=False)
         ax.set_ylim(0, 100)
@@ -196,12 +164,13 @@ def pass_at_k_figure(policies: Sequence[PolicyResult]) -> Figure | None:
         ax.set_ylabel("train pass@k (% of problems)")
         ax.legend(loc="upper left")
 
-    return Figure(
-        "pass-at-k",
-        "What lies within reach",
-        "Share of train problems with at least one correct answer among k "
-        "samples (unbiased, Chen et al. 2021; bands are 95 % bootstrap intervals over problems). The rise from "
-        "k = 1 to the right end is what the loop can learn from.",
-        rows,
-        draw,
+    caption = (
+        "Share of train problems with at least one correct answer among k samples (unbiased, Chen et al. 2021; bands are "
+        "95 % bootstrap intervals over problems). The rise from k = 1 to the right end is what the loop can learn from."
     )
+    return Figure("pass-at-k", "What lies within reach", caption, rows, draw)
+
+
+def _readable_on(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#14171d"

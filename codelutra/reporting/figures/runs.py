@@ -11,15 +11,25 @@ from statistics import mean
 from typing import Any
 
 from codelutra.reporting.figures.drawing import BLUE, INK, ORANGE, Figure, Row
+from codelutra.reporting.figures.marks import (
+    error_bars,
+    estimate_columns,
+    grouped,
+    legend_below,
+    percents,
+    problem_numbers,
+    write_beside,
+)
 from codelutra.reporting.figures.policies import pass_at_1_figure
-from codelutra.reporting.figures.training import log_probabilities_compared
+from codelutra.reporting.figures.training import log_probabilities_compared, preferring
 from codelutra.results.findings import Findings
 from codelutra.results.summary import RunSummary, TestResult, policy_name
 from codelutra.scoring.statistics import Estimate
 
 Labelled = Sequence[tuple[str, RunSummary]]
 _START, _CHOSEN = "start", "chosen"
-_LOOKS = {_START: ("o", ORANGE), _CHOSEN: ("D", BLUE)}
+_LOOKS = {_START: ("o", ORANGE, -1), _CHOSEN: ("D", BLUE, 1)}  # marker, colour, side it stands on
+_BARS = {"elinewidth": 1.5, "capsize": 3}
 
 
 def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
@@ -28,43 +38,36 @@ def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
 
     `split` "test": only the chosen policy has a number there. Raises ValueError where no run has one.
     """
-    rows = [{"setting": label, "run": s.run, **found} for label, s in runs for found in (_estimates(s, split)) if found]
-    labels = list(dict.fromkeys(r["setting"] for r in rows))
+    rows = [{"setting": label, "run": s.run, **found} for label, s in runs for found in _estimates(s, split)]
     if not rows:
         raise ValueError(f"no run has a policy measured on {split}")
+    labels = list(grouped(rows, "setting"))
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        for kind in dict.fromkeys(r["policy_kind"] for r in rows):
-            marker, colour = _LOOKS[kind]
-            mine = [r for r in rows if r["policy_kind"] == kind]
-            y = [labels.index(r["setting"]) + _spread(r, mine) + (0.16 if kind == _START else -0.16) for r in mine]
-            x = [100 * r["value"] for r in mine]
-            reach = [[100 * (r["value"] - r["low"]) for r in mine], [100 * (r["high"] - r["value"]) for r in mine]]
-            ax.errorbar(x, y, xerr=reach, fmt=marker, ms=6, color=colour, elinewidth=1.5, capsize=3, label=f"{kind} policy")
-            for label in dict.fromkeys(r["setting"] for r in mine):
-                seeds = [(at, r) for at, r in zip(y, mine, strict=True) if r["setting"] == label]
-                end = (100 * max(r["high"] for _, r in seeds), mean(at for at, _ in seeds))
-                aside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "size": 7.5}
-                ax.annotate(f"{100 * mean(r['value'] for _, r in seeds):.1f}", end, **aside)
+        for kind, mine in grouped(rows, "policy_kind").items():
+            marker, colour, side = _LOOKS[kind]
+            y = [labels.index(r["setting"]) + _spread(r, mine) - 0.16 * side for r in mine]
+            bars = {"xerr": error_bars(mine), "label": f"{kind} policy", **_BARS}
+            ax.errorbar(percents(mine), y, fmt=marker, ms=6, color=colour, **bars)
+            for label, seeds in grouped(mine, "setting").items():
+                middle = mean(at for at, r in zip(y, mine, strict=True) if r["setting"] == label)
+                number = f"{100 * mean(r['value'] for r in seeds):.1f}"
+                write_beside(ax, number, (max(percents(seeds, "high")), middle), gap=5)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.6)
-        ax.set_xlim(0, 6 + 100 * max(r["high"] for r in rows))
+        ax.set_xlim(0, 6 + max(percents(rows, "high")))
         ax.set_xlabel(f"{split} pass@1 (% of problems)")
         ax.grid(axis="y", visible=False)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, 2)
 
-    return Figure(
-        "runs-compared",
-        f"{split} pass@1 by setting",
+    caption = (
         f"Greedy answers to the {split} problems, judged by running them; bars are 95 % Wilson intervals, n = "
-        f"{_counts(rows)} problems. Start is policy 0 (after the warm start, where there is one); several marks of a kind "
-        "are seeds, the number their mean. Overlapping bars do not mean no difference: policies answer the same problems, "
-        "the paired test decides.",
-        rows,
-        draw,
-        (5.4, 1.7 + 0.55 * len(labels)),
+        f"{problem_numbers(rows)} problems. Start is policy 0 (after the warm start, where there is one); several marks of "
+        "a kind are seeds, the number their mean. Overlapping bars do not mean no difference: policies answer the same "
+        "problems, the paired test decides."
     )
+    return Figure("runs-compared", f"{split} pass@1 by setting", caption, rows, draw, (5.4, 1.7 + 0.55 * len(labels)))
 
 
 def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = "dev") -> Figure:
@@ -74,23 +77,20 @@ def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = 
         {"share": share, "train_problems": s.problems.train, "run": s.run, **found}
         for share, s in sorted(runs, key=lambda r: r[0])
         for found in _estimates(s, split)
-        if found
     ]
     if not rows:
         raise ValueError(f"no run has a policy measured on {split}")
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        for kind in dict.fromkeys(r["policy_kind"] for r in rows):
-            marker, colour = _LOOKS[kind]
-            mine = [r for r in rows if r["policy_kind"] == kind]
-            x = [100 * r["share"] + 10 * _spread(r, mine, "share") + (1 if kind == _CHOSEN else -1) for r in mine]
-            y = [100 * r["value"] for r in mine]
-            reach = [[100 * (r["value"] - r["low"]) for r in mine], [100 * (r["high"] - r["value"]) for r in mine]]
-            ax.errorbar(x, y, yerr=reach, fmt=marker, ms=5, color=colour, elinewidth=1.5, capsize=3, label=f"{kind} policy")
-            shares = sorted({r["share"] for r in mine})
-            middle = [100 * mean(r["value"] for r in mine if r["share"] == s) for s in shares]
-            ax.plot([100 * s + (1 if kind == _CHOSEN else -1) for s in shares], middle, color=colour, alpha=0.45, zorder=1)
+        for kind, mine in grouped(rows, "policy_kind").items():
+            marker, colour, side = _LOOKS[kind]
+            x = [100 * r["share"] + 10 * _spread(r, mine, "share") + side for r in mine]
+            bars = {"yerr": error_bars(mine), "label": f"{kind} policy", **_BARS}
+            ax.errorbar(x, percents(mine), fmt=marker, ms=5, color=colour, **bars)
+            seeds = grouped(mine, "share")
+            means = [mean(percents(s)) for s in seeds.values()]
+            ax.plot([100 * share + side for share in seeds], means, color=colour, alpha=0.45, zorder=1)
         named = {r["share"]: r["train_problems"] for r in rows}
         ax.set_xticks([100 * s for s in named], [f"{100 * s:g}\n({n:,})" if n else f"{100 * s:g}" for s, n in named.items()])
         ax.set_xlim(0, 108)
@@ -98,17 +98,14 @@ def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = 
         ax.set_xlabel("share of the train problems (%, in brackets how many)")
         ax.set_ylabel(f"{split} pass@1 (% of problems)")
         ax.grid(axis="x", visible=False)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, 2)
 
-    return Figure(
-        "data-share",
-        "What more train problems give",
-        f"Greedy answers to the same {_counts(rows)} {split} problems, judged by running; bars are 95 % Wilson intervals. "
-        "Start is policy 0 of each run, warm-started on the same share; several marks of a kind are seeds, the line is "
-        "their mean.",
-        rows,
-        draw,
+    caption = (
+        f"Greedy answers to the same {problem_numbers(rows)} {split} problems, judged by running; bars are 95 % Wilson "
+        "intervals. Start is policy 0 of each run, warm-started on the same share; several marks of a kind are seeds, the "
+        "line is their mean."
     )
+    return Figure("data-share", "What more train problems give", caption, rows, draw)
 
 
 def methods_figure(suite: str, methods: Sequence[tuple[str, Estimate, Sequence[float]]], ours: str) -> Figure:
@@ -133,8 +130,7 @@ def methods_figure(suite: str, methods: Sequence[tuple[str, Estimate, Sequence[f
             ax.plot([100 * test.low, 100 * test.high], [y, y], color=INK, linewidth=1.4)
             if len(seeds) > 1:
                 ax.plot([100 * s for s in seeds], [y] * len(seeds), "o", color=INK, markersize=3)
-            at = (100 * test.high, y)
-            ax.annotate(f"{100 * test.value:.1f}", at, xytext=(4, 0), textcoords="offset points", va="center")
+            write_beside(ax, f"{100 * test.value:.1f}", (100 * test.high, y), gap=4, size=None)
         ax.set_yticks(range(len(ordered)), [name for name, _, _ in ordered])
         ax.grid(axis="y", visible=False)
         ax.set_xlim(left=0)
@@ -151,7 +147,7 @@ def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
     """What there is to compare between runs, labelled by their names: of the first preference training of each, and of
     their train problems where those differ in number."""
     named = [(f.summary.run, f.summary) for f in runs]
-    trained = [(name, lines) for f, (name, _) in zip(runs, named, strict=True) for _, lines in _preferring(f)[:1]]
+    trained = [(f.summary.run, lines) for f in runs for _, lines in preferring(f.training)[:1]]
     asked = [s.problems.train for _, s in named]
     shares = [(n / max(asked), s) for n, (_, s) in zip(asked, named, strict=True) if n]
     same_questions = len({(s.suite, s.suite_version, s.problems.dev) for _, s in named}) == 1
@@ -164,26 +160,17 @@ def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
     return [figure for figure in found if figure]
 
 
-def _preferring(found: Findings) -> list[tuple[str, list[Row]]]:
-    return [(name, lines) for name, lines in found.training if "chosen_log_prob" in lines[0]]
-
-
 def _estimates(s: RunSummary, split: str) -> list[Row]:
     """Start and chosen policy of a run on `split`, those that have a number there."""
+    found: list[tuple[str, str, Estimate | TestResult]]
     if split == "test":
-        return [_row(_CHOSEN, policy_name(s.test.policy), s.test)] if s.test else []
-    return [_row(kind, p.name, p.dev) for kind, p in ((_START, s.start), (_CHOSEN, s.chosen)) if p]
-
-
-def _row(kind: str, policy: str, e: Estimate | TestResult) -> Row:
-    return {"policy_kind": kind, "policy": policy, "value": e.value, "low": e.low, "high": e.high, "problems": e.n}
+        found = [(_CHOSEN, policy_name(s.test.policy), s.test)] if s.test else []
+    else:
+        found = [(kind, p.name, p.dev) for kind, p in ((_START, s.start), (_CHOSEN, s.chosen)) if p]
+    return [{"policy_kind": kind, "policy": name, **estimate_columns(e)} for kind, name, e in found]
 
 
 def _spread(row: Row, kind: list[Row], by: str = "setting") -> float:
     """Seeds of one setting side by side, so that their bars can be told apart."""
     same = [r for r in kind if r[by] == row[by]]
     return 0.12 * (same.index(row) - (len(same) - 1) / 2)
-
-
-def _counts(rows: list[Row]) -> str:
-    return ", ".join(sorted({f"{r['problems']:,}" for r in rows}))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
-from codelutra.reporting.figures.drawing import BLUE, GREEN, ORANGE, PURPLE, SERIES, Figure, Row, few_ticks
+from codelutra.reporting.figures.drawing import BLUE, GREEN, ORANGE, PURPLE, SERIES, Figure, Row
+from codelutra.reporting.figures.marks import grouped, legend_below, write_beside
 from codelutra.results.summary import PolicyResult, iteration_of
 
 STAGES = ("sample", "execute", "pairs", "train")
@@ -27,44 +29,25 @@ def funnel_figure(policies: Sequence[PolicyResult]) -> Figure | None:
     ]
     if not rows:
         return None
-    iterations = sorted({r["iteration"] for r in rows})
 
     def draw(figure: Any) -> None:
-        thick = 0.8 / len(iterations)
-        for ax, (unit, names) in zip(figure.subplots(1, 2), steps.items(), strict=True):
-            most = max(r["count"] for r in rows if r["unit"] == unit) or 1
-            for i in iterations:
-                mine = [r for r in rows if r["unit"] == unit and r["iteration"] == i]
-                y = [names.index(r["step"]) + (iterations.index(i) - (len(iterations) - 1) / 2) * thick for r in mine]
-                ax.barh(
-                    y,
-                    [r["count"] for r in mine],
-                    height=thick * 0.92,
-                    color=SERIES[iterations.index(i) % len(SERIES)],
-                    label=f"iteration {i}",
-                )
-                for at, r in zip(y, mine, strict=True):
-                    ax.annotate(
-                        f"{r['count']:,}", (r["count"], at), xytext=(3, 0), textcoords="offset points", va="center", size=7.5
-                    )
-            ax.set_yticks(range(len(names)), [n.replace("_", "\n", 1).replace("_", " ") for n in names])
-            ax.invert_yaxis()
-            ax.set_xlim(0, most * 1.28)
-            ax.set_xlabel(unit)
-            ax.xaxis.set_major_locator(few_ticks())
-            ax.grid(axis="y", visible=False)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        from matplotlib.ticker import MaxNLocator
 
-    return Figure(
-        "funnel",
-        "From samples to pairs",
-        "Left, train problems: a pair needs a right and a wrong answer to the same "
-        "problem, and where no sample is right the reference may stand in. Right, samples drawn for them.",
-        rows,
-        draw,
-        (5.4, 3.2 + 0.3 * max(0, len(iterations) - 2)),
+        for ax, (unit, mine) in zip(figure.subplots(1, 2), grouped(rows, "unit").items(), strict=True):
+            bars = grouped(mine, "iteration").items()
+            counts = {f"iteration {i}": {r["step"]: r["count"] for r in series} for i, series in bars}
+            _grouped_bars(ax, counts, dict(zip(counts, cycle(SERIES), strict=False)), steps[unit], "{:,}".format)
+            ax.set_xlim(0, 1.28 * (max(r["count"] for r in mine) or 1))
+            ax.set_xlabel(unit)
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        legend_below(figure, 4)
+
+    caption = (
+        "Left, train problems: a pair needs a right and a wrong answer to the same problem, and where no sample is right "
+        "the reference may stand in. Right, samples drawn for them."
     )
+    height = 3.2 + 0.3 * max(0, len(grouped(rows, "iteration")) - 2)
+    return Figure("funnel", "From samples to pairs", caption, rows, draw, (5.4, height))
 
 
 def minutes_figure(policies: Sequence[PolicyResult]) -> Figure:
@@ -76,34 +59,35 @@ def minutes_figure(policies: Sequence[PolicyResult]) -> Figure:
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        stages = [s for s in STAGES if any(r["stage"] == s for r in rows)]
-        thick = 0.8 / max(1, len(stages))
-        for i, stage in enumerate(stages):
-            mine = [r for r in rows if r["stage"] == stage]
-            y = [names.index(r["policy"]) + (i - (len(stages) - 1) / 2) * thick for r in mine]
-            ax.barh(y, [r["minutes"] for r in mine], height=thick * 0.92, color=_STAGE_COLOURS[stage], label=stage)
-            for at, r in zip(y, mine, strict=True):
-                ax.annotate(
-                    f"{r['minutes']:.1f}" if r["minutes"] >= 0.05 else "< 0.1",
-                    (r["minutes"], at),
-                    xytext=(3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    size=7.5,
-                )
-        ax.set_yticks(range(len(names)), names)
-        ax.invert_yaxis()
+        taken = {s: {p.name: p.seconds[s] / 60 for p in policies if p.seconds.get(s)} for s in STAGES}
+        taken = {s: minutes for s, minutes in taken.items() if minutes}
+        _grouped_bars(ax, taken, _STAGE_COLOURS, names, lambda m: f"{m:.1f}" if m >= 0.05 else "< 0.1")
         ax.set_xlim(0, 1.12 * max([r["minutes"] for r in rows], default=1))
         ax.set_xlabel("minutes")
-        ax.grid(axis="y", visible=False)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        legend_below(figure, 4)
 
-    return Figure(
-        "minutes",
-        "Where the time went",
-        "Time spent in each stage for a policy: training that made it, sampling and "
-        "executing its answers, pairing them. Execution runs while sampling goes on, so bars overlap in time.",
-        rows,
-        draw,
-        (5.4, 1.6 + 0.55 * len(names)),
+    caption = (
+        "Time spent in each stage for a policy: training that made it, sampling and executing its answers, pairing them. "
+        "Execution runs while sampling goes on, so bars overlap in time."
     )
+    return Figure("minutes", "Where the time went", caption, rows, draw, (5.4, 1.6 + 0.55 * len(names)))
+
+
+def _grouped_bars(
+    ax: Any,
+    series: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    places: Sequence[str],
+    said: Callable[[float], str],
+) -> None:
+    """Horizontal bars with their numbers: a group for each of `places`, in it one for each of `series` (label → place →
+    number)."""
+    thick = 0.8 / max(1, len(series))
+    for i, (label, numbers) in enumerate(series.items()):
+        y = [places.index(place) + (i - (len(series) - 1) / 2) * thick for place in numbers]
+        ax.barh(y, list(numbers.values()), height=thick * 0.92, color=colours[label], label=label)
+        for at, number in zip(y, numbers.values(), strict=True):
+            write_beside(ax, said(number), (number, at))
+    ax.set_yticks(range(len(places)), [place.replace("_", "\n", 1).replace("_", " ") for place in places])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)

@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import Any
 
 from codelutra.reporting.figures.drawing import GREEN, INK, PURPLE, SERIES, VERMILION, Figure, Row
+from codelutra.reporting.figures.marks import grouped, legend_below
 
 Training = Sequence[tuple[str, Sequence[Row]]]  # (title of the policy, or of a run; lines of its training.jsonl)
 
@@ -16,8 +17,7 @@ _SMOOTHED = 5  # steps: the mean of one batch is noise
 
 def log_probability_figure(training: Training) -> Figure | None:
     """Chosen and rejected log-probabilities by step, their drift from policy t-1 and the KL to it, iterations end to end."""
-    preferring = [(t, lines) for t, lines in training if lines and "chosen_log_prob" in lines[0]]
-    rows = list(_end_to_end(preferring, [*_sides("log_prob", "drift"), "kl"]))
+    rows = list(_end_to_end(preferring(training), [*_sides("log_prob", "drift"), "kl"]))
     if not rows:
         return None
     panels = {
@@ -30,7 +30,7 @@ def log_probability_figure(training: Training) -> Figure | None:
         axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
         for ax, (what, label) in zip(axes, panels.items(), strict=True):
             lines = {"kl": PURPLE} if what == "kl" else {f"{side}_{what}": colour for side, colour in _TRAINED.items()}
-            for policy, mine in _by_policy(rows):
+            for policy, mine in grouped(rows, "policy").items():
                 for name, colour in lines.items():
                     said = name.split("_")[0] if policy == rows[0]["policy"] and what == "log_prob" else None
                     _line(ax, mine, name, colour, said)
@@ -39,7 +39,7 @@ def log_probability_figure(training: Training) -> Figure | None:
         axes[1].axhline(0, color=INK, linewidth=0.8)
         axes[2].set_ylim(0, None)
         axes[2].set_xlabel("optimizer step, iterations end to end")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, 2)
 
     caption = (
         "Mean summed log-probability of the answers in a step's batch, how far it moved from the reference model, policy "
@@ -56,7 +56,7 @@ def loss_figure(training: Training) -> Figure | None:
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        for (policy, mine), colour in zip(_by_policy(rows), cycle(SERIES), strict=False):
+        for (policy, mine), colour in zip(grouped(rows, "policy").items(), cycle(SERIES), strict=False):
             _line(ax, mine, "loss", colour, policy)
         _iteration_marks(ax, rows, name=False)
         ax.set_ylabel("loss (nats)")
@@ -75,19 +75,16 @@ def log_probabilities_compared(logs: Training) -> Figure | None:
     without the SFT term, at several β, …  Trainings without pairs are left out; None where none is left."""
     rows = [
         {"training": label, "step": line["step"], **{name: line[name] for name in _sides("log_prob", "drift")}}
-        for label, lines in logs
+        for label, lines in preferring(logs)
         for line in lines
-        if "chosen_log_prob" in line
     ]
     if not rows:
         return None
-    labels = list(dict.fromkeys(r["training"] for r in rows))
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 2, sharex=True, sharey=True)
         for ax, side in zip(axes, _TRAINED, strict=True):
-            for label, colour in zip(labels, cycle(SERIES), strict=False):
-                mine = [r for r in rows if r["training"] == label]
+            for (label, mine), colour in zip(grouped(rows, "training").items(), cycle(SERIES), strict=False):
                 steps, values = [r["step"] for r in mine], [r[f"{side}_drift"] for r in mine]
                 ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
                 ax.plot(steps, _running_mean(values, _SMOOTHED), color=colour, label=label)
@@ -95,7 +92,7 @@ def log_probabilities_compared(logs: Training) -> Figure | None:
             ax.set_title(side, size=8.5, weight="normal", pad=4)
             ax.set_xlabel("optimizer step")
         axes[0].set_ylabel("drift of the log-probability\nfrom policy t-1 (nats an answer)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(labels)))
+        legend_below(figure, 3)
 
     caption = (
         "How far the summed log-probability of chosen and of rejected answers moved from policy t-1's; the data hold the "
@@ -103,6 +100,11 @@ def log_probabilities_compared(logs: Training) -> Figure | None:
         "less likely: plain DPO is known to do that to the chosen ones too, and the SFT term is to hold them up."
     )
     return Figure("log-probability-compared", "Chosen and rejected answers, by training", caption, rows, draw, (5.4, 3.4))
+
+
+def preferring(training: Training) -> Training:
+    """The trainings on pairs."""
+    return [(title, lines) for title, lines in training if "chosen_log_prob" in lines[0]]
 
 
 def _end_to_end(training: Training, names: Sequence[str]) -> Iterator[Row]:
@@ -115,10 +117,6 @@ def _end_to_end(training: Training, names: Sequence[str]) -> Iterator[Row]:
         offset += lines[-1]["step"]
 
 
-def _by_policy(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    return [(p, [r for r in rows if r["policy"] == p]) for p in dict.fromkeys(r["policy"] for r in rows)]
-
-
 def _line(ax: Any, rows: Sequence[Row], name: str, colour: str, label: str | None) -> None:
     marker = "." if len(rows) < 3 else None
     ax.plot([r["step"] for r in rows], [r[name] for r in rows], color=colour, label=label, marker=marker)
@@ -126,7 +124,7 @@ def _line(ax: Any, rows: Sequence[Row], name: str, colour: str, label: str | Non
 
 def _iteration_marks(ax: Any, rows: Sequence[Row], *, name: bool) -> None:
     """A line where each training but the first starts, and its name above."""
-    for policy, mine in _by_policy(rows):
+    for policy, mine in grouped(rows, "policy").items():
         start = mine[0]["step"] - mine[0]["step_in_training"]
         if start:
             ax.axvline(start, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
