@@ -27,6 +27,7 @@ from typing import Any
 
 import polars as pl
 
+from codelutra.config import load_config
 from codelutra.pipeline.run import Run, home_dir, open_run
 from codelutra.suites.sql import SqlSuite
 from sandbox import Pool, ensure_image
@@ -181,7 +182,7 @@ def measure(runs: list[Path], spider: Path | None, bird: Path | None) -> dict[st
     found: list[Answer] = []
     for path in runs:
         with (
-            open_run(path.parent.parent, path.name) as run,
+            open_run(path.parent.parent, load_config(path / "run.yaml")) as run,
             Pool(
                 image=ensure_image(run.suite.image, progress=print),
                 workers=2,

@@ -30,5 +30,4 @@ def compare(
         home: folder of store/ and runs/; default $CODELUTRA_HOME, else the current folder.
     """
     arms = chosen_methods(",".join(methods or ["warm-start", "sft", "rft", "dpo", "codelutra"]))
-    found: dict[str, Any] = run(comparison(config, tuple(overrides or ()), arms, seeds or [0]), home)
-    return found
+    return run(comparison(config, tuple(overrides or ()), arms, seeds or [0]), home)

@@ -24,5 +24,4 @@ def evaluate(
         overrides: `section.key=value` strings laid over it; select.test=false leaves test closed.
         home: folder of store/ and runs/; default $CODELUTRA_HOME, else the current folder.
     """
-    found: list[dict[str, Any]] = run(evaluation(config, tuple(overrides or ()), models, home_dir(home)), home)
-    return found
+    return run(evaluation(config, tuple(overrides or ()), models, home_dir(home)), home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from codelutra.experiments.plan import Experiment, run_experiment
+from codelutra.experiments.plan import Experiment, conclude
 from codelutra.store.paths import home_dir
 from flows.refine import refine
 from tasks.publish import publish_table
@@ -12,8 +12,8 @@ from tasks.publish import publish_table
 
 def run(experiment: Experiment, home: str | None) -> Any:
     """The experiment's result as JSON."""
-    result = run_experiment(
-        experiment, home_dir(home), lambda arm: refine(config=arm.source, overrides=list(arm.overrides), home=home)
-    )
+    for arm in experiment.arms:
+        refine(config=arm.source, overrides=list(arm.overrides), home=home)
+    result = conclude(experiment, home_dir(home))
     publish_table(f"{experiment.kind}-{experiment.name}", result.table, f"{experiment.name}: {result.title}")
     return result.data

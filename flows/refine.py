@@ -15,13 +15,8 @@ from codelutra.pipeline.sampler import Sampling, measure_plan
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.artifacts import Artifact
 from flows.naming import named
-from tasks.execute import execute
-from tasks.pairs import answers, pairs
-from tasks.prepare import base_model, problems, references
 from tasks.publish import live_progress, publish
-from tasks.sample import sample
-from tasks.score import score
-from tasks.train import train, warm_start
+from tasks.stages import answers, base_model, execute, pairs, problems, references, sample, score, train, warm_start
 
 
 @flow(name="refine", flow_run_name=named("refine"), task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]

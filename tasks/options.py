@@ -11,19 +11,12 @@ from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
 from codelutra.errors import CodelutraError
-from codelutra.pipeline.run import Run
-from codelutra.store.artifacts import Artifact, Step
+from codelutra.store.artifacts import Step
 
-MakeStep = Callable[..., Step]
 HOUR = 3600.0
 
 
-def make(stage: MakeStep, run: Run, *inputs: Any) -> Artifact:
-    """What the body of a stage task does: the stage's step, from the store or made now."""
-    return run.make(stage(run, *inputs))
-
-
-def cached_as(stage: MakeStep) -> dict[str, Any]:
+def cached_as(stage: Callable[..., Step]) -> dict[str, Any]:
     """Options of a task whose result is the artifact of `stage`: found again by any later run with the same key."""
 
     def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -59,5 +52,4 @@ def cache_key(store: Any, step: Step) -> str:
 
 def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
     """Whether another try can help: not for what the user must put right, nor for what a stage decided."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, CodelutraError)
+    return not isinstance(state.result(raise_on_failure=False), CodelutraError)

@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import polars as pl
 from prefect import task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -30,6 +29,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from codelutra.pipeline.run import Measures, Run
+from codelutra.results.findings import question, spread
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.results.table import Table, policies_notes, policies_table
 from codelutra.results.text import training as training_text
@@ -150,7 +150,7 @@ class _Stage:
     def _show_steps(self) -> None:
         """At most so many rows, evenly spread, the newest always among them."""
         every = -(-len(self._steps) // _STEPS_SHOWN)
-        rows = [{k: _short(s[k]) for k in _SHOWN if k in s} for s in self._steps[::-1][::every][::-1]]
+        rows = [{k: float(f"{s[k]:.4g}") for k in _SHOWN if k in s} for s in self._steps[::-1][::every][::-1]]
         if self._table:
             get_client(sync_client=True).update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows)))
         else:
@@ -163,10 +163,6 @@ class _Stage:
 def _id(made: Any) -> UUID:
     assert isinstance(made, UUID)  # outside an event loop it is no coroutine
     return made
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def _numbers(summary: RunSummary, row: PolicyResult) -> str:
@@ -197,18 +193,15 @@ def publish_table(key: str, table: Table, description: str) -> None:
 
 def _three_pairs(pairs: Artifact) -> str:
     frame = pairs.frame("pairs")
-    picked = frame.filter(pl.int_range(pl.len()) % max(1, frame.height // 3) == 0).head(3)
     parts = []
-    for p in picked.rows(named=True):
-        question = p["prompt"].strip().splitlines()[-1]
+    for p in spread(frame, 3).rows(named=True):
+        programs = [f"`{_one_line(p[side])}`" for side in ("chosen", "rejected")]
         diff = difflib.unified_diff(_words(p["rejected"]), _words(p["chosen"]), "rejected", "chosen", lineterm="", n=50)
         parts += [
             f"### {p['problem_id']}",
-            question,
+            question(p["prompt"]),
             "",
-            f"| chosen ({p['chosen_source']}) | rejected ({p['rejected_status']}) |",
-            "|---|---|",
-            f"| `{_cell(p['chosen'])}` | `{_cell(p['rejected'])}` |",
+            Table([f"chosen ({p['chosen_source']})", f"rejected ({p['rejected_status']})"], [programs]).markdown(),
             "",
             "```diff",
             *list(diff)[3:],
@@ -223,8 +216,8 @@ def _words(code: str) -> list[str]:
     return [line.strip() for line in _CLAUSE.split(code) if line.strip()]
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")[:300]
+def _one_line(code: str) -> str:
+    return " ".join(code.split()).replace("`", "'")[:300]
 
 
 def _slug(text: str) -> str:

@@ -21,8 +21,9 @@ HELP = """Make a small open LLM good at one code task, from its own right and wr
 Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`)."""
 
 
-def group(help: str) -> typer.Typer:
+def group(help: str, name: str | None = None) -> typer.Typer:
     return typer.Typer(
+        name=name,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
@@ -32,10 +33,10 @@ def group(help: str) -> typer.Typer:
 
 
 app = group(HELP)
-init = group("A suite folder and a config for your own problems.")
+init = group("A suite folder and a config for your own problems.", "init")
 init.command("sql")(start.init_sql)
 init.command("python")(start.init_python)
-sandbox = group("The containers untrusted programs run in.")
+sandbox = group("The containers untrusted programs run in.", "sandbox")
 sandbox.command("build")(maintain.sandbox_build)
 sandbox.command("probe")(maintain.sandbox_probe)
 GROUPS: dict[str, list[Any]] = {
@@ -48,7 +49,7 @@ GROUPS: dict[str, list[Any]] = {
 for panel, commands in GROUPS.items():
     for command in commands:  # functions, or groups of them
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name="init" if command is init else "sandbox", rich_help_panel=panel)
+            app.add_typer(command, rich_help_panel=panel)
         else:
             app.command(rich_help_panel=panel)(command)
 

@@ -41,27 +41,14 @@ def _machine() -> Iterator[Check]:
     yield Check("python", version.startswith("3.11."), version, "3.11", "python3.11 -m venv .venv, or `make setup`")
     cores = len(os.sched_getaffinity(0))
     yield Check("cores", cores >= 2, str(cores), "2", "a larger machine, or sample.endpoints on another one")
-    memory = memory_bytes() / _GIB
-    yield Check(
-        "memory",
-        memory >= MEMORY_GIB,
-        f"{memory:.1f} GiB",
-        f"{MEMORY_GIB} GiB",
-        "a larger machine; or a smaller engine.cache_gib",
-    )
-    free = shutil.disk_usage(Path.cwd()).free / _GIB
-    yield Check(
-        "disk",
-        free >= DISK_GIB,
-        f"{free:.1f} GiB free",
-        f"{DISK_GIB} GiB free",
-        "space here, or CODELUTRA_HOME on a larger disk",
-    )
-    gpus = _gpus()
+    memory, how = memory_bytes() / _GIB, "a larger machine; or a smaller engine.cache_gib"
+    yield Check("memory", memory >= MEMORY_GIB, f"{memory:.1f} GiB", f"{MEMORY_GIB} GiB", how)
+    free, how = shutil.disk_usage(Path.cwd()).free / _GIB, "space here, or CODELUTRA_HOME on a larger disk"
+    yield Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free", f"{DISK_GIB} GiB free", how)
     dtype = number_format("auto")
     why = "multiplied in hardware" if dtype == "bfloat16" else "this machine would have to emulate bfloat16, which is slower"
     yield Check("number format", True, f"{dtype}: {why}", "any", "engine.dtype sets another one")
-    yield Check("gpu", True, gpus or "none: vLLM and training run on the CPU", "optional", "an NVIDIA GPU and its driver")
+    yield Check("gpu", True, _gpus() or "none: vLLM and training run on the CPU", "optional", "an NVIDIA GPU and its driver")
 
 
 def memory_bytes(root: Path = Path("/")) -> int:
@@ -81,11 +68,9 @@ def _gpus() -> str:
 
 def _libraries() -> Iterator[Check]:
     need = _required()
-    for name in _LIBRARIES:
-        yield _library(name, need.get(name, ""))
     engine = next((name for name in _ENGINES if _version(name)), _ENGINES[0])
-    yield _library(engine, need.get(engine, ""))
-    yield _library("prefect", need.get("prefect", ""))  # drives every run
+    for name in (*_LIBRARIES, engine, "prefect"):
+        yield _library(name, need.get(name, ""))
     torch = _version("torch") or ""
     clash = [f"{n} {v}" for n in _TORCH_FAMILY if (v := _version(n)) and torch.endswith("+cpu") and not v.endswith("+cpu")]
     if clash:
@@ -131,11 +116,9 @@ def _docker() -> Iterator[Check]:
         return
     try:
         yield Check("docker", True, str(client.version()["Version"]), "a daemon that answers", how)
-        tag = recipe("python").tag
+        tag, how = recipe("python").tag, "`make setup`, or `python -m sandbox.image python`"
         there = exists(client, tag)
-        yield Check(
-            "sandbox image", there, tag if there else "not built", tag, "`make setup`, or `python -m sandbox.image python`"
-        )
+        yield Check("sandbox image", there, tag if there else "not built", tag, how)
     finally:
         client.close()
 

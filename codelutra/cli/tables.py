@@ -27,11 +27,10 @@ _ENDLESS = 10_000  # columns, where there is no terminal
 _WORD = 8  # columns that a column of words needs; longer words are folded
 
 
-def console(*, stderr: bool = False) -> Console:
+def console() -> Console:
     """Prints text as it is: no markup, no wrapping, no cutting."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _ENDLESS
-    return Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
+    width = None if sys.stdout.isatty() else _ENDLESS
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
 
 
 def narrow() -> bool:

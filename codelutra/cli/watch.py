@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from codelutra.cli.progress import event_line, shown_on
-from codelutra.config import RunConfig
+from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError
 from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
 from codelutra.store.child import our_environment
-from codelutra.store.paths import go_on_command, home_dir
+from codelutra.store.paths import go_on_command
 from codelutra.store.run_dir import RunDir, read_event
 from codelutra.suites.base import open_suite
 
@@ -42,17 +42,16 @@ _ENVIRONMENT = {
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
 
-def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: Path | None) -> RunSummary:
+def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary:
     """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary.
 
-    Raises UserError or CodelutraError with the flow's own message when it stops early.
+    Raises ConfigError, and CodelutraError with the flow's own message when it stops early.
     """
+    config = load_config(source, overrides)
     if not find_spec("prefect"):
-        raise UserError(
-            "`codelutra run` drives the loop with Prefect, which is not installed: pip install 'codelutra[prefect]'"
-        )
+        raise UserError("runs are driven by Prefect, which is not installed: pip install 'codelutra[prefect]'")
     open_suite(config.suite)  # an unusable suite is told before anything is made
-    run = RunDir.create(home_dir(home) / "runs", config)
+    run = RunDir.create(home / "runs", config)
     if run.held:
         print(f"another process has run {config.name}; waiting up to {_PATIENCE:.0f} s for it to end", file=sys.stderr)
         until = time.monotonic() + _PATIENCE
@@ -60,7 +59,7 @@ def watch_run(source: str, overrides: tuple[str, ...], config: RunConfig, home: 
             time.sleep(0.5)
         with run.hold():  # raises where it still goes on
             pass
-    command = [sys.executable, "-m", "flows.refine", source, "--home", str(home_dir(home)), "--watched"]
+    command = [sys.executable, "-m", "flows.refine", source, "--home", str(home), "--watched"]
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
@@ -136,14 +135,11 @@ def _follow(path: Path, start: int) -> Iterator[Event | None]:
 def _failure(code: int, run: RunDir, seen: int, pid: int) -> CodelutraError:
     """What process `pid` said of its end: others, started on the same run and refused, write into the same ledger."""
     errors = [e for e in run.events(seen) if e["event"] in ("error", "refused") and e["pid"] == pid]
+    text, exit_code = f"the run's process ended with code {code} and left no message; see {run.log}", 1
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
-        return _with_code(f"interrupted; what is finished is kept. Go on with: {go_on_command(run.path)}", 130)
-    if errors:
-        return _with_code(errors[-1]["text"], errors[-1]["exit_code"])
-    return _with_code(f"the run's process ended with code {code} and left no message; see {run.log}", 1)
-
-
-def _with_code(text: str, code: int) -> CodelutraError:
+        text, exit_code = f"interrupted; what is finished is kept. Go on with: {go_on_command(run.path)}", 130
+    elif errors:
+        text, exit_code = errors[-1]["text"], errors[-1]["exit_code"]
     error = CodelutraError(text)
-    error.exit_code = code
+    error.exit_code = exit_code
     return error

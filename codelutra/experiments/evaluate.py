@@ -13,7 +13,7 @@ import polars as pl
 
 from codelutra.config import load_config
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
-from codelutra.experiments.retrain import Record
+from codelutra.experiments.retrain import Record, keeping_sides
 from codelutra.results import text
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
@@ -38,9 +38,8 @@ def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
     digest = hashlib.sha256(model.encode()).hexdigest()[:6]
     name = f"{base.name}-evaluate-{slug}"[: _NAME - 7] + f"-{digest}"
     more = (*overrides, "iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
-    if base.suite.name == "custom" and (sides := Record(home, base.name).sides):
-        more += (f"suite.splits_of={json.dumps([*base.suite.splits_of, *sides])}",)
-    return Arm(model, source, more, load_config(source, more))
+    more += keeping_sides(base, Record(home, base.name).sides)
+    return Arm.of(model, source, more)
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
@@ -50,17 +49,18 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     data, cells = [], []
     first: dict[str, pl.DataFrame] = {}
     for run in runs:
-        model, summary = {"model": run.arm.label}, run.summary
+        summary = run.summary
         files = {"dev": run.folder / summary.first.folder / "dev-scores", "test": run.folder / "test-scores"}
         scores = {s: pl.read_parquet(f / "scores.parquet") for s, f in files.items() if f.exists()}
         against = {s: mcnemar(first[s], scores[s]) for s in scores if s in first}
         first = first or scores
         tests = {s: asdict(t) for s, t in against.items()}
-        data.append(model | {"suite": summary.suite, "mode": summary.mode, **summary.brief(), "against_first": tests})
+        about = {"model": run.arm.label, "suite": summary.suite, "mode": summary.mode}
+        data.append({**about, **summary.brief(), "against_first": tests})
         split = "test" if summary.test else "dev"
         cells.append(
-            model
-            | {
+            {
+                "model": run.arm.label,
                 "dev pass@1 [95 %]": text.dev_rate(summary.first),
                 "test pass@1 [95 %]": text.rate(summary.test),
                 "executable": f"{summary.first.executable:.0%}" if summary.first.dev.n else "",

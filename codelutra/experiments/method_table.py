@@ -54,10 +54,7 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     base = max((r.test.value for r in rows if r.method.startswith("base")), default=0.0)
     first = rows[0].runs[0].summary
     data = {
-        "suite": first.suite,
-        "suite_version": first.suite_version,
-        "mode": first.mode,
-        "model": first.model,
+        **first.model_dump(include={"suite", "suite_version", "mode", "model"}),
         "problems": first.problems.model_dump(exclude_none=True),
         "methods": [_as_json(r, base) for r in rows],
         "missing": missing,

@@ -57,4 +57,4 @@ def arm(source: str, overrides: Overrides, method: str, seed: int) -> Arm:
     Raises ConfigError."""
     name = load_config(source, overrides).name
     more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
-    return Arm(method, source, more, load_config(source, more), seed)
+    return Arm.of(method, source, more, seed)

@@ -1,5 +1,5 @@
-"""Experiments: several runs, then one result. One runner for `compare`, `sweep` and `evaluate`, from a terminal and from a
-Prefect flow; the two differ only in how a run is refined.
+"""Experiments: several runs, then one result. `compare`, `sweep` and `evaluate` plan arms; a terminal or a Prefect flow
+refines every arm, then calls `conclude`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codelutra.config import RunConfig
+from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
 from codelutra.reporting.figures.drawing import Figure, draw
 from codelutra.results.load import finished_summary
@@ -33,6 +33,11 @@ class Arm:
     """`section.key=value` strings that make `config` of `source`."""
     config: RunConfig
     seed: int = 0
+
+    @staticmethod
+    def of(label: str, source: str, overrides: Overrides, seed: int = 0) -> Arm:
+        """Raises ConfigError: an arm that exists is valid."""
+        return Arm(label, source, overrides, load_config(source, overrides), seed)
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,6 @@ class Experiment:
     arms: Sequence[Arm]
     conclude: Callable[[Path, Sequence[Arm]], Result]
     """Home and arms → result, from the runs that have finished. Raises UserError where none has."""
-
-
-def run_experiment(experiment: Experiment, home: Path, refine: Callable[[Arm], RunSummary]) -> Result:
-    """Refine every arm, then conclude; finished runs are reused. Raises what `refine` raises."""
-    for arm in experiment.arms:
-        refine(arm)
-    return conclude(experiment, home)
 
 
 def conclude(experiment: Experiment, home: Path) -> Result:

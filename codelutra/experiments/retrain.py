@@ -140,24 +140,24 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
         if last and last.made_of in same and last.verdict != UNFINISHED:
             return None
         if not last or last.made_of not in same or last.model != start:
-            last = Retraining(
-                run=f"{asked.name}-r{len(rows) + 1:03}",
-                made_of=made_of,
-                base_model=asked.model,
-                model=start,
-                sides=record.sides,
-                began_at=time.time(),
-            )
+            last = Retraining(run=f"{asked.name}-r{len(rows) + 1:03}", made_of=made_of, base_model=asked.model, model=start)
+            last.sides, last.began_at = record.sides, time.time()
             rows.append(last)
         more: Overrides = (*overrides, f"name={last.run}")
         if last.model != asked.model:
             more += (f"model={last.model}", "warm_start=null")
-        if asked.suite.name == "custom" and last.sides:
-            more += (f"suite.splits_of={json.dumps([*asked.suite.splits_of, *last.sides])}",)
-        due = Due(asked.name, Arm(last.run, source, more, load_config(source, more)))
+        more += keeping_sides(asked, last.sides)
+        due = Due(asked.name, Arm.of(last.run, source, more))
         if asked.suite.name == "custom":
             _hold_sides(record, due.arm.config, last.sides)
     return due
+
+
+def keeping_sides(config: RunConfig, sides: list[str]) -> Overrides:
+    """What keeps a custom suite's problems on the side they are held on in the files `sides`."""
+    if config.suite.name != "custom" or not sides:
+        return ()
+    return (f"suite.splits_of={json.dumps([*config.suite.splits_of, *sides])}",)
 
 
 def _made_of(config: RunConfig, more: Sequence[str] = ()) -> str:

@@ -35,7 +35,7 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
         name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
         more = (*overrides, *(f"{key}={value}" for key, value in chosen), "select.test=false", f"name={name}")
-        arms.append(Arm(label, source, more, load_config(source, more)))
+        arms.append(Arm.of(label, source, more))
     return Experiment("sweep", f"{base}-sweep", arms, _result)
 
 

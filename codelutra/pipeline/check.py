@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,13 +66,8 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         expected = run.make(stages.references(run, asked)).frame("expected")
         problems = asked.frame("problems")
         with run.use_pool() as pool:
-            again, _ = judge_references(
-                problems,
-                run.suite,
-                pool,
-                timeout_seconds=config.execute.timeout_seconds,
-                progress=run.progress("references, once more", "problems"),
-            )
+            seconds, heard = config.execute.timeout_seconds, run.progress("references, once more", "problems")
+            again, _ = judge_references(problems, run.suite, pool, timeout_seconds=seconds, progress=heard)
         plain = run.suite.problems()  # without worked examples, which several prompts share
         failures = reference_failures(problems, expected, again, run.suite)
         leaks = leaks_within(plain, run.suite)
@@ -89,9 +84,8 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:
     """The problems whose reference is no use, in their order; those that came out differently twice are `FLAKY`."""
-    joined = problems.join(first, on="problem_id", how="left", maintain_order="left").join(
-        second, on="problem_id", how="left", suffix="_again", maintain_order="left"
-    )
+    joined = problems.join(first, on="problem_id", how="left", maintain_order="left")
+    joined = joined.join(second, on="problem_id", how="left", suffix="_again", maintain_order="left")
     rows = []
     for row in joined.rows(named=True):
         statuses = {row["status"], row["status_again"]}
@@ -124,24 +118,14 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     not count: in a custom suite it is whatever its author says.
     """
     solved = problems.filter(pl.col("reference") != "")
-    programs = solved.select(
-        "problem_id",
-        "split",
-        pl.lit("program").alias("shares"),
-        key=pl.concat_str(
-            "language",
-            pl.Series(map(_database, *solved.select("language", "judge")), dtype=pl.String),
-            pl.Series(map(suite.normalise, solved["reference"]), dtype=pl.String),
-            separator="\0",
-        ),
+    databases = map(_database, *solved.select("language", "judge"))
+    programs = map(suite.normalise, solved["reference"])
+    same_program = map("\0".join, zip(solved["language"], databases, programs, strict=True))
+    keyed = {"prompt": (problems, map(normalise_prompt, problems["prompt"])), "program": (solved, same_program)}
+    return pl.concat(
+        frame.select("problem_id", "split", pl.lit(shares).alias("shares"), key=pl.Series(keys, dtype=pl.String))
+        for shares, (frame, keys) in keyed.items()
     )
-    prompts = problems.select(
-        "problem_id",
-        "split",
-        pl.lit("prompt").alias("shares"),
-        key=pl.Series([normalise_prompt(p) for p in problems["prompt"]], dtype=pl.String),
-    )
-    return pl.concat([prompts, programs])
 
 
 def _database(language: str, judge: str) -> str:
@@ -150,11 +134,10 @@ def _database(language: str, judge: str) -> str:
 
 
 def _shared(train: pl.DataFrame, others: pl.DataFrame, suite: str) -> list[Row]:
-    first = train.group_by("shares", "key").agg(pl.col("problem_id").min().alias("train_id"))
+    first = train.group_by("shares", "key").agg(train_id=pl.col("problem_id").min())
     found = others.join(first, on=["shares", "key"], how="inner").sort("split", "problem_id", "shares", "train_id")
-    return found.select(
-        "train_id", "shares", pl.lit(suite).alias("suite"), pl.col("split").cast(pl.String), "problem_id"
-    ).to_dicts()
+    named = found.with_columns(pl.col("split").cast(pl.String), suite=pl.lit(suite))
+    return named.select("train_id", "shares", "suite", "split", "problem_id").to_dicts()
 
 
 def _other(name: str) -> tuple[Suite, pl.DataFrame]:
@@ -187,23 +170,14 @@ def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path)
 
 
 def _by_split(problems: pl.DataFrame, failures: list[Row], lengths: pl.Series | None, room: int) -> list[Row]:
-    failed: Mapping[str, str] = {f["problem_id"]: f["why"] for f in failures}
-    marked = digests(problems)
+    failed = {f["problem_id"]: f["why"] for f in failures}
     rows = []
-    for split, digest in marked.items():
+    for split, digest in digests(problems).items():
         chosen = problems["split"] == split
         whys = [failed[i] for i in problems.filter(chosen)["problem_id"] if i in failed]
         flaky, total = whys.count(FLAKY), int(chosen.sum())
         too_long = None if lengths is None else int((lengths.filter(chosen) > room).sum())
-        rows.append(
-            {
-                "split": split,
-                "problems": total,
-                "usable": total - len(whys),
-                "too_long": too_long,
-                "reference_errors": len(whys) - flaky,
-                "flaky": flaky,
-                "digest": digest,
-            }
-        )
+        counts = {"problems": total, "usable": total - len(whys), "too_long": too_long}
+        broken = {"reference_errors": len(whys) - flaky, "flaky": flaky}
+        rows.append({"split": split, **counts, **broken, "digest": digest})
     return rows

@@ -99,16 +99,13 @@ class Recorder:
         self._tell(row)
         return row
 
-    def sampled(
-        self, policy: Policy, scores: Artifact, samples: Sequence[Artifact], outcomes: Sequence[Artifact]
-    ) -> PolicyResult:
+    def sampled(self, policy: Policy, scores: Artifact, samples: Sequence[Artifact], outcomes: Sequence[Artifact]) -> None:
         """Add what a policy's samples of the train problems showed."""
         row = self._row(policy)
         row.statuses["train"] = scores.facts["statuses"]["sampled"]
         row.train = TrainSamples(**{k: v for k, v in scores.facts.items() if k != "statuses"})
         self._drawn(row, "train", samples, outcomes)
         self._write()
-        return row
 
     def learned_from(self, policy: Policy, lesson: Artifact) -> None:
         """Add the lesson (pairs or right answers) that came from this policy and that the next one learns from."""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
-from codelutra.config import RunConfig, parse_config
+from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.execution.cache import OutcomeCache
 from codelutra.prompts import with_examples
@@ -185,13 +184,6 @@ class Run:
         self.close()
 
 
-def open_run(home: str | Path | None, config: RunConfig | str) -> Run:
-    """The run of this config, or the existing run of this name. Raises UserError where there is no run of this name."""
-    root = home_dir(home)
-    if isinstance(config, str):
-        written = root / "runs" / config / "run.yaml"
-        if not written.exists():
-            there = sorted(p.parent.name for p in root.glob("runs/*/run.yaml"))
-            raise UserError(f"no run {config!r} under {root / 'runs'}; there: {', '.join(there) or 'none'}")
-        config = parse_config(yaml.safe_load(written.read_text()), str(written))
-    return Run(root, config)
+def open_run(home: str | Path | None, config: RunConfig) -> Run:
+    """The run of this config under `home`, or under what `home_dir` says."""
+    return Run(home_dir(home), config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import polars as pl
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.usable import teachable
 from codelutra.sampling.shards import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
@@ -123,15 +125,12 @@ class Sampling:
                 waiting=run.waiting,
                 started=started,
             )
-            try:
+            # Closing ends the engine: a process exit is the only sure way to get its memory back.
+            with closing(stream), suppress(_EnoughError):
                 for shard, frame in stream:
                     i, now = at[shard.index], time.monotonic()
                     self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype))))
                     began = now
-            except _EnoughError:
-                pass
-            finally:
-                stream.close()  # ends the engine: a process exit is the only sure way to get its memory back
 
     def _progress(self, done: int, total: int, tokens: int) -> None:
         if self._stop.is_set():
@@ -152,9 +151,8 @@ def measure_plan(
     Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator. Raises
     UserError where none is left.
     """
-    usable = expected.frame("expected").filter(pl.col("status") == "correct").select("problem_id")
     frame = problems.frame("problems")
-    train_rows = frame.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+    train_rows = teachable(frame, expected.frame("expected"))
     if train and train_rows.is_empty():
         there = frame.filter(pl.col("split") == "train").height
         raise UserError(
@@ -176,16 +174,13 @@ def _not_alone(out: Path, work: Path) -> dict[str, Any]:
 def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
     def build(out: Path, work: Path) -> dict[str, Any]:
         write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
-        tokens = int(frame["completion_tokens"].sum())
-        cut = frame.filter(pl.col("finish_reason") == "length").height
-        dropped = frame.filter(pl.col("finish_reason") == "dropped").height
         return {
             "rows": frame.height,
             "seconds": round(seconds, 2),
-            "tokens": tokens,
+            "tokens": int(frame["completion_tokens"].sum()),
             "dtype": dtype,
-            "cut_at_max_tokens": cut,
-            "prompts_too_long": dropped,
+            "cut_at_max_tokens": int((frame["finish_reason"] == "length").sum()),
+            "prompts_too_long": int((frame["finish_reason"] == "dropped").sum()),
         }
 
     return build
@@ -193,19 +188,10 @@ def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
 
 def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     s, e = run.config.sample, run.config.engine
-    drawn = (
-        {}
-        if shard.greedy
-        else {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p, "seed": run.config.seed}
-    )
-    if drawn and s.min_p:
-        drawn["min_p"] = s.min_p
-    config = {
-        **drawn,
-        "max_tokens": s.max_tokens,
-        "dtype": number_format(e.dtype),
-        "max_model_len": e.max_model_len,
-        "greedy": shard.greedy,
-    }
+    dtype = number_format(e.dtype)
+    config = {"max_tokens": s.max_tokens, "dtype": dtype, "max_model_len": e.max_model_len, "greedy": shard.greedy}
+    if not shard.greedy:
+        config |= {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p, "seed": run.config.seed}
+        config |= {"min_p": s.min_p} if s.min_p else {}
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
     return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

@@ -207,20 +207,14 @@ def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[
     languages = dict(problems.frame("problems").select("problem_id", "language").rows())
 
     def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
-        rows = [
-            {
-                "problem_id": p,
-                "sample": i,
-                "greedy": False,
-                "completion": c,
-                "code": extract_code(c, languages[p]),
-                "finish_reason": "",
-                "prompt_tokens": 0,
-                "completion_tokens": 0,
-            }
-            for i, (p, c) in enumerate(zip(problem_ids, completions, strict=True))
-        ]
-        frame, _ = _judged(run, pl.DataFrame(rows, schema=SAMPLES), problems, expected)
+        answers = {
+            "problem_id": problem_ids,
+            "sample": range(len(completions)),
+            "completion": completions,
+            "code": [extract_code(c, languages[p]) for p, c in zip(problem_ids, completions, strict=True)],
+        }
+        unknown = {"greedy": False, "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0}
+        frame, _ = _judged(run, pl.DataFrame(answers | unknown, schema=SAMPLES), problems, expected)
         outages = frame.filter(pl.col("status") == "infra_error")
         if outages.height:
             raise StageError(

@@ -40,34 +40,15 @@ def join(*parts: str) -> Html:
     return Html("".join(map(safe, parts)))
 
 
-def section(anchor: str, title: str, *inside: str) -> Html:
-    return join(tag("h2", title, id=anchor), *inside)
+def grid(shown: Table, *, wide: int | None = None) -> Html:
+    """A table of `results.table`; the column with index `wide` may wrap."""
+    kinds = ["n" if c in shown.numbers else "wide" if i == wide else "" for i, c in enumerate(shown.columns)]
 
+    def cells(kind_of_cell: str, row: Sequence[str]) -> list[Html]:
+        return [tag(kind_of_cell, text, class_=kind) for text, kind in zip(row, kinds, strict=True)]
 
-def grid(shown: Table) -> Html:
-    """A table of `results.table`."""
-    numbers = [i for i, c in enumerate(shown.columns) if c in shown.numbers]
-    return table(shown.columns, shown.rows, numbers=numbers, best=shown.best)
-
-
-def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    numbers: Sequence[int] = (),
-    wide: Sequence[int] = (),
-    best: int | None = None,
-) -> Html:
-    """`numbers` and `wide` are indices of columns set flush right, or allowed to wrap; row `best` stands out."""
-
-    def kind(i: int) -> str:
-        return "n" if i in numbers else "wide" if i in wide else ""
-
-    head = tag("tr", *(tag("th", c, class_=kind(i)) for i, c in enumerate(columns)))
-    body = [
-        tag("tr", *(tag("td", c, class_=kind(i)) for i, c in enumerate(row)), class_="best" if n == best else "")
-        for n, row in enumerate(rows)
-    ]
+    head = tag("tr", *cells("th", shown.columns))
+    body = [tag("tr", *cells("td", row), class_="best" if n == shown.best else "") for n, row in enumerate(shown.rows)]
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
 
 
@@ -78,14 +59,9 @@ def folded(summary: str, *inside: str) -> Html:
 def side_by_side(left: tuple[str, str], right: tuple[str, str]) -> Html:
     """Two (label, program), what only one of them has marked in it."""
     marked = [code or tag("span", "(empty)", class_="soft") for code in diff(left[1], right[1])]
-    return tag(
-        "div",
-        *(
-            tag("div", tag("div", safe(label)), tag("pre", code), class_="side")
-            for (label, _), code in zip((left, right), marked, strict=True)
-        ),
-        class_="sides",
-    )
+    labelled = zip((left[0], right[0]), marked, strict=True)
+    sides = [tag("div", tag("div", label), tag("pre", code), class_="side") for label, code in labelled]
+    return tag("div", *sides, class_="sides")
 
 
 def diff(left: str, right: str) -> tuple[Html, Html]:

@@ -25,8 +25,6 @@ from codelutra.scoring.statistics import Estimate
 
 _ADAPTER = """ The weights are merged: `adapter/` is in them already. It is what the
 last iteration added to the policy before it, not to the base model, and is there to be looked at."""
-
-
 _PAPER = "[CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025)"
 _SAMPLED = "sample programs from the current policy, run them in a sandbox, "
 _OBJECTIVES = {  # train.objective → how one iteration went, tags

@@ -17,17 +17,20 @@ from typing import Any
 
 import polars as pl
 
+from codelutra import __version__
 from codelutra.reporting.figures.drawing import Drawing, draw
 from codelutra.reporting.figures.policies import run_figures
 from codelutra.reporting.figures.runs import figures_beside
 from codelutra.reporting.figures.stages import STAGES
-from codelutra.reporting.html import Html, cut, folded, grid, join, page, section, side_by_side, table, tag
+from codelutra.reporting.html import Html, cut, folded, grid, join, page, side_by_side, tag
 from codelutra.results import text
 from codelutra.results.findings import Findings, headline, libraries, question, read_findings, spread
 from codelutra.results.summary import PolicyResult, iteration_of, policy_name
 from codelutra.results.table import POLICIES_EXPLAINED, Table, other_modes_table, policies_notes, policies_table
 from codelutra.schema import STATUSES
+from codelutra.scoring.scores import breakdown
 from codelutra.store.files import write_atomic
+from sandbox.protocol import decode
 
 Row = dict[str, Any]  # of a frame
 _PAIRS_SHOWN = 3  # an iteration
@@ -66,8 +69,8 @@ def render(found: Findings, drawings: list[Drawing], compared: Sequence[Drawing]
     }
     present = {anchor: (title, body) for anchor, (title, body) in parts.items() if body}
     links = tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, (title, _) in present.items()))
-    sections = [section(anchor, title, body) for anchor, (title, body) in present.items()]
-    return page(f"{found.summary.run}: {found.summary.suite}", [_top(found), links, *sections, _footer(found)])
+    sections = [join(tag("h2", title, id=anchor), body) for anchor, (title, body) in present.items()]
+    return page(f"{found.summary.run}: {found.summary.suite}", [_top(found), links, *sections, _footer()])
 
 
 def _top(found: Findings) -> Html:
@@ -125,21 +128,19 @@ def _numbers(found: Findings) -> Html | None:
 def _figures(drawings: list[Drawing]) -> Html:
     if not drawings:
         return Html("")
-    shown = [
-        tag("figure", Html(d.inline()), tag("figcaption", d.figure.caption, " ", *_files(d.figure.name))) for d in drawings
-    ]
-    return tag("div", *shown, class_="figures")
+    return tag("div", *map(_figure, drawings), class_="figures")
 
 
-def _files(name: str) -> list[Html]:
-    links = [tag("a", kind, href=f"{name}.{kind}") for kind in ("svg", "png", "csv", "json")]
-    return [join(" " if i else "", link) for i, link in enumerate(links)]
+def _figure(drawing: Drawing) -> Html:
+    name, caption = drawing.figure.name, drawing.figure.caption
+    files = [join(" ", tag("a", kind, href=f"{name}.{kind}")) for kind in ("svg", "png", "csv", "json")]
+    return tag("figure", Html(drawing.inline()), tag("figcaption", caption, *files))
 
 
 def _pairs(found: Findings) -> Html | None:
     parts = []
     for row in found.policies:
-        frame = found.pairs(row)
+        frame = found.frame(f"{row.folder}/pairs.parquet")
         if not row.funnel or frame is None or frame.is_empty():
             continue
         kinds = dict(frame["rejected_status"].value_counts(sort=True).rows())
@@ -156,12 +157,7 @@ def _pair(p: Row) -> Html:
     source = "the reference" if p["chosen_source"] == "reference" else f"sample {p['chosen_sample']}"
     rejected = join(f"rejected: sample {p['rejected_sample']} ", _pill(p["rejected_status"]))
     chosen = join(f"chosen: {source} ", _pill("correct"))
-    return tag(
-        "div",
-        _asked(p["problem_id"], p["prompt"]),
-        side_by_side((rejected, cut(p["rejected"], _CODE_SHOWN)), (chosen, cut(p["chosen"], _CODE_SHOWN))),
-        class_="card",
-    )
+    return _card(p, (rejected, p["rejected"]), (chosen, p["chosen"]))
 
 
 def _failures(found: Findings) -> Html | None:
@@ -181,7 +177,7 @@ def _failures(found: Findings) -> Html | None:
     rows = rows.join(expected.select("problem_id", "expected"), on="problem_id", how="left", maintain_order="left")
     shares = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items())
     asked = outcomes.filter(pl.col("greedy")).height
-    intro = f"{_capital(best.name)} does not solve {wrong.height} of {asked} dev problems: {shares}. Some of them:"
+    intro = f"{text.capital(best.name)} does not solve {wrong.height} of {asked} dev problems: {shares}. Some of them:"
     note = "Where order counts, the last columns of what was expected may be those that the reference sorts by."
     return join(
         tag("p", intro, class_="soft"), tag("p", note, class_="facts"), *(_failure(r) for r in rows.rows(named=True))
@@ -189,27 +185,21 @@ def _failures(found: Findings) -> Html | None:
 
 
 def _failure(r: Row) -> Html:
-    wrote = (join("it wrote ", _pill(r["status"])), cut(r["code"] or r["completion"], _CODE_SHOWN))
-    said = []
-    if r["error"]:
-        said.append(tag("p", tag("b", "error "), tag("code", cut(r["error"].strip(), 400)), class_="said"))
-    if r["output"]:
-        said.append(tag("p", tag("b", "gave "), tag("code", readable(r["output"])), class_="said"))
-    if r["expected"]:
-        said.append(tag("p", tag("b", "expected "), tag("code", readable(r["expected"])), class_="said"))
-    return tag(
-        "div",
-        _asked(r["problem_id"], r["prompt"]),
-        side_by_side(wrote, (Html("reference"), cut(r["reference"], _CODE_SHOWN))),
-        *said,
-        class_="card",
-    )
+    wrote = (join("it wrote ", _pill(r["status"])), r["code"] or r["completion"])
+    told = {"error": cut(r["error"].strip(), 400), "gave": readable(r["output"]), "expected": readable(r["expected"] or "")}
+    said = [tag("p", tag("b", f"{kind} "), tag("code", what), class_="said") for kind, what in told.items() if what]
+    return _card(r, wrote, ("reference", r["reference"]), *said)
+
+
+def _card(problem: Row, left: tuple[str, str], right: tuple[str, str], *more: Html) -> Html:
+    """A problem, two (label, program) for it, and what more there is to say."""
+    (left_label, left_code), (right_label, right_code) = left, right
+    programs = side_by_side((left_label, cut(left_code, _CODE_SHOWN)), (right_label, cut(right_code, _CODE_SHOWN)))
+    return tag("div", _asked(problem["problem_id"], problem["prompt"]), programs, *more, class_="card")
 
 
 def readable(output: str, most: int = 240) -> str:
     """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted."""
-    from sandbox.protocol import decode
-
     try:
         value = decode(json.loads(output))
     except ValueError:
@@ -237,25 +227,19 @@ def _pill(status: str) -> Html:
 
 def _groups(found: Findings) -> Html | None:
     """dev pass@1 by database or library, for the first, policy 0 and the chosen policy."""
-    from codelutra.scoring.scores import breakdown
-
     shown = [p for i, p in enumerate(found.policies) if i == 0 or p is found.summary.start or p is found.best]
     rates = {p.name: breakdown(f) for p in shown if (f := found.dev_scores(p)) is not None}
     groups = dict.fromkeys(g for frame in rates.values() for g in frame["group"])
     if len(groups) < 2:
         return None
-    by = {(title, r["group"]): r for title, frame in rates.items() for r in frame.rows(named=True)}
-    cells = [[g, *(_rate(by.get((title, g))) for title in rates)] for g in groups]
+    shares = {
+        (title, r["group"]): f"{r['value']:.0%} ({r['correct']} of {r['n']})"
+        for title, frame in rates.items()
+        for r in frame.rows(named=True)
+    }
+    cells = [[g, *(shares.get((title, g), "") for title in rates)] for g in groups]
     note = "Dev problems solved, of those asked. Few problems each: most differences between groups are noise."
-    return join(table(["group", *rates], cells, numbers=range(1, len(rates) + 1)), tag("p", note, class_="facts"))
-
-
-def _capital(said: str) -> str:
-    return said[:1].upper() + said[1:]
-
-
-def _rate(r: Row | None) -> str:
-    return f"{r['value']:.0%} ({r['correct']} of {r['n']})" if r else ""
+    return join(grid(Table(["group", *rates], cells, frozenset(rates))), tag("p", note, class_="facts"))
 
 
 def _cost(found: Findings, drawn: Html) -> Html | None:
@@ -286,7 +270,7 @@ def _training(policies: Sequence[PolicyResult]) -> Html:
     if not names:
         return Html("")
     cells = [[n.replace("_", " "), *(_value(said.get(n)) for said in trained.values())] for n in names]
-    return join(tag("h3", "Training"), table(["", *trained], cells, numbers=range(1, len(trained) + 1)))
+    return join(tag("h3", "Training"), grid(Table(["", *trained], cells, frozenset(trained))))
 
 
 def _flat(facts: Row) -> Row:
@@ -315,8 +299,8 @@ def _provenance(found: Findings) -> Html:
         for name, m in found.artifacts
     ]
     columns = ("in the run's directory", "stage", "key", "digest", "made at", "seconds")
-    listed = folded(f"{len(artifacts)} artifacts and their digests", table(columns, artifacts, numbers=(5,)))
-    facts_shown = table(("", ""), [[k, v] for k, v in facts.items() if v], wide=(1,))
+    listed = folded(f"{len(artifacts)} artifacts and their digests", grid(Table(columns, artifacts, frozenset({"seconds"}))))
+    facts_shown = grid(Table(("", ""), [[k, v] for k, v in facts.items() if v]), wide=1)
     return join(facts_shown, tag("h3", "Made again by"), tag("pre", commands, class_="plain"), listed if artifacts else "")
 
 
@@ -333,8 +317,6 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _footer(found: Findings) -> Html:
-    from codelutra import __version__
-
-    text = f"codelutra {__version__}. Every number here is from the run's summary.json; statuses: {', '.join(STATUSES)}."
-    return tag("footer", text)
+def _footer() -> Html:
+    said = f"codelutra {__version__}. Every number here is from the run's summary.json; statuses: {', '.join(STATUSES)}."
+    return tag("footer", said)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,6 @@ class Findings:
             return pl.read_parquet(self.path / name)
         return None
 
-    def pairs(self, row: PolicyResult) -> pl.DataFrame | None:
-        return self.frame(f"{row.folder}/pairs.parquet")
-
     def dev_scores(self, row: PolicyResult) -> pl.DataFrame | None:
         return self.frame(f"{row.folder}/dev-scores/scores.parquet")
 
@@ -124,8 +121,7 @@ class Findings:
         old, new = self.dev_scores(before), self.dev_scores(after)
         if old is None or new is None or before is after:
             return None
-        paired = mcnemar(old, new)
-        return Gain(paired.gained, paired.lost, paired.n, paired.p)
+        return Gain(**asdict(mcnemar(old, new)))
 
 
 def read_findings(run_path: Path) -> Findings:

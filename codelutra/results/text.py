@@ -5,24 +5,12 @@ written here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
-from codelutra.results.summary import PairedTest, PolicyResult, RunSummary
-from codelutra.scoring.statistics import Paired
-
-
-class Rate(Protocol):
-    """A share of problems with its interval, all in [0, 1]."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
+from codelutra.results.summary import PairedTest, PolicyResult, RunSummary, TestResult
+from codelutra.scoring.statistics import Estimate, Paired
 
 
-def rate(e: Rate | None) -> str:
+def rate(e: Estimate | TestResult | None) -> str:
     """A share and its 95 % interval in per cent: "47.2% [40.0 – 54.5]"; "" where there is none."""
     return f"{e.value:.1%} {interval(100 * e.low, 100 * e.high)}" if e else ""
 

@@ -31,13 +31,8 @@ from flows.compare import compare
 from flows.evaluate import evaluate
 from flows.retrain import retrain
 from tasks import publish
-from tasks.execute import execute
 from tasks.options import is_transient
-from tasks.pairs import pairs
-from tasks.prepare import problems, references
-from tasks.sample import sample
-from tasks.score import score
-from tasks.train import train, warm_start
+from tasks.stages import execute, pairs, problems, references, sample, score, train, warm_start
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
 

@@ -91,10 +91,10 @@ def _run_experiment(experiment: Experiment, home: Path | None, as_json: bool, *,
     from codelutra.experiments import plan
 
     root = home_dir(home)
-    if only_table:
-        result = plan.conclude(experiment, root)
-    else:
-        result = plan.run_experiment(experiment, root, lambda arm: watch_run(arm.source, arm.overrides, arm.config, home))
+    if not only_table:
+        for arm in experiment.arms:
+            watch_run(arm.source, arm.overrides, root)
+    result = plan.conclude(experiment, root)
     if as_json:
         print_json(result.data)
         return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codelutra.store.paths import home_dir
+if TYPE_CHECKING:
+    from codelutra.results.summary import RunSummary
+    from codelutra.results.table import Table
 
 Home = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")
@@ -23,14 +25,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def show_run(summary: Any, home: Path | None, as_json: bool) -> None:
-    """A run's record (`RunSummary`)."""
+def show_run(summary: RunSummary, home: Path, as_json: bool) -> None:
+    """A run's record."""
     from codelutra.cli import tables
 
-    print_json(summary.as_json()) if as_json else tables.show_run(summary, home_dir(home) / "runs" / summary.run)
+    print_json(summary.as_json()) if as_json else tables.show_run(summary, home / "runs" / summary.run)
 
 
-def listed(what: dict[str, str], *columns: str) -> Any:
+def listed(what: dict[str, str], *columns: str) -> Table:
     """A table of names and what they are."""
     from codelutra.results.table import Table
 

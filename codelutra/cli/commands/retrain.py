@@ -32,7 +32,7 @@ def retrain(
 
     root, laid_over = home_dir(home), tuple(set_ or ())
     if due := next_retraining(root, config, laid_over):
-        conclude(root, due, watch_run(config, due.arm.overrides, due.arm.config, home), alpha=alpha)
+        conclude(root, due, watch_run(config, due.arm.overrides, root), alpha=alpha)
     else:
         print("nothing new since the last retraining", file=sys.stderr)
     _show_record(root, load_config(config, laid_over).name, json_)

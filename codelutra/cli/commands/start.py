@@ -16,10 +16,9 @@ from codelutra.store.paths import home_dir
 def run(config: Config, set_: Set = None, home: Home = None, json_: Json = False) -> None:
     """Refine a model to the end. Interrupted or killed, the same command goes on where it was."""
     from codelutra.cli.watch import watch_run
-    from codelutra.config import load_config
 
-    summary = watch_run(config, tuple(set_ or ()), load_config(config, tuple(set_ or ())), home)
-    show_run(summary, home, json_)
+    root = home_dir(home)
+    show_run(watch_run(config, tuple(set_ or ()), root), root, json_)
 
 
 def check(
@@ -72,10 +71,8 @@ def suites(json_: Json = False) -> None:
     from codelutra.suites.base import SUITES
 
     what = {n: (importlib.import_module(m).__doc__ or "").strip().split("\n")[0] for n, m in sorted(SUITES.items())}
-    if json_:
-        print_json([{"name": n, "what": w} for n, w in what.items()])
-    else:
-        tables.show(listed(what, "name", "what"), "suites")
+    table = listed(what, "name", "what")
+    print_json(table.records()) if json_ else tables.show(table, "suites")
 
 
 Target = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; default a folder named after the file.")]

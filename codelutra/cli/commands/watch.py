@@ -22,9 +22,10 @@ def status(
     from codelutra.cli import tables
     from codelutra.results.load import list_runs, read_summary
 
-    runs = home_dir(home) / "runs"
+    root = home_dir(home)
+    runs = root / "runs"
     if name is not None:
-        show_run(read_summary(runs, name), home, json_)
+        show_run(read_summary(runs, name), root, json_)
         return
     found, damaged = list_runs(runs)
     if json_:

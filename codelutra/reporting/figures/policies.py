@@ -51,13 +51,8 @@ def run_figures(summary: RunSummary, training: Training) -> list[Figure]:
 def pass_at_1_figure(summaries: Sequence[RunSummary]) -> Figure:
     """dev pass@1 by policy with its interval, one line a run."""
     rows: list[Row] = [
-        {
-            "run": s.run,
-            "policy": p.name,
-            "best": p.label == s.best,
-            **estimate_columns(p.dev),
-            "after_best": s.best in [q.label for q in s.policies[:i]],
-        }
+        {"run": s.run, "policy": p.name, "best": p.label == s.best}
+        | {**estimate_columns(p.dev), "after_best": s.best in [q.label for q in s.policies[:i]]}
         for s in summaries
         for i, p in enumerate(s.policies)
     ]

@@ -26,13 +26,12 @@ from codelutra.results.findings import Findings
 from codelutra.results.summary import RunSummary, TestResult, policy_name
 from codelutra.scoring.statistics import Estimate
 
-Labelled = Sequence[tuple[str, RunSummary]]
 _START, _CHOSEN = "start", "chosen"
 _LOOKS = {_START: ("o", ORANGE, -1), _CHOSEN: ("D", BLUE, 1)}  # marker, colour, side it stands on
 _BARS = {"elinewidth": 1.5, "capsize": 3}
 
 
-def runs_compared_figure(runs: Labelled, *, split: str = "dev") -> Figure:
+def runs_compared_figure(runs: Sequence[tuple[str, RunSummary]], *, split: str = "dev") -> Figure:
     """pass@1 of each run's start and of the policy it chose, with intervals, one line a label: with and without references,
     one method against another.
 

@@ -59,7 +59,7 @@ def minutes_figure(policies: Sequence[PolicyResult]) -> Figure:
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        taken = {s: {p.name: p.seconds[s] / 60 for p in policies if p.seconds.get(s)} for s in STAGES}
+        taken = {s: {r["policy"]: r["minutes"] for r in rows if r["stage"] == s} for s in STAGES}
         taken = {s: minutes for s, minutes in taken.items() if minutes}
         _grouped_bars(ax, taken, _STAGE_COLOURS, names, lambda m: f"{m:.1f}" if m >= 0.05 else "< 0.1")
         ax.set_xlim(0, 1.12 * max([r["minutes"] for r in rows], default=1))
