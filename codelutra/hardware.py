@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -34,12 +35,24 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
 
 @cache
 def gpu_capabilities() -> tuple[float, ...]:
-    """Compute capability of every NVIDIA GPU that torch can use; empty with a CPU build of torch."""
+    """Compute capability of every NVIDIA GPU that this process may use; empty with a CPU build of torch."""
     if not shutil.which("nvidia-smi") or _torch().endswith("+cpu"):
         return ()
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return tuple(map(float, done.stdout.split())) if done.returncode == 0 else ()
+    command = ["nvidia-smi", "--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        return visible_capabilities(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    except (OSError, ValueError, subprocess.SubprocessError):  # no driver, or one that says nothing of its GPUs
+        return ()
+
+
+def visible_capabilities(listed: str, visible: str | None) -> tuple[float, ...]:
+    """Of nvidia-smi's lines "index, uuid, capability" the GPUs that CUDA_VISIBLE_DEVICES names (by index or the beginning of
+    the uuid; None names all). Raises ValueError for a line that is something else."""
+    gpus = [line.split(", ") for line in listed.splitlines()]
+    names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
+    seen = [g for g in gpus if names is None or any(g[0] == name or g[1].startswith(name) for name in names)]
+    return tuple(float(capability) for _, _, capability in seen)
 
 
 def _torch() -> str:

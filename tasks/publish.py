@@ -195,13 +195,12 @@ def _three_pairs(pairs: Artifact) -> str:
     frame = pairs.frame("pairs")
     parts = []
     for p in spread(frame, 3).rows(named=True):
-        programs = [f"`{_one_line(p[side])}`" for side in ("chosen", "rejected")]
         diff = difflib.unified_diff(_words(p["rejected"]), _words(p["chosen"]), "rejected", "chosen", lineterm="", n=50)
         parts += [
             f"### {p['problem_id']}",
             question(p["prompt"]),
             "",
-            Table([f"chosen ({p['chosen_source']})", f"rejected ({p['rejected_status']})"], [programs]).markdown(),
+            f"`+` chosen ({p['chosen_source']}), `-` rejected ({p['rejected_status'].replace('_', ' ')})",
             "",
             "```diff",
             *list(diff)[3:],
@@ -214,10 +213,6 @@ def _three_pairs(pairs: Artifact) -> str:
 def _words(code: str) -> list[str]:
     """A program in lines short enough for a diff: one SQL clause, or one source line, each."""
     return [line.strip() for line in _CLAUSE.split(code) if line.strip()]
-
-
-def _one_line(code: str) -> str:
-    return " ".join(code.split()).replace("`", "'")[:300]
 
 
 def _slug(text: str) -> str:

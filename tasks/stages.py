@@ -1,4 +1,7 @@
-"""Every stage as a Prefect task: its name in the UI, how long it may take, whether it is tried again."""
+"""Every stage as a Prefect task: its name in the UI, how long it may take, whether it is tried again.
+
+`sample` and `execute` have no timeout: they run in threads, where Prefect cannot end them and warns at every task.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +45,14 @@ def _shard_key(context: Any, parameters: dict[str, Any]) -> str:
 
 
 @task(
-    task_run_name="sample {label}",
-    cache_key_fn=_shard_key,
-    persist_result=True,
-    retries=1,
-    retry_condition_fn=is_transient,
-    timeout_seconds=24 * HOUR,
+    task_run_name="sample {label}", cache_key_fn=_shard_key, persist_result=True, retries=1, retry_condition_fn=is_transient
 )
 def sample(sampling: Sampling, i: int, label: str) -> Artifact:
     """One shard. The engine behind all shards of a policy belongs to `Sampling`, not to a task."""
     return sampling.shard(i)
 
 
-@task(task_run_name="execute {label}", **cached_as(stages.execute), timeout_seconds=24 * HOUR)  # with its wait for the pool
+@task(task_run_name="execute {label}", **cached_as(stages.execute))
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
     return run.make(stages.execute(run, samples, problems, expected, label))
 

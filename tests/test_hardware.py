@@ -48,6 +48,25 @@ def test_flags_are_read_as_the_kernel_writes_them(text: str, wanted: set[str], t
     assert hardware.cpu_flags(tmp_path / "absent") == set()
 
 
+GPUS = "0, GPU-1a2b, 8.0\n1, GPU-3c4d, 7.0\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted"), [(None, (8.0, 7.0)), ("0", (8.0,)), ("1,0", (8.0, 7.0)), ("GPU-3c", (7.0,)), ("", ()), ("-1", ())]
+)
+def test_only_the_gpus_this_process_may_use_count(visible: str | None, wanted: tuple[float, ...]) -> None:
+    assert hardware.visible_capabilities(GPUS, visible) == wanted
+
+
+def test_a_driver_that_says_nothing_of_its_gpus_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for said in ("echo '0, GPU-1, [N/A]'", "exit 9", "echo NVIDIA-SMI has failed"):
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        monkeypatch.setattr(hardware, "_torch", lambda: "2.13.0")
+        assert hardware.gpu_capabilities.__wrapped__() == ()
+
+
 def test_training_and_sampling_here_see_what_torch_sees() -> None:
     torch = pytest.importorskip("torch")
     cuda = torch.cuda.is_available()

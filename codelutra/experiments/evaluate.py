@@ -53,7 +53,7 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
         files = {"dev": run.folder / summary.first.folder / "dev-scores", "test": run.folder / "test-scores"}
         scores = {s: pl.read_parquet(f / "scores.parquet") for s, f in files.items() if f.exists()}
         against = {s: mcnemar(first[s], scores[s]) for s in scores if s in first}
-        first = first or scores
+        first = scores if run.arm is arms[0] else first
         tests = {s: asdict(t) for s, t in against.items()}
         about = {"model": run.arm.label, "suite": summary.suite, "mode": summary.mode}
         data.append({**about, **summary.brief(), "against_first": tests})

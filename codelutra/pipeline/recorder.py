@@ -6,6 +6,7 @@ pairs a policy was trained on) is worked out anew each time. Nothing else comput
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict
 
 import polars as pl
 
+from codelutra.errors import UserError
 from codelutra.pipeline.run import Policy, Run
 from codelutra.results import text
 from codelutra.results.load import load_summary
@@ -47,7 +49,9 @@ class Recorder:
         self._scores: dict[str, pl.DataFrame] = {}  # label → SCORES of dev
         self._told: set[str] = set()  # alarms
         self._began = time.time()
-        before = load_summary(run.dir.path) if (run.dir.path / "summary.json").exists() else None
+        before = None
+        with contextlib.suppress(UserError):  # a damaged record: it is written anew
+            before = load_summary(run.dir.path)
         self._minutes_before = before.minutes if before else 0.0
         self.summary = RunSummary(
             run=run.config.name,
@@ -58,9 +62,9 @@ class Recorder:
             state="running",
             started=self._began,
         )
+        self._write()
         for folder in run.dir.path.glob("iteration-[0-9][0-9]"):  # links, under the names that version 0.1.0 gave them
             shutil.rmtree(folder)
-        self._write()
 
     def prepared(self, problems: Artifact, expected: Artifact) -> None:
         """Add how many problems there are, and of how many the model is shown the reference."""

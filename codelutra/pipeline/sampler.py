@@ -188,7 +188,8 @@ def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
 
 def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     s, e = run.config.sample, run.config.engine
-    dtype = number_format(e.dtype)
+    # A server has a format of its own; the name for it is the one that 0.1.0 had in the keys of such shards.
+    dtype = "bfloat16" if s.endpoints and e.dtype == "auto" else number_format(e.dtype)
     config = {"max_tokens": s.max_tokens, "dtype": dtype, "max_model_len": e.max_model_len, "greedy": shard.greedy}
     if not shard.greedy:
         config |= {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p, "seed": run.config.seed}

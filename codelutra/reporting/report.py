@@ -77,7 +77,7 @@ def _top(found: Findings) -> Html:
     s = found.summary
     state = tag("span", s.state, class_=f"pill {_STATE_LOOKS.get(s.state, 'bad')}")
     asked = text.problem_counts(s) or "not loaded yet"
-    facts = [f"model {s.model}", f"suite {s.suite} ({asked} problems)", f"judged by {s.mode}", f"{s.minutes:.0f} minutes"]
+    facts = [f"model {s.model}", f"suite {s.suite} ({asked} problems)", f"judged by {s.mode}", f"{s.minutes:.1f} minutes"]
     said = headline(found)
     if s.test:
         tested = f"{policy_name(s.test.policy)} solves {text.rate(s.test)} of {s.test.n} problems"
@@ -148,7 +148,7 @@ def _pairs(found: Findings) -> Html | None:
         stood_in = row.funnel.pairs_from_references or 0
         intro = f"{frame.height:,} pairs of {frame['problem_id'].n_unique():,} problems, from the answers of {row.name}. "
         intro += f"Rejected: {against}. " + (f"In {stood_in:,} the reference is the chosen answer." if stood_in else "")
-        parts += [tag("h3", f"Iteration {iteration_of(row.label) + 1}"), tag("p", intro, class_="soft")]
+        parts += [tag("h3", f"Pairs that policy {iteration_of(row.label) + 1} learned from"), tag("p", intro, class_="soft")]
         parts += [_pair(p) for p in spread(frame, _PAIRS_SHOWN).rows(named=True)]
     return join(*parts) if parts else None
 

@@ -162,7 +162,7 @@ def _dips(found: Findings, best: PolicyResult) -> list[str]:
     gains = [(p, gain) for p in later if (gain := found.gain(best, p))]
     return [
         f"{text.capital(p.name)} {'dips to' if gain.points < 0 else 'stays at'} {text.rate(p.dev)}: {gain.text} against "
-        f"{best.name}, so {best.name} ships."
+        f"{best.name}, so {best.name} stays the chosen one."
         for p, gain in gains
     ]
 
@@ -178,9 +178,9 @@ def _what_iterations_added(found: Findings, alpha: float) -> list[str]:
     if gain is None:
         return []
     if gain.gained <= gain.lost:
-        return [f"The iterations added nothing to {start.name} (the warm start): {top.name}, the best, is {gain.text}."]
+        return [f"The iterations added nothing. The best policy after {start.name} is {top.name}: {gain.text} against it."]
     verdict = "more than chance" if gain.p < alpha else f"within chance at the {alpha:g} level"
-    return [f"What the iterations added: {top.name} against {start.name} (the warm start), {gain.text}: {verdict}."]
+    return [f"What the iterations added: {top.name} against {start.name}, {gain.text}: {verdict}."]
 
 
 def policy_row(found: Findings, policy: str | None) -> PolicyResult:

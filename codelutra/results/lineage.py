@@ -5,6 +5,7 @@ A dev or test problem that an earlier run trained on measures memory: a run that
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def _run_of(model: str, runs: Path) -> str:
     if scheme == "path":
         where = Path(os.path.expandvars(rest)).expanduser().resolve()
         for file in sorted(runs.glob("*/summary.json")):
-            summary = load_summary(file.parent)
-            if summary and any(p.training and Path(p.path) == where for p in summary.policies):
-                return file.parent.name
+            with contextlib.suppress(UserError):  # another run's damaged record is no concern of this one
+                summary = load_summary(file.parent)
+                if summary and any(p.training and Path(p.path) == where for p in summary.policies):
+                    return file.parent.name
     return ""

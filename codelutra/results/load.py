@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def read_summary(runs: Path, name: str) -> RunSummary:
         failed = last["event"] == "error"
         summary.state = "failed" if failed else "interrupted"
         summary.reason = f"{last['text']}\n{again}" if failed else f"its process is gone; {again}"
-    if summary.state == "running" and (now := run.read("progress.json")):
-        summary.now = Progress.model_validate(now)
+    if summary.state == "running":
+        with contextlib.suppress(ValueError):  # not readable: then it is not shown
+            now = run.read("progress.json")
+            summary.now = Progress.model_validate(now) if now else None
     return summary
 
 

@@ -54,7 +54,8 @@ def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: in
     stale = last.iteration - best.iteration
     standing = f"{_name(best)} is the best policy at {_percent(best.dev)} of dev"
     if last.iteration >= iterations:
-        return Decision(best.index, False, f"All {iterations} iterations are done; {standing}{_others(best, last)}.")
+        done = "The one iteration is done" if iterations == 1 else f"All {iterations} iterations are done"
+        return Decision(best.index, False, f"{done}; {standing}{_others(best, last)}.")
     if best.dev.n and best.dev.correct == best.dev.n:
         return Decision(best.index, False, f"{_name(best)} solves every dev problem: there is nothing left to measure.")
     if stale >= max(1, config.patience):

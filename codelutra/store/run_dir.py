@@ -21,6 +21,7 @@ import yaml
 
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
 from codelutra.errors import UserError
+from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
 from codelutra.store.files import link_atomic, locked, write_atomic
 from codelutra.store.paths import go_on_command, told_command
@@ -50,13 +51,18 @@ class RunDir:
         run = RunDir(runs / config.name)
         run.path.mkdir(parents=True, exist_ok=True)
         if not run._refuse_other(config):
-            write_atomic(run.path / "run.yaml", to_yaml(config))
+            run._write_config(config)
         return run
 
     def settle(self, config: RunConfig) -> None:
         """Make `config` the run's; for whoever holds it. Raises UserError if it belongs to another config."""
         self._refuse_other(config)
-        write_atomic(self.path / "run.yaml", to_yaml(config))
+        self._write_config(config)
+
+    def _write_config(self, config: RunConfig) -> None:
+        """With the number format that `auto` means here: going on with another one, elsewhere, is refused."""
+        engine = config.engine.model_copy(update={"dtype": number_format(config.engine.dtype)})
+        write_atomic(self.path / "run.yaml", to_yaml(config.model_copy(update={"engine": engine})))
 
     def _refuse_other(self, config: RunConfig) -> bool:
         """Whether the run has a config. Raises UserError if it is another one."""

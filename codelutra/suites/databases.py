@@ -26,10 +26,12 @@ def database_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
-                raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); copy it again")
+                raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); give the database file")
         return sha256_file(path)
     except OSError as e:
-        raise ConfigError(f"no database at {path}: {e.strerror}; check suite.path and suite.databases") from e
+        raise ConfigError(
+            f"no database at {path}: {e.strerror}; check the path (in a config: suite.path and suite.databases)"
+        ) from e
 
 
 def read_schema(path: Path) -> str:

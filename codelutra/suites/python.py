@@ -33,7 +33,8 @@ class PythonSuite(Suite):
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
         judged = material(problem["judge"])
         wrapped = judged["wrap"].replace(PLACE, repr(code)) if judged["wrap"] else code
-        program = "\n".join(part for part in (judged["setup"], wrapped, judged["after"]) if part)
+        # Checks without reference or setup are judged beside a program that does nothing.
+        program = "\n".join(part for part in (judged["setup"], wrapped, judged["after"]) if part) or "pass"
         calls, in_process = tuple(judged["calls"]), self.in_process(problem)
         return PythonJob(job_id, program, calls, timeout_seconds=timeout_seconds, in_process=in_process)
 

@@ -186,6 +186,18 @@ def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: li
         assert judged["status"].to_list() == ["correct", "wrong", "runtime_error"]
 
 
+def test_asserts_alone_judge_with_neither_reference_nor_setup(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function")
+    line = {"id": "f", "split": "train", "prompt": "Write area(w, h).", "asserts": ["assert area(2, 3) == 6"]}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    wanted, _ = judge_references(suite.problems(), suite, pool, timeout_seconds=5)
+    assert wanted["error"].to_list() == [""]
+    tried = samples("def area(w, h): return w * h", "def area(w, h): return w").with_columns(problem_id=pl.lit("f"))
+    judged, _ = execute(tried, suite.problems(), wanted, suite, pool, timeout_seconds=5)
+    assert judged["status"].to_list() == ["correct", "wrong"]
+
+
 def test_checks_that_an_empty_program_passes_are_no_use(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("kind: python-program")
     silent = {"id": "s", "split": "train", "prompt": "Say nothing.", "tests": [{"stdin": "", "stdout": ""}]}

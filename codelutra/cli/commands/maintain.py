@@ -27,7 +27,7 @@ def doctor(json_: Json = False) -> None:
 
 def prune(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]…", help="Runs to remove, with all that only they use.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs to remove, with all that only they use.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only told.")] = False,
     home: Home = None,
@@ -44,12 +44,15 @@ def prune(
         rows = [{"path": str(path), "bytes": size} for path, size in found.artifacts]
         print(json.dumps({"removed": yes, "bytes": found.size, "runs": [str(r) for r in found.runs], "artifacts": rows}))
         return
+    if not found.artifacts and not found.runs:
+        print("nothing to remove")
+        return
     if found.artifacts:
         tables.show(tables.by_stage(found.artifacts), "used by no other run" if runs else "used by no run")
     print(f"{'freed' if yes else 'would free'} {found.size / 2**30:.2f} GiB" + ("" if yes else "; --yes removes it"))
 
 
-Image = Annotated[str, typer.Argument(metavar="[KIND]", help="python or datascience")]
+Image = Annotated[str, typer.Argument(metavar="KIND", help="python or datascience")]
 
 
 def sandbox_build(kind: Image = "python", json_: Json = False) -> None:

@@ -70,12 +70,13 @@ def suites(json_: Json = False) -> None:
     from codelutra.cli import tables
     from codelutra.suites.base import SUITES
 
-    what = {n: (importlib.import_module(m).__doc__ or "").strip().split("\n")[0] for n, m in sorted(SUITES.items())}
+    docs = {n: (importlib.import_module(m).__doc__ or "").strip().split("\n")[0] for n, m in sorted(SUITES.items())}
+    what = {n: doc.removeprefix(f"{n}: ") for n, doc in docs.items()}
     table = listed(what, "name", "what")
     print_json(table.records()) if json_ else tables.show(table, "suites")
 
 
-Target = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; default a folder named after the file.")]
+Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to; default a folder named after the file.")]
 
 
 def init_sql(

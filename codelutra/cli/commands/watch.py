@@ -14,7 +14,7 @@ from codelutra.store.paths import home_dir
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; none lists all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run; none lists all.")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:

@@ -87,7 +87,7 @@ def pass_at_1_figure(summaries: Sequence[RunSummary]) -> Figure:
     caption = (
         f"Greedy answers to the dev problems, judged by running them; bars are 95 % Wilson intervals, n = "
         f"{problem_numbers(rows)} problems. The large dot is the chosen policy"
-        + ("; hollow ones were made after it and do not ship." if any(r["after_best"] for r in rows) else ".")
+        + ("; hollow dots are later policies that were not chosen." if any(r["after_best"] for r in rows) else ".")
     )
     return Figure("pass-at-1", "Problems solved at the first try", caption, rows, draw)
 

@@ -64,9 +64,7 @@ def loss_figure(training: Training) -> Figure | None:
         ax.set_ylim(0, None)
         ax.legend(loc="best")
 
-    caption = (
-        "The warm start's is the mean over answer tokens; an iteration's is DPO + λ·SFT. The two have different scales."
-    )
+    caption = "Loss of the warm start: mean over answer tokens. Loss of an iteration: DPO + λ·SFT. The scales differ."
     return Figure("loss", "Training loss", caption, rows, draw)
 
 
