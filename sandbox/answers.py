@@ -50,10 +50,7 @@ def weight(result: Result) -> int:
 
 
 def pack_queries(jobs: Iterable[tuple[int, SqlJob]]) -> bytes:
-    batch = [
-        (token, job.database, job.query, job.timeout_seconds, job.max_rows, job.max_bytes, job.connection)
-        for token, job in jobs
-    ]
+    batch = [(token, j.database, j.query, j.timeout_seconds, j.max_rows, j.max_bytes, j.connection) for token, j in jobs]
     return json.dumps(batch).encode("ascii")
 
 

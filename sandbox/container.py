@@ -119,11 +119,10 @@ class Container:
         self.resident: OrderedDict[str, int] = OrderedDict()
         try:
             self.start(uid)
+            self.greet()
         except (docker.errors.APIError, requests.exceptions.RequestException, OSError) as error:
             self.remove()
             raise SandboxError(f"container {name} of image {settings.image} does not start: {str(error)[:500]}") from error
-        try:
-            self.greet()
         except Gone as error:
             self.remove()
             raise SandboxError(

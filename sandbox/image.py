@@ -171,10 +171,15 @@ def install_packages(wanted: Recipe, site: Path, say: Progress) -> None:
     """The pinned wheels for the image's Python (3.11, glibc), by the host's pip and its configuration."""
     say(f"installing {', '.join(wanted.pins.split())}")
     where = ["--target", str(site), "-r", str(RECIPES / f"{wanted.kind}.txt")]
-    command = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS.split(), *where]
+    failed = f"pip could not install the packages of image {wanted.kind!r}:"
+    run([sys.executable, "-m", "pip", "install", *PIP_OPTIONS.split(), *where], failed)
+
+
+def run(command: list[str], failed: str) -> None:
+    """Run a command. Raises SandboxError with `failed` and the end of what it said."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SandboxError(f"pip could not install the packages of image {wanted.kind!r}:\n{done.stderr[-1500:]}")
+        raise SandboxError(f"{failed}\n{(done.stdout + done.stderr)[-1500:]}")
 
 
 def ensure_base(client: docker.DockerClient, say: Progress) -> str:
@@ -209,14 +214,12 @@ def debootstrap(client: docker.DockerClient, say: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix="codelutra-base-") as scratch:
         root = Path(scratch) / "root"
         command = [tool, "--variant=minbase", "--include=python3", "bookworm", str(root)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SandboxError(f"debootstrap failed; is a Debian mirror reachable?\n{(done.stdout + done.stderr)[-1500:]}")
+        run(command, "debootstrap failed; is a Debian mirror reachable?")
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
             shutil.rmtree(root / waste, ignore_errors=True)
         say(f"importing {OWN_BASE}")
         archive = Path(scratch) / "root.tar"
-        subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
+        run(["tar", "-C", str(root), "-cf", str(archive), "."], f"tar could not pack {root}; is the disk full?")
         with archive.open("rb") as file:
             repository, tag = OWN_BASE.split(":")
             answer = client.api.import_image_from_data(file, repository=repository, tag=tag)

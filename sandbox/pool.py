@@ -264,10 +264,8 @@ class Pool:
             try:
                 if mask & selectors.EVENT_READ:
                     weight += self.take(worker, worker.container.receive())
-                if worker.container.outbox:
-                    worker.container.transmit()
                 worker.heard = now
-                self.watch(worker)
+                self.flush(worker)
             except (Gone, wire.BrokenFrame) as reason:
                 self.replace(worker, queue, str(reason))
         for worker in self.workers:
@@ -275,8 +273,10 @@ class Pool:
                 self.replace(worker, queue, f"it was silent for {now - worker.heard:.0f} s")
         return weight
 
-    def watch(self, worker: Worker) -> None:
+    def flush(self, worker: Worker) -> None:
+        """Send what the stream takes, and wait for room where something is left. Raises Gone."""
         assert worker.container is not None
+        worker.container.transmit()
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.container.outbox else 0)
         self.selector.modify(worker.container, wanted, worker)
 
@@ -305,8 +305,7 @@ class Pool:
             worker.batches.append(tokens)
         if container.outbox:
             try:
-                container.transmit()
-                self.watch(worker)
+                self.flush(worker)
             except Gone as reason:
                 self.replace(worker, queue, str(reason))
 

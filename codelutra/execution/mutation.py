@@ -191,12 +191,9 @@ def _sort(character: str) -> str:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for k, v in value.items():
-            yield from (*_leaves(k), *_leaves(v))
-    elif isinstance(value, list | tuple | set):
-        for v in value:
-            yield from _leaves(v)
+    if isinstance(value, dict | list | tuple | set):
+        for inner in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _leaves(inner)
     else:
         yield value
 

@@ -52,22 +52,20 @@ def decide(history: Sequence[PolicyScore], config: SelectSection, iterations: in
     best = max(history, key=lambda p: (p.dev.correct, -history.index(p)))
     last = history[-1]
     stale = last.iteration - best.iteration
-    standing = f"{_name(best)} is the best policy at {_percent(best.dev)} of dev"
+    standing = f"{_name(best)} is the best policy at {_percent(best.dev)} of dev{_others(best, last)}"
     if last.iteration >= iterations:
         done = "The one iteration is done" if iterations == 1 else f"All {iterations} iterations are done"
-        return Decision(best.index, False, f"{done}; {standing}{_others(best, last)}.")
+        return Decision(best.index, False, f"{done}; {standing}.")
     if best.dev.n and best.dev.correct == best.dev.n:
         return Decision(best.index, False, f"{_name(best)} solves every dev problem: there is nothing left to measure.")
     if stale >= max(1, config.patience):
-        waited = "1 iteration" if stale == 1 else f"{stale} iterations"
-        return Decision(
-            best.index,
-            False,
-            f"Stopped after {waited} without a new best (patience {config.patience}); {standing}{_others(best, last)}.",
-        )
-    left = iterations - last.iteration
-    plural = "iteration" if left == 1 else "iterations"
-    return Decision(best.index, True, f"{standing}{_others(best, last)}; going on, {left} {plural} left.")
+        stopped = f"Stopped after {_iterations(stale)} without a new best (patience {config.patience})"
+        return Decision(best.index, False, f"{stopped}; {standing}.")
+    return Decision(best.index, True, f"{standing}; going on, {_iterations(iterations - last.iteration)} left.")
+
+
+def _iterations(n: int) -> str:
+    return "1 iteration" if n == 1 else f"{n} iterations"
 
 
 def _others(best: PolicyScore, last: PolicyScore) -> str:

@@ -107,9 +107,8 @@ def _by_form(test: ast.expr, names: Set[str]) -> Check:
             ops=[ast.Lt() | ast.LtE() as below],
             comparators=[near],
         ) if _is_tolerance(near):
-            return _check(
-                test, names, left, right, ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="]
-            )
+            rule = ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="]
+            return _check(test, names, left, right, rule)
         case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[left, right], keywords=named) if (
             all(k.arg in ("rel_tol", "abs_tol") and _is_tolerance(k.value) for k in named)
         ):
@@ -193,18 +192,17 @@ def _uses(node: ast.AST, names: Set[str]) -> bool:
     """Whether a node uses one of `names`; where there are none, whether it calls a function that is no builtin."""
     if names:
         return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node))
-    called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
-    return any(isinstance(func, ast.Name) and func.id not in _BUILTINS for func in called)
+    return any(isinstance(func, ast.Name) and func.id not in _BUILTINS for func in _calls(node))
 
 
-def _calls(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Call) for n in ast.walk(node))
+def _calls(node: ast.AST) -> list[ast.expr]:
+    """What is called in a node."""
+    return [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
 
 
 def _calls_own(node: ast.AST) -> bool:
     """Whether a function that is no builtin is called."""
-    called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
-    return any(not (isinstance(func, ast.Name) and func.id in _BUILTINS) for func in called)
+    return any(not (isinstance(func, ast.Name) and func.id in _BUILTINS) for func in _calls(node))
 
 
 def _is_tolerance(node: ast.expr) -> bool:

@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import polars as pl
 import yaml
@@ -34,10 +36,12 @@ from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites import python as py
 from codelutra.suites import sql
-from codelutra.suites.base import material
+from codelutra.suites.base import Suite, material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.folder import expand, located, numbered
+from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
+from codelutra.suites.sql import SqlSuite
 
 SHOWN = 10  # broken lines in one message
 MAX_ROWS = 500  # expected rows of a line
@@ -121,7 +125,7 @@ class ProgramLine(Line):
         return self
 
 
-def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
+def load(section: SuiteSection) -> Suite:
     if section.path is None:
         raise ConfigError("suite custom: set suite.path to your suite.yaml; docs/your-own-task.md shows one")
     path = located(section.path)
@@ -129,22 +133,25 @@ def load(section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
     return suite_of(_about(path), path, section)
 
 
-def suite_of(about: About, path: Path, section: SuiteSection) -> sql.SqlSuite | py.PythonSuite:
+def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
     """The suite that `about`, the content of a `suite.yaml` at `path`, describes; `path` itself is not read.
 
     Raises ConfigError with every broken line, up to SHOWN.
     """
-    name = f"custom-{path.absolute().parent.name}"
+    suite: Suite
+    name, lines = f"custom-{path.absolute().parent.name}", path.parent / about.problems
     if about.kind == "sql":
-        return _sql(about, path, section, name)
-    if about.kind == "python-function":
-        frame, mode = _problems(path.parent / about.problems, FunctionLine, _function), "python-value/v1"
+        files = _databases(about, path, section)
+        frame = _problems(lines, SqlLine, partial(_query, files, path))
+        suite = SqlSuite(name, "", about.licence, frame, {used.digest: used.path for used in files.values() if used.digest})
+    elif about.kind == "python-function":
+        suite = PythonSuite(name, "", about.licence, _problems(lines, FunctionLine, _function))
     else:
-        frame, mode = _problems(path.parent / about.problems, ProgramLine, _program), "text/v1"
-    # A problem without a reference has the same program as no other.
-    programs = [py.normalise(r) or (i,) for i, r in frame.select("problem_id", "reference").rows()]
-    frame = _dealt(frame, about, section, programs)
-    return py.PythonSuite(name, _version(frame), about.licence, frame, system=about.system or py.SYSTEM, mode=mode)
+        suite = PythonSuite(name, "", about.licence, _problems(lines, ProgramLine, _program), mode="text/v1")
+    frame = _dealt(suite, about, section)
+    # The version changes with anything in the problems.
+    version = "1-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
+    return replace(suite, version=version, frame=frame, system=about.system or suite.system)
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------------
@@ -199,21 +206,20 @@ def _said(error: Any, shape: type[BaseModel]) -> str:
     return f"{where}: {message}" if where else message
 
 
-def _dealt(frame: pl.DataFrame, about: About, section: SuiteSection, programs: Sequence[Hashable]) -> pl.DataFrame:
-    """Splits as given, or dealt by `shares`, then capped. `programs`: equal for problems with the same program."""
+def _dealt(suite: Suite, about: About, section: SuiteSection) -> pl.DataFrame:
+    """The suite's problems with splits as given, or dealt by `shares`, then capped."""
+    frame = suite.frame
     given = frame["split"].is_not_null()
     if given.all():
         return cap(frame, section)
     if given.any():
         raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
+    rows = frame.select("problem_id", "reference", "judge").rows()
+    # Programs over different databases differ; a problem without a reference has the same program as no other.
+    programs = [(material(judge).get("database"), p) if (p := suite.normalise(r)) else (i,) for i, r, judge in rows]
     same = list(zip(programs, map(normalise_prompt, frame["prompt"]), strict=True))
     shares = {str(side): share / sum(about.shares.values()) for side, share in about.shares.items()}
     return cap(divide(frame, same, shares, section.seed, earlier_sides(frame, section.splits_of)), section)
-
-
-def _version(frame: pl.DataFrame) -> str:
-    """Changes with anything in the problems."""
-    return "1-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
 
 
 # ---- Python -------------------------------------------------------------------------------------------------------------
@@ -249,37 +255,34 @@ def _row(line: Line, **own: str) -> dict[str, Any]:
 # ---- SQL ----------------------------------------------------------------------------------------------------------------
 
 
-def _sql(about: About, path: Path, section: SuiteSection, name: str) -> sql.SqlSuite:
-    files = _databases(about, path)
-    digests = {stem: database_digest(files[stem]) for stem in chosen_databases(section, sorted(files), str(path))}
-    schemas = {stem: read_schema(files[stem]) for stem in digests}
+class Used(NamedTuple):
+    """A database; without digest and schema where `suite.databases` leaves it out."""
 
-    def make(line: SqlLine) -> dict[str, Any] | None:
-        stem = line.database or (next(iter(files)) if len(files) == 1 else "")
-        if stem not in files:
-            raise ValueError(f"database {line.database!r} is none of {', '.join(sorted(files))} ({path.name})")
-        if stem not in digests:
-            return None
-        reference = line.query.strip().rstrip("; \n")
-        if line.rows:
-            judge = sql.judging_by_rows(line.rows, digests[stem], ordered=line.ordered)
-        elif wrong := not_answerable(reference, files[stem]):
-            raise ValueError(wrong)
-        else:
-            judge = sql.judging(reference, digests[stem])
-        prompt = f"{schemas[stem]}\n\n{line.question}"
-        return _row(line, prompt=prompt, reference=reference, language="sql", group=line.group or stem, judge=judge)
-
-    frame = _problems(path.parent / about.problems, SqlLine, make)
-    # A problem without a reference has the same program as no other.
-    rows = frame.select("problem_id", "reference", "judge").rows()
-    programs = [(material(j)["database"], sql.normalise(r)) if r else (i,) for i, r, j in rows]
-    frame, used = _dealt(frame, about, section, programs), {digest: files[stem] for stem, digest in digests.items()}
-    return sql.SqlSuite(name, _version(frame), about.licence, frame, used, system=about.system or sql.SYSTEM)
+    path: Path
+    digest: str = ""
+    schema: str = ""
 
 
-def _databases(about: About, path: Path) -> dict[str, Path]:
-    """The files by their stems. Raises ConfigError for one that cannot be used."""
+def _query(files: Mapping[str, Used], about: Path, line: SqlLine) -> dict[str, Any] | None:
+    stem = line.database or (next(iter(files)) if len(files) == 1 else "")
+    if stem not in files:
+        raise ValueError(f"database {line.database!r} is none of {', '.join(sorted(files))} ({about.name})")
+    path, digest, schema = files[stem]
+    if not digest:
+        return None
+    reference = line.query.strip().rstrip("; \n")
+    if line.rows:
+        judge = sql.judging_by_rows(line.rows, digest, ordered=line.ordered)
+    elif wrong := not_answerable(reference, path):
+        raise ValueError(wrong)
+    else:
+        judge = sql.judging(reference, digest)
+    prompt = f"{schema}\n\n{line.question}"
+    return _row(line, prompt=prompt, reference=reference, language="sql", group=line.group or stem, judge=judge)
+
+
+def _databases(about: About, path: Path, section: SuiteSection) -> dict[str, Used]:
+    """The databases by their stems. Raises ConfigError for one that cannot be used."""
     if not about.databases:
         raise ConfigError(f"{path}: kind sql needs databases, e.g. [shop.sqlite]")
     files = {Path(d).stem: path.parent / expand(d) for d in about.databases}
@@ -287,4 +290,6 @@ def _databases(about: About, path: Path) -> dict[str, Path]:
         raise ConfigError(f"{path}: two databases have the same name without folder and ending; rename one")
     for file in files.values():
         require_settled(file)
-    return files
+    chosen = chosen_databases(section, sorted(files), str(path))
+    left_out = {stem: Used(file) for stem, file in files.items()}
+    return left_out | {stem: Used(files[stem], database_digest(files[stem]), read_schema(files[stem])) for stem in chosen}

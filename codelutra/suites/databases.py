@@ -14,6 +14,7 @@ from sqlglot.errors import SqlglotError
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.store.files import sha256_file
+from codelutra.suites.folder import require_known
 
 MAX_GIB = 1.0  # the sandbox holds databases in memory
 DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
@@ -73,10 +74,8 @@ def _opened(file: Path, options: str = "") -> closing[sqlite3.Connection]:
 
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
     """`section.databases`, or all known ones, without `section.without`. Raises ConfigError for unknown names."""
-    for key, names in (("databases", section.databases), ("without", section.without)):
-        if unknown := [d for d in names if d not in known]:
-            shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-            raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {shown}")
+    require_known("databases", section.databases, known, where)
+    require_known("without", section.without, known, where)
     return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]
 
 

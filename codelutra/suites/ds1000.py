@@ -23,7 +23,7 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
-from codelutra.suites.folder import find, first_file, read_lines
+from codelutra.suites.folder import find, first_file, read_lines, require_known
 from codelutra.suites.python import PLACE, PythonSuite, judging
 from codelutra.suites.splits import cap, divide, normalise_prompt
 from sandbox.protocol import PythonJob
@@ -48,7 +48,8 @@ def load(section: SuiteSection) -> PythonSuite:
     entries = [entry for _, entry in read_lines(path)]
     try:
         libraries = sorted({entry["metadata"]["library"] for entry in entries})
-        chosen = _chosen(section, libraries)
+        require_known("libraries", section.libraries, libraries, "DS-1000")
+        chosen = section.libraries or libraries
         entries = [entry for entry in entries if entry["metadata"]["library"] in chosen]
         rows = [_row(entry) for entry in entries]
         origins = [(e["metadata"]["library"], e["metadata"]["perturbation_origin_id"]) for e in entries]
@@ -60,16 +61,9 @@ def load(section: SuiteSection) -> PythonSuite:
     return Ds1000("ds1000", VERSION, LICENCE, cap(frame, section), system=SYSTEM, image="datascience")
 
 
-def _chosen(section: SuiteSection, known: list[str]) -> set[str]:
-    unknown = [name for name in section.libraries if name not in known]
-    if unknown:
-        raise ConfigError(f"suite.libraries: {', '.join(unknown)} not in DS-1000; known: {', '.join(known)}")
-    return set(section.libraries or known)
-
-
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     about, context = entry["metadata"], entry["code_context"]
-    checks = [name for name in ("test_execution", "test_string") if f"def {name}(" in context]
+    calls = [f"{check}(_solution)" for check in ("test_execution", "test_string") if f"def {check}(" in context]
     return {
         "problem_id": f"{about['library']}-{about['problem_id']:04d}",
         "split": "train",
@@ -78,9 +72,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
         "language": "python",
         "group": about["library"],
         "difficulty": about["perturbation_type"],
-        "judge": judging(
-            [f"{check}(_solution)" for check in checks], setup=context, wrap=f"_solution = {PLACE}", in_process=True
-        ),
+        "judge": judging(calls, setup=context, wrap=f"_solution = {PLACE}", in_process=True),
     }
 
 

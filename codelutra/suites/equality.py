@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 REL_TOL = 1e-6
@@ -36,7 +37,6 @@ class Mode:
     """One way to compare: `agrees(output, expected, ordered, sort_keys)`, and `canonical(output, ordered)`, JSON data
     that is equal for outputs that agree, as far as a tolerance lets it be."""
 
-    name: str
     agrees: Callable[[Any, Any, bool, int], bool]
     canonical: Callable[[Any, bool], Any]
 
@@ -203,12 +203,10 @@ def _window(row: Row, right: list[Row], numeric: list[int]) -> range:
     """Indices of `right`, sorted by its first numeric column, whose rows can be near `row` in that column."""
     if not numeric:
         return range(len(right))
-    first = numeric[0]
-    slack = 2 * (abs(row[first]) * REL_TOL + ABS_TOL)
-    return range(
-        bisect_left(right, row[first] - slack, key=lambda r: r[first]),
-        bisect_right(right, row[first] + slack, key=lambda r: r[first]),
-    )
+    of_row = itemgetter(numeric[0])
+    slack = 2 * (abs(of_row(row)) * REL_TOL + ABS_TOL)
+    low, high = of_row(row) - slack, of_row(row) + slack
+    return range(bisect_left(right, low, key=of_row), bisect_right(right, high, key=of_row))
 
 
 def _augment(i: int, near: list[list[int]], partner: dict[int, int], seen: set[int]) -> bool:
@@ -307,21 +305,14 @@ def _visible(expected: Any, sort_keys: int) -> Iterator[tuple[Any, ...]]:
     return (tuple(row[:width]) for row in expected["rows"])
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+def _lines(printed: Any) -> list[str]:
+    return [line.rstrip() for line in str(printed).rstrip().splitlines()]
 
 
-MODES: dict[str, Mode] = {
-    m.name: m
-    for m in (
-        Mode("sql-strict/v1", _sql_strict, _sql_canonical),
-        Mode("bird-ex/official", _bird_ex, _bird_canonical),
-        Mode("spider-testsuite/v1", _spider, _spider_canonical),
-        Mode("python-value/v1", lambda out, exp, ordered, keys: _same(out, exp), lambda out, ordered: _rounded(out)),
-        Mode(
-            "text/v1",
-            lambda out, exp, ordered, keys: _lines(str(out)) == _lines(str(exp)),
-            lambda out, ordered: _lines(str(out)),
-        ),
-    )
+MODES = {
+    "sql-strict/v1": Mode(_sql_strict, _sql_canonical),
+    "bird-ex/official": Mode(_bird_ex, _bird_canonical),
+    "spider-testsuite/v1": Mode(_spider, _spider_canonical),
+    "python-value/v1": Mode(lambda out, exp, ordered, keys: _same(out, exp), lambda out, ordered: _rounded(out)),
+    "text/v1": Mode(lambda out, exp, ordered, keys: _lines(out) == _lines(exp), lambda out, ordered: _lines(out)),
 }

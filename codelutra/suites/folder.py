@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ def first_file(folder: Path, *names: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ConfigError(f"no {' or '.join(names)} in {folder}; check suite.path")
+
+
+def require_known(key: str, names: Sequence[str], known: Sequence[str], where: object) -> None:
+    """Raise ConfigError where `suite.<key>` names what `where` does not have."""
+    if unknown := [name for name in names if name not in known]:
+        shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+        raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {shown}")
 
 
 def located(path: str) -> Path:

@@ -24,6 +24,7 @@ from codelutra.suites.splits import cap
 
 VERSION = "2"
 LICENCE = "MIT"
+WAY_OUT = "take the file of the official release"
 
 
 def load(section: SuiteSection) -> PythonSuite:
@@ -33,13 +34,11 @@ def load(section: SuiteSection) -> PythonSuite:
         try:
             rows.append(_row(entry))
         except KeyError as e:
-            raise ConfigError(f"{path}, line {number}: no {e}; take the file of the official release") from e
+            raise ConfigError(f"{path}, line {number}: no {e}; {WAY_OUT}") from e
         except (SyntaxError, ValueError) as e:
-            raise ConfigError(
-                f"{path}, line {number} ({entry['task_id']}): {e}; take the file of the official release"
-            ) from e
+            raise ConfigError(f"{path}, line {number} ({entry['task_id']}): {e}; {WAY_OUT}") from e
     if not rows:
-        raise ConfigError(f"{path} is empty; take the file of the official release")
+        raise ConfigError(f"{path} is empty; {WAY_OUT}")
     return PythonSuite("humaneval", VERSION, LICENCE, cap(pl.DataFrame(rows, schema=PROBLEMS), section))
 
 
@@ -73,12 +72,11 @@ def _judging(test: str, function: str, setup: str) -> str:
         raise ValueError("its test defines no check(candidate)")
     if any(isinstance(n, ast.Assign | ast.For | ast.Import | ast.ImportFrom) for n in check.body):
         return judging([f"check({function})"], setup=setup, after=test, in_process=True)
-    asserts = [n for n in check.body if isinstance(n, ast.Assert) and _mentions(n, "candidate")]
-    for node in (n for a in asserts for n in ast.walk(a)):
-        if isinstance(node, ast.Name) and node.id == "candidate":
-            node.id = function
-    return judging_by_asserts(map(ast.unparse, asserts), reference=f"def {function}(): ...", setup=setup)
-
-
-def _mentions(node: ast.AST, name: str) -> bool:
-    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))
+    asserts = []
+    for statement in check.body:
+        candidates = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == "candidate"]
+        for name in candidates:
+            name.id = function
+        if isinstance(statement, ast.Assert) and candidates:
+            asserts.append(ast.unparse(statement))
+    return judging_by_asserts(asserts, reference=f"def {function}(): ...", setup=setup)

@@ -39,11 +39,9 @@ def load(section: SuiteSection) -> PythonSuite:
 
 def row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
     """An entry of the release as a row of PROBLEMS; a few-shot example has no split."""
-    setup = "\n".join(entry.get("test_imports", []))
+    setup, after = "\n".join(entry.get("test_imports", [])), entry.get("test_setup_code", "")
     try:
-        judge = judging_by_asserts(
-            entry["test_list"], reference=entry["code"], setup=setup, after=entry.get("test_setup_code", "")
-        )
+        judge = judging_by_asserts(entry["test_list"], reference=entry["code"], setup=setup, after=after)
     except ValueError as e:
         raise ConfigError(f"{path}, task_id {entry['task_id']}: {e}") from e
     text, tests = entry.get("prompt", entry.get("text")), "\n".join(entry["test_list"])

@@ -120,12 +120,8 @@ def judging(
 def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: str = "", after: str = "") -> str:
     """Judging material of asserts, taken apart. Raises ValueError with the first that is not an assert, or that uses
     nothing the reference defines (without a reference: nothing that an answer could define)."""
-    if reference:
-        names = defined(reference)
-        checks = [take_apart(statement, names) for statement in asserts]
-    else:
-        given = defined(setup, imports=True) | defined(after, imports=True)
-        checks = [_without_reference(statement, given) for statement in asserts]
+    names, given = defined(reference), defined(setup, imports=True) | defined(after, imports=True)
+    checks = [take_apart(s, names) if reference else _without_reference(s, given) for s in asserts]
     return judging(
         [c.call for c in checks],
         [c.expected for c in checks],

@@ -18,17 +18,10 @@ from codelutra.suites.python import PythonSuite, judging, normalise
 from codelutra.suites.splits import cap, divide, draw, normalise_prompt
 from codelutra.suites.starter_python.functions import Function, library
 from codelutra.suites.starter_python.pipelines import pipelines
+from codelutra.suites.starter_python.sources import tables
 
 LICENCE = "Apache-2.0"
 SHARES = {"train": 0.6, "test": 0.2, "dev": 0.2}
-OPENINGS = (
-    "Write a Python function `{}` that returns {}.",
-    "Define `{}`. It returns {}.",
-    "Implement the function `{}`, which returns {}.",
-    "I need a Python function `{}`: it should return {}.",
-    "Complete `def {}:` so that it returns {}.",
-    "`{}` is a Python function that returns {}. Write it.",
-)
 
 
 def load(section: SuiteSection) -> PythonSuite:
@@ -56,7 +49,8 @@ def program_of(source: str) -> str:
 
 def _row(function: Function) -> dict[str, str]:
     head = function.source.split("\n", 1)[0].removeprefix("def ").removesuffix(":")
-    opening = OPENINGS[int(draw(0, "opening", function.topic, function.name) * len(OPENINGS))]
+    openings = tables()["openings"]
+    opening = openings[int(draw(0, "opening", function.topic, function.name) * len(openings))]
     calls = [f"{function.name}({', '.join(map(repr, arguments))})" for arguments in function.inputs]
     shown = f"For example, `{calls[0]}` is `{function.program()(*function.inputs[0])!r}`."
     return {

@@ -52,10 +52,8 @@ def fill(world: World, rows: Rows, connection: sqlite3.Connection) -> None:
     with connection:
         for table in world.tables:
             connection.execute(_create(world, table))
-            slots = ", ".join("?" * len(world.columns(table)))
-            connection.executemany(
-                f"INSERT INTO {table.name} VALUES ({slots})", [tuple(row.values()) for row in rows[table.name]]
-            )
+            insert = f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(world.columns(table)))})"
+            connection.executemany(insert, [tuple(row.values()) for row in rows[table.name]])
 
 
 def write_database(world: World, rows: Rows, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
+from codelutra.store.files import locked
 from codelutra.store.paths import cache_dir
 from codelutra.suites.databases import chosen_databases, database_digest
 from codelutra.suites.splits import cap
@@ -42,15 +42,11 @@ def ensure_made() -> Path:
     """The folder with `<world>.sqlite` and `problems.jsonl`, made if it is absent; what exists is whole."""
     folder = cache_dir() / "starter-sql" / _made_by()
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-        make(scratch)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            shutil.rmtree(scratch)
+        with locked(folder.with_suffix(".lock")):
             if not folder.is_dir():  # another process was not first
-                raise
+                scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+                make(scratch)
+                scratch.rename(folder)
     return folder
 
 
@@ -69,7 +65,5 @@ def make(folder: Path) -> None:
 
 def _made_by() -> str:
     """Digest of the generator's sources, so that another generator writes another folder."""
-    digest = hashlib.sha256()
-    for source in sorted([*_SOURCES.glob("*.py"), *_SOURCES.rglob("*.yaml")]):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    sources = sorted([*_SOURCES.glob("*.py"), *_SOURCES.rglob("*.yaml")])
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
