@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,21 @@ def test_rooms_import_from_lower_floors_only() -> None:
     ]
     assert wrong == []
     assert len(FLOORS) <= 8
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Not even inside a room, nor inside functions; longer circles as well."""
+    named = {module_name(f): f for f in sources("codelutra")}
+    arrows = {
+        name: {m for _, i in imports(f) for m in (i, i.rpartition(".")[0]) if m in named and m != name}
+        for name, f in named.items()
+    }
+    graph = TopologicalSorter(arrows)
+    graph.prepare()  # raises CycleError, naming the modules
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def test_only_some_rooms_know_the_sandbox() -> None:

@@ -62,6 +62,11 @@ class Suite(ABC):
         """The SQLite files that jobs name, by sha256 hex digest; empty for suites without any."""
         return self.files
 
+    @property
+    def takes_cases(self) -> bool:
+        """Whether any problem can have generated cases: is judged by calls of a Python function."""
+        return False
+
     @abstractmethod
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> Job:
         """The job whose output is compared."""
@@ -106,17 +111,13 @@ def open_suite(section: SuiteSection) -> Suite:
     if section.name not in SUITES:
         raise ConfigError(f"unknown suite {section.name!r}; known: {', '.join(sorted(SUITES))}")
     suite: Suite = importlib.import_module(SUITES[section.name]).load(section)
-    return _with_cases(suite, section) if section.generated_cases else suite
-
-
-def _with_cases(suite: Suite, section: SuiteSection) -> Suite:
-    """The suite with the version it has with generated cases, which the `problems` stage makes (execution/testgen.py)."""
-    from codelutra.suites.python import PythonSuite, calls_of
-
-    if not isinstance(suite, PythonSuite) or not any(calls_of(judge) for judge in suite.frame["judge"]):
+    if not section.generated_cases:
+        return suite
+    if not suite.takes_cases:
         raise ConfigError(
             f"suite.generated_cases {section.generated_cases}: {section.name} has no problems judged by calls of a Python "
             "function; leave it at 0"
         )
+    # The version it has with generated cases, which the `problems` stage makes (execution/testgen.py).
     proposed = "-proposed" if section.proposals else ""
     return replace(suite, version=f"{suite.version}+{section.generated_cases}cases{proposed}")

@@ -30,6 +30,10 @@ class PythonSuite(Suite):
     system: str = SYSTEM
     mode: str = "python-value/v1"
 
+    @property
+    def takes_cases(self) -> bool:
+        return any(calls_of(judge) for judge in self.frame["judge"])
+
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
         judged = material(problem["judge"])
         wrapped = judged["wrap"].replace(PLACE, repr(code)) if judged["wrap"] else code

@@ -154,5 +154,5 @@ def test_a_reward_is_the_sandboxs_verdict_in_the_order_asked_and_never_an_outage
         with run.use_pool() as pool:
             pool.close()
         run._pool = cast(Any, Away())
-        with pytest.raises(StageError, match=r"1 of 2 rewards are our own outage \(container gone\)"):
+        with pytest.raises(StageError, match=r"1 of 2 rewards are infrastructure failures \(container gone\)"):
             judge(ids[:2], ["SELECT 7 -- not judged before", answers[1]])
