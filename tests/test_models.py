@@ -14,8 +14,9 @@ import pytest
 
 from codelutra.errors import UserError
 from codelutra.models import KNOWN_WHEELS, fingerprint, resolve
-from codelutra.pipeline.stages import policy_of_run
 from codelutra.prompts import prompt_ids
+from codelutra.results.load import chosen_weights
+from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.files import sha256_file
 from tests.helpers.tiny_model import write_tiny_gguf, write_tiny_model
 
@@ -88,17 +89,16 @@ def test_a_gguf_keeps_its_tokenizer_chat_template_and_end_token(told: list[list[
 
 
 def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path, cache: Path) -> None:
-    summary = {
-        "state": "running",
-        "best": "policy-1",
-        "policies": [
-            {"label": "policy-0", "title": "warm start", "path": "/nowhere"},
-            {"label": "policy-1", "title": "iteration 1", "path": str(tiny)},
-        ],
-    }
+    policies = [
+        PolicyResult(label=label, folder=label, path=path)
+        for label, path in (("policy-0", "/nowhere"), ("policy-1", str(tiny)))
+    ]
+    summary = RunSummary(
+        run="night", suite="s", suite_version="1", mode="m", model="x", state="running", best="policy-1", policies=policies
+    ).as_json()
     run = tmp_path / "runs" / "night"
     run.mkdir(parents=True)
-    chosen = partial(policy_of_run, run.parent)
+    chosen = partial(chosen_weights, run.parent)
     (run / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(UserError, match=f"run:night has not .* running; `codelutra run {run}/run.yaml --home {tmp_path}`"):
         resolve("run:night", cache, policy_of_run=chosen)
@@ -109,7 +109,7 @@ def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"run:day: no such run in .*; there: night"):
         resolve("run:day", cache, policy_of_run=chosen)
     (run / "summary.json").write_text(json.dumps(summary | {"state": "finished", "best": "policy-0"}))
-    with pytest.raises(UserError, match="weights of its warm start are not at /nowhere any more"):
+    with pytest.raises(UserError, match="weights of its policy 0 are not at /nowhere any more"):
         resolve("run:night", cache, policy_of_run=chosen)
 
 

@@ -70,7 +70,7 @@ def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
     assert code == 0, err
     summary = json.loads(out)
     assert summary["state"] == "finished"
-    assert [r["title"] for r in summary["policies"]] == ["base", "warm start", "iteration 1", "iteration 2"]
+    assert [r["name"] for r in summary["policies"]] == ["base", "policy 0", "policy 1", "policy 2"]
 
     events = command.events()
     twice = {k: n for k, n in Counter(e["key"] for e in events if e["event"] == "made").items() if n > 1}
@@ -87,9 +87,9 @@ def test_every_artifact_of_the_run_is_what_the_schema_says(home: Path) -> None:
     run = home / "runs" / "killed"
     for file, schema in (
         ("problems.parquet", PROBLEMS),
-        ("iteration-01/pairs.parquet", PAIRS),
-        ("iteration-01/dev-samples-000/samples.parquet", SAMPLES),
-        ("iteration-01/dev-outcomes-000/outcomes.parquet", OUTCOMES),
+        ("policy-0/pairs.parquet", PAIRS),
+        ("policy-0/dev-samples-000/samples.parquet", SAMPLES),
+        ("policy-0/dev-outcomes-000/outcomes.parquet", OUTCOMES),
     ):
         assert pl.read_parquet_schema(run / file) == schema, file
 
@@ -97,7 +97,7 @@ def test_every_artifact_of_the_run_is_what_the_schema_says(home: Path) -> None:
 def test_only_train_problems_reach_the_pairs(home: Path) -> None:
     run = home / "runs" / "killed"
     train = pl.read_parquet(run / "problems.parquet").filter(pl.col("split") == "train")["problem_id"]
-    paired = pl.concat([pl.read_parquet(p) for p in run.glob("iteration-*/pairs.parquet")])["problem_id"]
+    paired = pl.concat([pl.read_parquet(p) for p in run.glob("policy-*/pairs.parquet")])["problem_id"]
     assert len(paired) > 0
     assert set(paired) <= set(train)
 
@@ -136,7 +136,7 @@ def test_runs_that_differ_in_lambda_share_all_that_does_not_read_it(tiny: Path, 
     fresh = {(e["stage"], e["label"].split("/")[0]) for e in events if e["event"] == "made"}
     shared = {(e["stage"], e["label"].split("/")[0]) for e in events if e["event"] == "reused"}
     assert {("warm-start", ""), ("sample", "policy-0"), ("execute", "policy-0"), ("pairs", "")} <= shared
-    assert ("train", "iteration 1") in fresh
+    assert ("train", "policy 1") in fresh
     assert not {("warm-start", ""), ("sample", "policy-0"), ("execute", "policy-0"), ("pairs", "")} & fresh
 
 

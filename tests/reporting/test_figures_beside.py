@@ -55,7 +55,7 @@ def test_a_dip_is_told_with_its_paired_test_and_drawn_hollow(dipping: Path) -> N
     assert gain is not None
     (said,) = [s for s in headline(found) if s.startswith("Policy 2 dips to")]
     assert gain.text in said
-    assert said.endswith(f"({gain.gained} gained, {gain.lost} lost) against policy 1, so policy 1 ships.")
+    assert said.endswith(f"({gain.gained} gained, {gain.lost} lost) against policy 1, so policy 1 stays the chosen one.")
     figure = pass_at_1_figure([found.summary])
     assert [r["after_best"] for r in figure.rows] == [False, False, False, True]
     faces = capture(figure).axes[0].collections[-1].get_facecolors()

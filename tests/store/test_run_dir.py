@@ -66,7 +66,7 @@ def writes_hello(out: Path, work: Path) -> dict[str, Any]:
 def test_links_lead_into_the_store(tmp_path: Path) -> None:
     made = Store(tmp_path / "store").make(Step(Recipe("pairs", 1, {}, {}), writes_hello))
     run = RunDir.create(tmp_path / "runs", config())
-    run.link("iteration-01/file.txt", made)
-    run.link("iteration-01/whole", made)
-    assert (run.path / "iteration-01" / "file.txt").read_text() == "hello"
-    assert json.loads((run.path / "iteration-01" / "whole" / "manifest.json").read_text())["digest"] == made.digest
+    run.link("policy-0/file.txt", made)
+    run.link("policy-0/whole", made)
+    assert (run.path / "policy-0" / "file.txt").read_text() == "hello"
+    assert json.loads((run.path / "policy-0" / "whole" / "manifest.json").read_text())["digest"] == made.digest

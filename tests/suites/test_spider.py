@@ -122,7 +122,7 @@ def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path, monkeypatch: 
     with pytest.raises(ConfigError, match=r"no train problem among the chosen databases; .* in-domain"):
         load(section(release, databases=("db_3",)))
     (release / "database" / "db_1" / "db_1.sqlite").unlink()
-    with pytest.raises(ConfigError, match=r"no database at .*db_1\.sqlite: No such file .*; check suite\.path"):
+    with pytest.raises(ConfigError, match=r"no database at .*db_1\.sqlite: No such file .*; check the path .*suite\.path"):
         load(section(release))
     tables = json.loads((release / "tables.json").read_text())
     (release / "tables.json").write_text(json.dumps(tables[1:]))
