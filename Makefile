@@ -35,6 +35,7 @@ ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200
 
 setup: ## everything the other commands need: .venv, Docker, the sandbox image
 	@scripts/setup.sh
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo 'setup: done; next: export PATH=$(CURDIR)/.venv/bin:$$PATH')
 
 .PHONY: venv
 venv:
