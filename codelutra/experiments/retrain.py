@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from codelutra.config import SAME_RESULT, RunConfig, load_config, settings
 from codelutra.errors import UserError
@@ -87,9 +87,18 @@ class Record:
 
     @property
     def rows(self) -> list[Retraining]:
-        with contextlib.suppress(FileNotFoundError):
-            return [Retraining.model_validate(row) for row in json.loads((self.folder / "record.json").read_text())]
-        return []
+        """Empty before the first retraining. Raises UserError where record.json cannot be read as one."""
+        file = self.folder / "record.json"
+        try:
+            return TypeAdapter(list[Retraining]).validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return []
+        except ValueError as e:  # ValidationError is a ValueError
+            why = " ".join(str(e).split())[:200]
+            raise UserError(
+                f"{file} is damaged ({why}); put a copy of it back, or move it away to begin {self.name}'s history anew "
+                f"(its runs stay, and so does the model that {self.folder / 'model'} names)"
+            ) from e
 
     @property
     def promoted(self) -> Retraining | None:

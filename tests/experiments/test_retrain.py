@@ -343,6 +343,18 @@ def test_a_circle_of_runs_has_an_end(tmp_path: Path) -> None:
     assert [f.path.name for f in lineage(read_findings(tmp_path / "runs/a"))] == ["b", "a"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"5", b"{}", b"[1]", b'[{"run": 3}]', b"\xff\xfe"])
+def test_a_damaged_record_is_named_and_left_as_it_is(content: bytes, tmp_path: Path) -> None:
+    config = grow(tmp_path, range(30))
+    file = tmp_path / "promoted/shop/record.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    for attempt in (lambda: next_retraining(tmp_path, str(config)), lambda: read_record(tmp_path, "shop")):
+        with pytest.raises(UserError, match=r"record\.json is damaged \(.*move it away to begin shop's history anew"):
+            attempt()
+    assert file.read_bytes() == content
+
+
 def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: Path, tmp_path: Path) -> None:
     """The real flow and sandbox, from answers that are in the store already; no engine, no training."""
     home = ["--home", str(tmp_path)]
