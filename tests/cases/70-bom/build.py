@@ -1,0 +1,11 @@
+import sqlite3
+from pathlib import Path
+
+c = sqlite3.connect("db.sqlite")
+c.execute("CREATE TABLE t (a)")
+c.execute("INSERT INTO t VALUES (1)")
+c.commit()
+c.close()
+Path("raw.jsonl").write_bytes(
+    b"\xef\xbb\xbf" + b'{"question": "a?", "query": "SELECT a FROM t", "split": "train"}' + b"\r\n"
+)

@@ -1,0 +1,9 @@
+import sqlite3
+from pathlib import Path
+
+c = sqlite3.connect("db.sqlite")
+c.execute("CREATE TABLE t (a)")
+c.execute("INSERT INTO t VALUES (1)")
+c.commit()
+c.close()
+Path("raw.jsonl").write_bytes(b'{\n  "question": "a?",\n  "query": "SELECT a FROM t"\n}\n')
