@@ -15,8 +15,9 @@ from pathlib import Path
 from codelutra.errors import UserError
 from codelutra.reporting.model_card import card
 from codelutra.reporting.report import write_report
-from codelutra.results.findings import Manifest, policy_row, read_findings
+from codelutra.results.findings import policy_row, read_findings
 from codelutra.results.summary import PolicyResult
+from codelutra.store.artifacts import Manifest
 from codelutra.store.files import refusing_full_disk, sha256_file, write_atomic
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
@@ -32,16 +33,13 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     row = policy_row(found, policy)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
-    report = write_report(run_path)
     part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
     shutil.rmtree(part, ignore_errors=True)
     try:
         with refusing_full_disk(out.parent, part):
             part.mkdir(parents=True)
             _copy_model(row, found.manifest(row.path), part)
-            (part / "report").mkdir()
-            for file in report.parent.iterdir():
-                shutil.copyfile(file, part / "report" / file.name)  # copytree would hide a full disk in its own error
+            write_report(run_path, out=part / "report")  # the run's own folder may be another user's
             write_atomic(part / "run.yaml", found.config_text)
             write_atomic(part / "README.md", card(found, row))
             os.rename(part, out)  # an empty `out` is replaced

@@ -200,6 +200,7 @@ def test_the_way_on_leads_to_the_same_home_from_anywhere(run: RunDir, monkeypatc
     assert f"`codelutra run {run.path}/run.yaml --home {home}`" in read_summary(runs, "r").reason
     with run.hold(), pytest.raises(UserError, match=f"`codelutra status r --home {home}`"), run.hold():
         pass
+    (run.path / "test-scores").mkdir()
     with pytest.raises(UserError, match=f"run.yaml --home {home}"):
         RunDir.create(runs, parse_config({"name": "r", "suite": {"name": "starter-sql"}, "seed": 1}))
     monkeypatch.setenv("CODELUTRA_HOME", str(home))
