@@ -79,8 +79,8 @@ def of_the_system(error: BaseException) -> UserError | None:
 
 
 def _named(error: BaseException) -> str:
-    """The file an OSError names."""
-    return str(error.filename or error.filename2 or "") if isinstance(error, OSError) and error.strerror else ""
+    """The file an OSError names; of a rename, what it was to become."""
+    return str(error.filename2 or error.filename or "") if isinstance(error, OSError) and error.strerror else ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

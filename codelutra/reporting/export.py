@@ -27,10 +27,16 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     """Copy a policy of a run to `out`, which must be absent or empty; returns `out`, whole.
 
     policy: its label ("policy-1") or name ("policy 1"); None means the one the run chose. Raises UserError where there
-    is no such policy, its weights are gone or damaged, `out` is in use, or the disk is full.
+    is no such policy, the run may still choose another, its weights are gone or damaged, `out` is in use, or the disk is
+    full.
     """
     found = read_findings(run_path)
     row = policy_row(found, policy)
+    if policy is None and found.summary.state == "running":
+        raise UserError(
+            f"run {run_path.name!r} is going on and may still choose another policy than {row.name}; export when it has ended, "
+            f"or name the policy: --policy {row.label}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
     part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
@@ -38,7 +44,7 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     try:
         with refusing_full_disk(out.parent, part):
             part.mkdir(parents=True)
-            _copy_model(row, found.manifest(row.path), part)
+            _copy_model(row, found.manifest(row.path), part, found.mend)
             write_report(run_path, out=part / "report")  # the run's own folder may be another user's
             write_atomic(part / "run.yaml", found.config_text)
             write_atomic(part / "README.md", card(found, row))
@@ -80,13 +86,15 @@ def push(exported: Path, target: str) -> str:
     return str(address)
 
 
-def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path) -> None:
-    """Copy what defines the policy, each file checked against the digest it had when it was scored."""
+def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str) -> None:
+    """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
+    out where one is not what it was."""
     source = Path(row.path)
-    made_by = "give the run's command again: it makes them anew"
     if not (source / "config.json").is_file():
         raise UserError(f"the weights of {row.name} are not at {source} any more; {made_by}")
-    recorded = manifest["files"] if manifest else {}
+    recorded = {name: said for name, said in (manifest["files"] if manifest else {}).items() if name not in _NOT_THE_MODEL}
+    if gone := [name for name in recorded if not (source / name).is_file()]:
+        raise UserError(f"{source / gone[0]} is not there any more; {made_by}")
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         name = file.relative_to(source)
         if str(name) in _NOT_THE_MODEL:

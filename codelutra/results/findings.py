@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +124,7 @@ class Findings:
 
     def manifest(self, name: str) -> Manifest | None:
         """The manifest of the artifact that `name` in the run's directory, or an absolute path, points at."""
-        target = (self.path / name).resolve()
+        target = Path(os.path.realpath(self.path / name))
         folder = target if target.is_dir() else target.parent
         with contextlib.suppress(FileNotFoundError), reading(folder / "manifest.json", self.mend):
             return read_manifest(folder)
@@ -209,7 +210,7 @@ def policy_row(found: Findings, policy: str | None) -> PolicyResult:
     if policy is None:
         if best := found.best:
             return best
-        raise UserError(f"run {found.path.name!r} has no policy measured yet; see `codelutra status {found.path.name}`")
+        raise UserError(f"run {found.path.name!r} has no policy measured yet; `{go_on_command(found.path)}` goes on with it")
     match = found.summary.policy(policy.replace(" ", "-"))
     if not match:
         known = ", ".join(p.label for p in found.policies) or "none yet"

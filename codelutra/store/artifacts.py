@@ -232,12 +232,13 @@ def checked(file: Path, mend: str) -> Path:
 
     Raises FileNotFoundError where it is not there, and UserError with `mend`, the way out, where it was changed.
     """
-    target = file.resolve(strict=True)
     with reading(file, mend):
-        try:
-            manifest = read_manifest(target.parent)
-        except FileNotFoundError as e:
-            raise ValueError(f"no manifest.json in {target.parent}") from e
+        target = Path(os.path.realpath(file, strict=True))
+        with reading(target.parent / "manifest.json", mend):
+            try:
+                manifest = read_manifest(target.parent)
+            except FileNotFoundError as e:
+                raise ValueError("it is not there") from e
         if _broken_files(target.parent, {"files": {target.name: manifest["files"][target.name]}}):
             raise ValueError("its sha256 is not that of its manifest")
     return target

@@ -70,10 +70,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=noise,
-                env=os.environ
-                | our_environment()
-                | {_WORKS_FOR: f"run {log.parent.name}, process {os.getpid()}"}
-                | (more or {}),
+                env=os.environ | environment | (more or {}),
                 start_new_session=True,
             )
         # Events are taken while the caller is busy, or the child would have to stop.
