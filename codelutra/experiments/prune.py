@@ -82,8 +82,8 @@ def remove(found: Unused) -> None:
     for path in found.runs:
         shutil.rmtree(path)
     for path, _ in found.artifacts:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+        if not path.is_symlink() and path.is_dir():
+            shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 

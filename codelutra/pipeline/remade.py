@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from codelutra import __version__
 from codelutra.errors import UserError
 from codelutra.results.load import finished_summary
-from codelutra.store.artifacts import Event, read_manifest
+from codelutra.store.artifacts import Event, libraries, read_manifest
 from codelutra.store.files import UNREADABLE
 from codelutra.store.run_dir import RunDir
 
@@ -56,7 +55,7 @@ class Remade:
 
     def _why(self, stage: str, key: str) -> str:
         with contextlib.suppress(*UNREADABLE):
-            version = read_manifest(self._store / stage / key)["libraries"]["codelutra"]
-            if version != __version__:
-                return f"made by another version (codelutra {version}, this is {__version__})"
+            version, here = read_manifest(self._store / stage / key)["libraries"]["codelutra"], libraries()["codelutra"]
+            if version != here:
+                return f"made by another version (codelutra {version}, this is {here})"
         return "made of something that has changed since (problems, suite version, sandbox image or model)"

@@ -176,14 +176,14 @@ class Run:
                 self.dir.settle(self.config)
                 yield
         except CodelutraError as e:
-            with contextlib.suppress(OSError):  # of a full disk
+            with contextlib.suppress(OSError, UserError):  # of a full disk
                 self.dir.ledger({"event": event, "text": str(e), "exit_code": e.exit_code})
             raise
         except Exception as e:
             known = of_the_system(e)
             text = str(known) if known else f"{type(e).__name__}: {e}"
             code = known.exit_code if known else 1
-            with contextlib.suppress(OSError):  # of a full disk
+            with contextlib.suppress(OSError, UserError):  # of a full disk
                 self.dir.ledger({"event": event, "text": f"{text}; the traceback is in {self.dir.log}", "exit_code": code})
             raise
 

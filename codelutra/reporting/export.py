@@ -34,8 +34,8 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     row = policy_row(found, policy)
     if policy is None and found.summary.state == "running":
         raise UserError(
-            f"run {run_path.name!r} is going on and may still choose another policy than {row.name}; export when it has ended, "
-            f"or name the policy: --policy {row.label}"
+            f"run {run_path.name!r} is going on and may still choose another policy than {row.name}; export when it has "
+            f"ended, or name the policy: --policy {row.label}"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")

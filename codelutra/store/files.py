@@ -66,12 +66,19 @@ def _machine() -> str:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A scratch file to write, which becomes `path` at the end of the block; a block that raises leaves `path` as it was."""
+    """A scratch file to write, which becomes `path` at the end of the block; a block that raises leaves `path` as it was.
+
+    Raises UserError where the disk is full.
+    """
     scratch = _beside(path)
     try:
         yield scratch
         fsync(scratch)
         os.replace(scratch, path)
+    except Exception as e:
+        if disk_is_full(e) and not isinstance(e, UserError):
+            raise full_disk(path) from e
+        raise
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
-from codelutra.errors import ConfigError, UserError
+from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
 from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, write_atomic
@@ -120,12 +120,15 @@ class RunDir:
     def ledger(self, event: Event) -> None:
         """Append one line, and have it on the disk; lines of concurrent writers do not mix (one write, O_APPEND)."""
         line = json.dumps({"at": round(time.time(), 3), "pid": os.getpid(), **event}, default=str).encode() + b"\n"
-        fd = os.open(self.path / "ledger.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        file = self.path / "ledger.jsonl"
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(fd).st_size
             cut_short = size and os.pread(fd, 1, size - 1) != b"\n"  # by a kill: ours is no end of that line
             os.write(fd, b"\n" + line if cut_short else line)
             os.fsync(fd)
+        except OSError as e:
+            raise (full_disk(file) if disk_is_full(e) else e) from e
         finally:
             os.close(fd)
 

@@ -226,7 +226,7 @@ def test_a_damaged_file_is_named_with_a_way_out_and_the_run_makes_it_again(
     check_commands(home, real, capsys)
     if real.is_symlink() and damage.startswith("leads"):
         assert os.path.lexists(real), "nothing but the run mends it"
-    if name not in ("record of retrainings",):
+    if name != "record of retrainings":
         heal(home, name, real)
 
 
