@@ -10,6 +10,21 @@ Every message carries the value, the rule and the way out.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# How libraries that keep no errno say it: polars, SQLite, torch, the end of another process's log.
+_SAY_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "database or disk is full",
+    "File too large",
+    "PytorchStreamWriter failed",
+)
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FREE_SPACE = "free some space (`codelutra prune` shows what no run uses) and give the same command again"
+
 
 class CodelutraError(Exception):
     """Base of all errors raised on purpose; printed as one message, never as a traceback."""
@@ -29,3 +44,50 @@ class ConfigError(UserError):
 
 class StageError(CodelutraError):
     """A stage cannot go on with what it was given or what it saw."""
+
+
+def disk_is_full(error: BaseException | str) -> bool:
+    """Whether a full disk, or a quota or limit of file sizes, is behind an error or a text, whichever library met it."""
+    if isinstance(error, str):
+        return any(said in error for said in _SAY_FULL)
+    return any(
+        (isinstance(e, OSError) and e.errno in _FULL) or (not isinstance(e, CodelutraError) and disk_is_full(str(e)))
+        for e in _chain(error)
+    )
+
+
+def full_disk(where: object) -> UserError:
+    """The error for a full disk; `where` names the file or folder."""
+    return UserError(f"disk full at {where}; nothing half-written was kept; {_FREE_SPACE}")
+
+
+def of_the_system(error: BaseException) -> UserError | None:
+    """What the operating system refused (space, access, a file of another kind), with the way out; None for other errors."""
+    if disk_is_full(error):
+        named = next(filter(None, map(_named, _chain(error))), "")
+        return full_disk(named or f"this machine ({error})")
+    refused = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and _named(e)), None)
+    if refused is None:
+        return None
+    said = f"{_named(refused)}: {refused.strerror}"
+    if refused.errno in _REFUSED:
+        return UserError(
+            f"{said}. Get the right to use it, or choose other folders: --home or CODELUTRA_HOME for runs and store, "
+            "CODELUTRA_CACHE for models and locks"
+        )
+    return UserError(f"{said}. Put it right, or move it away, and give the same command again")
+
+
+def _named(error: BaseException) -> str:
+    """The file an OSError names; of a rename, what it was to become."""
+    return str(error.filename2 or error.filename or "") if isinstance(error, OSError) and error.strerror else ""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from or while handling, the newest first."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__

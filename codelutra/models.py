@@ -12,6 +12,7 @@ one directory each, renamed into place when it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -114,12 +115,21 @@ def fingerprint(directory: Path, cache: Path) -> str:
                 "(`save_pretrained` of the model and of its tokenizer writes them)"
             )
     memory = cache / "fingerprints" / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:32]}.json"
-    known = json.loads(memory.read_text()) if memory.is_file() else {}
+    known = _remembered(memory)
     stats = {p.name: f"{p.stat().st_size} {p.stat().st_mtime_ns}" for p in files}
     digests = {p.name: known[k] if (k := f"{p.name} {stats[p.name]}") in known else sha256_file(p) for p in files}
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(memory, json.dumps({f"{name} {stats[name]}": digest for name, digest in digests.items()}))
+    with contextlib.suppress(PermissionError):  # a cache of another user: it is hashed again the next time
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(memory, json.dumps({f"{name} {stats[name]}": digest for name, digest in digests.items()}))
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in names).encode()).hexdigest()
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    """Digests in a file of `fingerprint`; none where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(known := json.loads(memory.read_bytes()), dict):
+            return known
+    return {}
 
 
 def _from_path(rest: str, cache: Path, say: Progress) -> Model:

@@ -13,7 +13,7 @@ import typer
 
 from codelutra import __version__
 from codelutra.cli.commands import compare, maintain, retrain, start, watch
-from codelutra.errors import CodelutraError, UserError
+from codelutra.errors import CodelutraError, UserError, of_the_system
 
 HELP = """Make a small open LLM good at one code task, from its own right and wrong programs.
 
@@ -77,3 +77,9 @@ def main() -> None:
     except (CodelutraError, SandboxError) as e:
         print(f"codelutra: {e}", file=sys.stderr)
         sys.exit(e.exit_code if isinstance(e, CodelutraError) else UserError.exit_code)
+    except Exception as e:  # a full disk, a file that may not be read or written
+        known = of_the_system(e)
+        if not known:
+            raise
+        print(f"codelutra: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rich.markup import escape
 
 from codelutra.cli.progress import event_line, shown_on
 from codelutra.config import load_config
-from codelutra.errors import CodelutraError, UserError
+from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
 from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
@@ -39,6 +40,16 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_NO_SERVER = (
+    "Failed to reach API",
+    "ConnectError",
+    "ConnectTimeout",
+    "UnsupportedProtocol",
+    "InvalidURL",
+    "PREFECT_API_URL",
+)
+_NO_SPACE = 1 << 20  # bytes; with less on the disk not even a log is written
+_LINES_SHOWN = 12  # of a log
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
 
@@ -63,11 +74,12 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
     command += [f"--set={o}" for o in overrides]
     seen = run.ledger_size()
     with open(run.log, "ab") as log:
+        logged = log.tell()
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment())
     with child, _ending(child, signal.SIGTERM, signal.SIGHUP):
         code = _watch(child, run, seen)
     if code:
-        raise _failure(code, run, seen, child.pid)
+        raise _failure(code, run, seen, child.pid, logged)
     summary = load_summary(run.path)
     assert summary is not None
     return summary
@@ -106,7 +118,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
                     reused += event["event"] == "reused"
                     if line := event_line(event):
                         shown.say(line)
-                shown.update(run.read("progress.json"))
+                shown.update(run.progressed())
                 if ended is not None:
                     if reused:
                         shown.say(f"  reused {reused} finished artifacts from the store")
@@ -132,14 +144,34 @@ def _follow(path: Path, start: int) -> Iterator[Event | None]:
         yield None
 
 
-def _failure(code: int, run: RunDir, seen: int, pid: int) -> CodelutraError:
-    """What process `pid` said of its end: others, started on the same run and refused, write into the same ledger."""
-    errors = [e for e in run.events(seen) if e["event"] in ("error", "refused") and e["pid"] == pid]
-    text, exit_code = f"the run's process ended with code {code} and left no message; see {run.log}", 1
+def _failure(code: int, run: RunDir, seen: int, pid: int, logged: int = 0) -> CodelutraError:
+    """What process `pid` said of its end: others, started on the same run and refused, write into the same ledger. Where it
+    said nothing there, its log does, from byte `logged` on."""
+    errors = [e for e in run.events(seen) if e["event"] in ("error", "refused") and e.get("pid") == pid]
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         text, exit_code = f"interrupted; what is finished is kept. Go on with: {go_on_command(run.path)}", 130
     elif errors:
-        text, exit_code = errors[-1]["text"], errors[-1]["exit_code"]
+        text, exit_code = str(errors[-1].get("text")), errors[-1].get("exit_code", 1)
+    else:
+        text, exit_code = _without_message(code, run, logged), 1
     error = CodelutraError(text)
     error.exit_code = exit_code
     return error
+
+
+def _without_message(code: int, run: RunDir, logged: int) -> str:
+    """What can be said of a process that ended before it could: the end of its log, and the cause where that is known."""
+    written = run.log.read_bytes()[logged:] if run.log.is_file() else b""
+    lines = [line.rstrip() for line in written.decode(errors="replace").splitlines() if line.strip()]
+    shown = "".join(f"\n  {line[:300]}" for line in lines[-_LINES_SHOWN:])
+    end = f"\nThe end of {run.log}:{shown}" if shown else f"; its log, {run.log}, is empty"
+    return f"the run's process ended with code {code} and left no message{_cause(lines, run)}{end}"
+
+
+def _cause(lines: Sequence[str], run: RunDir) -> str:
+    url = os.environ.get("PREFECT_API_URL")
+    if url and any(said in line for line in lines for said in _NO_SERVER):
+        return f": no Prefect server answers at PREFECT_API_URL ({url}). Start it (`make ui`), or unset PREFECT_API_URL"
+    if disk_is_full("\n".join(lines)) or shutil.disk_usage(run.path).free < _NO_SPACE:
+        return f": {full_disk(run.path)}"
+    return ""

@@ -50,8 +50,7 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     first: dict[str, pl.DataFrame] = {}
     for run in runs:
         summary = run.summary
-        files = {"dev": run.folder / summary.first.folder / "dev-scores", "test": run.folder / "test-scores"}
-        scores = {s: pl.read_parquet(f / "scores.parquet") for s, f in files.items() if f.exists()}
+        scores = run.scores()
         against = {s: mcnemar(first[s], scores[s]) for s in scores if s in first}
         first = scores if run.arm is arms[0] else first
         tests = {s: asdict(t) for s, t in against.items()}

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from codelutra.config import load_config, to_yaml
 from codelutra.experiments.methods import METHODS, arm
 from codelutra.experiments.plan import Arm, Experiment, Finished, Overrides, Result, finished_runs
@@ -46,7 +44,7 @@ def comparison(source: str, overrides: Overrides, methods: Sequence[str], seeds:
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """A run that is missing, unfinished or without a test split is named in `missing` and left out of its method's row."""
-    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and _scores(run).exists())
+    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and "test" in run.scores())
     found: dict[str, list[Finished]] = {}
     for run in runs:
         found.setdefault(run.arm.label, []).append(run)
@@ -67,15 +65,10 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     return Result(title, data, wide, narrow, missing, methods_figure(first.suite, drawn, AGAINST))
 
 
-def _scores(run: Finished) -> Path:
-    """The file with the SCORES of test."""
-    return run.folder / "test-scores" / "scores.parquet"
-
-
 def _method(method: str, found: dict[str, list[Finished]]) -> MethodResult:
     runs, ours = found[method], found.get(AGAINST, [])
     common = sorted({f.arm.seed for f in runs} & {f.arm.seed for f in ours})
-    scores = {f.folder: pl.read_parquet(_scores(f)) for f in (*runs, *ours)}
+    scores = {f.folder: f.scores()["test"] for f in (*runs, *ours)}
     ahead = None
     if method != AGAINST and ours:
         sides = [[scores[f.folder] for f in side if not common or f.arm.seed in common] for side in (runs, ours)]

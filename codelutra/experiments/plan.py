@@ -4,16 +4,19 @@ refines every arm, then calls `conclude`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
 from codelutra.reporting.figures.drawing import Figure, draw
-from codelutra.results.load import finished_summary
+from codelutra.results.load import finished_summary, read_scores
 from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
 from codelutra.store.files import write_atomic
@@ -86,6 +89,20 @@ class Finished:
     arm: Arm
     summary: RunSummary
     folder: Path
+
+    def scores(self) -> dict[str, pl.DataFrame]:
+        """Split → SCORES of what was measured first on dev and, where it is there, of what was chosen on test. Raises
+        UserError where they are damaged."""
+        s, found = self.summary, {}
+        told = {
+            "dev": (f"{s.first.folder}/dev-scores", s.first.dev if s.first.dev.n else None),
+            "test": ("test-scores", s.test),
+        }
+        for split, (artifact, said) in told.items():
+            with contextlib.suppress(FileNotFoundError):
+                if said:
+                    found[split] = read_scores(self.folder, artifact, said)
+        return found
 
 
 def finished_runs(

@@ -1,20 +1,26 @@
 """Disk space back: what no run uses any more goes from the store, and runs that are named go with what only they use.
 
-A run uses what its ledger has met. Kept in any case: runs that were promoted, and those that a kept run goes on from.
+A run uses what its ledger has met, what its folder links, the weights its record names, and what all that was made from.
+Kept in any case: runs that were promoted, with their weights, and runs that a kept run goes on from.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from codelutra.errors import UserError
 from codelutra.experiments.retrain import Record
+from codelutra.results.load import load_summary
+from codelutra.store.artifacts import Store, read_manifest
+from codelutra.store.files import UNREADABLE
 from codelutra.store.run_dir import RunDir
+
+Key = tuple[str, str]  # stage, key
 
 
 @dataclass(frozen=True)
@@ -30,29 +36,45 @@ class Unused:
 
 
 def unused(home: Path, names: Sequence[str] = ()) -> Unused:
-    """What can be removed under `home`, with the runs `names`. Removes nothing.
+    """What can be removed under `home`, with the runs `names`. Removes and writes nothing.
 
-    Raises UserError where a run is going on (it may be about to reuse anything), where a name is no run, or where that run
-    was promoted or is what another one goes on from.
+    Raises UserError where a run is going on (it may be about to reuse anything), where a name is no run, where that run was
+    promoted or is what another one goes on from, or where a damaged file keeps any of this from being known.
     """
-    runs = {p.parent.name: RunDir(p.parent) for p in sorted((home / "runs").glob("*/run.yaml"))}
+    folders = [p for p in sorted((home / "runs").glob("*")) if p.is_dir()]
+    runs = {p.name: RunDir(p) for p in folders if any(p.iterdir())}
     if missing := [name for name in names if name not in runs]:
         raise UserError(f"no run {missing[0]!r} under {home / 'runs'}; there: {', '.join(runs) or 'none'}")
     if held := [name for name, run in runs.items() if run.held]:
         raise UserError(f"run {held[0]!r} is going on and may be about to reuse anything; prune when it has ended")
+    kept = set[Key]()
+    store = Store(home / "store")
     for record in (home / "promoted").glob("*/record.json"):
         name = record.parent.name
-        if mine := {r.run for r in Record(home, name).rows if r.promoted_at} & set(names):
+        promoted = [r for r in Record(home, name).rows if r.promoted_at]
+        if mine := {r.run for r in promoted} & set(names):
             raise UserError(f"run {min(mine)!r} is needed to roll {name} back (it was promoted); it is not removed")
-    for name, run in runs.items():
-        if name not in names and (needed := _goes_on_from(run)) in names:
+        kept |= _in_store(store, (Path(r.path) for r in promoted))
+    kept |= _in_store(store, (home / "promoted").glob("*/model"))
+    others = {name: run for name, run in runs.items() if name not in names}
+    for name, run in others.items() if names else ():
+        if (needed := _goes_on_from(run)) in names:
             raise UserError(f"run {needed!r} is what {name!r} goes on from; name that one, too, or keep both")
-    kept = {(e["stage"], e["key"]) for name, run in runs.items() if name not in names for e in run.events() if "key" in e}
-    store = home / "store"
-    made = [p for p in store.glob("[!.]*/*") if p.is_dir() and (p.parent.name, p.name) not in kept]
-    halves = [p for p in store.glob(".partial/*") if tuple(p.name.rsplit("-", 1)) not in kept]
-    found = [*made, *halves, *store.glob(".damaged/*")]
+    for run in others.values():
+        kept |= _met(store, run)
+    kept = _with_origins(store, kept)
+    made = [p for p in store.root.glob("[!.]*/*") if p.parent.is_dir() and (p.parent.name, p.name) not in kept]
+    halves = [p for p in store.root.glob(".partial/*") if _is_left(store, p.name, kept)]
+    found = [*made, *halves, *store.root.glob(".damaged/*")]
     return Unused([runs[name].path for name in names], [(p, _size(p)) for p in sorted(found)])
+
+
+def prune(home: Path, names: Sequence[str] = ()) -> Unused:
+    """Remove what is `unused`, while nobody works with the store; returns it. Raises UserError where somebody does."""
+    with Store(home / "store").alone():
+        found = unused(home, names)
+        remove(found)
+        return found
 
 
 def remove(found: Unused) -> None:
@@ -60,13 +82,72 @@ def remove(found: Unused) -> None:
     for path in found.runs:
         shutil.rmtree(path)
     for path, _ in found.artifacts:
-        shutil.rmtree(path, ignore_errors=True)
+        if not path.is_symlink() and path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _goes_on_from(run: RunDir) -> str:
-    config = yaml.safe_load((run.path / "run.yaml").read_text())
-    return str(config["model"]).removeprefix("run:") if str(config["model"]).startswith("run:") else ""
+    config = run.config("put a copy of it back, or name this run too: it may go on from one of those that are to go")
+    model = config.model if config else ""
+    return model.removeprefix("run:") if model.startswith("run:") else ""
+
+
+def _met(store: Store, run: RunDir) -> set[Key]:
+    """What the ledger tells of, the folder links, and the record names."""
+    told = {(e["stage"], e["key"]) for e in run.events() if {"stage", "key"} <= e.keys()}
+    linked = (Path(folder) / name for folder, *names in os.walk(run.path) for name in (*names[0], *names[1]))
+    weights: list[Path] = []
+    with contextlib.suppress(UserError):  # a damaged record: the others tell
+        summary = load_summary(run.path)
+        weights += [Path(p.path) for p in summary.policies] if summary else []
+    with contextlib.suppress(UserError):
+        config = run.config("")
+        scheme, _, path = (config.model if config else "").partition(":")
+        weights += [Path(os.path.expandvars(path)).expanduser()] if scheme == "path" else []
+    return told | _in_store(store, (p for p in linked if p.is_symlink())) | _in_store(store, weights)
+
+
+def _in_store(store: Store, paths: Iterable[Path]) -> set[Key]:
+    """The artifacts that these paths, or what they link, are or lie in."""
+    found = set[Key]()
+    root = store.root.resolve()
+    for path in paths:
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # elsewhere, or a link that leads to itself
+            inside = path.resolve().relative_to(root).parts
+            found |= {(inside[0], inside[1])} if len(inside) > 1 else set()
+    return found
+
+
+def _with_origins(store: Store, kept: set[Key]) -> set[Key]:
+    """And the artifacts they were made from: all whose content one of them names as its input."""
+    by_digest, inputs = dict[str, list[Key]](), dict[Key, list[str]]()
+    for file in store.root.glob("[!.]*/*/manifest.json"):
+        key = (file.parent.parent.name, file.parent.name)
+        with contextlib.suppress(*UNREADABLE):
+            manifest = read_manifest(file.parent)
+            by_digest.setdefault(manifest["digest"], []).append(key)
+            inputs[key] = list(manifest["inputs"].values())
+    found, new = set(kept), sorted(kept)
+    while new:
+        asked = {digest for key in new for digest in inputs.get(key, ())}
+        origins = [by_digest[d] for d in sorted(asked) if d in by_digest and not found.intersection(by_digest[d])]
+        new = [key for keys in origins for key in keys]
+        found.update(new)
+    return found
+
+
+def _is_left(store: Store, name: str, kept: set[Key]) -> bool:
+    """Whether an unfinished artifact is nobody's: no run's, or finished since; and no process is making it."""
+    stage, _, key = name.rpartition("-")
+    finished = (store.root / stage / key).is_dir()
+    return (finished or (stage, key) not in kept) and not store.is_making(name)
 
 
 def _size(path: Path) -> int:
-    return sum(f.lstat().st_size for f in path.rglob("*") if f.is_file())
+    return sum(f.lstat().st_size for f in _files(path))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (f for f in (path, *path.rglob("*")) if f.is_file() and not f.is_symlink())

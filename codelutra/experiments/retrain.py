@@ -25,12 +25,13 @@ from codelutra.config import SAME_RESULT, RunConfig, load_config, settings
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Overrides
 from codelutra.results import text
+from codelutra.results.load import read_scores
 from codelutra.results.summary import PairedTest, Problems, RunSummary, TestResult, policy_name
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 from codelutra.scoring.statistics import Estimate
 from codelutra.store.artifacts import digest_of, write_frame
-from codelutra.store.files import link_atomic, locked, whole, write_atomic
+from codelutra.store.files import link_atomic, locked, reading, whole, write_atomic
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
@@ -89,16 +90,13 @@ class Record:
     def rows(self) -> list[Retraining]:
         """Empty before the first retraining. Raises UserError where record.json cannot be read as one."""
         file = self.folder / "record.json"
-        try:
+        mend = (
+            f"put a copy of it back, or move it away to begin {self.name}'s history anew "
+            f"(its runs stay, and so does the model that {self.folder / 'model'} names)"
+        )
+        with contextlib.suppress(FileNotFoundError), reading(file, mend):
             return TypeAdapter(list[Retraining]).validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return []
-        except ValueError as e:  # ValidationError is a ValueError
-            why = " ".join(str(e).split())[:200]
-            raise UserError(
-                f"{file} is damaged ({why}); put a copy of it back, or move it away to begin {self.name}'s history anew "
-                f"(its runs stay, and so does the model that {self.folder / 'model'} names)"
-            ) from e
+        return []
 
     @property
     def promoted(self) -> Retraining | None:
@@ -182,10 +180,15 @@ def _hold_sides(record: Record, config: RunConfig, earlier: list[str]) -> None:
     file = record.folder / "sides" / f"{config.name}.parquet"
     if file.exists():
         return
-    frames = [pl.read_parquet(f) for f in earlier] + [open_suite(config.suite).problems().select(*KNOWN_BY, "split")]
+    frames = [_sides(Path(f)) for f in earlier] + [open_suite(config.suite).problems().select(*KNOWN_BY, "split")]
     file.parent.mkdir(exist_ok=True)
     with whole(file) as scratch:
         write_frame(pl.concat(frames).unique(maintain_order=True), scratch)
+
+
+def _sides(file: Path) -> pl.DataFrame:
+    with reading(file, "put a copy of it back: it says on which side problems are held"):
+        return pl.read_parquet(file)
 
 
 def conclude(home: Path, due: Due, summary: RunSummary, *, alpha: float = 1.0) -> Retraining:
@@ -199,8 +202,9 @@ def conclude(home: Path, due: Due, summary: RunSummary, *, alpha: float = 1.0) -
     assert chosen is not None
     gain = None
     if chosen is not start and chosen.dev.n:
-        folders = [home / "runs" / summary.run / p.folder / "dev-scores" for p in (start, chosen)]
-        gain = PairedTest(against=start.label, **asdict(mcnemar(*(pl.read_parquet(f / "scores.parquet") for f in folders))))
+        run = home / "runs" / summary.run
+        scores = [read_scores(run, f"{p.folder}/dev-scores", p.dev) for p in (start, chosen)]
+        gain = PairedTest(against=start.label, **asdict(mcnemar(*scores)))
     with record.changing() as rows:
         row = next(r for r in rows if r.run == summary.run)
         if row.verdict != UNFINISHED:

@@ -17,7 +17,7 @@ import polars as pl
 from codelutra.errors import UserError
 from codelutra.pipeline.run import Policy, Run
 from codelutra.results import text
-from codelutra.results.load import load_summary
+from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
 from codelutra.results.summary import (
     Answers,
     Funnel,
@@ -41,7 +41,10 @@ ENDED_FALL = 0.1  # a fall of the share of answers that end by themselves that i
 
 
 class Recorder:
-    """The record of one run. Each method adds what a step found, links its artifacts and writes the file."""
+    """The record of one run. Each method adds what a step found, links its artifacts and writes the file.
+
+    A record from an earlier start, and what it links, stays until this one is as whole: until then it is written beside.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -49,10 +52,15 @@ class Recorder:
         self._scores: dict[str, pl.DataFrame] = {}  # label → SCORES of dev
         self._told: set[str] = set()  # alarms
         self._began = time.time()
-        before = None
-        with contextlib.suppress(UserError):  # a damaged record: it is written anew
-            before = load_summary(run.dir.path)
-        self._minutes_before = before.minutes if before else 0.0
+        self._before: RunSummary | None = None  # until this record takes its place
+        minutes = [0.0]
+        for name in (RECORD, NEXT_RECORD):
+            with contextlib.suppress(UserError):  # a damaged record: it is written anew
+                if found := load_summary(run.dir.path, name):
+                    self._before = self._before or found
+                    minutes.append(found.minutes)
+        self._minutes_before = max(minutes)
+        self._links: dict[str, Artifact] = {}  # of a record that is written beside
         self.summary = RunSummary(
             run=run.config.name,
             suite=run.suite.name,
@@ -63,8 +71,6 @@ class Recorder:
             started=self._began,
         )
         self._write()
-        for folder in run.dir.path.glob("iteration-[0-9][0-9]"):  # links, under the names that version 0.1.0 gave them
-            shutil.rmtree(folder)
 
     def prepared(self, problems: Artifact, expected: Artifact) -> None:
         """Add how many problems there are, and of how many the model is shown the reference."""
@@ -76,8 +82,8 @@ class Recorder:
             counts.train_with_reference = told.join(usable, on="problem_id", how="semi").height
         self.summary.problems = counts
         self.summary.split_digests = problems.facts["digests"]
-        self._run.dir.link("problems.parquet", problems)
-        self._run.dir.link("expected.parquet", expected)
+        self._link("problems.parquet", problems)
+        self._link("expected.parquet", expected)
         self._write()
 
     def measured(
@@ -96,9 +102,9 @@ class Recorder:
         row.statuses["dev"] = scores.facts["statuses"]["greedy"]
         self._drawn(row, "dev", samples, outcomes)
         for i, (drawn, judged) in enumerate(zip(samples, outcomes, strict=True)):
-            self._run.dir.link(f"{row.folder}/dev-samples-{i:03}", drawn)
-            self._run.dir.link(f"{row.folder}/dev-outcomes-{i:03}", judged)
-        self._run.dir.link(f"{row.folder}/dev-scores", scores)
+            self._link(f"{row.folder}/dev-samples-{i:03}", drawn)
+            self._link(f"{row.folder}/dev-outcomes-{i:03}", judged)
+        self._link(f"{row.folder}/dev-scores", scores)
         self._write()
         self._tell(row)
         return row
@@ -114,7 +120,7 @@ class Recorder:
     def learned_from(self, policy: Policy, lesson: Artifact) -> None:
         """Add the lesson (pairs or right answers) that came from this policy and that the next one learns from."""
         row = self._row(policy)
-        self._run.dir.link(f"{row.folder}/{lesson.stage}.parquet", lesson)
+        self._link(f"{row.folder}/{lesson.stage}.parquet", lesson)
         row.funnel = Funnel(**lesson.facts)
         row.seconds[lesson.stage] = lesson.seconds
         self._write()
@@ -131,7 +137,7 @@ class Recorder:
     def tested(self, scores: Artifact) -> None:
         """Add the test numbers of the chosen policy."""
         assert self.summary.best is not None
-        self._run.dir.link("test-scores", scores)
+        self._link("test-scores", scores)
         self.summary.test = TestResult(
             policy=self.summary.best,
             **asdict(pass_at_1(scores.frame("scores"))),
@@ -225,15 +231,40 @@ class Recorder:
         said += "".join(f"; against {policy_name(a)} {text.paired(t)}" for a, t in tests.items())
         self._run.dir.ledger({"event": "measured", "label": row.label, "text": said})
 
+    def _link(self, name: str, artifact: Artifact) -> None:
+        if self._before:
+            self._links[name] = artifact
+        else:
+            self._run.dir.link(name, artifact)
+
+    def _take_its_place(self) -> None:
+        """Of the record from an earlier start; with its links."""
+        self._before = None
+        while self._links:
+            self._run.dir.link(*self._links.popitem())
+        (self._run.dir.path / NEXT_RECORD).unlink(missing_ok=True)
+        for folder in self._run.dir.path.glob("iteration-[0-9][0-9]"):  # links, under the names that version 0.1.0 gave them
+            shutil.rmtree(folder)
+
     def _write(self) -> None:
         self._compare()
         self.summary.minutes = round(self._minutes_before + (time.time() - self._began) / 60, 2)
-        self._run.dir.write("summary.json", self.summary.as_json())
+        if self._before and not _as_whole(self.summary, self._before):
+            self._run.dir.write(NEXT_RECORD, self.summary.as_json())
+        else:
+            self._take_its_place()
+            self._run.dir.write(RECORD, self.summary.as_json())
         for row in self.summary.policies:
             for alarm in row.alarms:
                 if alarm not in self._told:
                     self._told.add(alarm)
                     self._run.dir.ledger({"event": "note", "label": row.label, "text": alarm})
+
+
+def _as_whole(now: RunSummary, before: RunSummary) -> bool:
+    """Whether a record has all that an earlier one of the same run had."""
+    measured, had = ({p.label for p in s.policies if p.dev.n} for s in (now, before))
+    return now.finished or (not before.finished and measured >= had)
 
 
 def answers_shape(samples: Sequence[pl.DataFrame]) -> Answers:

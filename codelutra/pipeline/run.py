@@ -6,6 +6,7 @@ Stages take a `Run` and small references (`Artifact`, `Policy`) and return small
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import RunConfig
-from codelutra.errors import CodelutraError, UserError
+from codelutra.errors import CodelutraError, UserError, of_the_system
 from codelutra.execution.cache import OutcomeCache
+from codelutra.pipeline.remade import Remade
 from codelutra.prompts import with_examples
-from codelutra.store.artifacts import Artifact, Step, Store
+from codelutra.store.artifacts import Artifact, Event, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
 from codelutra.store.run_dir import RunDir
@@ -55,8 +57,15 @@ class Run:
         self.home = home
         self.config = config
         self.suite: Suite = open_suite(config.suite)
-        self.dir = RunDir.create(runs or home / "runs", config)
-        self.store = Store(home / "store", self.dir.ledger)
+        self.store = Store(home / "store", self._heard)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self.store.in_use(waiting=lambda: print("waiting for `codelutra prune`", file=sys.stderr)))
+        try:
+            self.dir = RunDir.create(runs or home / "runs", config)
+        except BaseException:
+            self._open.close()
+            raise
+        self._remade = Remade(self.dir, self.store.root)
         self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
         self._pool: Pool | None = None
         self._pool_lock = threading.RLock()
@@ -79,6 +88,12 @@ class Run:
     @cached_property
     def outcome_cache(self) -> OutcomeCache:
         return OutcomeCache(self.store.root / "outcomes.sqlite3")
+
+    def _heard(self, event: Event) -> None:
+        """What the store does, for the ledger."""
+        if text := self._remade.heard(event):
+            self.dir.ledger({"event": "note", "text": text})
+        self.dir.ledger(event)
 
     def progress(self, stage: str, unit: str) -> Callable[..., None]:
         """A callback (done, total) that shows how far `stage` is; training says how it goes as well (`measures`)."""
@@ -106,7 +121,7 @@ class Run:
                 case "reference":
                     reference(done, total)
                 case "waiting":
-                    self.waiting("the engine or trainer of another run on this host")
+                    self.waiting(f"the engine or trainer of another run on this host ({event.get('for', '')})")
                 case "drift":
                     text = (
                         f"{label}: at step {event['step']} the chosen answers' log-probability stands "
@@ -161,11 +176,15 @@ class Run:
                 self.dir.settle(self.config)
                 yield
         except CodelutraError as e:
-            self.dir.ledger({"event": event, "text": str(e), "exit_code": e.exit_code})
+            with contextlib.suppress(OSError, UserError):  # of a full disk
+                self.dir.ledger({"event": event, "text": str(e), "exit_code": e.exit_code})
             raise
         except Exception as e:
-            text = f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}"
-            self.dir.ledger({"event": event, "text": text, "exit_code": 1})
+            known = of_the_system(e)
+            text = str(known) if known else f"{type(e).__name__}: {e}"
+            code = known.exit_code if known else 1
+            with contextlib.suppress(OSError, UserError):  # of a full disk
+                self.dir.ledger({"event": event, "text": f"{text}; the traceback is in {self.dir.log}", "exit_code": code})
             raise
 
     def close(self) -> None:
@@ -176,6 +195,7 @@ class Run:
         if "outcome_cache" in self.__dict__:
             self.outcome_cache.close()
             del self.__dict__["outcome_cache"]
+        self._open.close()
 
     def __enter__(self) -> Run:
         return self

@@ -15,8 +15,9 @@ from pathlib import Path
 from codelutra.errors import UserError
 from codelutra.reporting.model_card import card
 from codelutra.reporting.report import write_report
-from codelutra.results.findings import Manifest, policy_row, read_findings
+from codelutra.results.findings import policy_row, read_findings
 from codelutra.results.summary import PolicyResult
+from codelutra.store.artifacts import Manifest
 from codelutra.store.files import refusing_full_disk, sha256_file, write_atomic
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
@@ -26,22 +27,25 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     """Copy a policy of a run to `out`, which must be absent or empty; returns `out`, whole.
 
     policy: its label ("policy-1") or name ("policy 1"); None means the one the run chose. Raises UserError where there
-    is no such policy, its weights are gone or damaged, `out` is in use, or the disk is full.
+    is no such policy, the run may still choose another, its weights are gone or damaged, `out` is in use, or the disk is
+    full.
     """
     found = read_findings(run_path)
     row = policy_row(found, policy)
+    if policy is None and found.summary.state == "running":
+        raise UserError(
+            f"run {run_path.name!r} is going on and may still choose another policy than {row.name}; export when it has "
+            f"ended, or name the policy: --policy {row.label}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
-    report = write_report(run_path)
     part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
     shutil.rmtree(part, ignore_errors=True)
     try:
         with refusing_full_disk(out.parent, part):
             part.mkdir(parents=True)
-            _copy_model(row, found.manifest(row.path), part)
-            (part / "report").mkdir()
-            for file in report.parent.iterdir():
-                shutil.copyfile(file, part / "report" / file.name)  # copytree would hide a full disk in its own error
+            _copy_model(row, found.manifest(row.path), part, found.mend)
+            write_report(run_path, out=part / "report")  # the run's own folder may be another user's
             write_atomic(part / "run.yaml", found.config_text)
             write_atomic(part / "README.md", card(found, row))
             os.rename(part, out)  # an empty `out` is replaced
@@ -82,13 +86,15 @@ def push(exported: Path, target: str) -> str:
     return str(address)
 
 
-def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path) -> None:
-    """Copy what defines the policy, each file checked against the digest it had when it was scored."""
+def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str) -> None:
+    """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
+    out where one is not what it was."""
     source = Path(row.path)
-    made_by = "give the run's command again: it makes them anew"
     if not (source / "config.json").is_file():
         raise UserError(f"the weights of {row.name} are not at {source} any more; {made_by}")
-    recorded = manifest["files"] if manifest else {}
+    recorded = {name: said for name, said in (manifest["files"] if manifest else {}).items() if name not in _NOT_THE_MODEL}
+    if gone := [name for name in recorded if not (source / name).is_file()]:
+        raise UserError(f"{source / gone[0]} is not there any more; {made_by}")
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         name = file.relative_to(source)
         if str(name) in _NOT_THE_MODEL:

@@ -62,7 +62,7 @@ def card(found: Findings, row: PolicyResult) -> str:
     return template.substitute(
         front=yaml.safe_dump(_front(found, row, licence, tags), sort_keys=False, allow_unicode=True).strip(),
         title=f"{s.run}: {model} refined on {s.suite}",
-        headline="\n\n".join(headline(found)),
+        headline="\n\n".join([*_so_far(found), *headline(found)]),
         policies=replace(policies_table(s), best=s.policies.index(row)).markdown(),
         explained=POLICIES_EXPLAINED.replace(" The chosen policy stands out.", ""),
         policy=row.name,
@@ -78,6 +78,13 @@ def card(found: Findings, row: PolicyResult) -> str:
         max_tokens=drawn.max_tokens,
         licence_note=licence_note,
     )
+
+
+def _so_far(found: Findings) -> list[str]:
+    """That the run had not finished, where it had not."""
+    s = found.summary
+    state = "was going on" if s.state == "running" else f"had {s.state}" if s.state == "failed" else "was interrupted"
+    return [] if s.finished else [f"**The run {state} when this was exported: the numbers are those it had by then.**"]
 
 
 def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:

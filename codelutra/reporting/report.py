@@ -39,13 +39,13 @@ _CODE_SHOWN = 1200  # characters
 _STATE_LOOKS = {"finished": "good", "running": "wait", "interrupted": "wait"}
 
 
-def write_report(run_path: Path, beside: Sequence[Path] = ()) -> Path:
-    """Write runs/NAME/report/ from what the run has so far, and figures that put it beside other runs; returns its
-    index.html. Raises UserError without results."""
+def write_report(run_path: Path, beside: Sequence[Path] = (), out: Path | None = None) -> Path:
+    """Write what the run has so far to `out`, by default runs/NAME/report/, and figures that put it beside other runs;
+    returns its index.html. Raises UserError without results."""
     found, others = read_findings(run_path), [read_findings(path) for path in beside]
     drawings = [draw(figure) for figure in run_figures(found.summary, found.training)]
     compared = [draw(figure) for figure in figures_beside([found, *others])] if others else []
-    out = run_path / "report"
+    out = out or run_path / "report"
     out.mkdir(exist_ok=True)
     for drawing in [*drawings, *compared]:
         drawing.save(out)
@@ -102,7 +102,7 @@ def _banner(found: Findings) -> Html:
     if s.now:
         parts.append(f"now: {s.now.stage}, {s.now.done:,} of {s.now.total:,} {s.now.unit}")
     told = [e for e in found.events if e["event"] != "refused"]  # that was another start, while this one went on
-    errors = [e["text"] for e in told[-1:] if e["event"] == "error"]
+    errors = [str(e.get("text")) for e in told[-1:] if e["event"] == "error"]
     said = " · ".join([f"This run is {s.state}; the report shows what is there so far.", *parts, *errors])
     return tag("p", said, class_="banner bad" if errors else "banner")
 

@@ -8,25 +8,26 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
-from codelutra.config import RunConfig, parse_config
+from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.results import text
-from codelutra.results.load import read_summary
+from codelutra.results.load import read_scores, read_summary
 from codelutra.results.summary import PolicyResult, RunSummary, iteration_of
 from codelutra.scoring.scores import mcnemar
-from codelutra.store.artifacts import Event
+from codelutra.store.artifacts import Event, Manifest, checked, read_frame, read_manifest
+from codelutra.store.files import reading
+from codelutra.store.paths import go_on_command
 from codelutra.store.run_dir import RunDir
 
 Line = dict[str, Any]  # of a training.jsonl
-Manifest = dict[str, Any]  # of an artifact
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,22 @@ class Findings:
         """The chosen policy; before anything was chosen, the highest dev pass@1."""
         return self.summary.chosen or max(self.policies, key=lambda p: p.dev.value, default=None)
 
+    @property
+    def mend(self) -> str:
+        """The way out where a file of the run is damaged."""
+        return f"`{go_on_command(self.path)}` makes it anew"
+
     @cached_property
     def config_text(self) -> str:
-        return (self.path / "run.yaml").read_text()
+        assert self.config  # a damaged file is told of
+        return (self.path / "run.yaml").read_text(encoding="utf-8")
 
     @cached_property
     def config(self) -> RunConfig:
-        return parse_config(yaml.safe_load(self.config_text), str(self.path / "run.yaml"))
+        mend = "put a copy of it back, or remove it and start the run with its own config again"
+        if config := RunDir(self.path).config(mend):
+            return config
+        raise UserError(f"{self.path / 'run.yaml'} is not there; start the run with its own config again")
 
     @cached_property
     def events(self) -> list[Event]:
@@ -88,25 +98,37 @@ class Findings:
     @cached_property
     def training(self) -> list[tuple[str, list[Line]]]:
         """(name, lines of training.jsonl) of every policy that was trained here."""
-        return [(p.name, lines) for p in self.policies if (lines := _json_lines(Path(p.path) / "training.jsonl"))]
+        return [(p.name, lines) for p in self.policies if (lines := self._training(p))]
+
+    def _training(self, row: PolicyResult) -> list[Line]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return _json_lines(checked(Path(row.path) / "training.jsonl", self.mend), self.mend)
+        return []
 
     def frame(self, name: str) -> pl.DataFrame | None:
-        """A parquet file of the run's directory, or None where it is not there."""
+        """A parquet file of the run's directory, None where it is not there. Raises UserError where it is not as it was
+        made."""
         with contextlib.suppress(FileNotFoundError):
-            return pl.read_parquet(self.path / name)
+            return read_frame(self.path / name, self.mend)
         return None
 
     def dev_scores(self, row: PolicyResult) -> pl.DataFrame | None:
-        return self.frame(f"{row.folder}/dev-scores/scores.parquet")
+        """SCORES of dev, None where they are gone. Raises UserError where they are not those that the record tells of."""
+        with contextlib.suppress(FileNotFoundError):
+            return read_scores(self.path, f"{row.folder}/dev-scores", row.dev)
+        return None
 
     def dev_outcomes(self, row: PolicyResult) -> pl.DataFrame | None:
         files = sorted(self.path.glob(f"{row.folder}/dev-outcomes-*/outcomes.parquet"))
-        return pl.concat([pl.read_parquet(f) for f in files]) if files else None
+        return pl.concat([read_frame(f, self.mend) for f in files]) if files else None
 
     def manifest(self, name: str) -> Manifest | None:
         """The manifest of the artifact that `name` in the run's directory, or an absolute path, points at."""
-        target = (self.path / name).resolve()
-        return _json(target / "manifest.json") if target.is_dir() else _json(target.parent / "manifest.json")
+        target = Path(os.path.realpath(self.path / name))
+        folder = target if target.is_dir() else target.parent
+        with contextlib.suppress(FileNotFoundError), reading(folder / "manifest.json", self.mend):
+            return read_manifest(folder)
+        return None
 
     @cached_property
     def artifacts(self) -> list[tuple[str, Manifest]]:
@@ -126,7 +148,7 @@ class Findings:
 
 def read_findings(run_path: Path) -> Findings:
     """Raises UserError where there is no run with results."""
-    return Findings(run_path, read_summary(run_path.parent, run_path.name))
+    return Findings(run_path, read_summary(run_path.parent, run_path.name, newest=False))
 
 
 def headline(found: Findings) -> list[str]:
@@ -188,7 +210,7 @@ def policy_row(found: Findings, policy: str | None) -> PolicyResult:
     if policy is None:
         if best := found.best:
             return best
-        raise UserError(f"run {found.path.name!r} has no policy measured yet; see `codelutra status {found.path.name}`")
+        raise UserError(f"run {found.path.name!r} has no policy measured yet; `{go_on_command(found.path)}` goes on with it")
     match = found.summary.policy(policy.replace(" ", "-"))
     if not match:
         known = ", ".join(p.label for p in found.policies) or "none yet"
@@ -217,14 +239,7 @@ def question(prompt: str) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _json(path: Path) -> Any:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return json.loads(path.read_text())
-    return None
-
-
-def _json_lines(path: Path) -> list[Line]:
+def _json_lines(path: Path, mend: str) -> list[Line]:
     """Lines of a JSONL file; one cut short by a kill is left out."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return []
+    with reading(path, mend):
+        return [dict(json.loads(line)) for line in path.read_text().splitlines() if line.endswith("}")]

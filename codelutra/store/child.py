@@ -28,11 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from codelutra.errors import CodelutraError, StageError, UserError
-from codelutra.store.files import locked
+from codelutra.errors import CodelutraError, StageError, UserError, disk_is_full, full_disk, of_the_system
+from codelutra.store.files import lock_holder, locked
 from sandbox import owner
 
 OWNER = "CODELUTRA_STARTED_BY"  # CODELUTRA_OWNER was that of 0.1.0, which stops at an owner it cannot read
+_WORKS_FOR = "CODELUTRA_WORKS_FOR"  # for people: whose engine or trainer a process is
 OUT_OF_MEMORY = 77  # exit code
 _LOG_LINES_SHOWN = 12
 Event = dict[str, Any]
@@ -45,6 +46,8 @@ class EndedEarlyError(StageError):
         self.out_of_memory = code in (OUT_OF_MEMORY, -signal.SIGKILL)  # the kernel's answer to too little memory is SIGKILL
         self.last_lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        if disk_is_full("\n".join(self.last_lines)):
+            how = f"{how}: {full_disk(log.parent)}"
         super().__init__(
             f"the {what} process ended early ({how}); what is finished is kept, the same command goes on from there.\n"
             f"The end of {log}:\n" + "\n".join(f"  {line}" for line in self.last_lines)
@@ -59,6 +62,7 @@ class Child:
         self._what, self._log = what, log
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         log.parent.mkdir(parents=True, exist_ok=True)
+        environment = our_environment() | {_WORKS_FOR: f"run {log.parent.name}, process {os.getpid()}"}
         with log.open("ab") as noise:
             # A session of its own: Ctrl-C reaches us, who end it; killpg reaches all it has started.
             self._process = subprocess.Popen(
@@ -66,7 +70,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=noise,
-                env=os.environ | our_environment() | (more or {}),
+                env=os.environ | environment | (more or {}),
                 start_new_session=True,
             )
         # Events are taken while the caller is busy, or the child would have to stop.
@@ -138,8 +142,12 @@ class Parent:
         return self._messages.get()
 
     def holding(self, lock: Path) -> contextlib.AbstractContextManager[None]:
-        """Hold a lock; "waiting" is told while another process has it."""
-        return locked(lock, waiting=lambda: self.tell({"event": "waiting", "for": str(lock)}))
+        """Hold a lock; "waiting" is told while another process has it, and who."""
+        return locked(
+            lock,
+            waiting=lambda: self.tell({"event": "waiting", "for": lock_holder(lock) or str(lock)}),
+            holder=os.environ.get(_WORKS_FOR, ""),
+        )
 
 
 def serve(work: Callable[[Parent], None]) -> None:
@@ -150,11 +158,15 @@ def serve(work: Callable[[Parent], None]) -> None:
     except CodelutraError as e:
         parent.tell({"event": "error", "exit_code": e.exit_code, "message": str(e)})
         os._exit(1)  # at once: where several processes train together, the others would wait for this one
-    except (MemoryError, RuntimeError) as e:
-        if not _is_out_of_memory(e):
+    except Exception as e:
+        if _is_out_of_memory(e):
+            with contextlib.suppress(OSError):  # a log that cannot be written
+                traceback.print_exc()
+            os._exit(OUT_OF_MEMORY)
+        if not (disk_is_full(e) and (known := of_the_system(e))):
             raise
-        traceback.print_exc()
-        os._exit(OUT_OF_MEMORY)
+        parent.tell({"event": "error", "exit_code": known.exit_code, "message": str(known)})
+        os._exit(1)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,31 +3,82 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
-from codelutra.errors import UserError
+import polars as pl
+import yaml
+
+from codelutra.errors import UserError, disk_is_full, full_disk
+from sandbox import owner
+
+_LONG_GONE = 3600.0  # seconds after which the scratch file of a process we cannot see is nobody's
+# What a file that is not as it was written makes its readers raise.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    yaml.YAMLError,
+    pl.exceptions.PolarsError,
+)
 
 
 def _beside(path: Path) -> Path:
-    """A name of our own in the same folder: what is written there takes `path`'s place by a rename."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    """A name of our own in the same folder: what is written there takes `path`'s place by a rename.
+
+    What killed processes left beside `path` in their turn is removed.
+    """
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        if left.name.startswith(f".{path.name}.") and _abandoned(left, left.name[len(path.name) + 2 :]):
+            left.unlink(missing_ok=True)
+    pid = os.getpid()
+    return path.with_name(f".{path.name}.{_machine()}-{pid}-{owner.started(pid)}.{time.monotonic_ns()}")
+
+
+def _abandoned(scratch: Path, maker: str) -> bool:
+    """Whether a scratch file's maker is gone: known of processes here, judged by age of any other."""
+    named, _, number = maker.partition(".")
+    if not number.isdecimal():
+        return False  # none of ours
+    machine, *process = named.split("-")
+    if machine == _machine() and len(process) == 2:
+        return owner.started(process[0]) != process[1]
+    try:
+        return time.time() - scratch.lstat().st_mtime > _LONG_GONE
+    except FileNotFoundError:  # finished meanwhile
+        return False
+
+
+@cache
+def _machine() -> str:
+    """This machine since it started, and which of its process tables we are in."""
+    return hashlib.sha256(f"{owner.host()} {owner.boot()}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A scratch file to write, which becomes `path` at the end of the block; a block that raises leaves `path` as it was."""
+    """A scratch file to write, which becomes `path` at the end of the block; a block that raises leaves `path` as it was.
+
+    Raises UserError where the disk is full.
+    """
     scratch = _beside(path)
     try:
         yield scratch
         fsync(scratch)
         os.replace(scratch, path)
+    except Exception as e:
+        if disk_is_full(e) and not isinstance(e, UserError):
+            raise full_disk(path) from e
+        raise
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -47,24 +98,64 @@ def link_atomic(link: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(
+    path: Path, *, wait: bool = True, shared: bool = False, waiting: Callable[[], None] = lambda: None, holder: str = ""
+) -> Iterator[None]:
     """Hold an flock on `path`; the kernel releases it when the process dies. Raises BlockingIOError if not `wait`.
 
-    `waiting` is called once if another holds it.
+    `shared`: together with others that share it. `waiting` is called once if another holds it. `holder`, for people, is
+    what `lock_holder` tells meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = _lock_file(path)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
                 raise
             waiting()
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, kind)
+        if holder:
+            with contextlib.suppress(OSError):  # a file of another user, a full disk
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, holder.encode(), 0)
         yield
     finally:
         os.close(fd)
+
+
+def _lock_file(path: Path) -> int:
+    """An open lock file; one that another user made need only be readable."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # less the umask
+    except PermissionError:
+        if path.exists():
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        raise
+
+
+def lock_holder(path: Path) -> str:
+    """Who holds `path`, as told to `locked`; "" where nothing was told."""
+    with contextlib.suppress(OSError):
+        return " ".join(path.read_text(errors="replace").split())[:200]
+    return ""
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds `path` for themselves now. Writes nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 @contextlib.contextmanager
@@ -72,15 +163,33 @@ def refusing_full_disk(at: Path, unfinished: Path) -> Iterator[None]:
     """On a full disk, remove the folder `unfinished` and raise UserError with the free space at `at`."""
     try:
         yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as e:
+        if not disk_is_full(e):
             raise
         shutil.rmtree(unfinished, ignore_errors=True)
-        free = shutil.disk_usage(at).free / 2**30
-        raise UserError(
-            f"disk full at {at} ({free:.2f} GiB free): nothing half-written was kept; free some space "
-            "(`codelutra prune` shows what no run uses) and give the same command again"
-        ) from e
+        raise full_disk(f"{at} ({shutil.disk_usage(at).free / 2**30:.2f} GiB free; {str(e).splitlines()[0][:200]})") from e
+
+
+@contextlib.contextmanager
+def reading(file: Path, mend: str) -> Iterator[None]:
+    """What keeps the block from reading `file` becomes a UserError: the file, what is wrong, and `mend`, the way out.
+
+    A file that is not there stays a FileNotFoundError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except PermissionError as e:
+        raise UserError(f"{file} cannot be read ({e.strerror}); get the right to read it, or {mend}") from e
+    except UNREADABLE as e:
+        raise UserError(f"{file} is damaged ({cause(e)}); {mend}") from e
+
+
+def cause(error: BaseException) -> str:
+    """An error in a line."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())[:200] or type(error).__name__
 
 
 def sha256_file(path: Path) -> str:

@@ -20,18 +20,19 @@ from typing import Any
 import yaml
 
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
-from codelutra.errors import UserError
+from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
-from codelutra.store.files import link_atomic, locked, write_atomic
+from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, write_atomic
 from codelutra.store.paths import go_on_command, told_command
 
 
 def read_event(line: bytes) -> Event | None:
-    """A line of a ledger; None where a kill or a full disk cut it short."""
-    with contextlib.suppress(json.JSONDecodeError):
+    """A line of a ledger; None where a kill or a full disk cut it short, or it is no event."""
+    with contextlib.suppress(ValueError, RecursionError):
         event: Event = json.loads(line)
-        return event
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            return event
     return None
 
 
@@ -65,12 +66,34 @@ class RunDir:
         write_atomic(self.path / "run.yaml", to_yaml(config.model_copy(update={"engine": engine})))
 
     def _refuse_other(self, config: RunConfig) -> bool:
-        """Whether the run has a config. Raises UserError if it is another one."""
-        written = self.path / "run.yaml"
-        if not written.exists():
+        """Whether the run has a config. Raises UserError if it is another one and there is something to lose."""
+        before = self.config("remove it: the run then takes the config that it is started with")
+        if before is None:
             return False
-        _refuse_other(self.path, parse_config(yaml.safe_load(written.read_text()), str(written)), config)
+        try:
+            _refuse_other(self.path, before, config)
+        except UserError:
+            if self._has_results:
+                raise
+            return False
         return True
+
+    @property
+    def _has_results(self) -> bool:
+        """Whether a policy was measured here, or a process is at it."""
+        return self.held or any(self.path.rglob("*-scores"))
+
+    def config(self, mend: str) -> RunConfig | None:
+        """The config in run.yaml, None where there is none. Raises UserError, with `mend` as the way out, where it is no
+        config."""
+        file = self.path / "run.yaml"
+        with contextlib.suppress(FileNotFoundError), reading(file, mend):
+            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+            try:
+                return parse_config(raw, str(file))
+            except ConfigError as e:
+                raise UserError(f"{e}\n{file} is damaged: {mend}") from e
+        return None
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -88,22 +111,24 @@ class RunDir:
     @property
     def held(self) -> bool:
         """Whether a process is refining this run now."""
-        try:
-            with locked(self.path / ".lock", wait=False):
-                return False
-        except BlockingIOError:
-            return True
+        return is_locked(self.path / ".lock")
 
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
     def ledger(self, event: Event) -> None:
-        """Append one line; lines of concurrent writers do not mix (one write, O_APPEND)."""
-        line = json.dumps({"at": round(time.time(), 3), "pid": os.getpid(), **event}, default=str) + "\n"
-        fd = os.open(self.path / "ledger.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        """Append one line, and have it on the disk; lines of concurrent writers do not mix (one write, O_APPEND)."""
+        line = json.dumps({"at": round(time.time(), 3), "pid": os.getpid(), **event}, default=str).encode() + b"\n"
+        file = self.path / "ledger.jsonl"
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(fd, line.encode())
+            size = os.fstat(fd).st_size
+            cut_short = size and os.pread(fd, 1, size - 1) != b"\n"  # by a kill: ours is no end of that line
+            os.write(fd, b"\n" + line if cut_short else line)
+            os.fsync(fd)
+        except OSError as e:
+            raise (full_disk(file) if disk_is_full(e) else e) from e
         finally:
             os.close(fd)
 
@@ -114,8 +139,9 @@ class RunDir:
 
     def events(self, since: int = 0) -> list[Event]:
         """The ledger after byte `since`; a line that is still being written, or was cut short, is left out."""
-        with contextlib.suppress(FileNotFoundError):
-            *lines, _ = (self.path / "ledger.jsonl").read_bytes()[since:].split(b"\n")
+        file = self.path / "ledger.jsonl"
+        with contextlib.suppress(FileNotFoundError), reading(file, "move it away: it only tells what happened"):
+            *lines, _ = file.read_bytes()[since:].split(b"\n")
             return [event for line in lines if (event := read_event(line))]
         return []
 
@@ -128,6 +154,14 @@ class RunDir:
         state = {"stage": stage, "done": done, "total": total, "unit": unit, "at": time.time(), "pid": os.getpid(), **more}
         write_atomic(self.path / "progress.json", json.dumps(state))
 
+    def progressed(self) -> dict[str, Any] | None:
+        """What `progress` wrote last, None where there is nothing to be read."""
+        with contextlib.suppress(*UNREADABLE):
+            state = self.read("progress.json")
+            if {type(state["stage"]), type(state["unit"])} == {str} and state["at"] + state["done"] + state["total"] >= 0:
+                return dict(state)
+        return None
+
     def link(self, name: str, artifact: Artifact) -> None:
         """Make runs/<name>/`name` point at the artifact (or at one file in it: `name` with a suffix)."""
         link = self.path / name
@@ -138,7 +172,7 @@ class RunDir:
         write_atomic(self.path / name, json.dumps(value, indent=1))
 
     def read(self, name: str) -> Any:
-        """JSON written by `write`, or None."""
+        """JSON written by `write`, or None. Raises any of UNREADABLE where it is none."""
         with contextlib.suppress(FileNotFoundError):
             return json.loads((self.path / name).read_text())
         return None

@@ -101,7 +101,7 @@ def test_iterations_without_a_dev_problem_are_refused_before_anything_is_spent(c
     assert "gives 0 dev problems (2 train, 1 test) and iterations is 4: policies are chosen on dev" in said
     assert "set iterations to 0, to measure the model on test alone" in said
     assert "ValueError" not in done.stderr
-    assert list((tmp_path / "home").glob("store/*/*")) == []
+    assert list((tmp_path / "home").glob("store/[!.]*/*")) == []
 
 
 def test_nothing_to_measure_on_is_refused(tmp_path: Path) -> None:

@@ -146,11 +146,12 @@ class Played:
 
     def train(self, label: str) -> Artifact:
         kind = "warm-start" if label == "policy-0" else "train"
+        # Drawn also where the store has them: a second start gives the same answers.
+        lines = [self._step(kind, step / 30) | {"step": step} for step in range(1, 31)]
 
         def build(out: Path, work: Path) -> dict[str, Any]:
             if self.weights:
                 shutil.copytree(self.weights, out, dirs_exist_ok=True)
-            lines = [self._step(kind, step / 30) | {"step": step} for step in range(1, 31)]
             (out / "training.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             last = {k: v for k, v in lines[-1].items() if k.startswith("chosen")}
             alarm = self.drift_alarm_step if kind == "train" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,11 @@ import pytest
 from codelutra.cli.tables import show_run
 from codelutra.pipeline import stages
 from codelutra.pipeline.recorder import Recorder, answers_shape
+from codelutra.pipeline.remade import Remade
 from codelutra.pipeline.run import Policy, Run
-from codelutra.results.load import load_summary
+from codelutra.reporting.report import render
+from codelutra.results.findings import read_findings
+from codelutra.results.load import load_summary, read_summary
 from codelutra.results.summary import Answers
 from codelutra.schema import SAMPLES
 from codelutra.store.run_dir import RunDir
@@ -123,3 +127,82 @@ def test_calls_in_any_order_give_the_same_record(tmp_path: Path) -> None:
         orders = random.Random(0).sample(list(itertools.permutations(told)), 60)
         for order in [tuple(reversed(told)), *orders]:
             assert record(order) == usual, [told.index(call) for call in order]
+
+
+# ---- started again ---------------------------------------------------------------------------------------------------
+
+
+SKILLS = (0.2, 0.5, 0.6)
+
+
+def test_a_finished_record_stays_until_the_remade_one_is_whole(tmp_path: Path) -> None:
+    run = example_run(tmp_path, skills=SKILLS)
+    before, links = load_summary(run), {p: p.resolve() for p in run.rglob("*-scores")}
+    with Run(tmp_path, example_config(iterations=1)) as again:
+        played = Played(again)
+        recorder = Recorder(again)
+        recorder.prepared(played.problems, played.expected)
+        policy = Policy("base", "/nowhere", "base")
+        drawn, judged = played.answers("dev", 0.9, 1)
+        scores = again.make(stages.score(again, [judged], played.problems, played.expected, "dev"))
+        recorder.measured(policy, scores, [drawn], [judged], None)
+        with again.dir.hold():
+            now = read_summary(run.parent, "example")
+            assert (now.state, [p.label for p in now.policies]) == ("running", ["base"])
+        assert load_summary(run) == before
+        assert {p: p.resolve() for p in run.rglob("*-scores")} == links
+        found = read_summary(run.parent, "example")
+        assert found.finished
+        assert "started again and not finished" in found.reason
+        assert render(read_findings(run), [])
+    example_run(tmp_path, skills=SKILLS)
+    after = load_summary(run)
+    assert after
+    assert after.finished
+    assert not (run / "summary.next.json").exists()
+    assert read_summary(run.parent, "example").reason == after.reason
+
+
+def test_an_interrupted_record_stays_until_its_policies_are_measured_again(tmp_path: Path) -> None:
+    run = example_run(tmp_path, skills=SKILLS, finished=False)
+    with Run(tmp_path, example_config(iterations=1)) as again:
+        Recorder(again)
+        kept = load_summary(run)
+        assert kept
+        assert len(kept.policies) == 3
+    example_run(tmp_path, skills=SKILLS, finished=False)
+    assert not (run / "summary.next.json").exists()
+
+
+def notes(run: Path) -> list[str]:
+    return [e["text"] for e in RunDir(run).events() if e["event"] == "note"]
+
+
+def test_work_that_is_made_anew_is_told_once_with_why_and_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = example_run(tmp_path, skills=SKILLS)
+    before = len(notes(run))
+    example_run(tmp_path, skills=SKILLS)
+    assert len(notes(run)) == before, "all was reused"
+    for file in (tmp_path / "store").glob("*/*/manifest.json"):
+        manifest = json.loads(file.read_text())
+        del manifest["sha256"]
+        manifest["libraries"] = manifest["libraries"] | {"codelutra": "0.0.9"}
+        file.write_text(json.dumps(manifest))
+    monkeypatch.setitem(stages.VERSIONS, "problems", 99)
+    # The restarts are of one process here: each is told from the last by its process id.
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    (run / "ledger.jsonl").write_text("".join(json.dumps(line | {"pid": 7}) + "\n" for line in lines))
+    example_run(tmp_path, skills=SKILLS)
+    (told,) = notes(run)[before:]
+    assert re.match(r"made by another version \(codelutra 0\.0\.9, this is [\d.]+\): remaking up to \d+ artifacts\. ", told)
+
+
+def test_going_on_with_a_finished_run_is_no_remaking(tmp_path: Path) -> None:
+    run = RunDir(example_run(tmp_path, skills=SKILLS))
+    for label in ("policy-0/dev-000", "policy-1/dev-000"):
+        run.ledger({"event": "made", "stage": "sample", "key": label[:8], "label": label})
+    start = {"event": "start", "stage": "sample", "key": "new"}
+    assert Remade(run, tmp_path / "store").heard(start | {"label": "policy-1/train-000"}) == ""
+    assert "remaking up to" in Remade(run, tmp_path / "store").heard(start | {"label": "policy-1/dev-000"})
+    (run.path / "summary.json").unlink()
+    assert Remade(run, tmp_path / "store").heard(start | {"label": "policy-1/dev-000"}) == "", "it had not finished"

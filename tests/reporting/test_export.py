@@ -19,7 +19,10 @@ import yaml
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.reporting.export import export, push
+from codelutra.reporting.report import write_report
+from codelutra.store.run_dir import RunDir
 from tests.helpers.example_run import example_run
+from tests.helpers.rights import rights_count
 from tests.helpers.tiny_model import write_tiny_model
 
 
@@ -61,7 +64,7 @@ def test_what_is_exported_is_what_was_scored(exported: Path, run: Path) -> None:
     assert (exported / "adapter" / "adapter_config.json").is_file()
     beside = {p.name for p in exported.iterdir()} - model
     assert beside == {"README.md", "run.yaml", "report", "adapter"}
-    assert (exported / "report" / "index.html").read_text() == (run / "report" / "index.html").read_text()
+    assert (exported / "report" / "index.html").read_text() == write_report(run).read_text()
 
 
 def test_the_export_answers_a_prompt_as_its_card_shows(exported: Path) -> None:
@@ -234,6 +237,41 @@ def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
 def test_a_push_to_nowhere_is_refused(tmp_path: Path, target: str) -> None:
     with pytest.raises(UserError, match="write hf:org/name"):
         push(tmp_path, target)
+
+
+def test_a_run_that_goes_on_is_exported_by_name_only_and_the_card_says_so(run: Path, tmp_path: Path) -> None:
+    with RunDir(run).hold():
+        with pytest.raises(UserError, match=r"(?s)'example' is going on and may still choose another .*--policy policy-2"):
+            export(run, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        export(run, tmp_path / "out", policy="policy-1")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "The run was going on when this was exported: the numbers are those it had by then." in card
+    assert "when this was exported" not in (export(run, tmp_path / "later") / "README.md").read_text()
+
+
+def test_a_run_of_another_user_is_exported(run: Path, tmp_path: Path) -> None:
+    for folder in (run, *(p for p in run.rglob("*") if p.is_dir() and not p.is_symlink())):
+        folder.chmod(0o555)
+    try:
+        with rights_count():
+            out = export(run, tmp_path / "out")
+    finally:
+        for folder in (run, *(p for p in run.rglob("*") if p.is_dir() and not p.is_symlink())):
+            folder.chmod(0o755)
+    assert (out / "report/index.html").is_file()
+
+
+def test_a_policy_that_lacks_a_file_does_not_leave(run: Path, tmp_path: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    best = Path(next(p["path"] for p in summary["policies"] if p["label"] == summary["best"]))
+    (best / "tokenizer.json").rename(tmp_path / "kept")
+    try:
+        with pytest.raises(UserError, match=rf"{best}/tokenizer.json is not there any more; `codelutra run "):
+            export(run, tmp_path / "out")
+    finally:
+        (tmp_path / "kept").rename(best / "tokenizer.json")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(run: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,7 @@ def test_the_way_on_leads_to_the_same_home_from_anywhere(run: RunDir, monkeypatc
     assert f"`codelutra run {run.path}/run.yaml --home {home}`" in read_summary(runs, "r").reason
     with run.hold(), pytest.raises(UserError, match=f"`codelutra status r --home {home}`"), run.hold():
         pass
+    (run.path / "test-scores").mkdir()
     with pytest.raises(UserError, match=f"run.yaml --home {home}"):
         RunDir.create(runs, parse_config({"name": "r", "suite": {"name": "starter-sql"}, "seed": 1}))
     monkeypatch.setenv("CODELUTRA_HOME", str(home))
@@ -225,6 +228,36 @@ def test_a_run_that_is_held_is_running_and_shows_what_it_does_now(run: RunDir) -
     assert found.state == "running"
     assert found.now
     assert (found.now.done, found.now.total) == (3, 10)
+
+
+def test_a_run_that_waits_says_for_what(run: RunDir) -> None:
+    run.progress("sample base", 3, 10, "completions")
+    run.ledger({"event": "waiting", "what": "the engine of another run (run demo, process 7)", "at": time.time() + 1})
+    with run.hold():
+        found = read_summary(run.path.parent, "r")
+        assert found.reason == "waiting for the engine of another run (run demo, process 7)"
+        assert not found.now
+        run.ledger({"event": "made", "stage": "sample", "at": time.time() + 2})
+        assert read_summary(run.path.parent, "r").now
+
+
+def test_minutes_go_on_while_a_run_does(run: RunDir) -> None:
+    run.write("summary.json", summary("running") | {"minutes": 3.0})
+    os.utime(run.path / "summary.json", (time.time() - 600,) * 2)
+    assert read_summary(run.path.parent, "r").minutes == 3.0
+    with run.hold():
+        assert read_summary(run.path.parent, "r").minutes == pytest.approx(13.0, abs=0.5)
+
+
+def test_a_run_is_known_before_it_has_measured_anything(tmp_path: Path) -> None:
+    made = RunDir.create(tmp_path, parse_config({"name": "new", "suite": {"name": "starter-sql"}}))
+    with made.hold():
+        found = read_summary(tmp_path, "new")
+        assert (found.run, found.suite, found.state, found.policies) == ("new", "starter-sql", "running", [])
+    ((listed,), ()) = list_runs(tmp_path)
+    assert listed.state == "interrupted"
+    made.ledger({"event": "error", "text": "no Docker", "exit_code": 2})
+    assert read_summary(tmp_path, "new").reason.startswith("no Docker")
 
 
 def test_a_finished_run_stays_finished(run: RunDir) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from codelutra.errors import UserError
-from codelutra.store.artifacts import Artifact, Recipe, Step, Store, write_frame
+from codelutra.store.artifacts import Artifact, Recipe, Step, Store, read_frame, write_frame
 
 RECIPE = Recipe("pairs", 1, {"seed": 0}, {"outcomes": "abc"})
 
@@ -125,6 +128,85 @@ def test_a_damaged_artifact_is_set_aside_reported_and_made_again(tmp_path: Path,
     (damaged,) = [e for e in events if e["event"] == "damaged"]
     assert Path(damaged["moved_to"]).is_dir()
     assert [e["event"] for e in events].count("made") == 2
+
+
+def test_every_flipped_bit_of_a_parquet_file_or_its_manifest_is_noticed(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"problem_id": [f"p{i}" for i in range(40)], "n": range(40), "right": [i % 3 == 0 for i in range(40)]}
+    )
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        return {"rows": write_frame(frame, out / "scores.parquet"), "pass@1": 0.5, "by k": {1: 0.25, 10: 0.5, 2: 0.3}}
+
+    store = Store(tmp_path)
+    made = store.make(Step(RECIPE, build))
+    for name in ("scores.parquet", "manifest.json"):
+        file = made.file(name)
+        whole = file.read_bytes()
+        for at in range(0, len(whole), max(1, len(whole) // 150)):
+            spoilt = bytearray(whole)
+            spoilt[at] ^= 1 << at % 8
+            file.write_bytes(spoilt)
+            with pytest.raises(UserError, match=r"is damaged \(.*make it again"):
+                read_frame(made.file("scores.parquet"), "make it again")
+            assert store.find(RECIPE) is None, f"byte {at} of {name}"
+            again = store.make(Step(RECIPE, build))
+            assert again.file(name).exists()
+            whole = file.read_bytes()
+    assert_frame_equal(read_frame(made.file("scores.parquet"), ""), frame)
+
+
+@pytest.mark.parametrize("change", ["facts", "digest", "seconds", "files", "libraries", "inputs", "sha256"])
+def test_a_manifest_covers_all_it_says(tmp_path: Path, change: str) -> None:
+    store = Store(tmp_path)
+    made = store.make(Step(RECIPE, writes()))
+    manifest = json.loads(made.file("manifest.json").read_text())
+    spoilt = {"facts": {"rows": 4}, "seconds": 7.0, "inputs": {}, "libraries": {"codelutra": "9"}, "files": {}}
+    manifest[change] = spoilt.get(change, "0" * 64)
+    made.file("manifest.json").write_text(json.dumps(manifest))
+    assert store.find(RECIPE) is None
+    del manifest["sha256"]
+    store.make(Step(RECIPE, writes()))
+    made.file("manifest.json").write_text(json.dumps(manifest | {"added": 1}))
+    assert store.find(RECIPE) is None, "0.1.0, which had no hash of its own there, had other keys"
+
+
+def test_a_manifest_of_0_1_0_is_accepted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = store.make(Step(RECIPE, writes()))
+    manifest = json.loads(made.file("manifest.json").read_text())
+    del manifest["sha256"]
+    made.file("manifest.json").write_text(json.dumps(manifest))
+    assert store.find(RECIPE) == made
+
+
+@pytest.mark.parametrize("left", ["a file", "a folder", "a link to nowhere", "an artifact of another key"])
+def test_what_lies_where_an_artifact_belongs_and_is_none_is_set_aside(tmp_path: Path, left: str) -> None:
+    store = Store(tmp_path)
+    place = tmp_path / RECIPE.stage / RECIPE.key
+    place.parent.mkdir()
+    match left:
+        case "a file":
+            place.write_text("3")
+        case "a folder":
+            (place / "manifest.json").mkdir(parents=True)
+        case "a link to nowhere":
+            place.symlink_to("nowhere")
+        case _:
+            other = store.make(Step(Recipe("pairs", 1, {"seed": 1}, {}), writes("other")))
+            shutil.copytree(other.path, place)
+    assert store.make(Step(RECIPE, writes())).file("file.txt").read_text() == "hello"
+    assert len(list((tmp_path / ".damaged").iterdir())) == 1
+
+
+def test_checkpoints_go_with_the_next_start_where_a_kill_came_before_they_could(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make(Step(RECIPE, writes()))
+    (tmp_path / ".partial" / f"pairs-{RECIPE.key}" / "work/checkpoint-3").mkdir(parents=True)
+    calls: list[int] = []
+    store.make(Step(RECIPE, writes(calls=calls)))
+    assert calls == []
+    assert list((tmp_path / ".partial").iterdir()) == []
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:

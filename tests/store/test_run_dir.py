@@ -18,15 +18,39 @@ def config(name: str = "r", **more: Any) -> Any:
     return parse_config({"name": name, "suite": {"name": "starter-sql"}, **more})
 
 
+def measured(run: RunDir) -> None:
+    (run.path / "base").mkdir()
+    (run.path / "base/dev-scores").symlink_to("/store/score/123")
+
+
 def test_a_run_name_that_exists_with_another_config_is_refused_with_ways_out(tmp_path: Path) -> None:
-    RunDir.create(tmp_path, config())
+    measured(RunDir.create(tmp_path, config()))
     with pytest.raises(UserError, match=r"train\.beta: 0\.1 there, 0\.2 now.*--set name="):
         RunDir.create(tmp_path, config(train={"beta": 0.2}))
     assert "beta: 0.1" in (tmp_path / "r" / "run.yaml").read_text()
 
 
-def test_how_far_and_on_what_a_run_goes_may_change(tmp_path: Path) -> None:
+def test_a_run_without_results_takes_another_config_unless_a_process_is_at_it(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, config())
+    with run.hold(), pytest.raises(UserError, match="with another config"):
+        RunDir.create(tmp_path, config(train={"beta": 0.2}))
+    RunDir.create(tmp_path, config(train={"beta": 0.2}))
+    assert "beta: 0.2" in (run.path / "run.yaml").read_text()
+
+
+@pytest.mark.parametrize("damage", ["a: [", "3", "name: 3", "\0", "- a", ""])
+def test_a_config_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
+    run = RunDir.create(tmp_path, config())
+    (run.path / "run.yaml").write_text(damage)
+    with pytest.raises(UserError, match=f"(?s){run.path}/run.yaml is damaged.*remove it"):
+        RunDir.create(tmp_path, config())
+    assert (run.path / "run.yaml").read_text() == damage
+    (run.path / "run.yaml").unlink()
     RunDir.create(tmp_path, config())
+
+
+def test_how_far_and_on_what_a_run_goes_may_change(tmp_path: Path) -> None:
+    measured(RunDir.create(tmp_path, config()))
     further = config(iterations=9, execute={"workers": 7}, select={"patience": 3})
     run = RunDir.create(tmp_path, further)
     assert "iterations: 9" not in (tmp_path / "r" / "run.yaml").read_text(), "another process may be refining it"
@@ -47,15 +71,24 @@ def test_one_process_at_a_time_refines_a_run(tmp_path: Path) -> None:
     assert not run.held
 
 
-def test_the_ledger_forgets_a_line_that_a_kill_cut_short(tmp_path: Path) -> None:
+def test_the_ledger_forgets_a_line_that_a_kill_cut_short_and_nothing_else(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, config())
     run.ledger({"event": "made", "stage": "pairs"})
     with open(run.path / "ledger.jsonl", "a") as f:
         f.write('{"event": "ma')
     assert [e["event"] for e in run.events()] == ["made"]
-    for event in ("lost: its line goes on where the other ends", "reused"):
+    for event in ("start", "reused"):
         run.ledger({"event": event})
-    assert [e["event"] for e in run.events()] == ["made", "reused"]
+    assert [e["event"] for e in run.events()] == ["made", "start", "reused"]
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00", b"3", b"null", b'["event"]', b'{"event": 3}', b'{"at": 1}', b"[" * 5000])
+def test_a_line_that_is_no_event_is_left_out(tmp_path: Path, line: bytes) -> None:
+    run = RunDir.create(tmp_path, config())
+    with open(run.path / "ledger.jsonl", "ab") as f:
+        f.write(line + b"\n")
+    run.ledger({"event": "made"})
+    assert [e["event"] for e in run.events()] == ["made"]
 
 
 def writes_hello(out: Path, work: Path) -> dict[str, Any]:

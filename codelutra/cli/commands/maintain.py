@@ -35,11 +35,9 @@ def prune(
 ) -> None:
     """Free disk space: remove what no run here uses any more, and the runs named. Promoted ones stay."""
     from codelutra.cli import tables
-    from codelutra.experiments.prune import remove, unused
+    from codelutra.experiments import prune as pruning
 
-    found = unused(home_dir(home), runs or ())
-    if yes:
-        remove(found)
+    found = (pruning.prune if yes else pruning.unused)(home_dir(home), runs or ())
     if json_:
         rows = [{"path": str(path), "bytes": size} for path, size in found.artifacts]
         print(json.dumps({"removed": yes, "bytes": found.size, "runs": [str(r) for r in found.runs], "artifacts": rows}))
