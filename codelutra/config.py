@@ -43,6 +43,9 @@ class Section(BaseModel):
     def _bounded(cls, value: Any) -> Any:
         if isinstance(value, int) and value > LARGEST:
             raise ValueError(f"Input should be at most {LARGEST}")
+        texts = value if isinstance(value, tuple) else (value,)
+        if any("\0" in text for text in texts if isinstance(text, str)):
+            raise ValueError("Input should hold no NUL")
         return value
 
 

@@ -25,8 +25,22 @@ def draw(seed: int, *what: object) -> float:
 
 
 def normalise_prompt(prompt: str) -> str:
-    """The words of a prompt in lower case. Prompts with the same words count as the same prompt."""
+    """The words of a prompt in lower case. Problems whose prompts have the same words are dealt to the same split."""
     return " ".join(re.findall(r"\w+", prompt.lower()))
+
+
+_ASKED = re.compile(
+    r"""\d+(?:[.,]\d+)+ | \.\d+ | \w+        # words; a number with its points
+    | [<>=!]= | [<>=≤≥≠≈¬±×÷∈∉⊂∪∩→∞√+/%^&|~\\$€£¥#@] | !(?=\w) | (?<=\d)!
+    | (?<![^\W\d])-(?=[\w.(]) | (?<=\w)-(?=\d)   # a sign, not a hyphen between words
+    | (?<=\s)[-*]+(?=\s) | (?<=\w)\*+(?=\w)   # between operands, not Markdown's emphasis""",
+    re.VERBOSE,
+)
+
+
+def same_prompt(prompt: str) -> str:
+    """Equal for prompts that ask the same: as `normalise_prompt`, and numbers, signs and operators count."""
+    return " ".join(_ASKED.findall(prompt.lower().translate({0x2212: "-", 0x2013: "-"})))
 
 
 def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
