@@ -13,6 +13,7 @@ from sqlglot.errors import SqlglotError
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.reading.keys import shown
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.store.files import sha256_file
 from codelutra.suites.folder import plain_name, require_known
@@ -87,7 +88,7 @@ def _opened(file: Path, options: str = "") -> closing[sqlite3.Connection]:
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
     """`section.databases`, or all known ones, without `section.without`. Raises ConfigError for unknown names."""
     if unplain := [name for name in known if not plain_name(name)]:
-        raise ConfigError(f"{where} names the database {unplain[0]!r}, which is no plain name but a way to another folder")
+        raise ConfigError(f"{where} names the database {shown(unplain[0])}, which is not the plain name of a folder")
     require_known("databases", section.databases, known, where)
     require_known("without", section.without, known, where)
     return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]

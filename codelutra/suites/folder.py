@@ -15,6 +15,7 @@ from typing import Any
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.reading.keys import shown
 from codelutra.reading.text import Unreadable, parse_json, read_text
 
 
@@ -43,8 +44,8 @@ def first_file(folder: Path, *names: str) -> Path:
 def require_known(key: str, names: Sequence[str], known: Sequence[str], where: object) -> None:
     """Raise ConfigError where `suite.<key>` names what `where` does not have."""
     if unknown := [name for name in names if name not in known]:
-        shown = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-        raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {shown}")
+        some = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+        raise ConfigError(f"suite.{key}: {', '.join(unknown)} not in {where}; known: {some}")
 
 
 def located(path: str) -> Path:
@@ -86,7 +87,7 @@ def outside_of(folder: Path, files: Sequence[Path], section: SuiteSection) -> li
 
 def plain_name(name: object) -> bool:
     """Whether it is the name of one file or folder, and no way to another."""
-    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
+    return isinstance(name, str) and name not in ("", ".", "..") and len(name) < 200 and not {"/", "\0"} & {*name}
 
 
 def _from_hub(reference: str) -> Path:
@@ -116,6 +117,22 @@ def read_json(path: Path) -> Any:
         return parse_json(_text(path))
     except ValueError as e:
         raise ConfigError(f"{path} is {e}; download it again") from e
+
+
+def read_entries(path: Path, **needed: type) -> list[dict[str, Any]]:
+    """The objects of a JSON list, or of a JSONL file. Raises ConfigError for one without a needed key, or with another type
+    there."""
+    found = [entry for _, entry in read_lines(path)] if ".jsonl" in path.suffixes else read_json(path)
+    if not isinstance(found, list):
+        raise ConfigError(f"{path} holds {shown(found)}, not a list of objects; take the file of the official release")
+    for number, entry in enumerate(found, 1):
+        wrong = [k for k, kind in needed.items() if not (isinstance(entry, dict) and isinstance(entry.get(k), kind))]
+        if wrong or not isinstance(entry, dict):
+            raise ConfigError(
+                f"{path}, entry {number}: no {' and no '.join(f'{k} ({needed[k].__name__})' for k in wrong) or 'object'} in "
+                f"{shown(entry)}; take the file of the official release"
+            )
+    return found
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:

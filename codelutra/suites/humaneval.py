@@ -35,7 +35,9 @@ def load(section: SuiteSection) -> PythonSuite:
             rows.append(_row(entry))
         except KeyError as e:
             raise ConfigError(f"{path}, line {number}: no {e}; {WAY_OUT}") from e
-        except (SyntaxError, ValueError) as e:
+        except (TypeError, AttributeError) as e:
+            raise ConfigError(f"{path}, line {number} is no problem of HumanEval ({e}); {WAY_OUT}") from e
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
             raise ConfigError(f"{path}, line {number} ({entry['task_id']}): {e}; {WAY_OUT}") from e
     if not rows:
         raise ConfigError(f"{path} is empty; {WAY_OUT}")
@@ -45,7 +47,7 @@ def load(section: SuiteSection) -> PythonSuite:
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     reference = entry["prompt"] + entry["canonical_solution"]
     return {
-        "problem_id": entry["task_id"],
+        "problem_id": str(entry["task_id"]),
         "split": "test",
         "prompt": f"Complete this function:\n\n```python\n{entry['prompt'].strip()}\n```",
         "reference": reference.strip(),
