@@ -16,12 +16,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.pipeline.check import leaks_within
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.python import PythonSuite
+from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
 from codelutra.suites.splits import overlaps
 from codelutra.suites.sql import SqlSuite
 from sandbox.protocol import SqlJob
@@ -620,3 +623,64 @@ def test_a_name_with_a_dollar_is_the_file_of_that_name(shop: Path, monkeypatch: 
     assert opened(shop).problems()["group"][0] == "shop", "there is none of that name, so the name is expanded"
     (shop / "$PLACE.sqlite").write_bytes((shop / "shop.sqlite").read_bytes())
     assert opened(shop).problems()["group"][0] == "$PLACE"
+
+
+# ---- anything at all -------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["SELECT 1", "assert f(1) == 1"]),
+    lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=5), v, max_size=4),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(sorted({"x", *SqlLine.named(), *FunctionLine.named(), *ProgramLine.named()}))
+KINDS = {
+    "python-function": {"prompt": "p", "reference": "def f(x): return x", "function": "f", "cases": [[1]], "split": "train"},
+    "python-program": {"prompt": "p", "reference": "print(1)", "tests": [{"stdin": "1"}], "split": "train"},
+    "sql": {"question": "q", "query": "SELECT 1", "split": "train"},
+}
+
+
+def loads_or_is_refused(folder: Path, kind: str, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    databases = "databases: [any.sqlite]\n" if kind == "sql" else ""
+    if databases:
+        with closing(sqlite3.connect(folder / "any.sqlite")) as connection, connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS t (a)")
+    (folder / "suite.yaml").write_text(f"kind: {kind}\nproblems: {name}\n{databases}")
+    try:
+        problems = opened(folder).problems()
+    except ConfigError as e:
+        refused = str(e).encode("utf-8", "surrogateescape")
+        assert len(refused) < 20_000, refused
+    else:
+        assert problems.height
+        problems.write_ndjson().encode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(KINDS)), st.dictionaries(KEYS, VALUES, max_size=4), st.booleans())
+def test_any_values_in_a_line_load_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, line: dict[str, Any], whole: bool
+) -> None:
+    lines = [KINDS[kind] | line, line]
+    content = json.dumps(lines) if whole else "\n".join(map(json.dumps, lines[:1]))
+    loads_or_is_refused(tmp_path_factory.getbasetemp(), kind, "any.jsonl", content.encode())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(list(KINDS)),
+    st.sampled_from(["any.jsonl", "any.json", "any.csv", "any.tsv", "any.jsonl.gz"]),
+    st.binary(max_size=200)
+    | st.text(alphabet='{}[]:,"\\n\r\t ;abcqueryquestion1', max_size=80).map(str.encode)
+    | st.text(max_size=80).map(lambda t: b"question,query\n" + t.encode("utf-8", "surrogatepass")),
+)
+def test_any_bytes_as_problems_load_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, name: str, content: bytes
+) -> None:
+    loads_or_is_refused(tmp_path_factory.getbasetemp(), kind, name, content)
