@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
 from codelutra.cli.commands import compare, maintain, retrain, start, watch
@@ -30,12 +30,31 @@ class KindFirst(TyperGroup):
     """A group of kinds of suites, which names the kind that a file would be of."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in self.commands and os.path.isfile(args[0]):
+        first = args[0]
+        if first not in self.commands and first[:1] != "-" and (os.path.lexists(first) or Path(first).suffix):
             from codelutra.suites.databases import is_database
 
-            kind = "sql" if any(is_database(Path(arg)) for arg in args[:2]) else "python"
+            named = Path(first).suffix in (".db", ".sqlite", ".sqlite3")
+            kind = "sql" if named or any(is_database(Path(arg)) for arg in args[:2]) else "python"
             raise UserError(f"init takes the kind of suite first: codelutra init {kind} {shlex.join(args)}")
         return super().resolve_command(ctx, args)
+
+
+class Several(TyperArgument):
+    """An argument that may be given several times, shown without Python's name for a list."""
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        return "<str>..."
+
+
+class Command(TyperCommand):
+    """A command with such arguments."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if isinstance(param, TyperArgument) and param.nargs == -1:
+                param.__class__ = Several
 
 
 def group(help: str, name: str | None = None, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
@@ -69,7 +88,7 @@ for panel, commands in GROUPS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(command)
+            app.command(rich_help_panel=panel, cls=Command)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -67,5 +67,11 @@ def fault(error: Any, model: Any) -> str:
     for part in error["loc"][:-1]:
         annotation = model.model_fields[part].annotation
         model = next((a for a in (*get_args(annotation), annotation) if hasattr(a, "model_fields")), model)
-    known = list(model.model_fields)
-    return f"{where}: unknown key; known here: {', '.join(known)}{nearest(str(error['loc'][-1]), known)}"
+    known, key = list(model.model_fields), str(error["loc"][-1])
+    below = [f"{name}.{key}" for name, field in model.model_fields.items() if key in _keys_of(field.annotation)]
+    near = f"; did you mean {' or '.join(below)}?" if below else nearest(key, known)
+    return f"{where}: unknown key; known here: {', '.join(known)}{near}"
+
+
+def _keys_of(annotation: Any) -> set[str]:
+    return {key for a in (*get_args(annotation), annotation) for key in getattr(a, "model_fields", ())}

@@ -40,6 +40,7 @@ def config(**changes: Any) -> Any:
         (("status", "nope"), "no run 'nope'"),
         (("report", "nope"), "no run 'nope'"),
         (("run", "demo", "--set", "iteration=1"), "did you mean iterations?"),
+        (("run", "demo", "--set", "beta=1"), "did you mean train.beta?"),
         (("run", "demo", "--set", "seed=-1"), "seed = -1"),
         (("run", "demo", "--set", "seed=18446744073709551616"), "seed = 18446744073709551616"),
         (("run", "demo", "--set", "train.beta=.inf"), "train.beta = inf"),

@@ -261,6 +261,7 @@ def test_a_table_or_a_list_of_questions_is_read(library: Path, suffix: str) -> N
         (("sql", "questions.jsonl", "library.sqlite"), "library.sqlite is a SQLite database: it goes first"),
         (("library.sqlite", "questions.jsonl"), "codelutra init sql library.sqlite questions.jsonl"),
         (("questions.jsonl",), "codelutra init python questions.jsonl"),
+        (("none.db", "questions.jsonl"), "codelutra init sql none.db questions.jsonl"),
         (("sql", "library.sqlite", "questions.jsonl", "questions.jsonl"), "questions.jsonl is a file"),
         (("sql", "library.sqlite", "questions.jsonl", "/proc/no/suite"), "nothing can be written to /proc/no/suite"),
         (("sql", "library.sqlite", "pipe"), "pipe is a pipe, not a file"),
