@@ -57,9 +57,19 @@ def seen_from(folder: Path, suite: Any) -> None:
         suite["outside"] = [str(folder / p) if isinstance(p, str) and p[:1] not in ("~", "$") else p for p in outside]
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would act on."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def place(error: Any) -> str:
+    """Where in the value one of a ValidationError's errors is."""
+    return printable(".".join(map(str, error["loc"])))[:200]
+
+
 def fault(error: Any, model: Any) -> str:
     """One of a pydantic ValidationError's errors: the key, the value and the rule. `model`: the class that was validated."""
-    where = ".".join(map(str, error["loc"])) or model.__name__
+    where = place(error) or model.__name__
     if error["type"] == "missing":
         return f"{where}: required"
     if error["type"] != "extra_forbidden":

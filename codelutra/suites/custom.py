@@ -40,6 +40,7 @@ from codelutra.suites import sql
 from codelutra.suites.base import Suite, material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.folder import located, named_files
+from codelutra.suites.humaneval import before, judging_by_check
 from codelutra.suites.lines import read_problems, said
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.shapes import About, FunctionLine, Line, ProgramLine, SqlLine
@@ -108,7 +109,12 @@ def _dealt(suite: Suite, about: About, section: SuiteSection) -> pl.DataFrame:
 
 
 def _function(line: FunctionLine, number: int) -> dict[str, Any]:
-    if line.asserts:
+    if line.continues:
+        line = line.model_copy(update={"reference": line.prompt + line.reference})
+    if line.check:
+        setup = line.setup or (before(line.reference, line.function) if line.reference.strip() else "")
+        judge = judging_by_check(line.check, line.function, setup)
+    elif line.asserts:
         judge = py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
     else:
         judge = py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)

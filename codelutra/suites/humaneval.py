@@ -54,11 +54,11 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
         "language": "python",
         "group": "humaneval",
         "difficulty": "",
-        "judge": _judging(entry["test"], entry["entry_point"], _before(reference, entry["entry_point"])),
+        "judge": judging_by_check(entry["test"], entry["entry_point"], before(reference, entry["entry_point"])),
     }
 
 
-def _before(program: str, function: str) -> str:
+def before(program: str, function: str) -> str:
     """The lines before the function."""
     for node in ast.parse(program).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
@@ -66,7 +66,7 @@ def _before(program: str, function: str) -> str:
     raise ValueError(f"its prompt defines no function {function}")
 
 
-def _judging(test: str, function: str, setup: str) -> str:
+def judging_by_check(test: str, function: str, setup: str) -> str:
     """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer."""
     tree = ast.parse(test)
     check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)

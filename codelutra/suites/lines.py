@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from codelutra.errors import ConfigError
-from codelutra.reading.keys import nearest, shown
+from codelutra.reading.keys import nearest, place, printable, shown
 from codelutra.reading.text import Unreadable, missing, parse_json, read_text
 from codelutra.schema import PROBLEMS
 
@@ -91,7 +91,11 @@ def _told(unit: str, faults: Mapping[str, list[int]]) -> Iterator[str]:
     for why, numbers in sorted(faults.items(), key=lambda fault: fault[1][0])[:SHOWN]:
         first = ", ".join(map(str, numbers[:3])) + (", …" if len(numbers) > 3 else "")
         plural = {"entry": "entries"}.get(unit, f"{unit}s")
-        yield f"{unit} {first}: {why}" if len(numbers) == 1 else f"{len(numbers)} {plural} ({first}): {why}"
+        yield (
+            f"{unit} {first}: {printable(why)}"
+            if len(numbers) == 1
+            else f"{len(numbers)} {plural} ({first}): {printable(why)}"
+        )
     if len(faults) > SHOWN:
         yield f"… and {len(faults) - SHOWN} more"
 
@@ -205,7 +209,9 @@ def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
         if isinstance(given, _Cell):
             field = shape.model_fields.get(key)
             given = str(given) if field is None or field.annotation is str else given.meant()
-        if key in found and found[key] != given:
+        if key in found and found[key] in ("", []):
+            found[key], by[key] = given, name
+        if key in found and found[key] != given and given not in ("", []):
             clashes.append(f"{by[key]!r} and {name!r} both give the {key}, and they differ; keep one")
         found.setdefault(key, given)
         by.setdefault(key, name)
@@ -216,7 +222,7 @@ def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
 
 def said(error: Any, shape: type[BaseModel]) -> str:
     """One of a ValidationError's errors."""
-    where = ".".join(map(str, error["loc"]))
+    where = place(error)
     if error["type"] == "extra_forbidden":
         names = shape.named() if issubclass(shape, Shape) else {name: name for name in shape.model_fields}
         known = f"; known here: {', '.join(shape.model_fields)}" if len(error["loc"]) == 1 else ""

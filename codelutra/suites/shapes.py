@@ -35,11 +35,17 @@ def _statements(value: Any) -> Any:
     """A text of several statements as a list of them; what is no Python stays, to be named."""
     if not isinstance(value, str):
         return value
+    if not _parses(value) or "def check(" in value:  # HumanEval's, which is judged as a whole
+        return [value[value.find("def check(") :]]
+    return [text for node in ast.parse(value).body if (text := ast.get_source_segment(value, node))]
+
+
+def _parses(program: str) -> bool:
     try:
-        found = [ast.get_source_segment(value, node) for node in ast.parse(value).body]
+        ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [value]
-    return [text for text in found if text]
+        return False
+    return True
 
 
 def _joined(value: Any) -> Any:
@@ -145,8 +151,20 @@ class FunctionLine(Line):
     function: Annotated[str, AfterValidator(_callable)] = ""
     cases: Annotated[tuple[tuple[Any, ...], ...], AfterValidator(_literals)] = ()
 
+    @property
+    def check(self) -> str:
+        """HumanEval's `def check(candidate)`, where that is what the line is judged by."""
+        return next((text for text in self.asserts if text.startswith("def check(")), "")
+
+    @property
+    def continues(self) -> bool:
+        """Whether the reference is the body of the function that the prompt begins, as in HumanEval."""
+        return self.reference[:1] in (" ", "\t") and not _parses(self.reference) and _parses(self.prompt + self.reference)
+
     @model_validator(mode="after")
     def _judged(self) -> FunctionLine:
+        if self.check and not self.function:
+            raise ValueError("`check(candidate)` needs `function` (or `entry_point`), the name of what it is called with")
         if not self.asserts and not (self.function and self.cases):
             raise ValueError("nothing to judge by: give `asserts`, or `function` and `cases` (a list of argument lists)")
         if not self.asserts and not self.reference.strip():

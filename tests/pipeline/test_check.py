@@ -119,6 +119,8 @@ CONTRADICTING = [
     ("dev", "Names with id <= 1?", "SELECT name FROM item WHERE id <= 1"),
     ("dev", "How many", "SELECT COUNT(*) FROM item"),
     ("dev", "How many?", "SELECT 5 - 2"),
+    ("train", "Names with price > 4?", "SELECT name FROM item WHERE price > 4 AND id"),
+    ("dev", "Names with price <= 4?", "SELECT name FROM item WHERE price <= 4"),
     ("test", "Never right?", "SELECT name FROM item WHERE 0"),
     ("test", "Never right?", "SELECT name FROM item WHERE price > 500"),
 ]

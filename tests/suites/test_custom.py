@@ -23,6 +23,7 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.pipeline.check import leaks_within
 from codelutra.suites.base import Suite, open_suite
+from codelutra.suites.folder import named_files
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
 from codelutra.suites.splits import overlaps
@@ -489,6 +490,41 @@ def test_the_usual_names_of_python_keys_are_taken(tmp_path: Path, line: dict[str
     assert (problem["prompt"], problem["reference"]) == ("Write f.", "def f(x): return x")
 
 
+CHECK = "\n\nMETADATA = {}\n\n\ndef check(candidate):\n    assert candidate(1) == 2\n    assert candidate(4) == 5\n"
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": 'import math\n\n\ndef step(n):\n    """The next number."""\n',
+    "canonical_solution": "    return n + 1\n",
+    "entry_point": "step",
+    "test": CHECK,
+    "split": "train",
+}
+
+
+def test_lines_as_humaneval_has_them_are_taken(tmp_path: Path) -> None:
+    suite = opened(write(tmp_path, "kind: python-function", HUMANEVAL))
+    problem = suite.problems().row(0, named=True)
+    assert problem["reference"] == HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"]
+    job = suite.answer_job(problem, "def step(n): return 0", "a", 1.0)
+    assert job.calls == ("step(1)", "step(4)")
+    assert job.program.startswith("import math\n")
+    with pytest.raises(ConfigError, match=r"needs `function` \(or `entry_point`\)"):
+        opened(write(tmp_path, "kind: python-function", {k: v for k, v in HUMANEVAL.items() if k != "entry_point"}))
+
+
+def test_an_empty_key_beside_one_that_says_it_is_no_contradiction(tmp_path: Path) -> None:
+    for line in ({"test_setup_code": "", "test_imports": ["import math"]}, {"test_imports": ["import math"], "setup": ""}):
+        suite = opened(write(tmp_path, "kind: python-function", {**FUNCTION, **line, "split": "train"}))
+        assert suite.answer_job(suite.problems().row(0, named=True), "x", "a", 1.0).program == "import math\nx"
+
+
+def test_what_a_terminal_would_act_on_is_escaped(shop: Path) -> None:
+    lines = [asked(1, **{"\x1b[31mred": 1}), asked(2, query="SELECT \x1b]0;x\x07"), asked(3, database="\x1b[2J")]
+    with pytest.raises(ConfigError) as refused:
+        opened(write(shop, SQL, *lines))
+    assert all(line.isprintable() for line in str(refused.value).splitlines())
+
+
 def test_inputs_and_outputs_of_programs_may_be_numbers_under_their_usual_names(tmp_path: Path) -> None:
     line = {"problem": "Double it.", "test_cases": [{"input": 2, "output": 4}], "split": "train"}
     suite = opened(write(tmp_path, "kind: python-program", line))
@@ -615,6 +651,21 @@ def test_the_config_can_name_what_lies_elsewhere(suite_beside_secrets: Path) -> 
         assert opened(suite_beside_secrets, outside=[str(outside)]).problems().height == 1
     with pytest.raises(ConfigError, match="outside its folder"):
         opened(suite_beside_secrets, outside=[str(top / "dee"), str(top / "suite")])
+
+
+def test_a_suite_from_the_hub_reads_its_blobs_and_nothing_else(suite_beside_secrets: Path) -> None:
+    repo = suite_beside_secrets.parent / "datasets--org--name"
+    snapshot = repo / "snapshots/0a1b"
+    (repo / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for name in ("problems.jsonl", "own.sqlite"):
+        (repo / "blobs" / name).write_bytes((suite_beside_secrets / name).read_bytes())
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    hub = SuiteSection(name="custom", path="hf:org/name@0a1b")
+    assert len(named_files(snapshot, ["problems.jsonl", "own.sqlite"], hub)) == 2
+    for away in ("../../../shop.sqlite", "../../../../x", "/etc/passwd"):
+        with pytest.raises(ConfigError, match="outside its folder"):
+            named_files(snapshot, [away], hub)
 
 
 def test_a_name_with_a_dollar_is_the_file_of_that_name(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
