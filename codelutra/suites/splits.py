@@ -11,6 +11,7 @@ import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.reading.text import Unreadable, require_file
 from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
 from codelutra.suites.folder import expand
 
@@ -88,8 +89,10 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
     side: dict[tuple[str, ...], str] = {}
     for file in files:
         try:
-            seen = pl.read_parquet(expand(file), columns=[*KNOWN_BY, "split"])
-        except (OSError, pl.exceptions.PolarsError) as e:
+            require_file(expand(file))
+            seen = pl.read_parquet(expand(file), columns=[*KNOWN_BY, "split"]).cast(dict.fromkeys(KNOWN_BY, pl.String))
+            seen = seen.with_columns(pl.col("split").cast(pl.String).cast(SPLIT)).drop_nulls()
+        except (OSError, Unreadable, pl.exceptions.PolarsError) as e:
             raise ConfigError(
                 f"suite.splits_of {file!r} is no problems.parquet of a run ({str(e).splitlines()[0]}); give "
                 "runs/NAME/problems.parquet, or leave it out to deal all problems anew"

@@ -676,6 +676,28 @@ def test_a_name_with_a_dollar_is_the_file_of_that_name(shop: Path, monkeypatch: 
     assert opened(shop).problems()["group"][0] == "$PLACE"
 
 
+def test_a_file_of_earlier_sides_that_is_something_else_is_named(shop: Path) -> None:
+    write(shop, SQL, *[{key: text.format(n=n) for key, text in Q.items()} for n in range(20)])
+    os.mkfifo(shop / "pipe")
+    (shop / "text.parquet").write_text("PAR1")
+    known = {"prompt": ["p"], "reference": ["r"], "group": ["g"], "language": ["sql"]}
+    pl.DataFrame({**known, "split": ["nowhere"]}).write_parquet(shop / "sides.parquet")
+    pl.DataFrame({**known, "split": [5]}).write_parquet(shop / "numbers.parquet")
+    pl.DataFrame({"a": [1]}).write_parquet(shop / "other.parquet")
+    for name in (
+        "pipe",
+        "text.parquet",
+        "sides.parquet",
+        "numbers.parquet",
+        "other.parquet",
+        "none.parquet",
+        ".",
+        "x" * 5000,
+    ):
+        with pytest.raises(ConfigError, match=r"is no problems\.parquet of a run"):
+            opened(shop, splits_of=[str(shop / name)])
+
+
 # ---- anything at all -------------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(
