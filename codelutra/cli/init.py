@@ -6,13 +6,12 @@ DIR/config.yaml   a run, its sizes chosen for so many problems, each with its re
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
 import re
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -24,8 +23,13 @@ import yaml
 
 from codelutra.config import SuiteSection, parse_config
 from codelutra.errors import UserError
-from codelutra.suites import custom
-from codelutra.suites.folder import numbered
+from codelutra.reading.plain_yaml import parse_yaml
+from codelutra.store.files import write_atomic
+from codelutra.suites.custom import suite_of
+from codelutra.suites.databases import is_database
+from codelutra.suites.folder import expand, outside_of
+from codelutra.suites.lines import Wrong, read_records, renamed
+from codelutra.suites.shapes import About, ProgramLine, Split
 
 FEWEST = 10  # problems: with fewer, no split is worth its name
 CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too long; `codelutra check` counts tokens
@@ -35,7 +39,7 @@ CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too lon
 class Sizes:
     """What suits so many problems of such a length."""
 
-    shares: Mapping[custom.Split, float]
+    shares: Mapping[Split, float]
     dev: int | None
     iterations: int
     samples_per_problem: int
@@ -57,14 +61,22 @@ class Made:
 
 def init_sql(database: Path, questions: Path, folder: Path | None = None) -> Made:
     """A suite over one SQLite file. Raises UserError with everything that is wrong, before anything is written."""
-    about = custom.About(kind="sql", problems=_absolute(questions), databases=(_absolute(database),))
-    return _make(about, folder or Path(database.stem))
+    if is_database(questions) and not is_database(database):
+        raise UserError(f"{questions} is a SQLite database: it goes first, then the questions ({database})")
+    about = About(kind="sql", problems=_absolute(questions), databases=(_absolute(database),))
+    return _make(about, folder or _folder_for(database))
 
 
 def init_python(problems: Path, folder: Path | None = None) -> Made:
     """A suite of Python functions, or of whole programs where lines have `tests`. Raises UserError as `init_sql` does."""
-    about = custom.About(kind=_python_kind(problems), problems=_absolute(problems))
-    return _make(about, folder or Path(problems.stem))
+    about = About(kind=_python_kind(Path(_absolute(problems))), problems=_absolute(problems))
+    return _make(about, folder or _folder_for(problems))
+
+
+def _folder_for(file: Path) -> Path:
+    """A folder named after the file; one without an ending is in its way."""
+    folder = Path(file.stem.removesuffix(".jsonl"))
+    return folder if folder.is_dir() or not os.path.lexists(folder) else Path(f"{folder}-suite")
 
 
 def sizes(problems: int, prompt_characters: int, program_characters: int, solved: int | None = None) -> Sizes:
@@ -74,7 +86,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
     Where there are few, a larger part must measure, each needs more samples to give its pairs, and SFT more passes.
     """
     solved = problems if solved is None else solved
-    shares: dict[custom.Split, float]
+    shares: dict[Split, float]
     if problems < 200:
         shares, iterations, samples, pairs, batch = {"train": 0.5, "dev": 0.3, "test": 0.2}, 2, 24, 6, 8
     elif problems < 1000:
@@ -101,13 +113,15 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
     )
 
 
-def _make(about: custom.About, folder: Path) -> Made:
+def _make(about: About, folder: Path) -> Made:
     suite, config = folder / "suite.yaml", folder / "config.yaml"
-    there = [str(file) for file in (suite, config) if file.exists()]
+    there = [str(file) for file in (suite, config) if os.path.lexists(file)]
     if there:
         raise UserError(f"{' and '.join(there)} exist already and are kept; name another folder as the last argument")
-    section = SuiteSection(name="custom", path=str(folder))
-    frame = custom.suite_of(about, suite, section).problems()
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise UserError(f"{folder} is a file, so nothing can be written into it; name another folder as the last argument")
+    section = SuiteSection(name="custom", path=str(folder), outside=(about.problems, *about.databases))
+    frame = suite_of(about, suite, section).problems()
     for database in about.databases:
         _sound(Path(database))
     if frame.height < FEWEST:
@@ -115,7 +129,7 @@ def _make(about: custom.About, folder: Path) -> Made:
     prompt, program = frame.select(pl.col("prompt", "reference").str.len_chars().max()).row(0)
     fit = sizes(frame.height, prompt, program, frame.filter(pl.col("reference") != "").height)
     about = about.model_copy(update={"shares": fit.shares})
-    dealt = custom.suite_of(about, suite, section).problems()
+    dealt = suite_of(about, suite, section).problems()
     if dealt.filter(pl.col("split") == "train", pl.col("reference") != "").is_empty():
         fit = replace(fit, warm_epochs=0)
     counts = dict(dealt.group_by("split").len().rows())
@@ -125,27 +139,39 @@ def _make(about: custom.About, folder: Path) -> Made:
             f"{about.problems} gives {', '.join(f'{n} {split}' for split, n in splits.items())} problems; a run needs 2 of "
             "train and 1 of dev at least. Name other splits in its lines, or none at all, or add problems that differ"
         )
-    text = _config_text(folder, fit, splits)
-    parse_config(yaml.safe_load(text), str(config))
-    folder.mkdir(parents=True, exist_ok=True)
-    suite.write_text(_suite_text(about, folder), encoding="utf-8")
-    config.write_text(text, encoding="utf-8")
+    outside = outside_of(folder, [Path(about.problems), *map(Path, about.databases)], SuiteSection(name="custom"))
+    text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside])
+    parse_config(parse_yaml(text), str(config))
+    _write(folder, {suite: _suite_text(about, folder), config: text})
     return Made(suite, config, splits)
 
 
+def _write(folder: Path, files: Mapping[Path, str]) -> None:
+    """All of the files, or none. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            write_atomic(file, text)
+    except OSError as e:
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+        raise UserError(f"nothing can be written to {folder}: {e.strerror}; name another folder as the last argument") from e
+
+
 def _python_kind(problems: Path) -> Literal["python-function", "python-program"]:
-    for _, text in numbered(problems):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # named with its number when the lines are read for good
-        return "python-program" if isinstance(line, dict) and "tests" in line else "python-function"
+    """Programs have `tests` that are objects; what is wrong with a line is said when the lines are read for good."""
+    for _, value in read_records(problems).found:
+        with contextlib.suppress(Wrong):
+            tests = renamed(value, ProgramLine).get("tests") if isinstance(value, dict) else None
+            if isinstance(tests, list) and tests:
+                return "python-program" if isinstance(tests[0], dict) else "python-function"
     return "python-function"
 
 
 def _sound(database: Path) -> None:
     """Raises UserError where SQLite finds damage behind a whole header."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.DatabaseError as e:
@@ -155,7 +181,7 @@ def _sound(database: Path) -> None:
 
 
 def _absolute(path: Path) -> str:
-    return str(path.expanduser().absolute())
+    return str(expand(str(path)).absolute())
 
 
 def _up(value: float, to: int) -> int:
@@ -165,22 +191,27 @@ def _up(value: float, to: int) -> int:
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def _suite_text(about: custom.About, folder: Path) -> str:
-    seen = {file: _quote(os.path.relpath(file, folder.resolve())) for file in (about.problems, *about.databases)}
+def _suite_text(about: About, folder: Path) -> str:
+    seen = {file: _seen_from(folder, file) for file in (about.problems, *about.databases)}
     databases = f"databases: [{', '.join(seen[d] for d in about.databases)}]\n" if about.databases else ""
     shares = ", ".join(f"{side}: {share:g}" for side, share in about.shares.items())
     return _filled("suite.yaml", kind=about.kind, problems=seen[about.problems], databases=databases, shares=shares)
 
 
-def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int]) -> str:
+def _seen_from(folder: Path, file: str) -> str:
+    """The path of a file from the folder, as YAML writes it."""
+    return _quote(os.path.relpath(file, folder.resolve()))
+
+
+def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int], outside: Sequence[str] = ()) -> str:
     measured = min(splits["dev"], fit.dev or splits["dev"])
     width = 98 / math.sqrt(measured)  # 1.96 · sqrt(¼ / n), in points
     more = f"up to {splits['dev']}" if measured < splits["dev"] else "only more questions"
     return _filled(
         "config.yaml",
         **asdict(fit),
-        folder=folder,
-        path=_quote(str(folder)),
+        folder=_quote(str(folder)),
+        outside=f"\n  outside: [{', '.join(outside)}]  # what suite.yaml may name beyond its own folder" if outside else "",
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine",
         counts=", ".join(f"{n} {split}" for split, n in splits.items()),
         dev_limit=f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else "",
@@ -208,5 +239,11 @@ def _filled(template: str, **values: Any) -> str:
 
 
 def _quote(text: str) -> str:
-    """As YAML writes it: bare where that is safe."""
-    return text if re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", text) else json.dumps(text, ensure_ascii=False)
+    """As YAML writes it: bare where that is safe. Raises UserError for a name that is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"the name {text!r} is not UTF-8, so no suite.yaml can hold it; rename it") from e
+    if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text) and isinstance(parse_yaml(text), str):
+        return text
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)).strip()

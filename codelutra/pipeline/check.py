@@ -1,7 +1,8 @@
 """`codelutra check`: do the numbers this config will give mean what they say? Asked before a run spends anything.
 
 Every reference is judged twice through the real path (the run's own `references` stage, which it will find done, and once
-more); prompts are counted in tokens; problems that train shares with another split, or with another suite, are leaks.
+more); prompts are counted in tokens; problems that train shares with another split, or with another suite, are leaks; the
+same question with two answers is a contradiction.
 Not covered: paraphrases of a question, and programs that do the same in other words.
 """
 
@@ -11,7 +12,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
 from codelutra.schema import STATUSES
-from codelutra.suites.base import SUITES, Suite, open_suite
-from codelutra.suites.splits import digests, normalise_prompt
+from codelutra.suites.base import SUITES, Suite, material, open_suite
+from codelutra.suites.splits import digests, same_prompt
 from sandbox.protocol import decode
 
 FLAKY = "two runs of it differ"
+_SHOWN = 5  # contradictions
 Row = dict[str, Any]
 
 
@@ -42,6 +44,7 @@ class Report:
     failures: list[Row]  # problem_id, split, group, kind, why, reference
     leaks: list[Row]  # train_id, shares ("prompt" | "program"), suite, split, problem_id
     notes: list[str]
+    contradictions: list[Row] = field(default_factory=list)  # split, problem_id; first_split, first_id: asks the same
 
     @property
     def spoilt(self) -> list[str]:
@@ -51,6 +54,8 @@ class Report:
             f"{' '.join(where)} are in train"
             for where in sorted({(leak["suite"], leak["split"]) for leak in self.leaks})
         ]
+        if self.contradictions:
+            found.append(f"{len(self.contradictions)} problems contradict another that asks the same")
         return found + [f"no reference of {s['split']} is usable" for s in self.splits if s["problems"] and not s["usable"]]
 
 
@@ -60,6 +65,10 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     against: suites by name, or configs. Raises UserError as the run itself would, and where `against` names nothing.
     """
     others = [(name, *_other(name)) for name in against]
+    notes = []
+    if "train" not in set(open_suite(config.suite).problems()["split"]):
+        config = config.model_copy(update={"iterations": 0, "warm_start": None})
+        notes.append("there are no train problems: a run can only measure its model on them, with iterations: 0")
     with tempfile.TemporaryDirectory(prefix="codelutra-check-") as scratch, Run(home, config, Path(scratch)) as run:
         run.on_progress = on_progress
         asked = run.make(stages.problems(run))
@@ -71,15 +80,23 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         plain = run.suite.problems()  # without worked examples, which several prompts share
         failures = reference_failures(problems, expected, again, run.suite)
         leaks = leaks_within(plain, run.suite)
+        clashes = contradictions(plain, expected, run.suite)
         for name, suite, theirs in others:
             leaks += leaks_between(plain, run.suite, theirs, suite, name)
         lengths, note = _lengths(problems, run.suite.system, config, home)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
     rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
-    notes = [note] if note else []
+    notes += [note] if note else []
+    notes += [
+        f"contradiction: {c['split']} {c['problem_id']} asks what {c['first_split']} {c['first_id']} asks, and another "
+        "answer is right; remove one, or say in the questions how they differ"
+        for c in clashes[:_SHOWN]
+    ]
+    if len(clashes) > _SHOWN:
+        notes.append(f"… and {len(clashes) - _SHOWN} more contradictions (--json lists all)")
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
-    return Report(judged, rows, failures, leaks, notes)
+    return Report(judged, rows, failures, leaks, notes, clashes)
 
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:
@@ -111,6 +128,26 @@ def leaks_between(ours: pl.DataFrame, suite: Suite, theirs: pl.DataFrame, other:
     return _shared(_keys(ours.filter(pl.col("split") == "train"), suite), _keys(theirs, other), name)
 
 
+def contradictions(problems: pl.DataFrame, expected: pl.DataFrame, suite: Suite) -> list[Row]:
+    """Problems that ask what an earlier one asks, of the same database or by the same calls, and expect another answer.
+
+    expected: EXPECTED. Problems whose reference cannot judge are left out.
+    """
+    first, found = dict[Any, Row](), list[Row]()
+    answers = dict(expected.filter(pl.col("status") == "correct").select("problem_id", "expected").rows())
+    for row in problems.rows(named=True):
+        if row["problem_id"] not in answers:
+            continue
+        judged = material(row["judge"])
+        asked = (same_prompt(row["prompt"]), judged.get("database"), *judged.get("calls", ()))
+        answer = suite.answer_digest(row, decode(json.loads(answers[row["problem_id"]])))
+        before = first.setdefault(asked, row | {"answer": answer})
+        if before["answer"] != answer:
+            kept = {c: row[c] for c in ("split", "problem_id")}
+            found.append({**kept, "first_split": before["split"], "first_id": before["problem_id"]})
+    return found
+
+
 def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     """(problem_id, split, shares, key), two rows a problem (one where there is no reference): equal keys, equal problems.
 
@@ -121,7 +158,7 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     databases = map(_database, *solved.select("language", "judge"))
     programs = map(suite.normalise, solved["reference"])
     same_program = map("\0".join, zip(solved["language"], databases, programs, strict=True))
-    keyed = {"prompt": (problems, map(normalise_prompt, problems["prompt"])), "program": (solved, same_program)}
+    keyed = {"prompt": (problems, map(same_prompt, problems["prompt"])), "program": (solved, same_program)}
     return pl.concat(
         frame.select("problem_id", "split", pl.lit(shares).alias("shares"), key=pl.Series(keys, dtype=pl.String))
         for shares, (frame, keys) in keyed.items()

@@ -14,7 +14,10 @@ def require_enough(problems: pl.DataFrame, config: RunConfig, suite: str) -> Non
     train, dev, test = (problems.filter(pl.col("split") == split).height for split in ("train", "dev", "test"))
     tested = config.select.test
     if config.iterations and train < 2:
-        raise UserError(f"suite {suite!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section")
+        raise UserError(
+            f"suite {suite!r} gives {train} train problem(s); at least 2 are needed, see the `suite` section; or set "
+            "iterations to 0, to measure the model alone"
+        )
     if config.iterations and not dev:
         raise UserError(
             f"suite {suite!r} gives 0 dev problems ({train} train, {test} test) and iterations is {config.iterations}: "

@@ -14,7 +14,7 @@ import polars as pl
 from codelutra.errors import UserError
 from codelutra.results.findings import Findings, read_findings
 from codelutra.results.load import load_summary
-from codelutra.suites.splits import normalise_prompt
+from codelutra.suites.splits import same_prompt
 
 
 def lineage(found: Findings) -> list[Findings]:
@@ -60,8 +60,8 @@ _KNOWN = ("prompt", "reference", "group")
 
 def _keys(prompt: str, reference: str, group: str) -> tuple[tuple[str, ...], ...]:
     asked = prompt.rstrip().rpartition("\n\n")[2]  # behind the schema and worked examples
-    known: list[tuple[str, ...]] = [(normalise_prompt(asked), reference, group)] if reference else []
-    return (normalise_prompt(prompt),), *known
+    known: list[tuple[str, ...]] = [(same_prompt(asked), reference, group)] if reference else []
+    return (same_prompt(prompt),), *known
 
 
 def _run_of(model: str, runs: Path) -> str:

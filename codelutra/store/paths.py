@@ -6,15 +6,24 @@ import os
 import shlex
 from pathlib import Path
 
+from codelutra.errors import UserError
+
 
 def home_dir(home: str | Path | None = None) -> Path:
-    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else the current folder."""
-    return Path(home or os.environ.get("CODELUTRA_HOME") or ".").resolve()
+    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else this folder. Raises UserError for a file."""
+    named = Path(home or os.environ.get("CODELUTRA_HOME") or ".")
+    above = next((p for p in (named, *named.absolute().parents) if os.path.lexists(p)), named)
+    if not os.path.isdir(above):
+        raise UserError(f"home {str(named)!r} cannot be a folder, because {above} is a file; give another --home")
+    return named.resolve()
 
 
 def cache_dir() -> Path:
     """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
-    return Path(os.environ.get("CODELUTRA_CACHE") or "~/.cache/codelutra").expanduser()
+    try:
+        return Path(os.environ.get("CODELUTRA_CACHE") or "~/.cache/codelutra").expanduser()
+    except RuntimeError as e:
+        raise UserError(f"{e} Set HOME, or CODELUTRA_CACHE to a folder for models") from e
 
 
 def told_command(command: str, run: Path) -> str:

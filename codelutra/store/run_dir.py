@@ -180,6 +180,9 @@ class RunDir:
 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
     a, b = (settings(config, SAME_RESULT, HOW_FAR) for config in (before, now))
+    for values in (a, b):  # a path as the config has it, and the same one written out
+        if where := values.get("suite.path"):
+            values["suite.path"] = os.path.abspath(where)
     differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
     if differ:
         shown = "; ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in differ[:5])

@@ -21,7 +21,7 @@ from typing import Any
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.suites.databases import chosen_databases, read_schema
-from codelutra.suites.folder import find, read_json
+from codelutra.suites.folder import find, read_entries
 from codelutra.suites.sql import SqlSuite
 from codelutra.suites.text_to_sql import Asked, Database, Official, suite
 
@@ -36,7 +36,9 @@ def load(section: SuiteSection) -> SqlSuite:
     files = {side: file for side in SIDES if (file := _questions(folder, side))}
     if not files:
         raise ConfigError(f"neither dev.json nor train.json in {folder}; check suite.path, or unpack BIRD's release there")
-    entries = [(side, n, _entry(q, file, n)) for side, file in files.items() for n, q in enumerate(read_json(file))]
+    entries = [(side, n, _entry(q, file, n)) for side, file in files.items() for n, q in enumerate(read_entries(file))]
+    if not entries:
+        raise ConfigError(f"{' and '.join(map(str, files.values()))} hold no question; take the file of an official release")
     where = {q["db_id"]: files[side].parent / f"{side}_databases" / q["db_id"] for side, _, q in entries}
     names = chosen_databases(section, sorted(where), " and ".join(map(str, files.values())))
     databases = {name: _database(where[name] / f"{name}.sqlite", section.descriptions) for name in names}
@@ -59,10 +61,14 @@ def _questions(folder: Path, side: str) -> Path | None:
 
 
 def _entry(question: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
-    missing = [key for key in ("db_id", "question", "SQL") if not question.get(key)]
+    missing = [key for key in ("db_id", "question", "SQL") if not (question.get(key) and isinstance(question[key], str))]
+    texts = {key: question.get(key) or "" for key in ("evidence", "difficulty")}
+    missing += [key for key, text in texts.items() if not isinstance(text, str)]
     if missing:
         raise ConfigError(f"{file}, entry {number}: no {', '.join(missing)}; take the file of an official release")
-    return question
+    return (
+        question | texts | {"question_id": question["question_id"] if type(question.get("question_id")) is int else number}
+    )
 
 
 def _asked(side: Official, number: int, question: dict[str, Any], evidence: bool) -> Asked:

@@ -13,20 +13,33 @@ from sqlglot.errors import SqlglotError
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.reading.keys import shown
+from codelutra.reading.text import Unreadable, require_file
 from codelutra.store.files import sha256_file
-from codelutra.suites.folder import require_known
+from codelutra.suites.folder import plain_name, require_known
 
 MAX_GIB = 1.0  # the sandbox holds databases in memory
 DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
+_MAGIC = b"SQLite format 3\0"
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # the first bytes of a rollback journal that was not finished
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+
+
+def is_database(path: Path) -> bool:
+    """Whether it is a file that begins as SQLite's do."""
+    try:
+        require_file(path)
+        with path.open("rb") as file:
+            return file.read(16) == _MAGIC
+    except (OSError, Unreadable):
+        return False
 
 
 def database_digest(path: Path) -> str:
     """sha256 of a SQLite file. Raises ConfigError where the file is absent or is something else."""
     try:
         with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
+            if file.read(16) != _MAGIC:
                 raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); give the database file")
         return sha256_file(path)
     except OSError as e:
@@ -74,6 +87,8 @@ def _opened(file: Path, options: str = "") -> closing[sqlite3.Connection]:
 
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
     """`section.databases`, or all known ones, without `section.without`. Raises ConfigError for unknown names."""
+    if unplain := [name for name in known if not plain_name(name)]:
+        raise ConfigError(f"{where} names the database {shown(unplain[0])}, which is not the plain name of a folder")
     require_known("databases", section.databases, known, where)
     require_known("without", section.without, known, where)
     return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]

@@ -46,6 +46,8 @@ class Ds1000(PythonSuite):
 def load(section: SuiteSection) -> PythonSuite:
     path = first_file(find(section, "ds1000"), *FILES)
     entries = [entry for _, entry in read_lines(path)]
+    if not entries:
+        raise ConfigError(f"{path} is empty; take ds1000.jsonl.gz of its repository")
     try:
         libraries = sorted({entry["metadata"]["library"] for entry in entries})
         require_known("libraries", section.libraries, libraries, "DS-1000")
@@ -53,7 +55,7 @@ def load(section: SuiteSection) -> PythonSuite:
         entries = [entry for entry in entries if entry["metadata"]["library"] in chosen]
         rows = [_row(entry) for entry in entries]
         origins = [(e["metadata"]["library"], e["metadata"]["perturbation_origin_id"]) for e in entries]
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ConfigError(f"{path} is not DS-1000's current format (no {e}); take ds1000.jsonl.gz of its repository") from e
     frame = pl.DataFrame(rows, schema=PROBLEMS)
     same = [(origin, normalise_prompt(prompt)) for origin, prompt in zip(origins, frame["prompt"], strict=True)]

@@ -35,7 +35,9 @@ def load(section: SuiteSection) -> PythonSuite:
             rows.append(_row(entry))
         except KeyError as e:
             raise ConfigError(f"{path}, line {number}: no {e}; {WAY_OUT}") from e
-        except (SyntaxError, ValueError) as e:
+        except (TypeError, AttributeError) as e:
+            raise ConfigError(f"{path}, line {number} is no problem of HumanEval ({e}); {WAY_OUT}") from e
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
             raise ConfigError(f"{path}, line {number} ({entry['task_id']}): {e}; {WAY_OUT}") from e
     if not rows:
         raise ConfigError(f"{path} is empty; {WAY_OUT}")
@@ -45,18 +47,18 @@ def load(section: SuiteSection) -> PythonSuite:
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     reference = entry["prompt"] + entry["canonical_solution"]
     return {
-        "problem_id": entry["task_id"],
+        "problem_id": str(entry["task_id"]),
         "split": "test",
         "prompt": f"Complete this function:\n\n```python\n{entry['prompt'].strip()}\n```",
         "reference": reference.strip(),
         "language": "python",
         "group": "humaneval",
         "difficulty": "",
-        "judge": _judging(entry["test"], entry["entry_point"], _before(reference, entry["entry_point"])),
+        "judge": judging_by_check(entry["test"], entry["entry_point"], before(reference, entry["entry_point"])),
     }
 
 
-def _before(program: str, function: str) -> str:
+def before(program: str, function: str) -> str:
     """The lines before the function."""
     for node in ast.parse(program).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
@@ -64,7 +66,7 @@ def _before(program: str, function: str) -> str:
     raise ValueError(f"its prompt defines no function {function}")
 
 
-def _judging(test: str, function: str, setup: str) -> str:
+def judging_by_check(test: str, function: str, setup: str) -> str:
     """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer."""
     tree = ast.parse(test)
     check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)

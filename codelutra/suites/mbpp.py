@@ -17,7 +17,7 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
-from codelutra.suites.folder import find, read_json, read_lines
+from codelutra.suites.folder import find, read_entries
 from codelutra.suites.python import PythonSuite, judging_by_asserts
 from codelutra.suites.splits import cap
 
@@ -29,7 +29,7 @@ SIDES = {"test": range(11, 511), "dev": range(511, 601), "train": range(601, 975
 
 def load(section: SuiteSection) -> PythonSuite:
     path = find(section, "mbpp") / FILES[section.name]
-    raw = [entry for _, entry in read_lines(path)] if path.suffix == ".jsonl" else read_json(path)
+    raw = read_entries(path, task_id=int, code=str, test_list=list)
     rows = [row(entry, path) for entry in raw if _side(entry["task_id"])]
     frame = pl.DataFrame(rows, schema=PROBLEMS)
     if frame.is_empty():
@@ -39,11 +39,12 @@ def load(section: SuiteSection) -> PythonSuite:
 
 def row(entry: dict[str, Any], path: Path) -> dict[str, Any]:
     """An entry of the release as a row of PROBLEMS; a few-shot example has no split."""
-    setup, after = "\n".join(entry.get("test_imports", [])), entry.get("test_setup_code", "")
+    after = entry.get("test_setup_code", "")
     try:
+        setup = "\n".join(entry.get("test_imports", []))
         judge = judging_by_asserts(entry["test_list"], reference=entry["code"], setup=setup, after=after)
-    except ValueError as e:
-        raise ConfigError(f"{path}, task_id {entry['task_id']}: {e}") from e
+    except (SyntaxError, TypeError, ValueError, AttributeError, RecursionError, MemoryError) as e:
+        raise ConfigError(f"{path}, task_id {entry['task_id']}: {e or 'a program nested too deeply'}") from e
     text, tests = entry.get("prompt", entry.get("text")), "\n".join(entry["test_list"])
     return {
         "problem_id": f"{entry['task_id']}",

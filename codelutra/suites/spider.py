@@ -12,7 +12,7 @@ from typing import Any
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.suites.databases import chosen_databases, table_text
-from codelutra.suites.folder import find, read_json
+from codelutra.suites.folder import find, read_entries
 from codelutra.suites.sql import SqlSuite
 from codelutra.suites.text_to_sql import Asked, Database, Official, suite
 
@@ -23,14 +23,18 @@ FILES: dict[Official, str] = {"train": "train_spider.json", "dev": "dev.json"}
 
 def load(section: SuiteSection) -> SqlSuite:
     folder = find(section, "spider")
-    tables = {t["db_id"]: t for t in read_json(folder / "tables.json")}
-    questions = {file: read_json(folder / name) for file, name in FILES.items()}
+    parts = dict.fromkeys(("table_names_original", "column_names_original", "foreign_keys"), list)
+    tables = {t["db_id"]: t for t in read_entries(folder / "tables.json", db_id=str, **parts)}
+    questions = {f: read_entries(folder / name, db_id=str, question=str, query=str) for f, name in FILES.items()}
     names = sorted({q["db_id"] for entries in questions.values() for q in entries})
     names = chosen_databases(section, names, f"{folder}/{FILES['train']} and {FILES['dev']}")
     without = [n for n in names if n not in tables]
     if without:
         raise ConfigError(f"{folder}/tables.json lacks {', '.join(without)}; take all files from one release of Spider")
-    databases = {n: Database(folder / "database" / n / f"{n}.sqlite", schema(tables[n])) for n in names}
+    try:
+        databases = {n: Database(folder / "database" / n / f"{n}.sqlite", schema(tables[n])) for n in names}
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
+        raise ConfigError(f"{folder}/tables.json does not fit together ({e}); take the file of the official release") from e
     asked = [
         Asked(file, number, q["db_id"], _one_line(q["question"]), _one_line(q["query"]))
         for file, entries in questions.items()

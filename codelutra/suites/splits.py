@@ -11,6 +11,7 @@ import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
+from codelutra.reading.text import Unreadable, require_file
 from codelutra.schema import PROBLEMS, SPLIT, SPLITS, check
 from codelutra.suites.folder import expand
 
@@ -25,8 +26,22 @@ def draw(seed: int, *what: object) -> float:
 
 
 def normalise_prompt(prompt: str) -> str:
-    """The words of a prompt in lower case. Prompts with the same words count as the same prompt."""
+    """The words of a prompt in lower case. Problems whose prompts have the same words are dealt to the same split."""
     return " ".join(re.findall(r"\w+", prompt.lower()))
+
+
+_ASKED = re.compile(
+    r"""\d+(?:[.,]\d+)+ | \.\d+ | \w+        # words; a number with its points
+    | [<>=!]= | [<>=≤≥≠≈¬±×÷∈∉⊂∪∩→∞√+/%^&|~\\$€£¥#@] | !(?=\w) | (?<=\d)!
+    | (?<![^\W\d])-(?=[\w.(]) | (?<=\w)-(?=\d)   # a sign, not a hyphen between words
+    | (?<=\s)[-*]+(?=\s) | (?<=\w)\*+(?=\w)   # between operands, not Markdown's emphasis""",
+    re.VERBOSE,
+)
+
+
+def same_prompt(prompt: str) -> str:
+    """Equal for prompts that ask the same: as `normalise_prompt`, and numbers, signs and operators count."""
+    return " ".join(_ASKED.findall(prompt.lower().translate({0x2212: "-", 0x2013: "-"})))
 
 
 def cap(problems: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:
@@ -74,8 +89,10 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
     side: dict[tuple[str, ...], str] = {}
     for file in files:
         try:
-            seen = pl.read_parquet(expand(file), columns=[*KNOWN_BY, "split"])
-        except (OSError, pl.exceptions.PolarsError) as e:
+            require_file(expand(file))
+            seen = pl.read_parquet(expand(file), columns=[*KNOWN_BY, "split"]).cast(dict.fromkeys(KNOWN_BY, pl.String))
+            seen = seen.with_columns(pl.col("split").cast(pl.String).cast(SPLIT)).drop_nulls()
+        except (OSError, Unreadable, pl.exceptions.PolarsError) as e:
             raise ConfigError(
                 f"suite.splits_of {file!r} is no problems.parquet of a run ({str(e).splitlines()[0]}); give "
                 "runs/NAME/problems.parquet, or leave it out to deal all problems anew"

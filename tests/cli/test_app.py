@@ -50,6 +50,7 @@ def test_every_command_says_what_it_does_and_what_it_takes(words: tuple[str, ...
     done = CliRunner().invoke(app, [*words, flag], env={"COLUMNS": "200", "TERM": "dumb"})
     assert done.exit_code == 0, done.output
     assert f"Usage: root {' '.join(words)}" in done.output
+    assert "list[" not in done.output
     command = commands()[words]
     assert command.help, "no sentence about it"
     for option in command.params:

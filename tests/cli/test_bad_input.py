@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from codelutra.store.artifacts import Recipe, Step, write_frame
 from tests.helpers.commands import codelutra
 from tests.helpers.runs import without_dev
 
+ROOT = str(Path(__file__).parents[2])
+
 
 def config(**changes: Any) -> Any:
     return parse_config({"name": "bad", "suite": {"name": "starter-sql", "train": 8, "dev": 4, "test": 0}} | changes)
@@ -34,6 +39,18 @@ def config(**changes: Any) -> Any:
         (("run", "demo", "--set", "suite.name=spidr"), "unknown suite 'spidr'; known:"),
         (("status", "nope"), "no run 'nope'"),
         (("report", "nope"), "no run 'nope'"),
+        (("run", "demo", "--set", "iteration=1"), "did you mean iterations?"),
+        (("run", "demo", "--set", "beta=1"), "did you mean train.beta?"),
+        (("run", "demo", "--set", "seed=-1"), "seed = -1"),
+        (("run", "demo", "--set", "seed=18446744073709551616"), "seed = 18446744073709551616"),
+        (("run", "demo", "--set", "train.beta=.inf"), "train.beta = inf"),
+        (("run", "demo", "--set", "execute.timeout_seconds=.nan"), "execute.timeout_seconds = nan"),
+        (("run", "demo", "--set", "x=" + "[" * 999), "nested more than 100 deep"),
+        (("run", "dmo"), "did you mean demo?"),
+        (("run", "."), "neither a file nor a preset"),
+        (("run", "/dev/null"), "neither a file nor a preset"),
+        (("run", "x" * 5000), "neither a file nor a preset"),
+        (("check", "demo", "--against", "nope"), "neither a file nor a preset"),
     ],
 )
 def test_the_command_line_says_what_is_wrong_and_exits_2(args: tuple[str, ...], says: str, tmp_path: Path) -> None:
@@ -153,3 +170,70 @@ def _artifact(run: Any, outcomes: pl.DataFrame) -> Any:
 def test_status_of_nothing_is_not_an_error(tmp_path: Path) -> None:
     done = codelutra("status", "--home", str(tmp_path), "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
+
+
+def test_a_suite_in_the_place_of_a_config_is_answered_with_the_config(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/suite.yaml").write_text("kind: sql\n")
+    (tmp_path / "shop/config.yaml").write_text("name: shop\n")
+    for source in (tmp_path / "shop", tmp_path / "shop/suite.yaml"):
+        done = codelutra("run", str(source), "--home", str(tmp_path), COLUMNS="999")
+        assert done.returncode == 2, done.stderr
+        assert f"{tmp_path}/shop/config.yaml" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("home", ["file", "file/below/it"])
+def test_a_home_that_is_a_file_is_named(tmp_path: Path, home: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for args in (("status",), ("check", "demo"), ("run", "demo"), ("prune",)):
+        done = codelutra(*args, "--home", str(tmp_path / home))
+        assert done.returncode == 2, done.stderr
+        assert f"because {tmp_path}/file is a file; give another --home" in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_removed_current_folder_is_named(tmp_path: Path) -> None:
+    for args in ("status", "run demo", "--help"):
+        script = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -m codelutra.cli {args}"
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT}
+        )
+        assert done.returncode == 2, done.stderr
+        assert "the current folder was removed" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "env", [{"PYTHONIOENCODING": "ascii"}, ASCII, ASCII | {"PYTHONIOENCODING": "ascii:strict"}, {"PYTHONUTF8": "0"}]
+)
+def test_a_terminal_that_is_not_utf8_gets_every_message(tmp_path: Path, env: dict[str, str]) -> None:
+    (tmp_path / "grün.yaml").write_text("name: grün\n", "utf-8")
+    for args, code in (
+        (("suites",), 0),
+        (("presets",), 0),
+        (("run", "--help"), 0),
+        (("run", str(tmp_path / "grün.yaml")), 2),
+    ):
+        done = codelutra(*args, "--home", str(tmp_path), **env) if args[0] == "run" else codelutra(*args, **env)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "name = 'gr" in done.stderr
+    assert json.loads(codelutra("status", "--home", str(tmp_path), "--json", **env).stdout) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody has")
+def test_without_a_home_folder_the_variable_to_set_is_named() -> None:
+    """A user number that nobody has, as in containers."""
+    program = (
+        "import os\nfrom codelutra.errors import UserError\nfrom codelutra.store.paths import cache_dir\n"
+        "os.setuid(54321); os.environ.pop('HOME', None); os.environ.pop('CODELUTRA_CACHE', None)\n"
+        "try: cache_dir()\nexcept UserError as e: print(e)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert "Set HOME, or CODELUTRA_CACHE" in done.stdout, done.stderr

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +18,9 @@ import pytest
 import yaml
 
 from codelutra.cli.init import _config_text, init_python, init_sql, sizes
-from codelutra.config import load_config
+from codelutra.config import SuiteSection, load_config, parse_config
 from codelutra.errors import UserError
+from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import open_suite
 from tests.helpers.commands import codelutra
 
@@ -43,7 +48,9 @@ def test_the_example_becomes_a_suite_and_a_config_that_load_from_where_they_were
     config = load_config(made.config)
     problems = open_suite(config.suite).problems()
     assert Counter(problems["split"].to_list()) == made.splits == {"train": 25, "dev": 15, "test": 10}
-    assert (config.name, config.suite.path) == ("library", "library")
+    assert config.name == "library"
+    assert config.suite.path is not None
+    assert Path(config.suite.path).samefile("library")
     written = {p.name for p in library.iterdir()} - {"library"}
     assert written == {"library.sqlite", "questions.jsonl"}, "the database is used where it lies"
 
@@ -172,3 +179,108 @@ def test_sizes_follow_the_number_of_problems() -> None:
     assert 5 == few.warm_epochs > some.warm_epochs > many.warm_epochs
     assert (few.dev, many.dev) == (None, 500)
     assert sizes(50, 8000, 120).max_length > 8000 / 3, "a long schema gets room"
+
+
+def test_the_config_works_from_every_folder_and_goes_on_from_where_a_run_was_begun(
+    library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.chdir(library)
+    config = init_sql(Path("library.sqlite"), Path("questions.jsonl")).config.absolute()
+    begun = load_config("library/config.yaml")
+    for folder in (library, library / "library", tmp_path_factory.mktemp("elsewhere"), Path("/")):
+        monkeypatch.chdir(folder)
+        found = load_config(config)
+        assert found == begun
+        assert open_suite(found.suite).problems().height == 50
+        RunDir.create(library / "runs", found)
+
+
+def test_a_config_with_a_path_from_the_current_folder_works_there_as_before(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(library)
+    made = init_sql(Path("library.sqlite"), Path("questions.jsonl"))
+    made.config.write_text(made.config.read_text().replace("path: .", "path: library"))
+    (library / "mine.yaml").write_text(made.config.read_text())
+    before = parse_config(yaml.safe_load(made.config.read_text()))
+    for source in (made.config, library / "mine.yaml"):
+        config = load_config(source)
+        assert open_suite(config.suite).problems().height == 50
+        RunDir.create(library / "runs", before)
+        RunDir.create(library / "runs", config)
+    with pytest.raises(UserError, match=r"another config \(suite\.path"):
+        RunDir.create(library / "runs", load_config(made.config, ("suite.path=elsewhere",)))
+
+
+def test_files_from_anywhere_are_named_in_the_config_and_nothing_else_is(
+    library: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = tmp_path_factory.mktemp("far")
+    (library / "library.sqlite").rename(far / "books.sqlite")
+    (library / "link.sqlite").symlink_to(far / "books.sqlite")
+    monkeypatch.chdir(library)
+    for database in ("link.sqlite", f"{far}/books.sqlite", os.path.relpath(far / "books.sqlite")):
+        made = init_sql(Path(database), Path("questions.jsonl"), Path(f"suite of {len(database)}"))
+        assert "outside: [" in made.config.read_text()
+        assert open_suite(load_config(made.config).suite).problems().height == 50
+        with pytest.raises(UserError, match="outside its folder"):
+            open_suite(SuiteSection(name="custom", path=str(made.suite.parent)))
+
+
+@pytest.mark.parametrize(
+    "name", ["History", "export $HOME.sqlite", "a\nb.db", "größe.sqlite", "123", "~x.db", "-d.db", "x.y z.db"]
+)
+def test_any_name_of_a_database_becomes_a_suite_and_a_config_that_load(
+    library: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (library / "library.sqlite").rename(library / name)
+    monkeypatch.chdir(library)
+    made = init_sql(Path(name), Path("questions.jsonl"))
+    assert open_suite(load_config(made.config).suite).problems().height == 50
+    assert made.suite.parent == Path(Path(name).stem if "." in name else f"{name}-suite")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_table_or_a_list_of_questions_is_read(library: Path, suffix: str) -> None:
+    rows = [json.loads(line) for line in (library / "questions.jsonl").read_text().splitlines()]
+    file = library / f"questions{suffix}"
+    if suffix == ".csv":
+        with file.open("w", encoding="utf-8-sig", newline="") as out:
+            writer = csv.DictWriter(out, ["question", "query"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        file.write_text(json.dumps(rows, indent=1))
+    made = init_sql(library / "library.sqlite", file, library / "suite")
+    assert open_suite(load_config(made.config).suite).problems().height == 50
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("sql", "questions.jsonl", "library.sqlite"), "library.sqlite is a SQLite database: it goes first"),
+        (("library.sqlite", "questions.jsonl"), "codelutra init sql library.sqlite questions.jsonl"),
+        (("questions.jsonl",), "codelutra init python questions.jsonl"),
+        (("none.db", "questions.jsonl"), "codelutra init sql none.db questions.jsonl"),
+        (("sql", "library.sqlite", "questions.jsonl", "questions.jsonl"), "questions.jsonl is a file"),
+        (("sql", "library.sqlite", "questions.jsonl", "/proc/no/suite"), "nothing can be written to /proc/no/suite"),
+        (("sql", "library.sqlite", "pipe"), "pipe is a pipe, not a file"),
+        (("sql", "pipe", "questions.jsonl"), "pipe is a pipe, not a file"),
+        (("python", "library.sqlite"), "is not text: it is a SQLite database"),
+        (("sql", "none.sqlite", "questions.jsonl"), "no database at"),
+        (("sql", ".", "questions.jsonl"), "is a folder, not a file"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_answered_with_what_can(library: Path, args: tuple[str, ...], says: str) -> None:
+    os.mkfifo(library / "pipe")
+    done = subprocess.run(
+        [sys.executable, "-m", "codelutra.cli", "init", *args],
+        capture_output=True,
+        text=True,
+        cwd=library,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLE.parents[2]), "COLUMNS": "999"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p.name for p in library.iterdir()} == {"library.sqlite", "questions.jsonl", "pipe"}

@@ -50,3 +50,13 @@ def test_models_are_held_against_the_first_problem_by_problem(tmp_path: Path) ->
     assert against["p"] == pytest.approx(2 * 0.5**6)
     table = conclude(evaluation(str(config), (), models, tmp_path), tmp_path).table
     assert [r["against the first (test)"] for r in table.records()] == ["", "+6 −0, p = 0.031"]
+
+
+def test_a_run_that_has_no_policy_to_give_is_refused_before_any_run_is_begun(tmp_path: Path) -> None:
+    weights = write_tiny_model(tmp_path / "model")
+    for models in (["run:nope"], [f"path:{weights}", "run:nope"]):
+        done = codelutra("evaluate", "demo", "--home", str(tmp_path), *(f"--model={m}" for m in models))
+        assert done.returncode == 2, done.stderr
+        assert "model run:nope: no such run" in done.stderr
+        assert "there: none" in done.stderr
+        assert not (tmp_path / "runs").exists()

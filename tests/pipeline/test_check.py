@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.config import RunConfig, SuiteSection, parse_config
+from codelutra.config import RunConfig, SuiteSection, load_config, parse_config
 from codelutra.errors import ConfigError
 from codelutra.pipeline import stages
 from codelutra.pipeline.check import FLAKY, Report, check, leaks_between, leaks_within, reference_failures
@@ -108,6 +108,48 @@ def test_the_command_exits_1_on_a_leak_and_says_where(tmp_path: Path) -> None:
     }
     assert found["spoilt"] == [f"1 problems of custom-leaky {split} are in train" for split in ("dev", "test")]
     assert "prompts were not counted: no tokenizer of path:" in found["notes"][0]
+
+
+CONTRADICTING = [
+    ("train", "Which names are there?", "SELECT name FROM item"),
+    ("train", "which NAMES are there", "SELECT id FROM item"),
+    ("train", "Dear ones?", "SELECT name FROM item WHERE price > 5"),
+    ("dev", "Dear ones?", "SELECT name FROM item WHERE price > 4"),
+    ("dev", "Names with id > 1?", "SELECT name FROM item WHERE id > 1"),
+    ("dev", "Names with id <= 1?", "SELECT name FROM item WHERE id <= 1"),
+    ("dev", "How many", "SELECT COUNT(*) FROM item"),
+    ("dev", "How many?", "SELECT 5 - 2"),
+    ("train", "Names with price > 4?", "SELECT name FROM item WHERE price > 4 AND id"),
+    ("dev", "Names with price <= 4?", "SELECT name FROM item WHERE price <= 4"),
+    ("test", "Never right?", "SELECT name FROM item WHERE 0"),
+    ("test", "Never right?", "SELECT name FROM item WHERE price > 500"),
+]
+
+
+def test_one_question_with_two_answers_is_named_and_one_asked_in_two_ways_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "shop", CONTRADICTING)
+    done = codelutra("check", str(tmp_path / "shop/config.yaml"), "--home", str(tmp_path), "--json")
+    found = json.loads(done.stdout)
+    pairs = {(c["first_split"], c["first_id"], c["split"], c["problem_id"]) for c in found["contradictions"]}
+    assert pairs == {("train", "00001", "train", "00002"), ("dev", "00007", "dev", "00008")}
+    assert done.returncode == 1
+    assert "2 problems contradict another that asks the same" in found["spoilt"]
+    assert {k["problem_id"] for k in found["leaks"]} == {"00004"}
+    told = codelutra("check", str(tmp_path / "shop/config.yaml"), "--home", str(tmp_path), COLUMNS="999")
+    assert "contradiction: train 00002 asks what train 00001 asks, and another answer is right" in told.stdout
+
+
+@pytest.mark.parametrize("more", [{}, {"warm_start": {}}, {"iterations": 3}])
+def test_a_suite_that_only_measures_is_checked_without_train_problems(tmp_path: Path, more: dict[str, Any]) -> None:
+    for splits in (["test"] * 3, ["dev", "test", "test"]):
+        config = write(tmp_path / "shop", [(s, q, r) for s, (_, q, r) in zip(splits, LINES, strict=False)])
+        raw = json.loads((tmp_path / "shop/config.yaml").read_text()) | more
+        (tmp_path / "shop/config.yaml").write_text(json.dumps(raw))
+        report = check(load_config(tmp_path / "shop/config.yaml"), tmp_path)
+        assert sum(s["problems"] for s in report.splits) == 3
+        assert report.spoilt == []
+        assert report.notes[0].startswith("there are no train problems: a run can only measure")
+        assert config.iterations, "by default there are iterations"
 
 
 def test_the_command_exits_0_on_a_few_failing_references_and_1_when_held_against_what_train_is_from(

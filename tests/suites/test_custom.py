@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
+import os
+import re
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -11,12 +16,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.pipeline.check import leaks_within
 from codelutra.suites.base import Suite, open_suite
+from codelutra.suites.folder import named_files
 from codelutra.suites.python import PythonSuite
+from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
 from codelutra.suites.splits import overlaps
 from codelutra.suites.sql import SqlSuite
 from sandbox.protocol import SqlJob
@@ -164,9 +173,21 @@ def test_a_broken_line_is_named_with_what_is_wrong(shop: Path, line: Any, said: 
         opened(write(shop, SQL, {"question": "ok", "query": "SELECT name FROM item"}, line))
 
 
-def test_all_broken_lines_are_said_at_once_up_to_ten(shop: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)line 1: .*line 10: .*… and 2 more"):
-        opened(write(shop, SQL, *[{"question": "x"}] * 12))
+def test_all_faults_are_said_at_once_up_to_ten(shop: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)line 1: .*c0.*line 10: .*c9.*… and 2 more"):
+        opened(write(shop, SQL, *[{"question": "x", "query": f"SELECT c{n} FROM item"} for n in range(12)]))
+
+
+def test_a_fault_of_many_lines_is_said_once_with_its_count(shop: Path) -> None:
+    lines = [{"question": f"{n}?", "query": "SELECT 1", "qurey_id": n} for n in range(877)]
+    del lines[5]["question"]
+    with pytest.raises(ConfigError) as refused:
+        opened(write(shop, SQL, *lines))
+    first, *said = str(refused.value).splitlines()
+    assert first.endswith("problems.jsonl:")
+    assert len(said) == 2
+    assert re.fullmatch(r"  877 lines \(1, 2, 3, …\): qurey_id: unknown key; known here: .*", said[0])
+    assert re.fullmatch(r"  line 6: question: Field required", said[1])
 
 
 @pytest.mark.parametrize(
@@ -294,3 +315,445 @@ def test_a_change_in_any_problem_is_another_version(tmp_path: Path) -> None:
         write(tmp_path, "kind: python-function", {**FUNCTION, "prompt": prompt}, FUNCTION)
         versions.append(opened(tmp_path).version)
     assert versions[0] == versions[2] != versions[1]
+
+
+# ---- files as people have them ---------------------------------------------------------------------------------------
+
+Q = {"question": "Over {n}?", "query": "SELECT name FROM item WHERE price > {n}"}
+
+
+def asked(number: int, **more: Any) -> dict[str, Any]:
+    return {key: text.format(n=number) for key, text in Q.items()} | {"split": "train"} | more
+
+
+def as_csv(rows: list[dict[str, Any]], separator: str = ",") -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=separator, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({k: v if isinstance(v, str) or v is None else json.dumps(v) for k, v in row.items()} for row in rows)
+    return out.getvalue()
+
+
+LINES = [asked(n, question=f'Over {n}, "at least"\nor more; so?', id=f"q{n}") for n in range(3)]
+FORMS = {
+    "lines.jsonl": "\n".join(map(json.dumps, LINES)).encode(),
+    "crlf.jsonl": "\r\n".join(map(json.dumps, LINES)).encode("utf-8-sig") + b"\r\n\r\n",
+    "utf16.txt": "\n".join(map(json.dumps, LINES)).encode("utf-16"),
+    "list.json": json.dumps(LINES).encode(),
+    "pretty.json": json.dumps(LINES, indent=2).encode("utf-8-sig"),
+    "table.csv": as_csv(LINES).encode(),
+    "excel.csv": as_csv(LINES, ";").encode("utf-8-sig"),
+    "table.tsv": as_csv(LINES, "\t").encode("utf-16"),
+    "packed.jsonl.gz": gzip.compress("\n".join(map(json.dumps, LINES)).encode()),
+    "packed.csv.gz": gzip.compress(as_csv(LINES).encode()),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_same_problems_load_from_every_kind_of_file(shop: Path, name: str) -> None:
+    (shop / name).write_bytes(FORMS[name])
+    (shop / "suite.yaml").write_text(f"{SQL}problems: {name}\n")
+    problems = opened(shop).problems()
+    assert problems["problem_id"].to_list() == ["q0", "q1", "q2"]
+    assert problems["prompt"][1] == 'item(id, name, price)\n\nOver 1, "at least"\nor more; so?'
+    assert problems["reference"][2] == "SELECT name FROM item WHERE price > 2"
+
+
+def test_cells_of_a_table_may_hold_lists(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"Add {n}.",
+            "code": f"def f(x): return x + {n}",
+            "test_list": [f"assert f(1) == {n + 1}"],
+            "split": "dev",
+        }
+        for n in range(2)
+    ]
+    (tmp_path / "p.csv").write_text(as_csv(rows).replace('""assert f(1) == 1""', "'assert f(1) == 1'"))  # as pandas has it
+    (tmp_path / "suite.yaml").write_text("kind: python-function\nproblems: p.csv")
+    suite = opened(tmp_path)
+    assert [suite.answer_job(p, "", "a", 1.0).calls for p in suite.problems().rows(named=True)] == [("f(1)",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("p.csv", b"question,query,query\na,SELECT 1,SELECT 2\n", "the column 'query' is there twice"),
+        ("p.csv", b"question,query\na,SELECT 1\nb,SELECT 1,1,1\n", "p.csv"),
+        ("p.csv", b'question,query\na,"SELECT 1\n', "p.csv"),
+        ("p.csv", b"question,query\n\xe4,SELECT 1\n", "line 2 is not UTF-8 text: byte 0xe4"),
+        ("p.csv", b"question,query\n", "p.csv is empty"),
+        ("p.csv", b"", "p.csv"),
+        ("p.csv", b"question,qurey\na,SELECT 1\n", "row 2: qurey: unknown key.*did you mean query"),
+        ("p.json", b'[{"question": "a"', "not JSON: "),
+        ("p.json", b"[1, 2]", r"2 entries|entry 1: 1 is not an object"),
+        ("p.json", b"[]", "p.json is empty"),
+        ("p.json", b'{"data": [{"question": "a"}, {"question": "b"}]}', "whose 'data' is a list of objects; give that list"),
+        ("p.json", b'{\n"question": "a",\n"query": "SELECT 1"}\n{\n"question": "b"}', "one JSON object a line"),
+        ("p.jsonl", b'{"question": "a", "question": "b", "query": "SELECT 1"}', "line 1: the key 'question' is there twice"),
+        ("p.jsonl", b'{"question": "\\ud800", "query": "SELECT 1"}', "line 1: .*half a character"),
+        ("p.jsonl", b"[" * 9999, "nested more than 100 deep"),
+        ("p.jsonl", b'{"question": ' + b"[" * 9999, "line 1: nested more than 100 deep"),
+        ("p.jsonl", b'{"question": "a", "query": ' + b"9" * 5000 + b"}", "line 1: a number of 5000 digits"),
+        ("p.jsonl", b"null\ntrue", "line 1: None is not an object"),
+        ("p.jsonl", b"question,query\na,SELECT 1", r"2 lines \(1, 2\): not JSON"),
+        ("p.jsonl", b"SQLite format 3\0", "is not text: it is a SQLite database"),
+    ],
+)
+def test_a_file_that_is_no_list_of_problems_says_so_once(shop: Path, name: str, content: bytes, says: str) -> None:
+    (shop / name).write_bytes(content)
+    (shop / "suite.yaml").write_text(f"{SQL}problems: {name}\n")
+    with pytest.raises(ConfigError, match=says) as refused:
+        opened(shop)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"question": "a", "query": "SELECT 1", "db_id": "shop"},
+        {"Question": "a", "SQL": "SELECT 1", "DB": "shop", "Hardness": "easy"},
+        {"question_id": 7, "question": "a", "SQL": "SELECT 1", "db_id": "shop", "evidence": "", "difficulty": "simple"},
+        {"nl": "a", "gold sql": "SELECT 1", "database-id": "shop"},
+        {"instruction": "a", "answer": "SELECT 1"},
+        {
+            "db_id": "shop",
+            "question": "a",
+            "query": "SELECT 1",
+            "sql": {"select": []},
+            "query_toks": [],
+            "question_toks": [],
+        },
+        {"question": "a", "query": "SELECT 1", "sql": "SELECT 1", "group": None, "difficulty": float("nan")},
+        {"id": 3.0, "question": "a", "query": "SELECT 1", "group": 4},
+    ],
+)
+def test_the_usual_names_of_keys_are_taken(shop: Path, line: dict[str, Any]) -> None:
+    row = opened(write(shop, SQL, {**line, "split": "train"})).problems().row(0, named=True)
+    assert (row["prompt"].split("\n")[-1], row["reference"]) == ("a", "SELECT 1")
+    assert row["problem_id"] == ("3" if "id" in line else "7" if "question_id" in line else "00001")
+
+
+def test_a_hint_stands_behind_its_question(shop: Path) -> None:
+    problems = opened(write(shop, SQL, asked(1, evidence=" dear means price > 5 "))).problems()
+    assert problems["prompt"][0].endswith("Over 1?\nHint: dear means price > 5")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"sql": "SELECT 2"}, "'query' and 'sql' both give the query, and they differ; keep one"),
+        ({"db_id": "shop", "database": "shed"}, "'db_id' and 'database' both give the database"),
+        ({"question": "  "}, r"question: it is blank \(got '  '\)"),
+        ({"question": "\t\n\u200b\u3000\ufeff"}, "question: it is blank"),
+        ({"question": None}, "question: Field required"),
+        ({"question": ["a"]}, r"question: .*valid string \(got \['a'\]\)"),
+        ({"id": True}, "id: .*valid string"),
+        ({"querry": "x"}, "querry: unknown key; .*; did you mean query"),
+        ({"hardnes": "x"}, "hardnes: unknown key; .*; did you mean hardness"),
+        ({"query": "SELECT " + "(" * 5000 + "1" + ")" * 5000}, "line 1: "),
+        ({"query": "SELECT 1\0"}, "line 1: "),
+    ],
+)
+def test_a_line_that_says_nothing_or_two_things_is_refused(shop: Path, line: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        opened(write(shop, SQL, asked(1) | line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {
+            "task_id": 1,
+            "text": "Write f.",
+            "code": "def f(x): return x",
+            "test_list": ["assert f(1) == 1"],
+            "test_setup_code": "",
+            "challenge_test_list": [],
+        },
+        {
+            "source_file": "x",
+            "task_id": 2,
+            "prompt": "Write f.",
+            "code": "def f(x): return x",
+            "test_imports": ["import math"],
+            "test_list": ["assert f(1) == 1"],
+        },
+        {"instruction": "Write f.", "solution": "def f(x): return x", "test": "assert f(1) == 1"},
+        {"prompt": "Write f.", "canonical_solution": "def f(x): return x", "entry_point": "f", "inputs": [[1]]},
+    ],
+)
+def test_the_usual_names_of_python_keys_are_taken(tmp_path: Path, line: dict[str, Any]) -> None:
+    suite = opened(write(tmp_path, "kind: python-function", {**line, "split": "train"}))
+    problem = suite.problems().row(0, named=True)
+    assert suite.answer_job(problem, "", "a", 1.0).calls == ("f(1)",)
+    assert (problem["prompt"], problem["reference"]) == ("Write f.", "def f(x): return x")
+
+
+CHECK = "\n\nMETADATA = {}\n\n\ndef check(candidate):\n    assert candidate(1) == 2\n    assert candidate(4) == 5\n"
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": 'import math\n\n\ndef step(n):\n    """The next number."""\n',
+    "canonical_solution": "    return n + 1\n",
+    "entry_point": "step",
+    "test": CHECK,
+    "split": "train",
+}
+
+
+def test_lines_as_humaneval_has_them_are_taken(tmp_path: Path) -> None:
+    suite = opened(write(tmp_path, "kind: python-function", HUMANEVAL))
+    problem = suite.problems().row(0, named=True)
+    assert problem["reference"] == HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"]
+    job = suite.answer_job(problem, "def step(n): return 0", "a", 1.0)
+    assert job.calls == ("step(1)", "step(4)")
+    assert job.program.startswith("import math\n")
+    with pytest.raises(ConfigError, match=r"needs `function` \(or `entry_point`\)"):
+        opened(write(tmp_path, "kind: python-function", {k: v for k, v in HUMANEVAL.items() if k != "entry_point"}))
+
+
+def test_an_empty_key_beside_one_that_says_it_is_no_contradiction(tmp_path: Path) -> None:
+    for line in ({"test_setup_code": "", "test_imports": ["import math"]}, {"test_imports": ["import math"], "setup": ""}):
+        suite = opened(write(tmp_path, "kind: python-function", {**FUNCTION, **line, "split": "train"}))
+        assert suite.answer_job(suite.problems().row(0, named=True), "x", "a", 1.0).program == "import math\nx"
+
+
+def test_what_a_terminal_would_act_on_is_escaped(shop: Path) -> None:
+    lines = [asked(1, **{"\x1b[31mred": 1}), asked(2, query="SELECT \x1b]0;x\x07"), asked(3, database="\x1b[2J")]
+    with pytest.raises(ConfigError) as refused:
+        opened(write(shop, SQL, *lines))
+    assert all(line.isprintable() for line in str(refused.value).splitlines())
+
+
+def test_inputs_and_outputs_of_programs_may_be_numbers_under_their_usual_names(tmp_path: Path) -> None:
+    line = {"problem": "Double it.", "test_cases": [{"input": 2, "output": 4}], "split": "train"}
+    suite = opened(write(tmp_path, "kind: python-program", line))
+    problem = suite.problems().row(0, named=True)
+    assert suite.answer_job(problem, "", "a", 1.0).calls == ("_printed('2')",)
+    assert suite.expected_job(problem, "e", 1.0).calls == (repr("4"),)
+    both = {**line, "test_cases": [{"input": "2", "stdin": "3", "output": "4"}]}
+    with pytest.raises(ConfigError, match=r"tests\.0: 'input' and 'stdin' both give the stdin"):
+        opened(write(tmp_path, "kind: python-program", both))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"function": "f(); import os"}, r"function: not the name of a function \(got 'f\(\); import os'\)"),
+        ({"function": "for"}, "function: not the name"),
+        ({"function": "f("}, "function: not the name"),
+        ({"function": "[f][0]"}, "function: not the name"),
+        ({"cases": [[float("inf")]]}, "cases: inf is no value of a case"),
+        ({"cases": [[{"a": [float("nan")]}]]}, "cases: nan is no value of a case"),
+        ({"function": "", "cases": [], "asserts": ["assert " + "-" * 5000 + "f(1) == 1"]}, "line 1: "),
+        ({"function": "", "cases": [], "asserts": ["assert f(1) == 1\0"]}, "line 1: "),
+        ({"prompt": "\u00a0"}, "prompt: it is blank"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused(tmp_path: Path, line: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        opened(write(tmp_path, "kind: python-function", {**FUNCTION, **line}))
+
+
+@pytest.mark.parametrize("function", ["f", "math.floor", "Solution().two", "A().b.c", "größe"])
+def test_what_stands_before_brackets_is_a_function(tmp_path: Path, function: str) -> None:
+    suite = opened(write(tmp_path, "kind: python-function", {**FUNCTION, "function": function, "split": "train"}))
+    assert suite.answer_job(suite.problems().row(0, named=True), "", "a", 1.0).calls == (
+        f"{function}(1)",
+        f"{function}('a')",
+    )
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ("kind: sql\nshares: {}", "shares: .*at least 1 item"),
+        ("kind: sql\nshares: {train: .inf}", "shares.train: .*finite"),
+        ("kind: sql\nshares: {train: 0}", "shares.train: .*greater than 0"),
+        ("kind: sql\nkind: sql", "line 2, column 1: the key 'kind' is on line 1"),
+        ("kind: sql\ndatabase: [shop.sqlite]", "database: unknown key; known here: .*; did you mean databases"),
+        ('kind: sql\ndatabases: ["a\\0b"]', "not the name of a file"),
+        ("kind: sql\ndatabases: ['']", "not the name of a file"),
+        ("kind: sql\ndatabases: [" + "x" * 5000 + "]", "no database at .*File name too long"),
+        ("kind: sql\ndatabases: [pipe]", "pipe is a pipe, not a file"),
+        ("kind: sql\ndatabases: [.]", "is a folder, not a file"),
+        ("kind: python-function\nproblems: pipe", "pipe is a pipe, not a file"),
+        ("kind: python-function\nproblems: .", "is a folder, not a file"),
+        ("kind: python-function\nproblems: " + "x" * 5000, "File name too long"),
+        ("", "suite.yaml is empty"),
+        ("- a", "suite.yaml holds list"),
+    ],
+)
+def test_a_suite_yaml_that_names_nothing_usable_is_refused(shop: Path, about: str, says: str) -> None:
+    os.mkfifo(shop / "pipe")
+    with pytest.raises(ConfigError, match=says) as refused:
+        opened(write(shop, about, asked(1)))
+    assert len(str(refused.value)) < 20_000
+
+
+# ---- where a suite's files may lie -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite_beside_secrets(shop: Path) -> Path:
+    """shop/suite with its own problems and database; shop/shop.sqlite is not its own."""
+    folder = shop / "suite"
+    folder.mkdir()
+    (folder / "own.sqlite").write_bytes((shop / "shop.sqlite").read_bytes())
+    write(folder, "", asked(1))
+    (folder / "link.sqlite").symlink_to("../shop.sqlite")
+    (folder / "linked").symlink_to("..")
+    (shop / "deep").mkdir()
+    (shop / "deep/shop.sqlite").write_bytes((shop / "shop.sqlite").read_bytes())
+    (shop / "questions.jsonl").write_text((folder / "problems.jsonl").read_text())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "databases: [../shop.sqlite]",
+        "databases: [link.sqlite]",
+        "databases: [linked/shop.sqlite]",
+        "databases: [own.sqlite]\nproblems: ../questions.jsonl",
+        "databases: [own.sqlite]\nproblems: /etc/passwd",
+        "databases: [own.sqlite]\nproblems: $SECRET/questions.jsonl",
+        "databases: [../deep/shop.sqlite]\nproblems: ../questions.jsonl",
+        "databases: [own.sqlite, ../../../../../../../../etc/passwd]",
+    ],
+)
+def test_a_suite_names_no_file_outside_its_folder(
+    suite_beside_secrets: Path, about: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", str(suite_beside_secrets.parent))
+    (suite_beside_secrets / "suite.yaml").write_text(f"kind: sql\n{about}\n")
+    with pytest.raises(ConfigError, match=r"names files outside its folder: .*suite\.outside: \["):
+        opened(suite_beside_secrets)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "databases: [own.sqlite]",
+        "databases: [./own.sqlite]\nproblems: linked/suite/problems.jsonl",
+        "databases: [../shop.sqlite]\nproblems: ../questions.jsonl",
+    ],
+)
+def test_a_suite_names_files_in_its_folder_or_all_beside_it(suite_beside_secrets: Path, about: str) -> None:
+    (suite_beside_secrets / "suite.yaml").write_text(f"kind: sql\n{about}\n")
+    assert opened(suite_beside_secrets).problems().height == 1
+
+
+def test_the_config_can_name_what_lies_elsewhere(suite_beside_secrets: Path) -> None:
+    top = suite_beside_secrets.parent
+    (suite_beside_secrets / "suite.yaml").write_text("kind: sql\ndatabases: [../deep/shop.sqlite]\n")
+    for outside in (top / "deep/shop.sqlite", top / "deep", top):
+        assert opened(suite_beside_secrets, outside=[str(outside)]).problems().height == 1
+    with pytest.raises(ConfigError, match="outside its folder"):
+        opened(suite_beside_secrets, outside=[str(top / "dee"), str(top / "suite")])
+
+
+def test_a_suite_from_the_hub_reads_its_blobs_and_nothing_else(suite_beside_secrets: Path) -> None:
+    repo = suite_beside_secrets.parent / "datasets--org--name"
+    snapshot = repo / "snapshots/0a1b"
+    (repo / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for name in ("problems.jsonl", "own.sqlite"):
+        (repo / "blobs" / name).write_bytes((suite_beside_secrets / name).read_bytes())
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    hub = SuiteSection(name="custom", path="hf:org/name@0a1b")
+    assert len(named_files(snapshot, ["problems.jsonl", "own.sqlite"], hub)) == 2
+    for away in ("../../../shop.sqlite", "../../../../x", "/etc/passwd"):
+        with pytest.raises(ConfigError, match="outside its folder"):
+            named_files(snapshot, [away], hub)
+
+
+def test_a_name_with_a_dollar_is_the_file_of_that_name(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "shop")
+    write(shop, "kind: sql\ndatabases: ['$PLACE.sqlite']\n", asked(1))
+    assert opened(shop).problems()["group"][0] == "shop", "there is none of that name, so the name is expanded"
+    (shop / "$PLACE.sqlite").write_bytes((shop / "shop.sqlite").read_bytes())
+    assert opened(shop).problems()["group"][0] == "$PLACE"
+
+
+def test_a_file_of_earlier_sides_that_is_something_else_is_named(shop: Path) -> None:
+    write(shop, SQL, *[{key: text.format(n=n) for key, text in Q.items()} for n in range(20)])
+    os.mkfifo(shop / "pipe")
+    (shop / "text.parquet").write_text("PAR1")
+    known = {"prompt": ["p"], "reference": ["r"], "group": ["g"], "language": ["sql"]}
+    pl.DataFrame({**known, "split": ["nowhere"]}).write_parquet(shop / "sides.parquet")
+    pl.DataFrame({**known, "split": [5]}).write_parquet(shop / "numbers.parquet")
+    pl.DataFrame({"a": [1]}).write_parquet(shop / "other.parquet")
+    for name in (
+        "pipe",
+        "text.parquet",
+        "sides.parquet",
+        "numbers.parquet",
+        "other.parquet",
+        "none.parquet",
+        ".",
+        "x" * 5000,
+    ):
+        with pytest.raises(ConfigError, match=r"is no problems\.parquet of a run"):
+            opened(shop, splits_of=[str(shop / name)])
+
+
+# ---- anything at all -------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["SELECT 1", "assert f(1) == 1"]),
+    lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=5), v, max_size=4),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(sorted({"x", *SqlLine.named(), *FunctionLine.named(), *ProgramLine.named()}))
+KINDS = {
+    "python-function": {"prompt": "p", "reference": "def f(x): return x", "function": "f", "cases": [[1]], "split": "train"},
+    "python-program": {"prompt": "p", "reference": "print(1)", "tests": [{"stdin": "1"}], "split": "train"},
+    "sql": {"question": "q", "query": "SELECT 1", "split": "train"},
+}
+
+
+def loads_or_is_refused(folder: Path, kind: str, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    databases = "databases: [any.sqlite]\n" if kind == "sql" else ""
+    if databases:
+        with closing(sqlite3.connect(folder / "any.sqlite")) as connection, connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS t (a)")
+    (folder / "suite.yaml").write_text(f"kind: {kind}\nproblems: {name}\n{databases}")
+    try:
+        problems = opened(folder).problems()
+    except ConfigError as e:
+        refused = str(e).encode("utf-8", "surrogateescape")
+        assert len(refused) < 20_000, refused
+    else:
+        assert problems.height
+        problems.write_ndjson().encode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(KINDS)), st.dictionaries(KEYS, VALUES, max_size=4), st.booleans())
+def test_any_values_in_a_line_load_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, line: dict[str, Any], whole: bool
+) -> None:
+    lines = [KINDS[kind] | line, line]
+    content = json.dumps(lines) if whole else "\n".join(map(json.dumps, lines[:1]))
+    loads_or_is_refused(tmp_path_factory.getbasetemp(), kind, "any.jsonl", content.encode())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(list(KINDS)),
+    st.sampled_from(["any.jsonl", "any.json", "any.csv", "any.tsv", "any.jsonl.gz"]),
+    st.binary(max_size=200)
+    | st.text(alphabet='{}[]:,"\\n\r\t ;abcqueryquestion1', max_size=80).map(str.encode)
+    | st.text(max_size=80).map(lambda t: b"question,query\n" + t.encode("utf-8", "surrogatepass")),
+)
+def test_any_bytes_as_problems_load_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, name: str, content: bytes
+) -> None:
+    loads_or_is_refused(tmp_path_factory.getbasetemp(), kind, name, content)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
-from codelutra.suites.splits import cap, divide, draw, normalise_prompt, overlaps, shown
+from codelutra.suites.splits import cap, divide, draw, normalise_prompt, overlaps, same_prompt, shown
 
 SHARES = {"train": 0.6, "dev": 0.15, "test": 0.25}
 
@@ -118,3 +118,48 @@ def test_draws_depend_on_nothing_but_their_arguments() -> None:
 def test_prompts_are_equal_when_their_words_are() -> None:
     assert normalise_prompt("How many  heads?\n") == normalise_prompt("how many heads")
     assert normalise_prompt("How many heads") != normalise_prompt("How many head")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Urls with n > 3?", "Urls with n <= 3?"),
+        ("x != 3", "x = 3"),
+        ("n ≥ 3", "n > 3"),
+        ("below -3", "below 3"),
+        ("below −3", "below 3"),
+        ("3.5", "3 5"),
+        ("1e-5", "1e5"),
+        ("a - b", "a b"),
+        ("n-1", "n 1"),
+        ("f(-x)", "f(x)"),
+        ("2*3", "2+3"),
+        ("2 ** 3", "2 * 3"),
+        ("C++ or C#", "C or C"),
+        ("5 %", "5"),
+        ("$5", "€5"),
+        ("!done", "done"),
+        ("a|b", "a&b"),
+    ],
+)
+def test_prompts_that_differ_in_a_number_a_sign_or_an_operator_ask_another_thing(one: str, other: str) -> None:
+    assert same_prompt(one) != same_prompt(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How many  heads?\n", "how MANY heads"),
+        ("the **best** well-known 'bar'.", "The best well known bar"),
+        ("Names: all!", "names, all"),
+        ("`f` (twice)", "f twice"),
+    ],
+)
+def test_prompts_that_differ_in_layout_and_punctuation_ask_the_same(one: str, other: str) -> None:
+    assert same_prompt(one) == same_prompt(other)
+
+
+@given(st.text(), st.text())
+def test_prompts_that_ask_the_same_are_dealt_together(one: str, other: str) -> None:
+    """The rule that deals is the coarser one: what a leak report compares never decides a split."""
+    assert same_prompt(one) != same_prompt(other) or normalise_prompt(one) == normalise_prompt(other)

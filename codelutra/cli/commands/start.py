@@ -81,7 +81,7 @@ Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to; de
 
 def init_sql(
     database: Annotated[Path, typer.Argument(help="A SQLite file. It is read where it lies, not copied.")],
-    questions: Annotated[Path, typer.Argument(help='JSONL: {"question": …, "query": …} a line.')],
+    questions: Annotated[Path, typer.Argument(help='JSONL, JSON or CSV: {"question": …, "query": …} a line.')],
     folder: Target = None,
     json_: Json = False,
 ) -> None:
@@ -92,7 +92,9 @@ def init_sql(
 
 
 def init_python(
-    problems: Annotated[Path, typer.Argument(help="JSONL of functions or programs; docs/your-own-task.md has the fields.")],
+    problems: Annotated[
+        Path, typer.Argument(help="JSONL, JSON or CSV of functions or programs; docs/your-own-task.md has the fields.")
+    ],
     folder: Target = None,
     json_: Json = False,
 ) -> None:

@@ -1,0 +1,232 @@
+"""Problems from a file of one's own: JSONL, a JSON list, or CSV with a header, each record checked against a shape.
+
+A shape is a pydantic class. Beside its own keys it takes their usual names (`ALIASES`), in any case. null, NaN and an empty
+CSV cell mean that a key is not given. Every fault is collected and said once, with the lines that have it.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from codelutra.errors import ConfigError
+from codelutra.reading.keys import nearest, place, printable, shown
+from codelutra.reading.text import Unreadable, missing, parse_json, read_text
+from codelutra.schema import PROBLEMS
+
+SHOWN = 10  # faults in one message
+_SEPARATORS = ",;\t|"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shape(Strict):
+    """What a record may say."""
+
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Other names of a key, as `_folded` writes them."""
+    IGNORED: ClassVar[tuple[str, ...]] = ()
+    """Keys of well-known data sets that say nothing new."""
+
+    @classmethod
+    def named(cls) -> dict[str, str]:
+        """Every name that is taken → its key."""
+        return {name: key for key in cls.model_fields for name in (key, *cls.ALIASES.get(key, ()))}
+
+
+class Record(NamedTuple):
+    number: int
+    value: Any
+    """As it was read, or why it could not be."""
+
+
+class Records(NamedTuple):
+    unit: str
+    """What is numbered: "line", "entry" (of a list, from 1) or "row" (of a table, the header being the first)."""
+    found: list[Record]
+
+
+S = TypeVar("S", bound=Shape)
+
+
+def read_problems(path: Path, shape: type[S], make: Callable[[S, int], dict[str, Any] | None]) -> pl.DataFrame:
+    """The records as PROBLEMS. `make` gives the row of a checked record and its number, or None to leave it out; it raises
+    ValueError for a wrong one.
+
+    Raises ConfigError with every fault, up to SHOWN, in their order.
+    """
+    unit, found = read_records(path)
+    rows, faults, seen = list[dict[str, Any]](), defaultdict[str, list[int]](list), dict[str, int]()
+    for number, value in found:
+        try:
+            row = make(checked(value, shape), number)
+            if row and (known := seen.setdefault(row["problem_id"], number)) != number:
+                raise ValueError(f"id {shown(row['problem_id'])} is on {unit} {known} already; ids must differ")
+            rows += [row] if row else []
+        except Wrong as e:
+            for why in e.reasons:
+                faults[why].append(number)
+        except (RecursionError, MemoryError):
+            faults["it holds a program that is nested too deeply to be read"].append(number)
+        except (ValueError, SyntaxError) as e:
+            faults[str(e)].append(number)
+    if faults:
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _told(unit, faults)))
+    if not found:
+        raise ConfigError(f"{path} is empty; give it one JSON object a line, see docs/your-own-task.md")
+    return pl.DataFrame(rows, schema=PROBLEMS)
+
+
+def _told(unit: str, faults: Mapping[str, list[int]]) -> Iterator[str]:
+    for why, numbers in sorted(faults.items(), key=lambda fault: fault[1][0])[:SHOWN]:
+        first = ", ".join(map(str, numbers[:3])) + (", …" if len(numbers) > 3 else "")
+        plural = {"entry": "entries"}.get(unit, f"{unit}s")
+        yield (
+            f"{unit} {first}: {printable(why)}"
+            if len(numbers) == 1
+            else f"{len(numbers)} {plural} ({first}): {printable(why)}"
+        )
+    if len(faults) > SHOWN:
+        yield f"… and {len(faults) - SHOWN} more"
+
+
+# ---- files --------------------------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path) -> Records:
+    """The records of a file; those that cannot be read have a `Wrong` for their value. Raises ConfigError."""
+    try:
+        text = read_text(path)
+        first = next((line for line in text.split("\n") if line.strip()), "")
+        if Path(path.name.lower().removesuffix(".gz")).suffix in (".csv", ".tsv"):
+            return Records("row", [Record(n, row) for n, row in enumerate(_table(text, first), 2)])
+        if first.lstrip().startswith("["):
+            return Records("entry", [Record(n, entry) for n, entry in enumerate(_listed(text), 1)])
+        _require_lines(text, first)
+    except (ValueError, pl.exceptions.PolarsError) as e:
+        why = " ".join(str(e).split())
+        raise ConfigError(why if isinstance(e, Unreadable) else f"{path}: {why[:500]}") from e
+    return Records("line", [Record(n, _line(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()])
+
+
+def _line(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as e:
+        return Wrong([str(e)])
+
+
+def _listed(text: str) -> list[Any]:
+    found = parse_json(text)
+    assert isinstance(found, list)
+    return found
+
+
+def _require_lines(text: str, first: str) -> None:
+    """Raise ValueError where the file is one object over several lines, or an object around the list."""
+    start = text.lstrip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(start)
+    except (ValueError, RecursionError):
+        return  # told line by line
+    if not isinstance(value, dict):
+        return
+    lists = [key for key, v in value.items() if isinstance(v, list) and v and all(isinstance(e, dict) for e in v)]
+    if len(lists) == 1 and not start[end:].strip() and len(value[lists[0]]) > 1 and not {"question", "prompt"} & {*value}:
+        raise ValueError(
+            f"one object whose {shown(lists[0])} is a list of objects; give that list alone, or one object a line"
+        )
+    if "\n" in start[:end]:
+        raise ValueError(
+            "an object goes over several lines; give one JSON object a line (`jq -c .`), or a list of them in []"
+        )
+
+
+def _table(text: str, header: str) -> list[dict[str, Any]]:
+    separator = max(_SEPARATORS, key=header.count)
+    frame = pl.read_csv(io.BytesIO(text.encode()), separator=separator, infer_schema=False)
+    twice = [name.removesuffix("_duplicated_0") for name in frame.columns if name.endswith("_duplicated_0")]
+    if twice:
+        raise ValueError(f"the column {shown(twice[0])} is there twice; keep one")
+    return [{key: _Cell(v) for key, v in row.items() if v} for row in frame.rows(named=True)]
+
+
+class _Cell(str):
+    """A text of a table, which may stand for a list."""
+
+    def meant(self) -> Any:
+        try:
+            return parse_json(self)
+        except ValueError:
+            pass
+        try:
+            return ast.literal_eval(self)  # as Python writes it: pandas does so with lists
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return str(self)
+
+
+# ---- records ------------------------------------------------------------------------------------------------------------
+
+
+class Wrong(Exception):
+    """What is wrong with a record; several things may be."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__(*reasons)
+        self.reasons = reasons
+
+
+def checked(value: Any, shape: type[S]) -> S:
+    """The record as its shape. Raises Wrong."""
+    if isinstance(value, Wrong):
+        raise value
+    if not isinstance(value, dict):
+        raise Wrong([f"{shown(value)} is not an object with keys"])
+    try:
+        return shape.model_validate(renamed(value, shape))
+    except ValidationError as e:
+        raise Wrong([said(error, shape) for error in e.errors()]) from e
+
+
+def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
+    """The record under its shape's own keys, without what is missing. Raises Wrong where two keys say different things."""
+    names, found, by, clashes = shape.named(), dict[str, Any](), dict[str, str](), list[str]()
+    for name, given in value.items():
+        folded = "_".join(name.strip().lower().replace("-", " ").split())
+        key = name if name in shape.model_fields else names.get(folded, name)
+        if missing(given) or folded in shape.IGNORED or (folded == "sql" and isinstance(given, dict)):
+            continue
+        if isinstance(given, _Cell):
+            field = shape.model_fields.get(key)
+            given = str(given) if field is None or field.annotation is str else given.meant()
+        if key in found and found[key] in ("", []):
+            found[key], by[key] = given, name
+        if key in found and found[key] != given and given not in ("", []):
+            clashes.append(f"{by[key]!r} and {name!r} both give the {key}, and they differ; keep one")
+        found.setdefault(key, given)
+        by.setdefault(key, name)
+    if clashes:
+        raise Wrong(clashes)
+    return found
+
+
+def said(error: Any, shape: type[BaseModel]) -> str:
+    """One of a ValidationError's errors."""
+    where = place(error)
+    if error["type"] == "extra_forbidden":
+        names = shape.named() if issubclass(shape, Shape) else {name: name for name in shape.model_fields}
+        known = f"; known here: {', '.join(shape.model_fields)}" if len(error["loc"]) == 1 else ""
+        return f"{where}: unknown key{known}{nearest(str(error['loc'][-1]), names)}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if error["type"] == "missing" or not where else f" (got {shown(error['input'])})"
+    return f"{where}: {message}{given}" if where else message

@@ -1,0 +1,207 @@
+"""What `suite.yaml` and the lines of suite custom may say, and by which other names."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, model_validator
+
+from codelutra.suites.lines import Shape, Strict, Wrong, renamed
+
+MAX_ROWS = 500  # expected rows of a line
+Split = Literal["train", "dev", "test"]
+
+
+def _not_blank(text: str) -> str:
+    if not any(unicodedata.category(c)[0] not in "ZC" for c in text):
+        raise ValueError("it is blank")
+    return text
+
+
+def _as_text(value: Any) -> Any:
+    """Numbers that name something as text; a whole one as data frames write it (17.0) without its point."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+
+
+def _statements(value: Any) -> Any:
+    """A text of several statements as a list of them; what is no Python stays, to be named."""
+    if not isinstance(value, str):
+        return value
+    if not _parses(value) or "def check(" in value:  # HumanEval's, which is judged as a whole
+        return [value[value.find("def check(") :]]
+    return [text for node in ast.parse(value).body if (text := ast.get_source_segment(value, node))]
+
+
+def _parses(program: str) -> bool:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _joined(value: Any) -> Any:
+    return "\n".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+
+
+def _callable(name: str) -> str:
+    """A name that stands before brackets: `f`, `module.f`, `Class().f`."""
+    parts = re.split(r"(?:\(\))?\.", name)
+    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
+        raise ValueError("not the name of a function")
+    return name
+
+
+def _literals(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no value of a case; write it in an assert, as float('{value}')")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _literals(inner)
+    return value
+
+
+def _file_name(name: str) -> str:
+    if "\0" in name or not name.strip():
+        raise ValueError("not the name of a file")
+    return name
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
+Name = Annotated[str, BeforeValidator(_as_text)]
+Share = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
+FileName = Annotated[str, AfterValidator(_file_name)]
+_SOLUTION = ("solution", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program", "gold")
+_PROMPT = ("instruction", "question", "text", "description", "task", "problem", "problem_description")
+
+
+class About(Strict):
+    """suite.yaml"""
+
+    kind: Literal["sql", "python-function", "python-program"]
+    problems: FileName = "problems.jsonl"
+    databases: tuple[FileName, ...] = ()
+    shares: dict[Split, Share] = Field({"train": 0.6, "test": 0.25, "dev": 0.15}, min_length=1)
+    system: str = ""
+    licence: str = ""
+
+
+class Line(Shape):
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "id": ("question_id", "problem_id", "task_id", "instance_id", "qid"),
+        "difficulty": ("hardness", "level"),
+    }
+    id: Name = ""
+    split: Split | None = None
+    group: Name = ""
+    difficulty: Name = ""
+
+
+class SqlLine(Line):
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Line.ALIASES,
+        "question": ("nl", "nl_question", "utterance", "text", "prompt", "instruction"),
+        "query": ("sql", "sql_query", "gold", "gold_sql", "gold_query", "answer", "reference", "solution"),
+        "database": ("db_id", "db", "db_name", "database_id", "database_name"),
+        "evidence": ("hint", "external_knowledge"),
+    }
+    IGNORED: ClassVar[tuple[str, ...]] = ("query_toks", "query_toks_no_value", "question_toks")
+    question: Text
+    query: str = ""
+    rows: tuple[tuple[str | int | FiniteFloat | None, ...], ...] = ()
+    ordered: bool = False
+    database: Name = ""
+    evidence: str = ""
+
+    @model_validator(mode="after")
+    def _judged(self) -> SqlLine:
+        if bool(self.query.strip()) == bool(self.rows):
+            raise ValueError("give `query`, or `rows` (what a right query returns): one of them")
+        if len({len(row) for row in self.rows}) > 1 or not all(self.rows):
+            raise ValueError("rows differ in length, or have no cells; each is a list of one cell a column")
+        if len(self.rows) > MAX_ROWS:
+            raise ValueError(f"{len(self.rows)} rows; at most {MAX_ROWS} can be given, above that give a `query`")
+        if self.ordered and not self.rows:
+            raise ValueError("`ordered` goes with `rows`; a query says so itself, by an outermost ORDER BY")
+        return self
+
+
+class FunctionLine(Line):
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Line.ALIASES,
+        "prompt": _PROMPT,
+        "reference": _SOLUTION,
+        "asserts": ("test_list", "tests", "test", "assertions"),
+        "function": ("entry_point", "function_name", "fn_name", "func_name"),
+        "cases": ("inputs", "test_inputs"),
+        "setup": ("test_setup_code", "test_imports"),
+    }
+    IGNORED: ClassVar[tuple[str, ...]] = ("challenge_test_list", "source_file")
+    prompt: Text
+    reference: str = ""
+    setup: Annotated[str, BeforeValidator(_joined)] = ""
+    asserts: Annotated[tuple[str, ...], BeforeValidator(_statements)] = ()
+    function: Annotated[str, AfterValidator(_callable)] = ""
+    cases: Annotated[tuple[tuple[Any, ...], ...], AfterValidator(_literals)] = ()
+
+    @property
+    def check(self) -> str:
+        """HumanEval's `def check(candidate)`, where that is what the line is judged by."""
+        return next((text for text in self.asserts if text.startswith("def check(")), "")
+
+    @property
+    def continues(self) -> bool:
+        """Whether the reference is the body of the function that the prompt begins, as in HumanEval."""
+        return self.reference[:1] in (" ", "\t") and not _parses(self.reference) and _parses(self.prompt + self.reference)
+
+    @model_validator(mode="after")
+    def _judged(self) -> FunctionLine:
+        if self.check and not self.function:
+            raise ValueError("`check(candidate)` needs `function` (or `entry_point`), the name of what it is called with")
+        if not self.asserts and not (self.function and self.cases):
+            raise ValueError("nothing to judge by: give `asserts`, or `function` and `cases` (a list of argument lists)")
+        if not self.asserts and not self.reference.strip():
+            raise ValueError("no reference, so the cases have no expected values: give a reference, or `asserts` instead")
+        return self
+
+
+class Run(Shape):
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stdin": ("input",),
+        "stdout": ("output", "expected_output", "expected"),
+    }
+    stdin: Name = ""
+    stdout: Annotated[str | None, BeforeValidator(_as_text)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        try:
+            return renamed(value, cls) if isinstance(value, dict) else value
+        except Wrong as e:
+            raise ValueError("; ".join(e.reasons)) from e
+
+
+class ProgramLine(Line):
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Line.ALIASES,
+        "prompt": _PROMPT,
+        "reference": _SOLUTION,
+        "tests": ("test_cases", "test", "cases", "examples"),
+    }
+    prompt: Text
+    reference: str = ""
+    tests: tuple[Run, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _judged(self) -> ProgramLine:
+        if not self.reference.strip() and any(run.stdout is None for run in self.tests):
+            raise ValueError("no reference, so the tests have no expected output: give a reference, or each test a stdout")
+        return self
