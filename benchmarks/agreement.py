@@ -33,7 +33,7 @@ from codelutra.suites.sql import SqlSuite
 from sandbox import Pool, ensure_image
 from sandbox.protocol import decode
 
-SPIDER, BIRD, STRICT = "spider-testsuite/v1", "bird-ex/official", "sql-strict/v1"
+SPIDER, BIRD, STRICT = "spider-testsuite/v1", "bird-ex/official", "sql-strict/v2"
 Judge = Callable[[str, str, str], bool]  # database, answer, reference
 
 

@@ -28,10 +28,12 @@ from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
 from codelutra.schema import STATUSES
 from codelutra.suites.base import SUITES, Suite, open_suite
+from codelutra.suites.determined import tied_limits
 from codelutra.suites.splits import digests, normalise_prompt
 from sandbox.protocol import decode
 
 FLAKY = "two runs of it differ"
+SHOWN = 5  # problems named in a note
 Row = dict[str, Any]
 
 
@@ -77,6 +79,12 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
     rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
     notes = [note] if note else []
+    if cut := tied_limits(expected):
+        named = ", ".join([*cut[:SHOWN], *["…"][: len(cut) > SHOWN]])
+        notes.append(
+            f"{len(cut)} references have a LIMIT that cuts rows that tie ({named}): any of those rows are right; "
+            "add sort keys where one of them is meant"
+        )
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
     return Report(judged, rows, failures, leaks, notes)
@@ -119,7 +127,7 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     """
     solved = problems.filter(pl.col("reference") != "")
     databases = map(_database, *solved.select("language", "judge"))
-    programs = map(suite.normalise, solved["reference"])
+    programs = map(suite.alike, solved["reference"])
     same_program = map("\0".join, zip(solved["language"], databases, programs, strict=True))
     keyed = {"prompt": (problems, map(normalise_prompt, problems["prompt"])), "program": (solved, same_program)}
     return pl.concat(
