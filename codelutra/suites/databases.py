@@ -179,9 +179,10 @@ def _refused(query: str, action: int, what: str) -> str:
         return f"the reference asks for PRAGMA {what}; it may only read tables and views"
     if action == sqlite3.SQLITE_FUNCTION:
         return f"the reference calls {what}(), which the sandbox does not allow"
-    if f"pragma_{what}" in query.lower() or "pragma_" in query.lower():
-        return "the reference asks a pragma_… function about the schema; it may only read tables and views"
-    return f"the reference writes ({query.split(None, 1)[0].upper()} …); it may only read"
+    first = query.split(None, 1)[0].upper()
+    if first in ("SELECT", "WITH", "VALUES") and what.startswith("sqlite_"):  # what opening a virtual table asks for
+        return "the reference asks a pragma_… function, or another table of SQLite's own; it may only read tables and views"
+    return f"the reference writes ({first} …); it may only read"
 
 
 def _prepares(connection: sqlite3.Connection, query: str) -> str:

@@ -181,6 +181,8 @@ def test_a_reserved_word_is_shown_as_a_query_must_write_it(word: str) -> None:
         ("PRAGMA hard_heap_limit = 20000", "asks for PRAGMA hard_heap_limit"),
         ("PRAGMA user_version", "asks for PRAGMA user_version"),
         ("SELECT * FROM pragma_index_list('t')", r"asks a pragma_… function"),
+        ("SELECT name FROM dbstat", r"asks a pragma_… function, or another table of SQLite's own"),
+        ("WITH p AS (SELECT * FROM pragma_database_list) SELECT * FROM p", r"asks a pragma_… function"),
         ("DELETE FROM t", r"the reference writes \(DELETE …\)"),
         ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", r"the reference writes \(WITH …\)"),
         ("ATTACH 'other.db' AS o", r"the reference writes \(ATTACH …\)"),
