@@ -35,11 +35,12 @@ Row = Sequence[Any]
 
 
 class Check(NamedTuple):
-    """A further run of a reference. listing: it shows which rows tie; else it must agree with what is expected."""
+    """A further run of a reference, of a kind: a "world" must agree with what is expected, two "listing"s show which rows
+    tie, and "offset" is how many rows are skipped."""
 
     query: str
     connection: str
-    listing: bool = False
+    kind: str = "world"
 
 
 def checks(reference: str, width: int, rows: int) -> list[Check]:
@@ -47,13 +48,16 @@ def checks(reference: str, width: int, rows: int) -> list[Check]:
     query = bare(reference)
     body, order, limit, offset = clauses(query)
     worlds, found = list(WORLDS), list[Check]()
-    skipped = _number(offset)
-    if (order or limit) and skipped is not None:
-        cut = f"\nLIMIT {rows + skipped + ROOM}" if limit else ""
+    if order or limit:
         # Without sort keys every row ties with every other, so one listing is enough.
         ways = ("", " DESC") if order else ("",)
+        cut = f"\nLIMIT {rows + ROOM} + max(0, ({offset or 0}\n))" if limit else ""
         keys = [", ".join(f"{i + 1} COLLATE BINARY{way}" for i in range(width)) for way in ways]
-        found += [Check(f"{body}\nORDER BY {order},\n{k}{cut}" if order else f"{body}{cut}", worlds[1], True) for k in keys]
+        listings = [f"{body}\nORDER BY {order},\n{k}{cut}" if order else f"{body}{cut}" for k in keys]
+        found = [
+            Check(f"SELECT ({offset or 0}\n)", worlds[1], "offset"),
+            *(Check(q, worlds[1], "listing") for q in listings),
+        ]
     found += [Check(query, world) for world in (worlds if changes(query) else worlds[:2])]
     for term in ("1 COLLATE BINARY", "1 COLLATE BINARY DESC", "random()"):
         told = told_apart(query, term)
@@ -62,22 +66,16 @@ def checks(reference: str, width: int, rows: int) -> list[Check]:
     return found
 
 
-def _number(offset: str) -> int | None:
-    """An OFFSET that is written as a number; None for any other."""
-    text = bare(offset)
-    if not text or text.startswith("-"):
-        return 0
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
-def with_ties(reference: str, expected: dict[str, Any], listings: Sequence[list[Row]]) -> tuple[dict[str, Any], str]:
-    """The expected output with what is known of its ties, and why it cannot judge, or "".
+def with_ties(
+    reference: str, expected: dict[str, Any], offset: Any, listings: Sequence[list[Row]]
+) -> tuple[dict[str, Any], str]:
+    """The expected output with what is known of its ties, and why it cannot judge, or "". offset: what OFFSET came to.
 
     ties: [start, end] of rows that may come in any order. choices: [start, end, rows] where a LIMIT or OFFSET cuts rows
     that tie: any of `rows` are right there.
     """
     clause = clauses(bare(reference))
-    skipped, count = _number(clause.offset) or 0, len(expected["rows"])
+    skipped, count = max(0, int(float(offset or 0))), len(expected["rows"])
     last, whole = skipped + count, not clause.limit or len(listings[0]) < skipped + count + ROOM
     ties: list[list[Any]] = []
     choices: list[list[Any]] = []

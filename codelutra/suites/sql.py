@@ -51,15 +51,16 @@ class SqlSuite(Suite):
         reference = problem["reference"]
         further = determined.checks(reference, len(expected["columns"]), len(expected["rows"]))
         pairs = list(zip(further, results, strict=True))
-        listings = [result for check, result in pairs if check.listing]
-        if listings and all(r.status == "ok" for r in listings):
-            shown, why = determined.with_ties(reference, expected, [r.value["rows"] for r in listings])
+        shown = [result for check, result in pairs if check.kind != "world"]
+        if shown and all(r.status == "ok" for r in shown):
+            ((offset,),), *listings = (r.value["rows"] for r in shown)
+            known, why = determined.with_ties(reference, expected, offset, listings)
             if why:
                 return expected, why
-            if self.agrees(problem, expected, shown):  # else the listings are about something else
-                expected = shown
+            if self.agrees(problem, expected, known):  # else the listings are about something else
+                expected = known
         for check, result in pairs:
-            if not check.listing and not self._stands(problem, expected, check, result):
+            if check.kind == "world" and not self._stands(problem, expected, check, result):
                 return expected, determined.changes(reference) or determined.ORDER
         return expected, ""
 

@@ -158,24 +158,34 @@ def told_apart(query: str, term: str) -> str:
         order, limit = _place(level.inside, "order", "by"), _place(level.inside, "limit")
         if level.is_query and limit:
             added.append((limit.start, f"\n, {term}\n" if order else f"\nORDER BY {term}\n"))
-        elif not level.is_query and order and _numbers_rows(level):
+        elif not level.is_query and order and level.called in ("over", "as"):
             frame = next((t for t in level.inside if t.word in ("rows", "range", "groups")), None)
-            added.append((frame.start if frame else level.end, f"\n, {term}\n"))
+            if (frame and frame.word == "rows") or _tells_ties_apart(level):
+                added.append((frame.start if frame else level.end, f"\n, {term}\n"))
     for place, text in sorted(added, reverse=True):
         query = query[:place] + text + query[place:]
     return query
 
 
-def _numbers_rows(level: Level) -> bool:
-    """Whether what stands before a window's parenthesis is `row_number() OVER`, or another such function."""
-    if level.called != "over":
-        return False
-    found, depth = level.found, 0
-    for i in range(level.start - 2, 0, -1):
+def _tells_ties_apart(level: Level) -> bool:
+    """Whether all functions over a window are row_number() and its like, which tell apart rows that tie."""
+    found = level.found
+    if level.called == "over":
+        overs = [level.start - 1]
+    else:  # WINDOW name AS (…)
+        name = found[level.start - 2].word
+        overs = [i for i, (a, b) in enumerate(pairwise(found)) if a.word == "over" and b.word == name]
+    return bool(overs) and all(_function_before(found, i) in BY_ROW for i in overs)
+
+
+def _function_before(found: Sequence[Token], over: int) -> str:
+    """The function that the token OVER belongs to; a FILTER may stand between."""
+    depth = 0
+    for i in range(over - 1, 0, -1):
         depth += (found[i].text == ")") - (found[i].text == "(")
         if depth == 0 and found[i].text == "(" and found[i - 1].word != "filter":
-            return found[i - 1].word in BY_ROW
-    return False
+            return found[i - 1].word
+    return ""
 
 
 # ---- clock and chance ---------------------------------------------------------------------------------------------------
