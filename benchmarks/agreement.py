@@ -33,7 +33,7 @@ from codelutra.suites.sql import SqlSuite
 from sandbox import Pool, ensure_image
 from sandbox.protocol import decode
 
-SPIDER, BIRD, STRICT = "spider-testsuite/v1", "bird-ex/official", "sql-strict/v1"
+SPIDER, BIRD, STRICT = "spider-testsuite/v1", "bird-ex/official", "sql-strict/v2"
 Judge = Callable[[str, str, str], bool]  # database, answer, reference
 
 
@@ -48,6 +48,7 @@ class Answer:
     rows: list[Any]
     expected: list[Any]
     ordered: bool
+    cut: bool  # the reference's LIMIT cuts rows that tie
 
 
 def answers(run: Run, pool: Pool) -> Iterator[Answer]:
@@ -76,7 +77,6 @@ def answers(run: Run, pool: Pool) -> Iterator[Answer]:
         right: list[str] = []
         if result.status == "ok":
             right = [m for m in (STRICT, SPIDER, BIRD) if suite.agrees_under(m, problem, result.value, want)]
-        keyed = judge["sort_keys"]
         yield Answer(
             suite.files[judge["database"]],
             problem["prompt"].rpartition("\n")[2],
@@ -85,8 +85,9 @@ def answers(run: Run, pool: Pool) -> Iterator[Answer]:
             result.status,
             frozenset(right),
             result.value["rows"] if result.status == "ok" else [],
-            [row[: len(row) - keyed] for row in want["rows"]],
+            want["rows"],
             judge["ordered"],
+            bool(want.get("choices")),
         )
 
 
@@ -139,6 +140,8 @@ def strict_cause(a: Answer, other: str) -> str:
         same = rows != expected and Counter(rows) == Counter(expected)
         if same and a.ordered:
             return "label right: rows that tie under ORDER BY in another order"
+        if Counter(rows) != Counter(expected) and a.cut:
+            return "label right: other rows of those that tie where the reference's LIMIT cuts"
         return "label right: order by only inside a subquery" if same and other == SPIDER else "unexplained"
     if Counter(rows) == Counter(expected):
         return "label wrong: the order of rows"

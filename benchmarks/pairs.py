@@ -91,7 +91,7 @@ def outcomes_of(first: int, count: int) -> pl.DataFrame:
         code=code,
         completion=pl.format("{}{}", code, pl.when("broken").then(pl.lit("\n")).otherwise(pl.lit(""))),
         finish_reason=pl.when(h % 16 == 0).then(pl.lit("length")).otherwise(pl.lit("stop")),
-        mode=pl.lit("sql-strict/v1"),
+        mode=pl.lit("sql-strict/v2"),
         verdict=pl.lit("host"),
         answer=pl.format("{}", h % 1000),
         output=pl.format("[[{}]]", h % 1000),

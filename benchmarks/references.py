@@ -30,6 +30,7 @@ from codelutra.execution.references import judge_references
 from codelutra.schema import PROBLEMS, SAMPLES
 from codelutra.suites import mbpp
 from codelutra.suites.base import Suite, open_suite
+from codelutra.suites.determined import tied_limits
 from codelutra.suites.folder import read_lines
 from codelutra.suites.python import PythonSuite
 from sandbox import Pool, ensure_image
@@ -86,8 +87,11 @@ def open_whole(name: str, data: Path) -> Suite:
 def references(problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, Any]:
     """How many references are usable, and why the others are not."""
     failed = expected.filter(pl.col("status") != "correct")
+    tied = tied_limits(expected)
     right = expected.height - failed.height
     found: dict[str, Any] = {"problems": expected.height, "references_correct": right}
+    if tied:
+        found["tied_limits"] = {"references": len(tied), "problems": tied}
     groups = problems.select("problem_id", "group").join(expected.select("problem_id", "status"), on="problem_id")
     if 1 < groups["group"].n_unique() < 10:
         counts = groups.group_by("group").agg(n=pl.len(), right=(pl.col("status") == "correct").sum()).sort("group")

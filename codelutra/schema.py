@@ -79,7 +79,7 @@ OUTCOMES = _schema(
         "code": pl.String,
         "finish_reason": pl.String,  # as in SAMPLES
         "status": STATUS,
-        "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v1"
+        "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v2"
         "verdict": pl.String,  # "host" | "in-process"
         "answer": pl.String,  # digest of the compared output, equal for equal answers; "" where there is none
         "output": pl.String,  # the first bytes of the output, for people

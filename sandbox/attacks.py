@@ -21,6 +21,10 @@ create table singer(id integer primary key, name text, age int);
 insert into singer values (1, 'Ada', 36), (2, 'Bo', 52), (3, 'Cy', null), (4, 'Di', 29);
 create table song(id integer primary key, singer int references singer(id), title text, plays int);
 insert into song values (1, 1, 'One', 10), (2, 1, 'Two', 20), (3, 2, 'Three', 5), (4, 4, 'Four', 0);
+create virtual table verse using fts5(line);
+insert into verse values ('the sea'), ('the sky');
+create virtual table stage using rtree(id, x0, x1);
+insert into stage values (1, 0, 2);
 """
 RIGHT_QUERY = "select name from singer where age > 30 order by name"
 EXPECTED_ROWS = [["Ada"], ["Bo"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -20,7 +20,8 @@ def judge_references(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The expected output of each problem, as EXPECTED; and how many problems there are, how many without one.
 
-    Each reference runs twice, once as the expectation and once as an answer. A problem is a `reference_error` where that
+    Each reference runs twice, once as the expectation and once as an answer, and then as often as its suite wants to see
+    what of its output is determined. A problem is a `reference_error` where that
     answer is not correct, or where the suite says the output cannot judge. Where a problem has checks and no reference,
     what the checks expect is computed twice and must be the same, and an empty program must fail them.
 
@@ -36,23 +37,47 @@ def judge_references(
                 yield suite.expected_job(row, f"{i}t", timeout_seconds)
 
     results = pool.map(jobs())
-    expected = []
+    expected, wanted = [], []
     for i, row in enumerate(rows):
         want, got = next(results), next(results)
         twice = want if row["reference"] else next(results)
         outage = next((r for r in (want, got, twice) if r.status == "infra_error"), None)
         if outage:
-            raise StageError(
-                f"the sandbox failed while checking the reference of {row['problem_id']}: {outage.error}; "
-                "see `codelutra doctor`, then give the same command again"
-            )
+            raise _outage(row, outage)
         error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
-        status, output = ("reference_error", "") if error else ("correct", json.dumps(encode(want.value)))
-        expected.append({"problem_id": row["problem_id"], "status": status, "expected": output, "error": error})
+        wanted.append((want.value, error))
         if progress:
             progress(i + 1, len(rows))
+    next(results, None)  # a pool takes the next jobs when these are finished
+    for row, (value, error) in zip(rows, _checked(rows, wanted, suite, pool, timeout_seconds), strict=True):
+        status, output = ("reference_error", "") if error else ("correct", json.dumps(encode(value)))
+        expected.append({"problem_id": row["problem_id"], "status": status, "expected": output, "error": error})
     frame = check(pl.DataFrame(expected, schema=EXPECTED), EXPECTED)
     return frame, {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
+
+
+def _checked(
+    rows: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[Any, str]], suite: Suite, pool: Runs, timeout_seconds: float
+) -> Iterator[tuple[Any, str]]:
+    """The expected outputs and errors after the further runs that the suite asks for."""
+    further = [
+        list(suite.check_jobs(row, value, str(i), timeout_seconds)) if row["reference"] and not error else []
+        for i, (row, (value, error)) in enumerate(zip(rows, wanted, strict=True))
+    ]
+    results = pool.map(job for jobs in further for job in jobs)
+    for row, jobs, (value, error) in zip(rows, further, wanted, strict=True):
+        given = [next(results) for _ in jobs]
+        if outage := next((r for r in given if r.status == "infra_error"), None):
+            raise _outage(row, outage)
+        yield suite.checked(row, value, given) if given else (value, error)
+    next(results, None)
+
+
+def _outage(row: Mapping[str, Any], failed: Result) -> StageError:
+    return StageError(
+        f"the sandbox failed while checking the reference of {row['problem_id']}: {failed.error}; "
+        "see `codelutra doctor`, then give the same command again"
+    )
 
 
 def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Result) -> str:
@@ -61,7 +86,10 @@ def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Re
         return error
     if suite.agrees(row, got.value, want.value):
         return ""
-    return "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
+    return (
+        suite.changes(row)
+        or "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
+    )
 
 
 def _check_error(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, empty: Result) -> str:

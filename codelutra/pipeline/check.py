@@ -29,11 +29,12 @@ from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
 from codelutra.schema import STATUSES
 from codelutra.suites.base import SUITES, Suite, material, open_suite
+from codelutra.suites.determined import tied_limits
 from codelutra.suites.splits import digests, same_prompt
 from sandbox.protocol import decode
 
 FLAKY = "two runs of it differ"
-_SHOWN = 5  # contradictions
+SHOWN = 5  # contradictions, or problems named in a note
 Row = dict[str, Any]
 
 
@@ -90,10 +91,16 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     notes += [
         f"contradiction: {c['split']} {c['problem_id']} asks what {c['first_split']} {c['first_id']} asks, and another "
         "answer is right; remove one, or say in the questions how they differ"
-        for c in clashes[:_SHOWN]
+        for c in clashes[:SHOWN]
     ]
-    if len(clashes) > _SHOWN:
-        notes.append(f"… and {len(clashes) - _SHOWN} more contradictions (--json lists all)")
+    if len(clashes) > SHOWN:
+        notes.append(f"… and {len(clashes) - SHOWN} more contradictions (--json lists all)")
+    if cut := tied_limits(expected):
+        named = ", ".join([*cut[:SHOWN], *["…"][: len(cut) > SHOWN]])
+        notes.append(
+            f"{len(cut)} references have a LIMIT that cuts rows that tie ({named}): any of those rows are right; "
+            "add sort keys where one of them is meant"
+        )
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
     return Report(judged, rows, failures, leaks, notes, clashes)
@@ -156,7 +163,7 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     """
     solved = problems.filter(pl.col("reference") != "")
     databases = map(_database, *solved.select("language", "judge"))
-    programs = map(suite.normalise, solved["reference"])
+    programs = map(suite.alike, solved["reference"])
     same_program = map("\0".join, zip(solved["language"], databases, programs, strict=True))
     keyed = {"prompt": (problems, map(same_prompt, problems["prompt"])), "program": (solved, same_program)}
     return pl.concat(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ import polars as pl
 
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
-from sandbox.protocol import PythonJob, SqlJob
+from sandbox.protocol import PythonJob, Result, SqlJob
 
 Job = SqlJob | PythonJob
 
@@ -75,6 +75,18 @@ class Suite(ABC):
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> Job:
         """The job that gives the expected output. It never sees the answer."""
 
+    def check_jobs(self, problem: Mapping[str, Any], expected: Any, job_id: str, timeout_seconds: float) -> Sequence[Job]:
+        """Further runs of a reference that gave `expected`, to see what of its output is determined."""
+        return ()
+
+    def checked(self, problem: Mapping[str, Any], expected: Any, results: Sequence[Result]) -> tuple[Any, str]:
+        """The expected output with what the results of `check_jobs` say of it; and why it cannot judge answers, or ""."""
+        return expected, ""
+
+    def changes(self, problem: Mapping[str, Any]) -> str:
+        """Why two runs of a reference may differ, as far as its text shows, or ""."""
+        return ""
+
     def in_process(self, problem: Mapping[str, Any]) -> bool:
         """Whether checks that cannot be taken apart decide in the answer's own process, where a program can cheat them."""
         return False
@@ -98,6 +110,10 @@ class Suite(ABC):
     @abstractmethod
     def normalise(self, code: str) -> str:
         """The program without what does not change its meaning, such as layout; `code` itself where it cannot be parsed."""
+
+    def alike(self, code: str) -> str:
+        """Equal for programs so alike that they must not be in two splits. It may also be equal for some that differ."""
+        return self.normalise(code)
 
 
 @lru_cache(maxsize=65536)

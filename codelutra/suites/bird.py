@@ -23,9 +23,10 @@ from codelutra.errors import ConfigError
 from codelutra.suites.databases import chosen_databases, read_schema
 from codelutra.suites.folder import find, read_entries
 from codelutra.suites.sql import SqlSuite
+from codelutra.suites.sql_text import bare
 from codelutra.suites.text_to_sql import Asked, Database, Official, suite
 
-VERSION = "2"
+VERSION = "3"
 LICENCE = "CC-BY-SA-4.0"
 SIDES: tuple[Official, ...] = ("train", "dev")
 _NOT_QUESTIONS = ("tables", "tied_append")  # other JSON files of a release whose names begin like the questions'
@@ -78,7 +79,7 @@ def _asked(side: Official, number: int, question: dict[str, Any], evidence: bool
         question.get("question_id", number),
         question["db_id"],
         question["question"].strip(),
-        question["SQL"].strip().rstrip("; \n"),
+        bare(question["SQL"]),
         hint=f"\nHint: {hint}" if hint else "",
         difficulty=question.get("difficulty", ""),
     )

@@ -46,6 +46,7 @@ from codelutra.suites.python import PythonSuite
 from codelutra.suites.shapes import About, FunctionLine, Line, ProgramLine, SqlLine
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 from codelutra.suites.sql import SqlSuite
+from codelutra.suites.sql_text import bare
 
 
 def load(section: SuiteSection) -> Suite:
@@ -74,7 +75,7 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
         suite = PythonSuite(name, "", about.licence, read_problems(lines, ProgramLine, _program), mode="text/v1")
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
-    version = "1-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
+    version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
     return replace(suite, version=version, frame=frame, system=about.system or suite.system)
 
 
@@ -99,7 +100,7 @@ def _dealt(suite: Suite, about: About, section: SuiteSection) -> pl.DataFrame:
         raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
     rows = frame.select("problem_id", "reference", "judge").rows()
     # Programs over different databases differ; a problem without a reference has the same program as no other.
-    programs = [(material(judge).get("database"), p) if (p := suite.normalise(r)) else (i,) for i, r, judge in rows]
+    programs = [(material(judge).get("database"), p) if (p := suite.alike(r)) else (i,) for i, r, judge in rows]
     same = list(zip(programs, map(normalise_prompt, frame["prompt"]), strict=True))
     shares = {str(side): share / sum(about.shares.values()) for side, share in about.shares.items()}
     return cap(divide(frame, same, shares, section.seed, earlier_sides(frame, section.splits_of)), section)
@@ -158,7 +159,7 @@ def _query(files: Mapping[str, Used], about: Path, line: SqlLine, number: int) -
     path, digest, schema = files[stem]
     if not digest:
         return None
-    reference = line.query.strip().rstrip("; \n")
+    reference = bare(line.query)
     if line.rows:
         judge = sql.judging_by_rows(line.rows, digest, ordered=line.ordered)
     elif wrong := not_answerable(reference, path):

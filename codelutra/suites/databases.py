@@ -17,12 +17,19 @@ from codelutra.reading.keys import shown
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.store.files import sha256_file
 from codelutra.suites.folder import plain_name, require_known
+from codelutra.suites.sql_text import statements
+from sandbox.runner.sql import authorize, open_virtual_tables
 
 MAX_GIB = 1.0  # the sandbox holds databases in memory
 DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
+_NO_NAMES = """
+    add all alter and as autoincrement between case cast check collate commit constraint create current_date current_time
+    current_timestamp default deferrable delete distinct drop else escape except exists foreign from group having in index
+    insert intersect into is isnull join limit not nothing notnull null on or order primary raise references returning select
+    set table then to transaction union unique update using values when where"""
+RESERVED = frozenset(_NO_NAMES.split())  # SQLite's keywords that are names only where they are quoted
 _MAGIC = b"SQLite format 3\0"
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # the first bytes of a rollback journal that was not finished
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
 def is_database(path: Path) -> bool:
@@ -49,20 +56,38 @@ def database_digest(path: Path) -> str:
 
 
 def read_schema(path: Path) -> str:
-    """A database's schema as prompts show it, a line a table: `table(column, other_id -> other, …)`."""
-    own = "type = 'table' AND name NOT LIKE 'sqlite_%'"
+    """A database's schema as prompts show it, a line a table or view: `table(column, other_id -> other, …)`.
+
+    Of a virtual table it shows the declared columns, and nothing of the tables behind it. A virtual table of a module that
+    SQLite does not have here is left out, and so is a view that cannot be read: no query can use them.
+    """
     with _opened(path, "&immutable=1") as connection:
         try:
-            tables = connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid").fetchall()
-            lines = []
-            for (table,) in tables:
-                columns = connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
-                links = connection.execute('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (table,))
-                pointing = {column: (other, target) for column, other, target in links}
-                lines.append(table_text(table, [column for (column,) in columns], pointing))
+            shadows = _shadow_tables(connection)
+            own = "type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            tables = connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY type, rowid").fetchall()
+            shown = [_shown(connection, table) for (table,) in tables if table not in shadows]
         except sqlite3.DatabaseError as e:
             raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e
-    return "\n".join(lines)
+    return "\n".join(filter(None, shown))
+
+
+def _shadow_tables(connection: sqlite3.Connection) -> set[str]:
+    """The tables in which virtual tables keep their content."""
+    try:
+        return {name for (name,) in connection.execute("SELECT name FROM pragma_table_list WHERE type = 'shadow'")}
+    except sqlite3.OperationalError:  # SQLite before 3.37
+        return set()
+
+
+def _shown(connection: sqlite3.Connection, table: str) -> str:
+    try:
+        columns = connection.execute("SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,)).fetchall()
+    except sqlite3.OperationalError:  # no such module; or a view whose tables are gone
+        return ""
+    links = connection.execute('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (table,))
+    pointing = {column: (other, target) for column, other, target in links}
+    return table_text(table, [column for (column,) in columns], pointing)
 
 
 def table_text(name: str, columns: Sequence[str], links: Mapping[str, tuple[str, str | None]]) -> str:
@@ -78,7 +103,8 @@ def table_text(name: str, columns: Sequence[str], links: Mapping[str, tuple[str,
 
 def quoted(name: str) -> str:
     """A name as a query must write it."""
-    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else '"' + name.replace('"', '""') + '"'
+    bare = re.fullmatch(r"[A-Za-z_]\w*", name) and name.lower() not in RESERVED
+    return name if bare else '"' + name.replace('"', '""') + '"'
 
 
 def _opened(file: Path, options: str = "") -> closing[sqlite3.Connection]:
@@ -98,6 +124,7 @@ def require_settled(file: Path) -> None:
     """Raise ConfigError where a database is too large, or where somebody is writing to it. An absent file is fine here."""
     if not file.is_file():
         return
+    file = file.resolve()  # SQLite keeps its -wal and -journal beside the file that a link leads to
     if file.stat().st_size > MAX_GIB * 2**30:
         raise ConfigError(
             f"{file} has {file.stat().st_size / 2**30:.1f} GiB; the sandbox takes {MAX_GIB:g} GiB at most, because it holds "
@@ -131,12 +158,27 @@ def _in_use(file: Path) -> str:
 
 
 def not_answerable(query: str, database: Path) -> str:
-    """Why a reference cannot be asked of this database, or "". SQLite prepares it and does not run it."""
+    """Why a reference cannot be asked of this database, or "".
+
+    SQLite prepares it and does not run it, under the rule that the sandbox has too: a PRAGMA acts when it is prepared.
+    """
+    if (count := statements(query)) > 1:
+        return f"{count} statements; give one query (a `;` may stand only at its end)"
+    denied = list[tuple[int, str]]()
+
+    def rule(action: int, first: str | None, second: str | None, *where: str | None) -> int:
+        answer = authorize(action, first, second, *where)
+        if answer != sqlite3.SQLITE_OK:
+            denied.append((action, first or second or ""))
+        return answer
+
     with _opened(database, "&immutable=1") as connection:
+        open_virtual_tables(connection, rule)
         reads = _prepares(connection, query)
+        if denied:
+            return _refused(query, *denied[0])
         if reads == "":
-            first = query.split(None, 1)[0].upper()
-            return "" if _only_reads(connection, query) else f"the reference writes ({first} …); it may only read"
+            return ""
         for dialect in DIALECTS:
             try:
                 translated = sqlglot.transpile(query, read=dialect, write="sqlite")[0]
@@ -147,18 +189,15 @@ def not_answerable(query: str, database: Path) -> str:
         return f"SQLite refuses the query: {reads}"
 
 
-def _only_reads(connection: sqlite3.Connection, query: str) -> bool:
-    """Whether preparing the query asks for nothing but reading."""
-    asked = set[int]()
-
-    def hear(action: int, *_: str | None) -> int:
-        asked.add(action)
-        return sqlite3.SQLITE_OK
-
-    connection.set_authorizer(hear)
-    _prepares(connection, query)
-    connection.set_authorizer(None)
-    return asked <= _READING
+def _refused(query: str, action: int, what: str) -> str:
+    if action == sqlite3.SQLITE_PRAGMA:
+        return f"the reference asks for PRAGMA {what}; it may only read tables and views"
+    if action == sqlite3.SQLITE_FUNCTION:
+        return f"the reference calls {what}(), which the sandbox does not allow"
+    first = query.split(None, 1)[0].upper()
+    if first in ("SELECT", "WITH", "VALUES") and what.startswith("sqlite_"):  # what opening a virtual table asks for
+        return "the reference asks a pragma_… function, or another table of SQLite's own; it may only read tables and views"
+    return f"the reference writes ({first} …); it may only read"
 
 
 def _prepares(connection: sqlite3.Connection, query: str) -> str:

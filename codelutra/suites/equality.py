@@ -1,6 +1,6 @@
 """Named, versioned comparison modes: when are two outputs the same answer?
 
-    sql-strict/v1        multiset of rows, columns by position, floats within 1e-6; decides what is correct in training
+    sql-strict/v2        multiset of rows, columns by position, floats within 1e-6; decides what is correct in training
     bird-ex/official     set of rows, as BIRD's evaluator compares (duplicates, order and float noise: see below)
     spider-testsuite/v1  multiset of rows under a permutation of columns, as Spider's test-suite evaluator compares
     python-value/v1      built-in values, type by type
@@ -18,9 +18,8 @@ import json
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -34,22 +33,21 @@ Row = Sequence[Any]
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to compare: `agrees(output, expected, ordered, sort_keys)`, and `canonical(output, ordered)`, JSON data
+    """One way to compare: `agrees(output, expected, ordered)`, and `canonical(output, ordered)`, JSON data
     that is equal for outputs that agree, as far as a tolerance lets it be."""
 
-    agrees: Callable[[Any, Any, bool, int], bool]
+    agrees: Callable[[Any, Any, bool], bool]
     canonical: Callable[[Any, bool], Any]
 
 
-def agrees(mode: str, output: Any, expected: Any, *, ordered: bool = False, sort_keys: int = 0) -> bool:
+def agrees(mode: str, output: Any, expected: Any, *, ordered: bool = False) -> bool:
     """Whether `output` is the same answer as `expected`.
 
-    ordered: the order of rows counts. `sql-strict/v1` sets it where the reference has an outermost ORDER BY;
-    `spider-testsuite/v1`, like its evaluator, where "order by" occurs anywhere in the reference.
-    sort_keys: how many trailing columns of `expected` (never of `output`) are sort keys. Rows that tie on them may come
-    in any order. Without sort keys ties are unknown, and rows are compared one by one.
+    ordered: the order of rows counts. `sql-strict/v2` sets it where the reference has an outermost ORDER BY;
+    `spider-testsuite/v1`, like its evaluator, where "order by" occurs anywhere in the reference. `sql-strict/v2` knows
+    from `expected` which rows tie (`determined.py`); where it says nothing of ties, rows are compared one by one.
     """
-    return MODES[mode].agrees(output, expected, ordered, sort_keys)
+    return MODES[mode].agrees(output, expected, ordered)
 
 
 def answer_digest(mode: str, output: Any, *, ordered: bool = False) -> str:
@@ -222,27 +220,48 @@ def _augment(i: int, near: list[list[int]], partner: dict[int, int], seen: set[i
 # ---- the modes -------------------------------------------------------------------------------------------------------
 
 
-def _sql_strict(output: Any, expected: Any, ordered: bool, sort_keys: int) -> bool:
-    width = len(expected["columns"]) - sort_keys
-    if output["truncated"] or expected["truncated"] or len(output["columns"]) != width:
+def _sql_strict(output: Any, expected: Any, ordered: bool) -> bool:
+    if output["truncated"] or expected["truncated"] or len(output["columns"]) != len(expected["columns"]):
         return False
-    rows, wanted = output["rows"], [row[:width] for row in expected["rows"]] if sort_keys else expected["rows"]
+    rows, wanted, choices = output["rows"], expected["rows"], expected.get("choices") or []
     if rows == wanted:
         return True
     if len(rows) != len(wanted):
         return False
-    if not ordered:
+    if not ordered and not choices:
         return _same_bag(rows, wanted)
-    if not sort_keys:
-        return all(map(_same_row, rows, wanted))
-    return all(_same_bag(rows[a:b], wanted[a:b]) for a, b in _ties(expected["rows"], width))
+    ties = [(start, end, wanted[start:end]) for start, end in expected.get("ties") or []]
+    place = 0
+    for start, end, allowed in sorted([*ties, *choices], key=itemgetter(0)):
+        if not all(map(_same_row, rows[place:start], wanted[place:start])) or not _drawn(rows[start:end], allowed):
+            return False
+        place = end
+    return all(map(_same_row, rows[place:], wanted[place:]))
 
 
-def _ties(rows: Sequence[Row], width: int) -> Iterator[tuple[int, int]]:
-    """Bounds of the runs of rows that are equal from column `width` on."""
-    keys = [_row_key(row[width:]) for row in rows]
-    bounds = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
-    return pairwise(bounds)
+def _drawn(rows: Sequence[Row], allowed: Sequence[Row]) -> bool:
+    """Whether the rows are some of those allowed, or all, each as often as it may be there."""
+    if len(rows) == len(allowed):
+        return _same_bag(rows, allowed)
+    left = Counter(map(_row_key, allowed))
+    exact = Counter(map(_row_key, rows)) & left
+    left -= exact
+    inexact = [row for row in rows if not _taken(exact, _row_key(row))]
+    rest = [row for row in allowed if _taken(left, _row_key(row))]
+    if len(inexact) * len(rest) > _MOST_ROWS:
+        return False
+    for row in inexact:
+        found = next((i for i, other in enumerate(rest) if _same_row(row, other)), None)
+        if found is None:
+            return False
+        rest.pop(found)
+    return True
+
+
+def _taken(bag: Counter[tuple[Hashable, ...]], key: tuple[Hashable, ...]) -> bool:
+    """Take one from the bag, if there is one."""
+    bag[key] -= 1
+    return bag[key] >= 0
 
 
 def _sql_canonical(output: Any, ordered: bool) -> Any:
@@ -250,20 +269,20 @@ def _sql_canonical(output: Any, ordered: bool) -> Any:
     return [len(output["columns"]), rows if ordered else sorted(rows, key=json.dumps), output["truncated"]]
 
 
-def _bird_ex(output: Any, expected: Any, ordered: bool, sort_keys: int) -> bool:
+def _bird_ex(output: Any, expected: Any, ordered: bool) -> bool:
     """`set(predicted) == set(ground truth)`, Python's equality, no tolerance: BIRD's `evaluation.py`."""
-    return set(map(tuple, output["rows"])) == set(_visible(expected, sort_keys))
+    return set(map(tuple, output["rows"])) == set(map(tuple, expected["rows"]))
 
 
 def _bird_canonical(output: Any, ordered: bool) -> Any:
     return sorted({json.dumps([_rounded(v) for v in row]) for row in output["rows"]})
 
 
-def _spider(output: Any, expected: Any, ordered: bool, sort_keys: int) -> bool:
+def _spider(output: Any, expected: Any, ordered: bool) -> bool:
     """`result_eq` of Spider's test-suite evaluator (Zhong et al., 2020): some permutation of the columns makes the
     bags, or under "order by" the lists, equal; Python's equality, no tolerance; two empty results always agree. After
     `_MOST_ROWS` without success the two count as different."""
-    rows, wanted = list(map(tuple, output["rows"])), list(_visible(expected, sort_keys))
+    rows, wanted = list(map(tuple, output["rows"])), list(map(tuple, expected["rows"]))
     if not rows and not wanted:
         return True
     if len(rows) != len(wanted) or len(rows[0]) != len(wanted[0]):
@@ -300,19 +319,14 @@ def _spider_canonical(output: Any, ordered: bool) -> Any:
     return sorted((list(c) if ordered else sorted(c, key=json.dumps) for c in columns), key=json.dumps)
 
 
-def _visible(expected: Any, sort_keys: int) -> Iterator[tuple[Any, ...]]:
-    width = len(expected["columns"]) - sort_keys
-    return (tuple(row[:width]) for row in expected["rows"])
-
-
 def _lines(printed: Any) -> list[str]:
     return [line.rstrip() for line in str(printed).rstrip().splitlines()]
 
 
 MODES = {
-    "sql-strict/v1": Mode(_sql_strict, _sql_canonical),
+    "sql-strict/v2": Mode(_sql_strict, _sql_canonical),
     "bird-ex/official": Mode(_bird_ex, _bird_canonical),
     "spider-testsuite/v1": Mode(_spider, _spider_canonical),
-    "python-value/v1": Mode(lambda out, exp, ordered, keys: _same(out, exp), lambda out, ordered: _rounded(out)),
-    "text/v1": Mode(lambda out, exp, ordered, keys: _lines(out) == _lines(exp), lambda out, ordered: _lines(out)),
+    "python-value/v1": Mode(lambda out, exp, ordered: _same(out, exp), lambda out, ordered: _rounded(out)),
+    "text/v1": Mode(lambda out, exp, ordered: _lines(out) == _lines(exp), lambda out, ordered: _lines(out)),
 }

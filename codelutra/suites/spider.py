@@ -14,9 +14,10 @@ from codelutra.errors import ConfigError
 from codelutra.suites.databases import chosen_databases, table_text
 from codelutra.suites.folder import find, read_entries
 from codelutra.suites.sql import SqlSuite
+from codelutra.suites.sql_text import one_line as _one_line
 from codelutra.suites.text_to_sql import Asked, Database, Official, suite
 
-VERSION = "1"
+VERSION = "2"
 LICENCE = "CC-BY-SA-4.0"
 FILES: dict[Official, str] = {"train": "train_spider.json", "dev": "dev.json"}
 
@@ -36,7 +37,7 @@ def load(section: SuiteSection) -> SqlSuite:
     except (LookupError, TypeError, ValueError, AttributeError) as e:
         raise ConfigError(f"{folder}/tables.json does not fit together ({e}); take the file of the official release") from e
     asked = [
-        Asked(file, number, q["db_id"], _one_line(q["question"]), _one_line(q["query"]))
+        Asked(file, number, q["db_id"], " ".join(q["question"].split()), _one_line(q["query"]))
         for file, entries in questions.items()
         for number, q in enumerate(entries)
     ]
@@ -52,7 +53,3 @@ def schema(tables: dict[str, Any]) -> str:
         own = {columns[i][1]: link for i, link in links.items() if columns[i][0] == number}
         lines.append(table_text(name, [column for table, column in columns if table == number], own))
     return "\n".join(lines)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip("; ")

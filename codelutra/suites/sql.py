@@ -1,8 +1,7 @@
-"""What every SQL suite shares: jobs, judging, normalised queries. (`databases.py` reads the SQLite files.)
+"""What every SQL suite shares: jobs, judging, queries that are alike.
 
-Rows that tie under an outermost ORDER BY may come in any order, and an output alone does not show which rows tie. So the
-reference runs with its sort keys as further columns: the expected output then shows its ties. The answer's query stays as
-it is.
+`databases.py` reads the SQLite files, `sql_text.py` the text of queries; `determined.py` knows what of a reference's output
+an answer must have.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from codelutra.suites import equality
-from codelutra.suites.base import Suite, material
-from sandbox.protocol import SqlJob
+from codelutra.suites import determined, equality
+from codelutra.suites.base import Job, Suite, material
+from codelutra.suites.sql_text import bare, clauses, normalise
+from sandbox.protocol import Result, SqlJob
 
 SYSTEM = "Answer with one SQLite query."
-MODES = ("sql-strict/v1", "bird-ex/official", "spider-testsuite/v1")  # the first decides; the others are reported
+MODES = ("sql-strict/v2", "bird-ex/official", "spider-testsuite/v1")  # the first decides; the others are reported
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,44 @@ class SqlSuite(Suite):
     other_modes: tuple[str, ...] = MODES[1:]
 
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> SqlJob:
-        return SqlJob(job_id, material(problem["judge"])["database"], code, timeout_seconds)
+        return SqlJob(job_id, material(problem["judge"])["database"], bare(code), timeout_seconds)
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> SqlJob:
         judged = material(problem["judge"])
-        query = judged.get("keyed", problem["reference"])
+        query = judged.get("values") or bare(problem["reference"])
         return SqlJob(job_id, judged["database"], query, timeout_seconds, connection="reference")
+
+    def check_jobs(self, problem: Mapping[str, Any], expected: Any, job_id: str, timeout_seconds: float) -> list[Job]:
+        database = material(problem["judge"])["database"]
+        further = determined.checks(problem["reference"], len(expected["columns"]), len(expected["rows"]))
+        return [SqlJob(job_id, database, c.query, timeout_seconds, connection=c.connection) for c in further]
+
+    def checked(self, problem: Mapping[str, Any], expected: Any, results: Sequence[Result]) -> tuple[Any, str]:
+        reference = problem["reference"]
+        further = determined.checks(reference, len(expected["columns"]), len(expected["rows"]))
+        pairs = list(zip(further, results, strict=True))
+        shown = [result for check, result in pairs if check.kind != "world"]
+        if shown and all(r.status == "ok" for r in shown):
+            ((offset,),), *listings = (r.value["rows"] for r in shown)
+            known, why = determined.with_ties(reference, expected, offset, listings)
+            if why:
+                return expected, why
+            if self.agrees(problem, expected, known):  # else the listings are about something else
+                expected = known
+        for check, result in pairs:
+            if check.kind == "world" and not self._stands(problem, expected, check, result):
+                return expected, determined.changes(reference) or determined.ORDER
+        return expected, ""
+
+    def changes(self, problem: Mapping[str, Any]) -> str:
+        return determined.changes(problem["reference"])
+
+    def _stands(self, problem: Mapping[str, Any], expected: Any, check: determined.Check, result: Result) -> bool:
+        """Whether a further run of the reference leaves its answer as it was."""
+        if result.status == "ok":
+            return self.agrees(problem, result.value, expected)
+        reference = problem["reference"]  # a query that could not be run in another way has not changed its answer
+        return check.query != bare(reference) or not determined.changes(reference)
 
     def usable(self, problem: Mapping[str, Any], expected: Any) -> str:
         if expected["truncated"]:
@@ -60,29 +92,29 @@ class SqlSuite(Suite):
         """As `agrees`, under any of MODES."""
         judged = material(problem["judge"])
         ordered = judged["order_by"] if mode == "spider-testsuite/v1" else judged["ordered"]
-        return equality.agrees(mode, output, expected, ordered=ordered, sort_keys=judged["sort_keys"])
+        return equality.agrees(mode, output, expected, ordered=ordered)
 
     def normalise(self, code: str) -> str:
         return normalise(code)
+
+    def alike(self, code: str) -> str:
+        return alike(code)
 
 
 def judging(reference: str, database: str) -> str:
     """A problem's judging material: its database, and whether the order of rows counts.
 
-    ordered: there is an outermost ORDER BY (`sql-strict/v1`). order_by: there is one anywhere (`spider-testsuite/v1`).
-    keyed: the query that runs for the expected output instead of the reference, with `sort_keys` further columns.
+    ordered: there is an outermost ORDER BY (`sql-strict/v2`). order_by: there is one anywhere (`spider-testsuite/v1`).
     """
-    judged: dict[str, Any] = {"database": database, "ordered": False, "sort_keys": 0, "order_by": False}
-    if "order by" in " ".join(reference.lower().split()):
-        ordered, keyed, keys = with_sort_keys(reference)
-        judged |= {"order_by": True, "ordered": ordered, "sort_keys": keys} | ({"keyed": keyed} if keys else {})
+    anywhere = "order by" in " ".join(reference.lower().split())
+    judged = {"database": database, "ordered": bool(clauses(bare(reference)).order), "order_by": anywhere}
     return json.dumps(judged, sort_keys=True)
 
 
 def judging_by_rows(rows: Sequence[Sequence[str | float | None]], database: str, *, ordered: bool) -> str:
-    """Judging material of a problem that has expected rows and no reference."""
+    """Judging material of a problem that has expected rows and no reference: `values` is the query that gives them."""
     values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows)
-    judged = {"database": database, "ordered": ordered, "sort_keys": 0, "order_by": ordered, "keyed": f"VALUES {values}"}
+    judged = {"database": database, "ordered": ordered, "order_by": ordered, "values": f"VALUES {values}"}
     return json.dumps(judged, sort_keys=True)
 
 
@@ -90,51 +122,12 @@ def _literal(cell: str | float | None) -> str:
     return str(exp.convert(cell).sql(dialect="sqlite"))
 
 
-def with_sort_keys(query: str) -> tuple[bool, str, int]:
-    """Whether the query has an outermost ORDER BY; the query with its sort keys as last columns; how many those are.
-
-    Two kinds stay unchanged: DISTINCT and compound queries, where a further column would change the rows; and queries with
-    an alias inside a key (`ORDER BY total + 1`), which has no meaning among the columns. Their ties are not known, so rows
-    are compared one by one: an answer whose tied rows come in another order than the reference's is wrong.
-    """
-    try:
-        tree = sqlglot.parse_one(query, read="sqlite")
-    except (SqlglotError, RecursionError):
-        return False, query, 0
-    order = tree.args.get("order")
-    if not isinstance(tree, exp.Query) or not order:
-        return False, query, 0
-    if not isinstance(tree, exp.Select) or tree.args.get("distinct"):
-        return True, query, 0
-    # Inside the column list an output column's alias or number means nothing: put what it stands for.
-    aliases = {e.alias.lower(): e.this for e in tree.selects if isinstance(e, exp.Alias)}
-    keys: list[exp.Expr] = []
-    for term in order.expressions:
-        key = term.this
-        if isinstance(key, exp.Column) and not key.table and key.name.lower() in aliases:
-            key = aliases[key.name.lower()]
-        elif isinstance(key, exp.Literal) and key.is_int and int(key.name) <= len(tree.selects):
-            key = tree.selects[int(key.name) - 1].unalias()
-        elif any(not c.table and _is_another(aliases.get(c.name.lower()), c) for c in key.find_all(exp.Column)):
-            return True, query, 0
-        if isinstance(key, exp.Collate) and key.expression.name.upper() == "NOCASE":
-            key = exp.Lower(this=key.this)  # 'a' and 'A' tie
-        if key.find(exp.Star) and not key.find(exp.Count):
-            return True, query, 0
-        keys.append(exp.alias_(key.copy(), f"sort_key_{len(keys)}"))
-    return True, tree.select(*keys, append=True).sql(dialect="sqlite", comments=False), len(keys)
-
-
-def _is_another(aliased: exp.Expr | None, column: exp.Column) -> bool:
-    """Whether an alias with the column's name stands for something other than a column of that name."""
-    return aliased is not None and not (isinstance(aliased, exp.Column) and aliased.name.lower() == column.name.lower())
-
-
 @lru_cache(maxsize=65536)
-def normalise(code: str) -> str:
+def alike(code: str) -> str:
     """The query without spacing, case, comments and table aliases, and with the sides of an = in a fixed order.
 
-    "France" beside a comparison becomes the text 'France', as SQLite reads it where no column has that name.
+    Equal for queries so alike that they must not be in two splits. They need not run the same: "France" beside a
+    comparison becomes the text 'France', whether or not a column has that name.
     """
     if not re.match(r"\s*(select|with|\()\b", code, re.IGNORECASE):
         return code

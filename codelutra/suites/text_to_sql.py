@@ -20,7 +20,7 @@ from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites.databases import database_digest
 from codelutra.suites.splits import cap, divide, draw, normalise_prompt
-from codelutra.suites.sql import SqlSuite, judging, normalise
+from codelutra.suites.sql import SqlSuite, alike, judging
 
 SHARES = {"train": 0.6, "test": 0.25, "dev": 0.15}  # of the in-domain protocol
 HELD_OUT = 0.1  # share of the train file's databases that are dev in the cross-domain protocol
@@ -96,7 +96,7 @@ def _in_domain(frame: pl.DataFrame, asked: Sequence[Asked], section: SuiteSectio
             "suite.protocol in-domain needs suite.databases, e.g. [college_2, hr_1]; take those with many questions"
         )
     same = [
-        ((a.database, normalise(a.query)), (a.database, normalise_prompt(a.question)), normalise_prompt(prompt))
+        ((a.database, alike(a.query)), (a.database, normalise_prompt(a.question)), normalise_prompt(prompt))
         for a, prompt in zip(asked, frame["prompt"], strict=True)
     ]
     return divide(frame, same, SHARES, section.seed)

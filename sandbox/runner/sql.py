@@ -2,6 +2,9 @@
 
 It runs as a user of its own that programs cannot reach. What may be done is a short list: read tables, call harmless
 functions, recurse. There is no statement in that list that leaves anything behind on a connection.
+
+Virtual tables (full-text search, R*Tree, json_each) prepare statements of their own when they are first opened. So they are
+opened before the first query, while a wider rule holds; a query can then read them and can open no other.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import sqlite3
 import struct
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from sandbox.runner import wire
+from sandbox.runner.worlds import WORLDS, World
 
 LENGTH = struct.Struct(">I")
 PROGRESS = struct.Struct("=Qdd")  # token of the running job, when it started (monotonic), CPU seconds used before it
@@ -29,6 +34,9 @@ COMMENTS = re.compile(r"--[^\n]*|/\*.*?(\*/|$)", re.DOTALL)
 FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.05
 CONNECTIONS = 64
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
+OPENING = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}  # only prepared: the connection reads only
+OPENING_PRAGMAS = {"data_version", "page_size"}
+TABLE_FUNCTIONS = ("json_each", "json_tree")
 FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"}
 _STATUS_OF = {
     sqlite3.SQLITE_AUTH: wire.BLOCKED,
@@ -57,6 +65,27 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
     return sqlite3.SQLITE_DENY
 
 
+def authorize_opening(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:
+    if action in OPENING or (action == sqlite3.SQLITE_PRAGMA and first in OPENING_PRAGMAS and second is None):
+        return sqlite3.SQLITE_OK
+    return authorize(action, first, second, database, source)
+
+
+def open_virtual_tables(connection: sqlite3.Connection, rule: Callable[..., int] = authorize) -> None:
+    """Open the virtual tables, then let queries do what `rule` allows. What cannot be opened stays unusable."""
+    rules = [authorize_opening]
+    # One authorizer for both: setting another one would make the tables prepare their statements again.
+    connection.set_authorizer(lambda *asked: rules[-1](*asked))
+    virtual = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'create virtual table%'"
+    tables = ['"' + name.replace('"', '""') + '"' for (name,) in connection.execute(virtual).fetchall()]
+    for table in (*tables, *(f"{name}('[]')" for name in TABLE_FUNCTIONS)):
+        try:
+            connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()
+        except sqlite3.Error:  # no such module, or a broken index: so it will say to a query
+            continue
+    rules.append(rule)
+
+
 class Worker:
     """Owns the connections; one job after the other."""
 
@@ -65,23 +94,30 @@ class Worker:
         self.heap_bytes = heap_bytes
         self.deadline = 0.0
         self.connections: OrderedDict[tuple[str, str], sqlite3.Connection] = OrderedDict()
+        self.worlds: dict[tuple[str, str], World] = {}
 
     def connect(self, database: str, name: str) -> sqlite3.Connection:
         key = (database, name)
         connection = self.connections.get(key)
         if connection is None:
             if len(self.connections) >= CONNECTIONS:
-                self.connections.popitem(last=False)[1].close()
+                oldest, unused = self.connections.popitem(last=False)
+                self.worlds.pop(oldest, None)
+                unused.close()
             uri = f"file:{self.files[database]}?mode=ro&immutable=1"
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            for pragma in (f"hard_heap_limit={self.heap_bytes}", "temp_store=2", "query_only=1", "trusted_schema=0"):
+            for pragma in (f"hard_heap_limit={self.heap_bytes}", "temp_store=2", "query_only=1"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
             connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-            connection.set_authorizer(authorize)
+            if name in WORLDS:
+                self.worlds[key] = World(connection, WORLDS[name])
             connection.set_progress_handler(self.late, STEPS)
+            open_virtual_tables(connection)
             self.connections[key] = connection
         self.connections.move_to_end(key)
+        if name in WORLDS:
+            self.worlds[key].begin()
         return connection
 
     def late(self) -> bool:
@@ -90,6 +126,7 @@ class Worker:
 
     def forget(self, database: str) -> None:
         for key in [key for key in self.connections if key[0] == database]:
+            self.worlds.pop(key, None)
             self.connections.pop(key).close()
 
     def run(
@@ -116,7 +153,11 @@ class Worker:
         except sqlite3.Warning as problem:
             return wire.BLOCKED, b"", str(problem)
         except (sqlite3.Error, ValueError, OverflowError) as problem:
-            return classify(problem), b"", f"{type(problem).__name__}: {problem}"
+            status = classify(problem)
+            if status in (wire.BLOCKED, wire.RESOURCE_LIMIT):
+                # VACUUM, or no memory, makes SQLite drop what it knows of the schema: virtual tables would stay closed.
+                self.forget(database)
+            return status, b"", f"{type(problem).__name__}: {problem}"
 
 
 def classify(problem: Exception) -> int:
@@ -126,6 +167,8 @@ def classify(problem: Exception) -> int:
         if known is not None:
             return known
         text = str(problem)
+        if text.startswith("not authorized"):  # of a function, or of a virtual table's statement
+            return wire.BLOCKED
         syntax = text.endswith("syntax error") or text.startswith(("unrecognized token", "incomplete input"))
         return wire.SYNTAX_ERROR if syntax else wire.RUNTIME_ERROR
     if isinstance(problem, sqlite3.ProgrammingError) and "one statement" in str(problem):

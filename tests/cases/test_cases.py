@@ -7,6 +7,7 @@ case.json   source, about            where it was seen, and what is right
             prompt_has, _lacks       texts that the prompts show, or must not show
             load: refused            the suite is refused, with a message that matches `says` and not `never_says`
             all_ordered              what is expected of every line is what SQLite gives for it, in its order
+            shuffle                  the expected rows in another order are wrong, where they do not all tie
             raw                      name of the data file that build.py writes as it lies, instead of `lines`
 build.sql, build.py                  make the database, and the raw file
 """
@@ -109,6 +110,15 @@ def samples(suite: Suite, answers: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SAMPLES)
 
 
+def turned_is_right(suite: Suite, problem: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether the expected rows are right from the last to the first, though they differ and do not all tie."""
+    expected = decode(json.loads(row["expected"]))
+    rows = expected["rows"]
+    if rows == rows[::-1] or [0, len(rows)] in expected.get("ties", []):
+        return False
+    return suite.agrees(problem, {**expected, "rows": rows[::-1]}, expected)
+
+
 def judged(suite: Suite, case: dict[str, Any], pool: Pool, path: Path) -> list[str]:
     """What is not as the case says."""
     problems, seconds = suite.problems(), float(case.get("timeout", 5))
@@ -123,6 +133,12 @@ def judged(suite: Suite, case: dict[str, Any], pool: Pool, path: Path) -> list[s
             right = SQLite(path).rows(problems["reference"][line])
             if [list(r[: len(s)]) for r, s in zip(given, right, strict=True)] != right:
                 faults.append(f"line {line} expects {given}, SQLite gives {right}")
+        if (
+            case.get("shuffle")
+            and row["status"] == "correct"
+            and turned_is_right(suite, problems.row(line, named=True), row)
+        ):
+            faults.append(f"line {line}: its rows are right in another order too")
     if answers := case.get("answers"):
         outcomes, _ = execute(samples(suite, answers), problems, expected, suite, pool, timeout_seconds=seconds)
         for answer, status, error in zip(answers, outcomes["status"], outcomes["error"], strict=True):

@@ -134,7 +134,7 @@ def test_what_is_missing_is_named_with_the_way_out(release: Path, tmp_path: Path
 
 
 @needs_bird
-def test_real_references_agree_with_themselves_through_their_keyed_form() -> None:
+def test_real_references_agree_with_themselves() -> None:
     suite = load(section(REAL, protocol="in-domain", databases=("superhero",)))
     (path,) = suite.databases().values()
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)

@@ -138,7 +138,7 @@ def test_what_is_missing_is_named_with_the_way_out(tmp_path: Path, monkeypatch: 
 
 
 @needs_spider
-def test_real_references_agree_with_themselves_through_their_keyed_form() -> None:
+def test_real_references_agree_with_themselves() -> None:
     suite = load(section(REAL))
     opened = {d: sqlite3.connect(f"{p.as_uri()}?mode=ro&immutable=1", uri=True) for d, p in suite.databases().items()}
 

@@ -17,7 +17,7 @@ from codelutra.suites.starter_sql.declare import World
 from codelutra.suites.starter_sql.families import FAMILIES, Family
 from codelutra.suites.starter_sql.tell import Draft, NothingToAsk, Teller
 
-MODE = "sql-strict/v1"
+MODE = "sql-strict/v2"
 _TRIES = 400
 _MAX_ROWS = 40  # of an answer
 _SPLITS = ("train", "train", "dev", "train", "train", "test")

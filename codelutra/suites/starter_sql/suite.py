@@ -35,7 +35,7 @@ def load(section: SuiteSection) -> SqlSuite:
     frame = pl.read_ndjson(folder / "problems.jsonl", schema=PROBLEMS).filter(pl.col("group").is_in(names))
     files = {database_digest(folder / f"{name}.sqlite"): folder / f"{name}.sqlite" for name in names}
     content = hashlib.sha256((folder / "problems.jsonl").read_bytes()).hexdigest()[:12]
-    return SqlSuite("starter-sql", f"1-{content}", LICENCE, cap(frame, section), files)
+    return SqlSuite("starter-sql", f"2-{content}", LICENCE, cap(frame, section), files)
 
 
 def ensure_made() -> Path:

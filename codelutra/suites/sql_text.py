@@ -1,0 +1,239 @@
+"""SQLite's queries as text: tokens, the clauses that decide about order, and what only looks different.
+
+Queries are never rendered anew: what is added to one is put into its own text, at the place of a token. So every operator,
+cast and literal keeps the meaning it has in SQLite.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+TOKEN = re.compile(  # as SQLite's tokenizer; what is not closed goes to the end
+    r"""(?P<blank>[ \t\n\f\r]+|--[^\n]*|/\*(?!\Z).*?(?:\*/|\Z))
+    |(?P<text>[xX]?'(?:[^']|'')*+(?:'|\Z))
+    |(?P<quoted>"(?:[^"]|"")*+(?:"|\Z)|`(?:[^`]|``)*+(?:`|\Z)|\[[^\]]*+(?:\]|\Z))
+    |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)[\w$\x80-\U0010ffff]*)
+    |(?P<word>[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*)
+    |(?P<sign>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|.)""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+READERS = {"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "strftime": 1, "timediff": 0}
+CLOCK = frozenset(("current_date", "current_time", "current_timestamp"))
+CHANCE = frozenset(("random", "randomblob"))
+BY_ROW = frozenset(
+    ("row_number", "ntile", "lag", "lead", "first_value", "last_value", "nth_value")
+)  # told apart within a tie
+
+
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+class Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def word(self) -> str:
+        """The word in lower case, as SQLite sees it: of ASCII letters alone. "" for what is no bare word."""
+        return self.text.translate(_LOWER) if self.kind == "word" else ""
+
+
+def tokens(query: str) -> list[Token]:
+    """All tokens but blanks and comments."""
+    found = ((match.lastgroup or "", match) for match in TOKEN.finditer(query))
+    return [Token(kind, match[0], match.start(), match.end()) for kind, match in found if kind != "blank"]
+
+
+def bare(query: str) -> str:
+    """A query without the semicolons, blanks and comments before and behind it."""
+    found = tokens(query)
+    while found and found[-1].text == ";":
+        found.pop()
+    return query[found[0].start : found[-1].end] if found else ""
+
+
+def one_line(query: str) -> str:
+    """The query without comments, with one blank for several; texts and quoted names stay as they are."""
+    parts = [" " if match.lastgroup == "blank" else match[0] for match in TOKEN.finditer(bare(query))]
+    return "".join(part for part, before in zip(parts, ["", *parts], strict=False) if part != " " or before != " ")
+
+
+def statements(query: str) -> int:
+    """How many statements there are."""
+    parts, filled = 0, False
+    for token in tokens(query):
+        parts += token.text != ";" and not filled
+        filled = token.text != ";"
+    return parts
+
+
+# ---- order ------------------------------------------------------------------------------------------------------------
+
+
+class Level(NamedTuple):
+    """What stands directly between two parentheses, or outermost: a query, a window, or something else."""
+
+    found: Sequence[Token]  # all of the query's
+    start: int  # number of its opening parenthesis; -1 outermost
+    inside: Sequence[Token]  # without what is in further parentheses
+    end: int  # where it ends in the text
+
+    @property
+    def called(self) -> str:
+        """The bare word before the parenthesis: of a function its name."""
+        return self.found[self.start - 1].word if self.start > 0 else ""
+
+    @property
+    def is_query(self) -> bool:
+        return bool(self.inside) and self.inside[0].word in ("select", "with", "values")
+
+
+class Clauses(NamedTuple):
+    """A query's text up to its ORDER BY; the terms of that; LIMIT and OFFSET as text, "" where they are absent."""
+
+    body: str
+    order: str
+    limit: str
+    offset: str
+
+
+def levels(query: str) -> Iterator[Level]:
+    """The levels of parentheses, inner ones first; the query itself last."""
+    found = tokens(query)
+    opened: list[tuple[int, list[Token]]] = [(-1, [])]
+    for number, token in enumerate(found):
+        if token.text == "(":
+            opened.append((number, []))
+        elif token.text == ")" and len(opened) > 1:
+            start, inside = opened.pop()
+            yield Level(found, start, inside, token.start)
+            opened[-1][1].append(Token("group", "()", found[start].start, token.end))
+        else:
+            opened[-1][1].append(token)
+    yield Level(found, -1, opened[0][1], len(query))
+
+
+def clauses(query: str) -> Clauses:
+    """The outermost clauses of a query without semicolons."""
+    inside = list(levels(query))[-1].inside
+    order = _place(inside, "order", "by")
+    limit = _place(inside, "limit")
+    end = limit.start if limit else len(query)
+    body = query[: order.start if order else end]
+    terms = query[inside[inside.index(order) + 1].end : end] if order else ""
+    if not limit:
+        return Clauses(body, terms, "", "")
+    rest = inside[inside.index(limit) + 1 :]
+    cut = next((t for t in rest if t.word == "offset" or t.text == ","), None)
+    if cut is None:
+        return Clauses(body, terms, query[limit.end :], "")
+    first, second = query[limit.end : cut.start], query[cut.end :]
+    return Clauses(body, terms, *((second, first) if cut.text == "," else (first, second)))
+
+
+def _place(inside: Sequence[Token], *words: str) -> Token | None:
+    """Where the words stand one behind the other, the last time."""
+    for i in range(len(inside) - len(words), -1, -1):
+        if all(t.word == w for t, w in zip(inside[i:], words, strict=False)):
+            return inside[i]
+    return None
+
+
+def told_apart(query: str, term: str) -> str:
+    """The query with `term` as a last sort key wherever an inner choice among rows could depend on their order.
+
+    That is where a subquery has a LIMIT, and where a window function tells apart rows that tie. The outermost ORDER BY
+    stays as it is.
+    """
+    added: list[tuple[int, str]] = []
+    for level in levels(query):
+        if level.start < 0:
+            continue
+        order, limit = _place(level.inside, "order", "by"), _place(level.inside, "limit")
+        if level.is_query and limit:
+            added.append((limit.start, f"\n, {term}\n" if order else f"\nORDER BY {term}\n"))
+        elif not level.is_query and order and level.called in ("over", "as"):
+            frame = next((t for t in level.inside if t.word in ("rows", "range", "groups")), None)
+            if (frame and frame.word == "rows") or _tells_ties_apart(level):
+                added.append((frame.start if frame else level.end, f"\n, {term}\n"))
+    for place, text in sorted(added, reverse=True):
+        query = query[:place] + text + query[place:]
+    return query
+
+
+def _tells_ties_apart(level: Level) -> bool:
+    """Whether all functions over a window are row_number() and its like, which tell apart rows that tie."""
+    found = level.found
+    if level.called == "over":
+        overs = [level.start - 1]
+    else:  # WINDOW name AS (…)
+        name = found[level.start - 2].word
+        overs = [i for i, (a, b) in enumerate(pairwise(found)) if a.word == "over" and b.word == name]
+    return bool(overs) and all(_function_before(found, i) in BY_ROW for i in overs)
+
+
+def _function_before(found: Sequence[Token], over: int) -> str:
+    """The function that the token OVER belongs to; a FILTER may stand between."""
+    depth = 0
+    for i in range(over - 1, 0, -1):
+        depth += (found[i].text == ")") - (found[i].text == "(")
+        if depth == 0 and found[i].text == "(" and found[i - 1].word != "filter":
+            return found[i - 1].word
+    return ""
+
+
+# ---- clock and chance ---------------------------------------------------------------------------------------------------
+
+
+def reads_clock(query: str) -> bool:
+    """Whether the query's text reads the clock: CURRENT_DATE, date('now'), date(), strftime('%Y') …"""
+    found = tokens(query)
+    if any(t.word in CLOCK and not (i and found[i - 1].text == ".") for i, t in enumerate(found)):
+        return True
+    for level in levels(query):
+        name = level.called
+        if name in READERS:
+            given = sum(t.text == "," for t in level.inside) + bool(level.inside)
+            if given <= READERS[name] or any(t.kind == "text" and t.text.lower() == "'now'" for t in level.inside):
+                return True
+    return False
+
+
+def draws(query: str) -> bool:
+    """Whether the query's text draws by chance: random(), randomblob(…)."""
+    found = tokens(query)
+    return any(a.word in CHANCE and b.text == "(" for a, b in pairwise(found))
+
+
+# ---- what only looks different ------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=65536)
+def normalise(code: str) -> str:
+    """The query without blanks, comments, the case of keywords and bare names, and semicolons behind it.
+
+    Nothing else changes, so two queries with one normal form give the same rows; only their columns' names may differ.
+    """
+    found = tokens(bare(code))
+    if not found or found[0].word not in ("select", "with", "values") or any(t.text == ";" for t in found):
+        return code
+    # An inner column without an alias is called by its own text, blanks included: "a + 1".
+    if (
+        any(t.kind == "quoted" and not t.text[1:-1].replace(" ", "").replace("_", "").isalnum() for t in found)
+        and _selects(found) > 1
+    ):
+        return code
+    return " ".join(_SAME.get(t.text, t.text) if t.kind == "sign" else (t.word or t.text) for t in found)
+
+
+def _selects(found: Sequence[Token]) -> int:
+    return sum(t.word == "select" for t in found)
+
+
+_SAME = {"==": "=", "!=": "<>"}
