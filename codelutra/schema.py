@@ -23,8 +23,9 @@ STATUSES = (
     "no_code",  # nothing to run in the completion
     "infra_error",  # infrastructure failure: our container died or our protocol broke; never the model's doing
     "reference_error",  # the reference itself fails, times out, is nondeterministic or (SQL) returns nothing
+    "undecided",  # the judge could not compare the output: neither right nor wrong, so never in a pair
 )
-NOT_THE_MODELS_DOING = ("infra_error", "reference_error")
+NOT_THE_MODELS_DOING = ("infra_error", "reference_error", "undecided")
 EXECUTABLE = ("correct", "wrong")  # the program ran to its end and gave a result
 STATUS: pl.DataType = pl.Enum(STATUSES)
 SPLITS = ("train", "dev", "test")

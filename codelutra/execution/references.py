@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from codelutra.errors import StageError
 from codelutra.execution.outcomes import PREVIEW, Progress, Runs
+from codelutra.execution.verdicts import decided
 from codelutra.schema import EXPECTED, check
 from codelutra.suites.base import Job, Suite
+from sandbox.answers import printable
 from sandbox.protocol import Result, encode
 
 
@@ -46,13 +49,20 @@ def judge_references(
                 f"the sandbox failed while checking the reference of {row['problem_id']}: {outage.error}; "
                 "see `codelutra doctor`, then give the same command again"
             )
-        error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
-        status, output = ("reference_error", "") if error else ("correct", json.dumps(encode(want.value)))
+        found, why = decided(partial(_expected, suite, row, want, twice, got))
+        output, error = found or ("", why)
+        status = "reference_error" if error else "correct"
         expected.append({"problem_id": row["problem_id"], "status": status, "expected": output, "error": error})
         if progress:
             progress(i + 1, len(rows))
     frame = check(pl.DataFrame(expected, schema=EXPECTED), EXPECTED)
     return frame, {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
+
+
+def _expected(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, got: Result) -> tuple[str, str]:
+    """The expected output as canonical JSON, and ""; or "" and why there is none."""
+    error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
+    return ("", printable(error)) if error else (json.dumps(encode(want.value)), "")
 
 
 def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Result) -> str:
