@@ -115,14 +115,17 @@ def take_apart(statement: str, names: Set[str], classes: Set[str] = frozenset())
     Raises ValueError where it is not a single assert.
     """
     test = _test(statement)
-    return _Taker(frozenset(names), frozenset(classes)).check(test)
+    try:
+        return _Taker(frozenset(names), frozenset(classes)).check(test)
+    except RecursionError as e:
+        raise ValueError(f"{statement[:60]!r}… is nested too deep") from e
 
 
 def _test(statement: str) -> ast.expr:
     try:
         body = statements(statement.strip())
     except Unparsable as e:
-        raise ValueError(f"{statement!r} is not Python: {e}") from e
+        raise ValueError(f"{statement[:300]!r} is not Python: {e}") from e
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(f"{statement!r} is not one assert statement")
     return body[0].test

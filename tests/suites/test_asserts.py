@@ -178,6 +178,14 @@ def test_what_the_setup_gives_is_not_the_programs() -> None:
     assert (names, take_apart(statement, names).in_process) == ({"f"}, False)
 
 
+@pytest.mark.parametrize(
+    "deep", ["f(1) == " + "+".join("1" * 900), "f(" + "-" * 900 + "1) == 1", "f(1)" + ".a" * 900 + " == 1"]
+)
+def test_an_assert_nested_too_deep_is_refused_in_one_sentence(deep: str) -> None:
+    with pytest.raises(ValueError, match=r"nested too deep|is not Python"):
+        take_apart(f"assert {deep}", NAMES)
+
+
 def test_an_assert_that_any_program_would_pass_is_refused() -> None:
     with pytest.raises(ValueError, match=r"uses nothing that the reference defines \(f\): any answer passes"):
         judging_by_asserts(["assert sorted([2, 1]) == [1, 2]"], reference="def f(x): return x")
@@ -292,3 +300,55 @@ def test_programs_that_lie_about_equality_are_not_correct_and_the_host_says_so(p
     judged, _ = execute(samples_of(near + lies), problems, expected, suite, pool, timeout_seconds=5)
     assert judged["status"].to_list() == ["correct"] * 3 + ["wrong", "runtime_error"] * 3  # a Liar is no value
     assert set(judged["verdict"]) == {"host"}
+
+
+# Looks for what is right in the memory of the runner, and gives an object that passes every test.
+FORGER = """
+import gc, re
+texts = [d["calls"] for d in gc.get_objects() if isinstance(d, dict) and isinstance(d.get("calls"), (list, tuple))]
+numbers = [int(n) for calls in texts for call in calls for n in re.findall(r"\\d+", str(call)) if int(n) > 20]
+class Yes(int):
+    __eq__ = __lt__ = __le__ = __ge__ = __gt__ = lambda self, other: True
+    __ne__ = lambda self, other: False
+    __sub__ = __rsub__ = __add__ = __abs__ = lambda self, *other: 0
+    __hash__ = int.__hash__
+    count = get = __getitem__ = lambda self, *other: 1
+def solve(x):
+    return numbers[0] if numbers else Yes(0)
+check = lambda *a: True
+"""
+FORMS = [
+    "assert solve(3) == 24",
+    "assert 24 == solve(3)",
+    "assert solve(3) is 24 or solve(3) == 24",
+    "assert solve(3) - 24 == 0",
+    "assert abs(solve(3) - 24) < 1",
+    "assert max(abs(solve(i) - (7 * i + 3)) for i in range(3, 4)) == 0",
+    "assert [solve(3) == 24, solve(3) == 24] == [True, True]",
+    "assert ('ok' if solve(3) == 24 else 'bad') == 'ok'",
+    "assert {24: 'ok'}.get(solve(3)) == 'ok'",
+    "assert check(solve)",
+    "assert solve(3) in (24, 25)",
+    "assert [solve(3)] == [24]",
+    "assert str(solve(3)) == '24'",
+    "assert sum([solve(3), solve(3)]) == 48",
+    "assert min(solve(3), 24) == 24",
+    "assert not solve(3) != 24",
+    "assert math.isclose(solve(3), 24)",
+]
+
+
+def test_a_forged_verdict_never_says_that_the_host_decided(pool: Pool) -> None:
+    reference, setup = "def solve(x): return 7 * x + 3", "import math\ndef check(f): return f(3) == 24"
+    row = {"split": "train", "prompt": "", "reference": reference, "language": "python", "group": "", "difficulty": ""}
+    judges = [judging_by_asserts([form], reference=reference, setup=setup) for form in FORMS]
+    rows = [row | {"problem_id": form, "judge": judge} for form, judge in zip(FORMS, judges, strict=True)]
+    problems = pl.DataFrame(rows, schema=PROBLEMS)
+    suite = PythonSuite("s", "1", "", problems)
+    expected, _ = judge_references(problems, suite, pool, timeout_seconds=5)
+    assert expected["error"].to_list() == [""] * len(FORMS)
+    judged, _ = execute(samples_of([(form, FORGER) for form in FORMS]), problems, expected, suite, pool, timeout_seconds=5)
+    by_host = judged.filter(pl.col("verdict") == "host")
+    assert by_host.filter(pl.col("status") == "correct").is_empty()
+    assert by_host["problem_id"].to_list() == [FORMS[i] for i in (0, 1, 4, 10, 11, 12, 13, 16)]
+    assert judged.filter(pl.col("status") == "correct").height > 5  # the forger is able
