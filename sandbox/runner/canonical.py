@@ -111,6 +111,9 @@ class _Encoder:
 
     def unusual(self, value: Any, kind: type, depth: int) -> Any:
         """Subclasses, views of dicts, and what has a name."""
+        if kind is Named:  # it has crossed once already
+            parts = value.what if value.kind != "data" else [[n, self.encode(v, depth + 1)] for n, v in value.what]
+            return {"x": [value.kind, value.name, parts]}
         for base, plain in _BASES:
             if issubclass(kind, base) and _equal(kind) is _equal(base):
                 return self.encode(plain(value), depth)

@@ -125,6 +125,7 @@ NAMED: list[tuple[Any, Any]] = [
 def test_a_subclass_crosses_as_the_type_whose_equality_it_inherits(value: Any, crossed: Any) -> None:
     for there, back in ((value, crossed), ([value], [crossed]), ({"k": value}, {"k": crossed})):
         assert typed(loads(dumps(there))) == typed(back)
+        assert typed(loads(dumps(loads(dumps(there))))) == typed(back)
 
 
 EQUAL = {"__eq__": lambda self, other: True, "__hash__": None}
