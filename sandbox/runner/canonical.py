@@ -94,7 +94,7 @@ class _Encoder:
         if kind is int:
             return _int64(value)
         if kind is float:
-            return value if math.isfinite(value) else {"f": repr(value)}
+            return _special(value)
         if kind is list:
             return self.all(list.__iter__(value), depth)
         if tag := _CONTAINERS.get(kind):
@@ -165,6 +165,7 @@ def _fraction(value: fractions.Fraction) -> list[Any]:
 
 _CONTAINERS: dict[type, str] = {tuple: "t", set: "s", frozenset: "z", collections.deque: "k"}
 _DICTS: dict[type, str] = {dict: "d", collections.OrderedDict: "o", collections.Counter: "n"}
+_ORDERED = collections.OrderedDict[int, int]()
 # Types whose subclasses cross as they do, where they inherit this type's `==`; each read by the type's own methods.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
@@ -181,10 +182,7 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (bytes, lambda v: bytes(memoryview(v))),
     (decimal.Decimal, decimal.Decimal),
     (fractions.Fraction, fractions.Fraction),
-    (type({}.keys()), set),
-    (type({}.items()), set),
-    (type(collections.OrderedDict().keys()), set),
-    (type(collections.OrderedDict().items()), set),
+    *((kind, set) for kind in map(type, ({}.keys(), {}.items(), _ORDERED.keys(), _ORDERED.items()))),
 )
 _RARE: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bytes: ("b", lambda v: base64.b64encode(v).decode("ascii")),
@@ -293,10 +291,7 @@ def _float(body: Any) -> float:
 
 def _as_decimal(body: Any) -> decimal.Decimal:
     value = decimal.Decimal(_text(body))
-    try:
-        _decimal(value)
-    except TooLarge as error:
-        raise Malformed(str(error)) from error
+    _decimal(value)  # raises TooLarge, a ValueError
     return value
 
 
