@@ -19,6 +19,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from codelutra.suites import mbpp
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.determined import tied_limits
 from codelutra.suites.folder import read_lines
-from codelutra.suites.python import PythonSuite
 from sandbox import Pool, ensure_image
 
 SECTIONS = {
@@ -81,7 +81,7 @@ def open_whole(name: str, data: Path) -> Suite:
         return suite
     path = data / "mbpp" / "mbpp.jsonl"
     rows = [mbpp.row(entry, path) for _, entry in read_lines(path)]
-    return PythonSuite("mbpp", suite.version, suite.licence, pl.DataFrame(rows, schema=PROBLEMS))
+    return replace(suite, frame=pl.DataFrame(rows, schema=PROBLEMS))
 
 
 def references(problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, Any]:

@@ -23,10 +23,13 @@ STATUSES = (
     "no_code",  # nothing to run in the completion
     "infra_error",  # infrastructure failure: our container died or our protocol broke; never the model's doing
     "reference_error",  # the reference itself fails, times out, is nondeterministic or (SQL) returns nothing
+    "undecided",  # the judge could not compare the output: neither right nor wrong, so never in a pair
 )
-NOT_THE_MODELS_DOING = ("infra_error", "reference_error")
+NOT_THE_MODELS_DOING = ("infra_error", "reference_error", "undecided")
 EXECUTABLE = ("correct", "wrong")  # the program ran to its end and gave a result
 STATUS: pl.DataType = pl.Enum(STATUSES)
+# Of references and pairs, which are never undecided. A type of its own keeps their bytes, by which training is keyed.
+SETTLED: pl.DataType = pl.Enum([status for status in STATUSES if status != "undecided"])
 SPLITS = ("train", "dev", "test")
 SPLIT: pl.DataType = pl.Enum(SPLITS)
 
@@ -51,7 +54,7 @@ PROBLEMS = _schema(
 EXPECTED = _schema(
     {
         "problem_id": pl.String,
-        "status": STATUS,  # "correct" or "reference_error"
+        "status": SETTLED,  # "correct" or "reference_error"
         "expected": pl.String,  # the output of a right answer, in the sandbox's canonical JSON; "" for reference_error
         "error": pl.String,  # why it is a reference_error, else ""
     }
@@ -98,7 +101,7 @@ PAIRS = _schema(
         "chosen": pl.String,  # a completion, as the policy would write it
         "rejected": pl.String,
         "chosen_source": pl.String,  # "sample" | "reference"
-        "rejected_status": STATUS,
+        "rejected_status": SETTLED,
         "chosen_sample": pl.Int32,  # -1 for the reference
         "rejected_sample": pl.Int32,
         "rejected_ended": pl.Boolean,  # False where it was cut off at max_tokens: training adds no end token then

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
+from collections import deque
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -46,7 +48,36 @@ def weight(result: Result) -> int:
     value = result.value
     if type(value) is dict:
         return 200 + 60 * len(value["rows"]) * (1 + len(value["columns"]))
-    return 500 + len(result.stdout) + (len(value) if type(value) is str else 0)
+    return 500 + len(result.stdout) + _held(value)
+
+
+def _held(value: Any) -> int:
+    """Bytes that a decoded value holds. An empty set is eight bytes of JSON and takes 216."""
+    held, left = 0, [value]
+    while left:
+        one = left.pop()
+        held += sys.getsizeof(one)
+        if isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset | deque):
+            left += one
+        elif isinstance(one, canonical.Named):
+            left.append(one.what)
+    return held
+
+
+def printable(text: str) -> str:
+    """The text without lone surrogates, which no file and no terminal takes: escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(value: Any) -> str:
+    """A decoded value as Python writes it, for people; in canonical JSON where it holds an integer of more than 4,300
+    digits, which Python does not write in decimal."""
+    try:
+        return printable(repr(value))
+    except ValueError:
+        return json.dumps(canonical.encode(value))
 
 
 def pack_queries(jobs: Iterable[tuple[int, SqlJob]]) -> bytes:
@@ -78,7 +109,7 @@ def believe(job: Job, record: wire.Record, attempts: int) -> Result:
             else:
                 value = calls(record.value, len(job.calls))
         except (canonical.Malformed, ValueError, RecursionError, MemoryError) as problem:
-            status, value, error = "blocked", None, f"the result is not canonical: {str(problem)[:300]}"
+            status, value, error = "blocked", None, printable(f"the result is not canonical: {str(problem)[:300]}")
     return Result(job.id, status, value, stdout, error, record.seconds, attempts)  # type: ignore[arg-type]
 
 
@@ -108,5 +139,5 @@ def call(item: Any) -> dict[str, Any]:
     if kind == "v":
         return {"value": canonical.decode(body)}
     if kind == "e" and type(body) is str:
-        return {"error": body}
+        return {"error": printable(body)[:MAX_ERROR_CHARS]}
     raise canonical.Malformed("not an answer")

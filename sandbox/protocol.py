@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sandbox.runner.canonical import Named as Named
 from sandbox.runner.canonical import decode as decode
 from sandbox.runner.canonical import dumps as dumps
 from sandbox.runner.canonical import encode as encode

@@ -49,6 +49,8 @@ def literal(value: Any) -> str:
             return f"({', '.join(map(literal, value))}{',' * (len(value) == 1)})"
         case dict():
             return f"{{{', '.join(f'{literal(k)}: {literal(v)}' for k, v in value.items())}}}"
+        case int() if value.bit_length() > 10_000:  # Python writes 4,300 digits in decimal at most
+            return hex(value)
         case _:
             return repr(value)
 

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import polars as pl
 
 from codelutra.execution.cache import OutcomeCache
+from codelutra.execution.verdicts import decided
 from codelutra.schema import OUTCOMES, check
 from codelutra.scoring.scores import status_counts
 from codelutra.suites.base import Job, Suite
+from sandbox.answers import printable, shown
 from sandbox.protocol import Result, decode
 
 Progress = Callable[[int, int], None]
@@ -70,7 +72,7 @@ def execute(
     fresh = dict[bytes, dict[str, Any]]()
     for i, (key, result) in enumerate(zip(order, pool.map(jobs), strict=True)):
         problem = todo[key][0]
-        fresh[key] = _judge(suite, problem, result, decode(json.loads(wanted[problem["problem_id"]]["expected"])))
+        fresh[key] = _judge(suite, problem, result, wanted[problem["problem_id"]]["expected"])
         if progress:
             progress(i + 1, len(order))
     if cache:
@@ -95,10 +97,16 @@ def _verdict(status: str, **more: Any) -> dict[str, Any]:
     return {"status": status, "verdict": "host", "answer": "", "output": "", "seconds": 0.0, "error": "", "also": [], **more}
 
 
-def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: Any) -> dict[str, Any]:
+def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: str) -> dict[str, Any]:
     verdict = "in-process" if suite.in_process(problem) else "host"
     if result.status != "ok":
-        return _verdict(result.status, verdict=verdict, seconds=result.seconds, error=(result.error or "")[-PREVIEW:])
+        error = printable(result.error or "")[-PREVIEW:]
+        return _verdict(result.status, verdict=verdict, seconds=result.seconds, error=error)
+    found, why = decided(lambda: _compared(suite, problem, result, decode(json.loads(expected)), verdict))
+    return found or _verdict("undecided", verdict=verdict, seconds=result.seconds, error=why)
+
+
+def _compared(suite: Suite, problem: Mapping[str, Any], result: Result, expected: Any, verdict: str) -> dict[str, Any]:
     if suite.agrees(problem, result.value, expected):
         status, error = "correct", ""
     else:
@@ -107,7 +115,7 @@ def _judge(suite: Suite, problem: Mapping[str, Any], result: Result, expected: A
     return _verdict(
         status,
         verdict=verdict,
-        error=error[-PREVIEW:],
+        error=printable(error)[-PREVIEW:],
         answer=suite.answer_digest(problem, result.value),
         output=_preview(result.value),
         seconds=result.seconds,
@@ -124,7 +132,7 @@ def _raised(value: Any) -> str:
 def _failed(error: str) -> str:
     """The status that an error in a checked call means: wrong, syntax_error, resource_limit or runtime_error."""
     kind = error.partition(":")[0]
-    if kind == "MemoryError":
+    if kind in ("MemoryError", "TooLarge"):
         return "resource_limit"
     if kind in ("", "AssertionError"):
         return "wrong"
@@ -133,8 +141,7 @@ def _failed(error: str) -> str:
 
 def _preview(value: Any) -> str:
     """The start of an output, for people: the rows of a query, else the value."""
-    shown = value["rows"] if isinstance(value, dict) and "rows" in value else value
-    return repr(shown)[:PREVIEW]
+    return shown(value["rows"] if isinstance(value, dict) and "rows" in value else value)[:PREVIEW]
 
 
 def _key(suite: Suite, problem: Mapping[str, Any], code: str, machine: str, timeout_seconds: float) -> bytes:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from codelutra.errors import StageError
 from codelutra.execution.outcomes import PREVIEW, Progress, Runs
+from codelutra.execution.verdicts import decided
 from codelutra.schema import EXPECTED, check
 from codelutra.suites.base import Job, Suite
+from sandbox.answers import printable
 from sandbox.protocol import Result, encode
 
 
@@ -44,22 +47,28 @@ def judge_references(
         outage = next((r for r in (want, got, twice) if r.status == "infra_error"), None)
         if outage:
             raise _outage(row, outage)
-        error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
-        wanted.append((want.value, error))
+        found, why = decided(partial(_wanted, suite, row, want, twice, got))
+        wanted.append(found or (None, why))
         if progress:
             progress(i + 1, len(rows))
     next(results, None)  # a pool takes the next jobs when these are finished
-    for row, (value, error) in zip(rows, _checked(rows, wanted, suite, pool, timeout_seconds), strict=True):
-        status, output = ("reference_error", "") if error else ("correct", json.dumps(encode(value)))
+    for row, (output, error) in zip(rows, _checked(rows, wanted, suite, pool, timeout_seconds), strict=True):
+        status = "reference_error" if error else "correct"
         expected.append({"problem_id": row["problem_id"], "status": status, "expected": output, "error": error})
     frame = check(pl.DataFrame(expected, schema=EXPECTED), EXPECTED)
     return frame, {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
 
 
+def _wanted(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, got: Result) -> tuple[Any, str]:
+    """The expected output, and ""; or None and why there is none."""
+    error = _reference_error(suite, row, want, got) if row["reference"] else _check_error(suite, row, want, twice, got)
+    return (None, printable(error)) if error else (want.value, "")
+
+
 def _checked(
     rows: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[Any, str]], suite: Suite, pool: Runs, timeout_seconds: float
-) -> Iterator[tuple[Any, str]]:
-    """The expected outputs and errors after the further runs that the suite asks for."""
+) -> Iterator[tuple[str, str]]:
+    """The expected outputs as canonical JSON, and errors, after the further runs that the suite asks for."""
     further = [
         list(suite.check_jobs(row, value, str(i), timeout_seconds)) if row["reference"] and not error else []
         for i, (row, (value, error)) in enumerate(zip(rows, wanted, strict=True))
@@ -69,8 +78,14 @@ def _checked(
         given = [next(results) for _ in jobs]
         if outage := next((r for r in given if r.status == "infra_error"), None):
             raise _outage(row, outage)
-        yield suite.checked(row, value, given) if given else (value, error)
+        found, why = (None, error) if error else decided(partial(_settled, suite, row, value, given))
+        yield found or ("", why)
     next(results, None)
+
+
+def _settled(suite: Suite, row: Mapping[str, Any], value: Any, given: Sequence[Result]) -> tuple[str, str]:
+    value, error = suite.checked(row, value, given) if given else (value, "")
+    return ("", printable(error)) if error else (json.dumps(encode(value)), "")
 
 
 def _outage(row: Mapping[str, Any], failed: Result) -> StageError:

@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -24,16 +25,19 @@ from codelutra.config import EngineSection, SampleSection
 from codelutra.errors import StageError
 from codelutra.execution.mutation import Args, habits, literal, new_arguments
 from codelutra.execution.outcomes import Progress, Runs
+from codelutra.execution.verdicts import decided
 from codelutra.sampling.shards import Shard, sample_shards
 from codelutra.schema import PROBLEMS, check
+from codelutra.suites.parsing import Unparsable, parse, statements, top_level
 from codelutra.suites.python import PythonSuite, calls_of, with_calls
 from sandbox.protocol import PythonJob
 
-VERSION = 1  # part of the key of what is made
+VERSION = 2  # part of the key of what is made
 CANDIDATES = 3  # times as many inputs are tried as are kept
 PATIENCE = 0.2  # share of an answer's seconds that the reference may take on all kept cases: answers may be slower than it
 WRAPPERS = {"set", "sorted", "list", "tuple", "len", "str", "round", "dict", "sum", "bool", "int", "float", "frozenset"}
 PROPOSING = SampleSection(samples_per_problem=2, temperature=0.8, top_p=1.0, min_p=0.05, max_tokens=192)
+MOST_CALLS, LONGEST_CALL = 200, 2000  # calls that are looked for in a model's text, characters of one
 Propose = Callable[[Sequence[str]], Sequence[str]]
 Gave = tuple[Any, Any, float]  # what a call gave in one run and in another, and its seconds where it ran alone, else 0
 
@@ -136,14 +140,18 @@ def asking(
 def defined(program: str) -> set[str]:
     """The functions at a program's top level."""
     try:
-        return {node.name for node in ast.parse(program).body if isinstance(node, ast.FunctionDef)}
-    except (SyntaxError, ValueError):
+        return {node.name for node in top_level(statements(program)) if isinstance(node, ast.FunctionDef)}
+    except Unparsable:
         return set()  # the reference check reports it
 
 
 def take(text: str, functions: set[str]) -> Call | None:
     """A call of one of `functions` with literal arguments, alone or inside WRAPPERS; None for anything else."""
-    tree = ast.parse(text, mode="eval")
+    try:
+        tree = parse(text, "eval")
+    except Unparsable:
+        return None
+    assert isinstance(tree, ast.Expression)
     node = tree.body
     while not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions):
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
@@ -156,7 +164,7 @@ def take(text: str, functions: set[str]) -> Call | None:
         return None
     try:
         args = tuple(ast.literal_eval(arg) for arg in node.args)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, MemoryError):
         return None
     function, node.func, node.args = node.func.id, ast.Name("_here_"), []
     before, _, after = ast.unparse(tree).partition("_here_()")
@@ -186,16 +194,12 @@ def proposal_prompt(problem: Mapping[str, Any], n: int) -> str:
 
 def proposed_calls(text: str, functions: set[str]) -> list[Call]:
     """The calls of `functions` with literal arguments anywhere in a text."""
-    found = []
+    found = list[Call]()
     for name in sorted(functions):
-        for match in re.finditer(rf"\b{re.escape(name)}\s*\(", text):
-            for close in islice(re.finditer(r"\)", text[match.start() :]), 40):
-                try:
-                    call = take(text[match.start() : match.start() + close.end()], functions)
-                except (SyntaxError, ValueError):
-                    continue
-                found += [call] if call else []
-                break
+        for match in islice(re.finditer(rf"\b{re.escape(name)}\s*\(", text), MOST_CALLS):
+            near = text[match.start() : match.start() + LONGEST_CALL]
+            tried = (take(near[: close.end()], functions) for close in islice(re.finditer(r"\)", near), 40))
+            found += islice(filter(None, tried), 1)
     return found
 
 
@@ -256,10 +260,17 @@ def _informative(
     new, again, outputs = list[str](), list[str](), set[str]()
     alone = {**row, "judge": with_calls(row["judge"], calls[:1], instead=True)}
     for call, (one, two, seconds) in zip(calls, results, strict=True):
-        if one is None or "value" not in one or seconds > budget or not suite.agrees(alone, [one], [two]):
+        if one is None or "value" not in one or seconds > budget:
+            continue
+        digest, _ = decided(partial(_digest, suite, alone, one, two))
+        if not digest:
             continue
         budget -= seconds
-        digest = suite.answer_digest(row, [one])
         (again if digest in outputs else new).append(call)
         outputs.add(digest)
     return new + again
+
+
+def _digest(suite: PythonSuite, alone: Mapping[str, Any], one: Any, two: Any) -> str:
+    """The digest of what two runs gave; "" where they differ."""
+    return suite.answer_digest(alone, [one]) if suite.agrees(alone, [one], [two]) else ""

@@ -30,6 +30,7 @@ from codelutra.results.table import POLICIES_EXPLAINED, Table, other_modes_table
 from codelutra.schema import STATUSES
 from codelutra.scoring.scores import breakdown
 from codelutra.store.files import write_atomic
+from sandbox.answers import shown
 from sandbox.protocol import decode
 
 Row = dict[str, Any]  # of a frame
@@ -202,16 +203,22 @@ def readable(output: str, most: int = 240) -> str:
     """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted."""
     try:
         value = decode(json.loads(output))
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(output)
-        except (ValueError, SyntaxError):  # cut short, or nothing that can be read: shown as it is
+        except (
+            ValueError,
+            TypeError,
+            SyntaxError,
+            MemoryError,
+            RecursionError,
+        ):  # cut short, or nothing that can be read: shown as it is
             return cut(output, most)
     rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
     if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
-        return cut(repr(value), most)
-    shown = "; ".join("(" + ", ".join("NULL" if v is None else repr(v) for v in row) + ")" for row in rows)
-    return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {shown}" if rows else "no rows", most)
+        return cut(shown(value), most)
+    cells = "; ".join("(" + ", ".join("NULL" if v is None else shown(v) for v in row) + ")" for row in rows)
+    return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {cells}" if rows else "no rows", most)
 
 
 def _asked(problem_id: str, prompt: str) -> Html:

@@ -2,7 +2,8 @@
 
 Which problems count: those with a greedy sample, except where its outcome was an infrastructure failure (infra_error).
 That says nothing about the model, so the problem leaves the denominator and is counted in `left_out`. A reference_error
-stays in the denominator as not correct, as in the official evaluations, and so does a prompt that was too long to ask.
+stays in the denominator as not correct, as in the official evaluations, and so do an output that could not be compared
+(undecided) and a prompt that was too long to ask.
 Of samples at temperature only those count that were drawn.
 """
 

@@ -31,6 +31,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.errors import UserError
+from codelutra.schema import SETTLED, STATUS
 from codelutra.store.files import (
     UNREADABLE,
     fsync,
@@ -64,8 +65,10 @@ class Artifact:
         return Path(self.path) / name
 
     def frame(self, name: str) -> pl.DataFrame:
-        """`name`.parquet as a frame."""
-        return pl.read_parquet(self.file(f"{name}.parquet"))
+        """`name`.parquet as a frame. Outcomes and scores of versions that had no `undecided` get today's statuses."""
+        frame = pl.read_parquet(self.file(f"{name}.parquet"))
+        older = [c for c in ("status", "greedy_status") if name in ("outcomes", "scores") and frame.schema.get(c) == SETTLED]
+        return frame.with_columns(pl.col(older).cast(STATUS))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """Take an assert apart: what the answer's process evaluates, what is expected, and the rule by which the host decides.
 
     assert f(1) == 2, assert f(1) is None              f(1)         the same value under the suite's mode
+    assert f(1) is True                                f(1)         ["is"]: that very value
     assert f(1), assert not f(1)                       not not f(1) True, False
     assert math.isclose(f(1), 2.5, rel_tol=1e-3)       f(1)         ["isclose", rel_tol, abs_tol]
     assert abs(f(1) - 2.5) < 0.01                      f(1)         ["within", 0.01, "<"]
     assert f(1) in (2, 3)                              f(1)         ["among"]: the same value as one of these
 
-Any other assert (`!=`, `and`, `all(…)`, a check of its own on what a call gave) has the right answer in its own text. It can
-only be decided in the answer's process, and is marked so (`in_process`). Rules are JSON: they are judging material.
-
-Of the two sides of an `==`, the answer's is the one that uses a name which a program of the problem defines.
+The answer's side is the one that uses a name which the program defines. The host decides where that side is a call of the
+program by itself, or inside functions of Python that keep what it gave (`sorted(f(1))`, `_is_plain`). Everything else is
+decided in the answer's process, where a program can cheat, and is marked so (`in_process`): an assert whose text holds what
+is right (`f(1) - 2 == 0`, `!=`, `and`), a check of the setup's own, and a relation between two calls (`f(1) == f(2)`).
+Rules are JSON: they are judging material.
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from codelutra.suites import equality
+from codelutra.suites.parsing import Unparsable, statements, top_level
+from codelutra.suites.values import ABS_TOL, REL_TOL, Near, comparable
 
 Rule = list[Any] | None  # None: the same value
 _BUILTINS = frozenset(dir(builtins))
+# Functions of one value that keep what is right or wrong about it, and of these those that may have a number more.
+_KEEPING = {
+    *("abs", "all", "any", "ascii", "bin", "bool", "bytearray", "bytes", "chr", "complex", "dict", "enumerate", "float"),
+    *("frozenset", "hex", "int", "iter", "len", "list", "max", "min", "next", "oct", "ord", "repr", "reversed", "round"),
+    *("set", "sorted", "str", "sum", "tuple", "type"),
+}
+_WITH_NUMBER = frozenset(["int", "round"])
 
 
 @dataclass(frozen=True)
@@ -40,93 +51,100 @@ class Check:
     in_process: bool = False
 
 
-def defined(program: str, *, imports: bool = False) -> frozenset[str]:
-    """Names that a program defines at its top level; with `imports`, those it imports too. None where it does not parse."""
+@dataclass(frozen=True)
+class Names:
+    """What a program's text brings into its module: by a definition or an assignment, by an import; and which are classes.
+
+    All are empty where the text does not parse.
+    """
+
+    made: frozenset[str] = frozenset()
+    imported: frozenset[str] = frozenset()
+    classes: frozenset[str] = frozenset()
+
+
+def names_of(program: str) -> Names:
     try:
-        body = ast.parse(program).body
-    except (SyntaxError, ValueError):
-        return frozenset()
-    brought = [a for s in body if imports and isinstance(s, ast.Import | ast.ImportFrom) for a in s.names]
+        body = list(top_level(statements(program)))
+    except Unparsable:
+        return Names()
     made = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-    assigned = [n for s in body if isinstance(s, ast.Assign | ast.AnnAssign) for n in ast.walk(s) if isinstance(n, ast.Name)]
-    imported = [(a.asname or a.name).partition(".")[0] for a in brought]
-    return frozenset([*made, *imported, *(n.id for n in assigned if isinstance(n.ctx, ast.Store))])
+    bound = [n.id for s in body for n in ast.iter_child_nodes(s) for n in _stored(n)]
+    brought = [a for s in body if isinstance(s, ast.Import | ast.ImportFrom) for a in s.names]
+    return Names(
+        frozenset([*made, *bound]),
+        frozenset((a.asname or a.name).partition(".")[0] for a in brought),
+        frozenset(n.name for n in body if isinstance(n, ast.ClassDef)),
+    )
 
 
-def names_to_define(statement: str, given: Set[str] = frozenset()) -> frozenset[str]:
-    """Names that a statement uses and that neither it, nor `given`, nor Python defines. None where it does not parse."""
-    try:
-        nodes = list(ast.walk(ast.parse(statement.strip())))
-    except SyntaxError:
-        return frozenset()
-    used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return frozenset(used - own - {n.arg for n in nodes if isinstance(n, ast.arg)} - given - _BUILTINS)
+def _stored(node: ast.AST) -> list[ast.Name]:
+    """The names that an expression, a target or an import binds; nothing of statements below it."""
+    if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+        return []
+    return [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
 
 
-def take_apart(statement: str, names: Set[str] = frozenset(), *, beside_reference: bool = True) -> Check:
+def own_names(statement: str, reference: Names | None, given: Set[str]) -> frozenset[str]:
+    """The names by which an assert asks a program for something.
+
+    What the reference defines, else what it imports; else, and without a reference (None), the names that the assert
+    uses and that neither it, nor `given` (the setup), nor Python defines.
+
+    Raises ValueError where there are none, so that every program would pass.
+    """
+    test = _test(statement)
+    used = {n.id for n in ast.walk(test) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    bound = {n.id for n in ast.walk(test) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    unknown = used - bound - {n.arg for n in ast.walk(test) if isinstance(n, ast.arg)} - given - _BUILTINS
+    known = reference or Names()
+    for names in (known.made - given, known.made, known.imported - given, unknown):
+        if used & names:
+            return frozenset(names)
+    if reference is None:
+        raise ValueError(f"{statement!r} uses nothing that an answer could define: any answer passes")
+    defines = ", ".join(sorted(known.made))
+    raise ValueError(f"{statement!r} uses nothing that the reference defines ({defines}): any answer passes")
+
+
+def take_apart(statement: str, names: Set[str], classes: Set[str] = frozenset()) -> Check:
     """The parts of an assert statement.
 
-    names: what a program of the problem defines; where they are unknown, all that is called and is no builtin.
-    beside_reference: there is a reference, so the expected side may use `names` too. Without one, such an assert decides
-    in the answer's process.
+    names: those by which it asks the program for something (`own_names`); classes: the classes among them.
 
-    Raises ValueError where it is not a single assert, or uses none of `names`, so that every program would pass.
+    Raises ValueError where it is not a single assert.
     """
-    check, test = _taken_apart(statement, names)
-    return check if beside_reference or not _uses(ast.parse(check.expected), names) else _truth(test)
-
-
-def _taken_apart(statement: str, names: Set[str]) -> tuple[Check, ast.expr]:
+    test = _test(statement)
     try:
-        body = ast.parse(statement.strip()).body
-    except SyntaxError as e:
-        raise ValueError(f"{statement!r} is not Python: {e.msg}") from e
+        return _Taker(frozenset(names), frozenset(classes)).check(test)
+    except RecursionError as e:
+        raise ValueError(f"{statement[:60]!r}… is nested too deep") from e
+
+
+def _test(statement: str) -> ast.expr:
+    try:
+        body = statements(statement.strip())
+    except Unparsable as e:
+        raise ValueError(f"{statement[:300]!r} is not Python: {e}") from e
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(f"{statement!r} is not one assert statement")
-    test = body[0].test
-    if names and not _uses(test, names):
-        raise ValueError(
-            f"{statement!r} uses nothing that the reference defines ({', '.join(sorted(names))}): any answer passes"
-        )
-    return _by_form(test, names), test
-
-
-def _by_form(test: ast.expr, names: Set[str]) -> Check:
-    match test:
-        case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
-            return _check(test, names, left, right)
-        case ast.Compare(left=left, ops=[ast.Is()], comparators=[ast.Constant(value=None | True | False) as right]):
-            return _check(test, names, left, right)
-        case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple() | ast.List() | ast.Set() as right]) if _calls(
-            left
-        ) and not _calls(right):
-            return _check(test, names, left, right, ["among"])
-        case ast.Compare(
-            left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=left, op=ast.Sub(), right=right)], keywords=[]),
-            ops=[ast.Lt() | ast.LtE() as below],
-            comparators=[near],
-        ) if _is_tolerance(near):
-            rule = ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="]
-            return _check(test, names, left, right, rule)
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[left, right], keywords=named) if (
-            all(k.arg in ("rel_tol", "abs_tol") and _is_tolerance(k.value) for k in named)
-        ):
-            given = {k.arg: ast.literal_eval(k.value) for k in named}
-            return _check(test, names, left, right, ["isclose", given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0)])
-    return _truth(test)
+    return body[0].test
 
 
 def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:
-    """Whether a value is right by the rule. Tolerances apply to int and float alone."""
+    """Whether a value is right by the rule, as the assert's own text would have it."""
     match rule:
         case None:
             return equality.agrees(mode, got, expected)
+        case ["is"]:
+            return got is expected  # None, True or False
         case ["among"]:
             return any(equality.agrees(mode, got, one) for one in expected)
-    if type(got) not in (int, float) or type(expected) not in (int, float):
-        return False
+        case ["near", relative, absolute]:
+            return Near(relative, absolute).same(got, expected)
     try:
+        if not comparable(got, expected):
+            return False
         match rule:
             case ["isclose", relative, absolute]:
                 return math.isclose(got, expected, rel_tol=relative, abs_tol=absolute)
@@ -134,75 +152,127 @@ def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:
                 return bool(abs(got - expected) < near)
             case ["within", near, "<="]:
                 return bool(abs(got - expected) <= near)
-    except OverflowError:  # an integer beyond the floats
+    except (TypeError, ValueError, ArithmeticError):  # the assert itself would raise: a text, an integer beyond the floats
         return False
     raise ValueError(f"{rule} is no rule of judging")
 
 
 def for_more(rules: list[Rule]) -> Rule:
-    """The rule for generated calls of a function whose known calls have these: the widest tolerance of all, the mode's
-    included.
+    """The rule for generated calls of a function whose known calls have these: the widest tolerance of all.
 
-    The reference gives their expected values, which may be of any size. The author's tolerance fits the author's values.
+    The reference gives their expected values, which may be of any size and depth. The author's tolerance fits the author's
+    values.
     """
     relative = [rule[1] for rule in rules if rule and rule[0] == "isclose"]
     absolute = [rule[2 if rule[0] == "isclose" else 1] for rule in rules if rule and rule[0] in ("isclose", "within")]
-    if not absolute:
-        return None
-    return ["isclose", max([equality.REL_TOL, *relative]), max([equality.ABS_TOL, *absolute])]
+    return ["near", max([REL_TOL, *relative]), max([ABS_TOL, *absolute])]
 
 
-def _check(test: ast.expr, names: Set[str], left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:
-    mine, other = _uses(left, names), _uses(right, names)
-    if mine == other and not mine and _calls(left) and _calls(right):
-        return _truth(test)  # either side may be the answer's
-    # Where neither uses such a name, it is the side that calls something; where neither calls, the one with a name.
-    nameless = not any(isinstance(n, ast.Name) for n in ast.walk(left))
-    is_right = other if mine != other else not mine and (not _calls(left) if _calls(right) else nameless)
-    call, expected = (right, left) if is_right else (left, right)
-    is_truth = isinstance(expected, ast.Constant) and isinstance(expected.value, bool)
-    decides = isinstance(call, ast.Compare | ast.BoolOp) or (is_truth and _decides(call))
-    return Check(ast.unparse(call), ast.unparse(expected), rule, in_process=decides)
+@dataclass(frozen=True)
+class _Taker:
+    names: frozenset[str]
+    classes: frozenset[str]
+
+    def check(self, test: ast.expr) -> Check:
+        match test:
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+                return self.sides(test, left, right)
+            case ast.Compare(left=left, ops=[ast.Is()], comparators=[ast.Constant(value=None) as right]):
+                return self.sides(test, left, right)
+            case ast.Compare(left=left, ops=[ast.Is()], comparators=[ast.Constant(value=True | False) as right]):
+                return self.sides(test, left, right, ["is"])
+            case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple() | ast.List() | ast.Set() as right]) if (
+                self.uses(left) and not self.uses(right)
+            ):
+                return self.sides(test, left, right, ["among"])
+            case ast.Compare(
+                left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(left=left, op=ast.Sub(), right=right)], keywords=[]),
+                ops=[ast.Lt() | ast.LtE() as below],
+                comparators=[near],
+            ) if _is_tolerance(near):
+                rule = ["within", ast.literal_eval(near), "<" if isinstance(below, ast.Lt) else "<="]
+                return self.sides(test, left, right, rule)
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[left, right], keywords=named
+            ) if all(k.arg in ("rel_tol", "abs_tol") and _is_tolerance(k.value) for k in named):
+                given = {k.arg: ast.literal_eval(k.value) for k in named}
+                return self.sides(test, left, right, ["isclose", given.get("rel_tol", 1e-9), given.get("abs_tol", 0.0)])
+        return self.truth(test)
+
+    def sides(self, test: ast.expr, left: ast.expr, right: ast.expr, rule: Rule = None) -> Check:
+        if self.uses(left) == self.uses(right):
+            return self.truth(test)
+        call, expected = (left, right) if self.uses(left) else (right, left)
+        return Check(ast.unparse(call), ast.unparse(expected), rule, in_process=not self.is_plain(call))
+
+    def truth(self, test: ast.expr) -> Check:
+        """Whether a test is true. The `not`s before it stay on the host, where they say what is expected."""
+        wanted, inner = True, test
+        while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not):
+            wanted, inner = not wanted, inner.operand
+        return Check(f"not not ({ast.unparse(inner)})", str(wanted), in_process=not self.is_plain(inner))
+
+    def uses(self, node: ast.AST) -> bool:
+        return any(isinstance(n, ast.Name) and n.id in self.names for n in ast.walk(node))
+
+    def is_plain(self, node: ast.AST) -> bool:
+        """Whether an expression gives what the program gives and holds nothing of what is right beside its arguments."""
+        match node:
+            case ast.Name(id=name):
+                return name in self.names
+            case ast.Attribute(value=value) | ast.UnaryOp(operand=value) | ast.Starred(value=value):
+                return self.is_plain(value)
+            case ast.Subscript(value=value, slice=index):
+                return self.is_plain(value) and not self.uses(index)
+            case ast.BinOp(left=left, right=right):
+                return self.is_plain(left) and self.is_plain(right)
+            case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+                return bool(parts) and all(map(self.is_plain, parts))
+            case ast.ListComp(elt=made, generators=loops) | ast.SetComp(elt=made, generators=loops):
+                return self.is_plain(made) and not any(map(self.uses, loops))
+            case ast.GeneratorExp(elt=made, generators=loops):
+                return self.is_plain(made) and not any(map(self.uses, loops))
+            case ast.Call():
+                return self.is_plain_call(node)
+        return False
+
+    def is_plain_call(self, node: ast.Call) -> bool:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in self.names:
+                return self.takes_inputs(node)
+            case ast.Call(func=ast.Name(id="map"), args=[ast.Name(), *values], keywords=[]):
+                return all(map(self.is_plain, values))
+            case ast.Call(func=ast.Name(id=name), args=[value, *more], keywords=named) if name in _KEEPING:
+                numbers = all(isinstance(n, ast.Constant) for n in more) and (not more or name in _WITH_NUMBER)
+                ways = all(isinstance(k.value, ast.Name) or k.arg == "reverse" for k in named) and name in (
+                    "sorted",
+                    "min",
+                    "max",
+                )
+                return self.is_plain(value) and numbers and (not named or ways)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="asyncio"), attr="run"), args=[value], keywords=[]):
+                return self.is_plain(value)
+            case ast.Call(func=ast.Attribute(value=value, attr=name)) if self.is_plain(value) and not name.startswith("__"):
+                root = next((n.id for n in _roots(value)), "")
+                # A method of a value that the program gave may compare with an argument; one of its class gets inputs.
+                is_object = isinstance(value, ast.Name) or root in self.classes or root[:1].isupper()
+                return not (node.args or node.keywords) or (is_object and self.takes_inputs(node))
+        return False
+
+    def takes_inputs(self, node: ast.Call) -> bool:
+        return all(map(self.is_input, [*node.args, *(k.value for k in node.keywords)]))
+
+    def is_input(self, node: ast.AST) -> bool:
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            return all(map(self.is_input, node.elts))
+        return not self.uses(node) or self.is_plain(node)
 
 
-def _truth(test: ast.expr) -> Check:
-    """Whether a test is true. The `not`s before it stay on the host, where they say what is expected."""
-    wanted, inner = True, test
-    while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not):
-        wanted, inner = not wanted, inner.operand
-    return Check(f"not not ({ast.unparse(inner)})", str(wanted), in_process=_decides(inner))
-
-
-def _decides(node: ast.expr) -> bool:
-    """Whether an expression may contain the right answer: anything except a name, or a call of one function whose
-    arguments call no function of the problem."""
-    match node:
-        case ast.Name():
-            return False
-        case ast.Call(func=ast.Name(id="bool"), args=[inner], keywords=[]):
-            return _decides(inner)
-        case ast.Call(func=ast.Name(id=name)):
-            return name in _BUILTINS or any(map(_calls_own, [*node.args, *node.keywords]))
-        case ast.Call(func=ast.Attribute(value=ast.Name())):
-            return any(map(_calls_own, [*node.args, *node.keywords]))
-    return True
-
-
-def _uses(node: ast.AST, names: Set[str]) -> bool:
-    """Whether a node uses one of `names`; where there are none, whether it calls a function that is no builtin."""
-    if names:
-        return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node))
-    return any(isinstance(func, ast.Name) and func.id not in _BUILTINS for func in _calls(node))
-
-
-def _calls(node: ast.AST) -> list[ast.expr]:
-    """What is called in a node."""
-    return [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
-
-
-def _calls_own(node: ast.AST) -> bool:
-    """Whether a function that is no builtin is called."""
-    return any(not (isinstance(func, ast.Name) and func.id in _BUILTINS) for func in _calls(node))
+def _roots(node: ast.AST) -> list[ast.Name]:
+    """The name that a chain of calls, attributes and indices begins with."""
+    while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return [node] if isinstance(node, ast.Name) else []
 
 
 def _is_tolerance(node: ast.expr) -> bool:

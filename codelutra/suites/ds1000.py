@@ -12,7 +12,6 @@ problems stay out of general training corpora.
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from collections.abc import Mapping
@@ -24,11 +23,12 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites.folder import find, first_file, read_lines, require_known
+from codelutra.suites.parsing import Unparsable, parse
 from codelutra.suites.python import PLACE, PythonSuite, judging
 from codelutra.suites.splits import cap, divide, normalise_prompt
 from sandbox.protocol import PythonJob
 
-VERSION = "1"
+VERSION = "2"
 LICENCE = "CC-BY-SA-4.0"
 SYSTEM = "Complete the solution. Answer with one Python code block: only the code that is missing, nothing given before."
 SHARES = {"train": 0.5, "test": 0.4, "dev": 0.1}
@@ -89,7 +89,7 @@ def piece(code: str, reference: str) -> str:
     if not indent or code.startswith(indent):
         return code
     try:
-        ast.parse(code)
-    except SyntaxError:  # only the first line lost its blanks
+        parse(code)
+    except Unparsable:  # only the first line lost its blanks
         return indent + code
     return textwrap.indent(code, indent)

@@ -19,10 +19,11 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites.folder import find, first_file, read_lines
-from codelutra.suites.python import PythonSuite, judging, judging_by_asserts
+from codelutra.suites.parsing import statements
+from codelutra.suites.python import OFFICIAL, PythonSuite, judging, judging_by_asserts
 from codelutra.suites.splits import cap
 
-VERSION = "2"
+VERSION = "3"
 LICENCE = "MIT"
 WAY_OUT = "take the file of the official release"
 
@@ -37,11 +38,11 @@ def load(section: SuiteSection) -> PythonSuite:
             raise ConfigError(f"{path}, line {number}: no {e}; {WAY_OUT}") from e
         except (TypeError, AttributeError) as e:
             raise ConfigError(f"{path}, line {number} is no problem of HumanEval ({e}); {WAY_OUT}") from e
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        except ValueError as e:
             raise ConfigError(f"{path}, line {number} ({entry['task_id']}): {e}; {WAY_OUT}") from e
     if not rows:
         raise ConfigError(f"{path} is empty; {WAY_OUT}")
-    return PythonSuite("humaneval", VERSION, LICENCE, cap(pl.DataFrame(rows, schema=PROBLEMS), section))
+    return PythonSuite("humaneval", VERSION, LICENCE, cap(pl.DataFrame(rows, schema=PROBLEMS), section), mode=OFFICIAL)
 
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 def before(program: str, function: str) -> str:
     """The lines before the function."""
-    for node in ast.parse(program).body:
+    for node in statements(program):
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return "\n".join(program.splitlines()[: node.lineno - 1]).strip()
     raise ValueError(f"its prompt defines no function {function}")
@@ -68,8 +69,7 @@ def before(program: str, function: str) -> str:
 
 def judging_by_check(test: str, function: str, setup: str) -> str:
     """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer."""
-    tree = ast.parse(test)
-    check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    check = next((n for n in statements(test) if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:
         raise ValueError("its test defines no check(candidate)")
     if any(isinstance(n, ast.Assign | ast.For | ast.Import | ast.ImportFrom) for n in check.body):

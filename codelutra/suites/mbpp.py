@@ -18,12 +18,12 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
 from codelutra.suites.folder import find, read_entries
-from codelutra.suites.python import PythonSuite, judging_by_asserts
+from codelutra.suites.python import OFFICIAL, PythonSuite, judging_by_asserts
 from codelutra.suites.splits import cap
 
 LICENCE = "CC-BY-4.0"
 FILES = {"mbpp": "mbpp.jsonl", "mbpp-sanitized": "sanitized-mbpp.json"}
-VERSIONS = {"mbpp": "1", "mbpp-sanitized": "2"}
+VERSIONS = {"mbpp": "2", "mbpp-sanitized": "3"}
 SIDES = {"test": range(11, 511), "dev": range(511, 601), "train": range(601, 975)}
 
 
@@ -34,7 +34,7 @@ def load(section: SuiteSection) -> PythonSuite:
     frame = pl.DataFrame(rows, schema=PROBLEMS)
     if frame.is_empty():
         raise ConfigError(f"{path} holds no task_id from 11 to 974; take the official release")
-    return PythonSuite(section.name, VERSIONS[section.name], LICENCE, cap(frame, section))
+    return PythonSuite(section.name, VERSIONS[section.name], LICENCE, cap(frame, section), mode=OFFICIAL)
 
 
 def row(entry: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import ast
 import json
-import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from codelutra.suites import equality
-from codelutra.suites.asserts import Check, Rule, defined, for_more, holds, names_to_define, take_apart
+from codelutra.suites.asserts import Rule, for_more, holds, names_of, own_names, take_apart
 from codelutra.suites.base import Suite, material
+from codelutra.suites.parsing import Unparsable, joined, parse
 from sandbox.protocol import PythonJob
 
+OFFICIAL = "python-eq/official"  # the mode of suites whose own harness runs asserts
 SYSTEM = "Answer with one Python code block and nothing else."
 
 
@@ -28,7 +29,7 @@ class PythonSuite(Suite):
     """A suite whose programs are Python modules, judged by the values of calls."""
 
     system: str = SYSTEM
-    mode: str = "python-value/v1"
+    mode: str = "python-value/v2"
 
     @property
     def takes_cases(self) -> bool:
@@ -38,7 +39,7 @@ class PythonSuite(Suite):
         judged = material(problem["judge"])
         wrapped = judged["wrap"].replace(PLACE, repr(code)) if judged["wrap"] else code
         # Checks without reference or setup are judged beside a program that does nothing.
-        program = "\n".join(part for part in (judged["setup"], wrapped, judged["after"]) if part) or "pass"
+        program = joined(judged["setup"], wrapped, judged["after"]) or "pass"
         calls, in_process = tuple(judged["calls"]), self.in_process(problem)
         return PythonJob(job_id, program, calls, timeout_seconds=timeout_seconds, in_process=in_process)
 
@@ -54,7 +55,15 @@ class PythonSuite(Suite):
         for number, entry in enumerate(expected, 1):
             if "error" in entry:
                 return f"case {number} of the reference raises {entry['error']}"
-        return "" if expected else "there is no case to judge by"
+        if not expected:
+            return "there is no case to judge by"
+        judged, nothing = material(problem["judge"]), None if self.mode != "text/v1" else ""
+        if judged["expected"] or self.in_process(problem):  # what is right is written down, or checked in the process
+            return ""
+        if all(entry["value"] is None or (nothing == "" and not str(entry["value"]).strip()) for entry in expected):
+            what = "prints nothing in any test" if nothing == "" else "gives None in every case"
+            return f"the reference {what}, so a program that does nothing would pass"
+        return ""
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
         return equality.answer_digest(self.mode, output)
@@ -124,8 +133,10 @@ def judging(
 def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: str = "", after: str = "") -> str:
     """Judging material of asserts, taken apart. Raises ValueError with the first that is not an assert, or that uses
     nothing the reference defines (without a reference: nothing that an answer could define)."""
-    names, given = defined(reference), defined(setup, imports=True) | defined(after, imports=True)
-    checks = [take_apart(s, names) if reference else _without_reference(s, given) for s in asserts]
+    known, before, behind = names_of(reference) if reference else None, names_of(setup), names_of(after)
+    given = before.made | before.imported | behind.made | behind.imported
+    classes = known.classes if known else frozenset[str]()
+    checks = [take_apart(s, own_names(s, known, given), classes) for s in asserts]
     return judging(
         [c.call for c in checks],
         [c.expected for c in checks],
@@ -134,14 +145,6 @@ def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: st
         after=after,
         in_process=any(c.in_process for c in checks),
     )
-
-
-def _without_reference(statement: str, given: Set[str]) -> Check:
-    names = names_to_define(statement, given)
-    check = take_apart(statement, names, beside_reference=False)
-    if not names:
-        raise ValueError(f"{statement!r} uses nothing that an answer could define: any answer passes")
-    return check
 
 
 def _rules(judged: Mapping[str, Any]) -> list[Rule]:
@@ -163,20 +166,18 @@ def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> st
     if instead:
         return json.dumps({k: v for k, v in judged.items() if k != "rules"} | {"calls": list(calls), "expected": None})
     more = {side: [*judged[side], *calls] for side in ("calls", "expected") if judged[side] is not None}
-    if rules := _rules(judged):
-        more["rules"] = [*rules, *[for_more(rules)] * len(calls)]
-    return json.dumps(judged | more)
+    rules = _rules(judged) or [None] * len(judged["calls"])
+    return json.dumps(judged | more | {"rules": [*rules, *[for_more(rules)] * len(calls)]})
 
 
 @lru_cache(maxsize=65536)
 def normalise(code: str) -> str:
     """The program without comments, docstrings and layout."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(code)
+        tree = parse(code)
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and len(node.body) > 1 and ast.get_docstring(node, clean=False) is not None:
                 del node.body[0]
         return ast.unparse(tree)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (Unparsable, ValueError, RecursionError):  # `unparse` of an integer of more than 4,300 digits, of a deep tree
         return code

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from codelutra.config import PairsSection
-from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, check, collapse
+from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, SETTLED, check, collapse
 
 _WRONG = 2**63  # in `order`: right answers are below, wrong ones from here on
 
@@ -296,7 +296,7 @@ def _texts(matches: pl.DataFrame, answers: pl.DataFrame, outcomes: pl.DataFrame,
         chosen=pl.coalesce(text.gather(chosen), pl.col("reference").str.strip_chars_start()).str.strip_chars_end(),
         rejected=text.gather(rejected).str.strip_chars_end(),
         chosen_source=pl.when(chosen.is_null()).then(pl.lit("reference")).otherwise(pl.lit("sample")),
-        rejected_status=outcomes["status"].gather(rejected),
+        rejected_status=outcomes["status"].gather(rejected).cast(SETTLED),
         chosen_sample=outcomes["sample"].gather(chosen).fill_null(-1),
         rejected_sample=outcomes["sample"].gather(rejected),
         rejected_ended=outcomes.select(ENDED).to_series().gather(rejected),

@@ -1,128 +1,279 @@
 """Canonical data: the only thing that leaves a program's process.
 
 Used on both sides of the container's wall, so it needs nothing but the standard library. A value becomes a JSON
-structure and comes back equal, type for type. Types are checked strictly (`type(x) is int`): a subclass of `int` with
-its own `__eq__` is not data, it is a program, and is refused. Counter, OrderedDict and defaultdict cross as the dict
-they equal.
+structure and comes back equal, type for type. A subclass crosses as the type whose `==` it inherits (a namedtuple as the
+tuple, an IntEnum's member as the int). One with an `==` of its own is not data, it is a program, and is refused, except
+for dataclasses, whose generated `==` compares the fields.
 
-    None bool str list   themselves              tuple      {"t": [...]}
+    None bool str list   themselves              tuple       {"t": [...]}
     int                  itself; beyond 64 bits  {"i": hex}
     float                itself; or              {"f": "nan" | "inf" | "-inf"}
-    bytes      {"b": base64}                     bytearray  {"B": base64}
-    dict       {"d": [[key, value], ...]}        set        {"s": [...]}         frozenset  {"z": [...]}
-    complex    {"c": [real, imag]}               Decimal    {"m": text}          Fraction   {"q": [n, d]}
-    datetime   {"dt": [iso, fold]}               date       {"da": iso}          time       {"ti": [iso, fold]}
-    timedelta  {"td": [days, seconds, us]}       range      {"r": [start, stop, step]}  Ellipsis {"e": 0}
+    bytes      {"b": base64}                     bytearray   {"B": base64}
+    dict       {"d": [[key, value], ...]}        OrderedDict {"o": likewise}      Counter {"n": likewise}
+    set        {"s": [...]}  (keys and items     frozenset   {"z": [...]}         deque   {"k": [...]}
+               of a dict are sets too)
+    complex    {"c": [real, imag]}               Decimal     {"m": text}          Fraction {"q": [n, d]}
+    datetime   {"dt": [iso, fold]}               date        {"da": iso}          time     {"ti": [iso, fold]}
+    timedelta  {"td": [days, seconds, us]}       range       {"r": [start, stop, step]}    Ellipsis {"e": 0}
+    a dataclass' instance, an enum's member, a class, a path, a UUID   {"x": [kind, name, what]}
+
+Whatever crosses is bounded, on both sides: MAX_DEPTH, MAX_ITEMS, MAX_DIGITS.
 """
 
 from __future__ import annotations
 
 import base64
 import collections
+import dataclasses
 import datetime
 import decimal
+import enum
 import fractions
 import json
 import math
+import pathlib
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_DEPTH = 100
+MAX_ITEMS = 250_000
+MAX_DIGITS = 20_000  # of a Decimal or a Fraction: arithmetic with them takes quadratic time
 MAX_COLLISIONS = 256
+_MAX_BITS = int(MAX_DIGITS / math.log10(2))
 _INT64 = 1 << 63
-# What everybody returns for a dict, and what equals one. Exactly these types, read by dict's own method.
-_DICTS = (collections.Counter, collections.OrderedDict, collections.defaultdict)
 
 
 class NotRepresentable(ValueError):
-    """The value is not plain data: a subclass, a custom object, too deep, or a circle."""
+    """The value is not plain data: a custom object, too deep, or a circle."""
+
+
+class TooLarge(NotRepresentable):
+    """The value is data, but more than crosses."""
 
 
 class Malformed(ValueError):
     """What came back is not canonical data."""
 
 
-def encode(value: Any, depth: int = 0) -> Any:
-    """The JSON structure for `value`. Raises NotRepresentable naming the offending type.
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What is equal by its name and its parts: "data" (a dataclass: its fields), "enum", "type", "path", "uuid"."""
+
+    kind: str
+    name: str
+    what: Any
+
+    def __repr__(self) -> str:
+        if self.kind == "data":
+            return f"{self.name}({', '.join(f'{n}={v!r}' for n, v in self.what)})"
+        return f"{self.name}.{self.what}" if self.kind == "enum" else str(self.what)
+
+
+def encode(value: Any) -> Any:
+    """The JSON structure for `value`. Raises NotRepresentable naming the offending type, or TooLarge.
 
     Sets are sorted by their members' JSON, so equal values give equal JSON; dicts keep their order.
     """
-    if depth > MAX_DEPTH:
-        raise NotRepresentable(f"the result is nested more than {MAX_DEPTH} deep, or contains itself")
-    kind = type(value)
-    if value is None or kind is bool or kind is str:
-        return value
-    if kind is int:
-        return value if -_INT64 <= value < _INT64 else {"i": hex(value)}
-    if kind is float:
-        return value if math.isfinite(value) else {"f": repr(value)}
-    if kind is list:
-        return [encode(item, depth + 1) for item in value]
-    if kind is tuple:
-        return {"t": [encode(item, depth + 1) for item in value]}
-    if kind is dict or kind in _DICTS:
-        return {"d": [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in dict.items(value)]}
-    if kind is set or kind is frozenset:
-        members = sorted((encode(item, depth + 1) for item in value), key=json.dumps)
-        return {"s" if kind is set else "z": members}
-    rare = _RARE.get(kind)
-    if rare is None:
+    return _Encoder().encode(value, 0)
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self.items = 0
+
+    def encode(self, value: Any, depth: int) -> Any:
+        self.items += 1
+        if depth > MAX_DEPTH:
+            raise NotRepresentable(f"the result is nested more than {MAX_DEPTH} deep, or contains itself")
+        if self.items > MAX_ITEMS:
+            raise TooLarge(f"the result holds more than {MAX_ITEMS} values")
+        kind = type(value)
+        if value is None or kind is bool or kind is str:
+            return value
+        if kind is int:
+            return _int64(value)
+        if kind is float:
+            return _special(value)
+        if kind is list:
+            return self.all(list.__iter__(value), depth)
+        if tag := _CONTAINERS.get(kind):
+            members = self.all(kind.__iter__(value), depth)
+            return {tag: sorted(members, key=json.dumps) if tag in "sz" else members}
+        if tag := _DICTS.get(kind):
+            return {tag: [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in dict.items(value)]}
+        if rare := _RARE.get(kind):
+            return {rare[0]: rare[1](value)}
+        return self.unusual(value, kind, depth)
+
+    def all(self, values: Any, depth: int) -> list[Any]:
+        return [self.encode(item, depth + 1) for item in values]
+
+    def unusual(self, value: Any, kind: type, depth: int) -> Any:
+        """Subclasses, views of dicts, and what has a name."""
+        if kind is Named:  # it has crossed once already
+            parts = value.what if value.kind != "data" else [[n, self.encode(v, depth + 1)] for n, v in value.what]
+            return {"x": [value.kind, value.name, parts]}
+        for base, plain in _BASES:
+            if issubclass(kind, base) and _equal(kind) is _equal(base):
+                return self.encode(plain(value), depth)
+        if issubclass(kind, enum.Enum) and _equal(kind) is _equal(object):
+            return {"x": ["enum", kind.__qualname__, str(value.name)]}
+        if dataclasses.is_dataclass(kind) and _generated(_equal(kind)):
+            names = [field.name for field in dataclasses.fields(kind) if field.compare]
+            return {"x": ["data", kind.__qualname__, [[n, self.encode(getattr(value, n), depth + 1)] for n in names]]}
+        if isinstance(value, type):
+            return {"x": ["type", "", value.__qualname__]}
+        if isinstance(value, pathlib.PurePosixPath | uuid.UUID) and kind.__module__ in ("pathlib", "uuid"):
+            return {"x": ["uuid" if kind is uuid.UUID else "path", "", str(value)]}
         raise NotRepresentable(f"a result of type {kind.__module__}.{kind.__qualname__} is not plain data")
-    tag, pack = rare
-    return {tag: pack(value)}
+
+
+def _int64(value: int) -> Any:
+    return value if -_INT64 <= value < _INT64 else {"i": hex(value)}
+
+
+def _equal(kind: type) -> Any:
+    return kind.__eq__
+
+
+def _generated(method: Any) -> bool:
+    """Whether `dataclass` wrote this method: it compiles it from text without a file."""
+    return getattr(getattr(method, "__code__", None), "co_filename", "") == "<string>"
 
 
 def _clock(value: Any) -> list[Any]:
     if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
-        raise NotRepresentable(f"a time zone of type {type(value.tzinfo).__qualname__} is not plain data")
+        offset = value.utcoffset()
+        value = value.replace(tzinfo=None if offset is None else datetime.timezone(offset))
     return [value.isoformat(), value.fold]
 
 
+def _decimal(value: decimal.Decimal) -> str:
+    _, digits, exponent = value.as_tuple()
+    if len(digits) > MAX_DIGITS or (isinstance(exponent, int) and abs(exponent) > MAX_DIGITS):
+        raise TooLarge(f"a Decimal with {len(digits)} digits and the exponent {exponent}; at most {MAX_DIGITS} of each")
+    return str(value)
+
+
+def _fraction(value: fractions.Fraction) -> list[Any]:
+    bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+    if bits > _MAX_BITS:
+        raise TooLarge(f"a Fraction of {bits} bits; at most {_MAX_BITS}")
+    return [_int64(value.numerator), _int64(value.denominator)]
+
+
+_CONTAINERS: dict[type, str] = {tuple: "t", set: "s", frozenset: "z", collections.deque: "k"}
+_DICTS: dict[type, str] = {dict: "d", collections.OrderedDict: "o", collections.Counter: "n"}
+_ORDERED = collections.OrderedDict[int, int]()
+# Types whose subclasses cross as they do, where they inherit this type's `==`; each read by the type's own methods.
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__),
+    (str, str.__str__),
+    (float, float.__float__),
+    (tuple, lambda v: tuple(tuple.__iter__(v))),
+    (list, lambda v: list(list.__iter__(v))),
+    (collections.OrderedDict, lambda v: collections.OrderedDict(dict.items(v))),
+    (collections.Counter, lambda v: collections.Counter(dict(dict.items(v)))),
+    (dict, lambda v: dict(dict.items(v))),
+    (set, lambda v: set(set.__iter__(v))),
+    (frozenset, lambda v: frozenset(frozenset.__iter__(v))),
+    (collections.deque, lambda v: collections.deque(collections.deque.__iter__(v))),
+    (bytes, lambda v: bytes(memoryview(v))),
+    (decimal.Decimal, decimal.Decimal),
+    (fractions.Fraction, fractions.Fraction),
+    *((kind, set) for kind in map(type, ({}.keys(), {}.items(), _ORDERED.keys(), _ORDERED.items()))),
+)
 _RARE: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bytes: ("b", lambda v: base64.b64encode(v).decode("ascii")),
     bytearray: ("B", lambda v: base64.b64encode(v).decode("ascii")),
-    complex: ("c", lambda v: [encode(v.real), encode(v.imag)]),
-    decimal.Decimal: ("m", str),
-    fractions.Fraction: ("q", lambda v: [encode(v.numerator), encode(v.denominator)]),
+    complex: ("c", lambda v: [_special(v.real), _special(v.imag)]),
+    decimal.Decimal: ("m", _decimal),
+    fractions.Fraction: ("q", _fraction),
     datetime.datetime: ("dt", _clock),
     datetime.date: ("da", lambda v: v.isoformat()),
     datetime.time: ("ti", _clock),
     datetime.timedelta: ("td", lambda v: [v.days, v.seconds, v.microseconds]),
-    range: ("r", lambda v: [encode(v.start), encode(v.stop), encode(v.step)]),
+    range: ("r", lambda v: [_int64(v.start), _int64(v.stop), _int64(v.step)]),
     type(...): ("e", lambda v: 0),
 }
 
 
-def decode(structure: Any, depth: int = 0) -> Any:
+def _special(value: float) -> Any:
+    return value if math.isfinite(value) else {"f": repr(value)}
+
+
+def decode(structure: Any) -> Any:
     """The value behind a JSON structure from `encode`. Raises Malformed for anything else.
 
-    The structure comes from a hostile process: unknown tags, wrong types and key sets built to collide are refused.
+    The structure comes from a hostile process: unknown tags, wrong types, more than crosses, and key sets built to
+    collide are refused.
     """
-    if depth > 2 * MAX_DEPTH:
-        raise Malformed("nested too deep")
-    kind = type(structure)
-    if structure is None or kind is bool or kind is int or kind is float or kind is str:
-        return structure
-    if kind is list:
-        return [decode(item, depth + 1) for item in structure]
-    if kind is not dict or len(structure) != 1:
-        raise Malformed("not a tagged value")
-    ((tag, body),) = structure.items()
-    unpack = _UNPACK.get(tag)
-    if unpack is None:
-        raise Malformed(f"unknown tag {tag[:20]!r}")
-    try:
-        return unpack(body, depth + 1)
-    except Malformed:
-        raise
-    except (ValueError, TypeError, ArithmeticError, KeyError) as error:
-        raise Malformed(f"bad body for tag {tag!r}: {str(error)[:200]}") from error
+    return _Decoder().decode(structure, 0)
 
 
-def _items(body: Any, depth: int) -> list[Any]:
-    if type(body) is not list:
-        raise Malformed("not a list")
-    return [decode(item, depth) for item in body]
+class _Decoder:
+    def __init__(self) -> None:
+        self.items = 0
+
+    def decode(self, structure: Any, depth: int) -> Any:
+        self.items += 1
+        if depth > MAX_DEPTH + 2:
+            raise Malformed("nested too deep")
+        if self.items > 2 * MAX_ITEMS:  # the parts of a Fraction or a range are no items of `encode`
+            raise Malformed("too many values")
+        kind = type(structure)
+        if structure is None or kind is bool or kind is int or kind is float or kind is str:
+            return structure
+        if kind is list:
+            return [self.decode(item, depth + 1) for item in structure]
+        if kind is not dict or len(structure) != 1:
+            raise Malformed("not a tagged value")
+        ((tag, body),) = structure.items()
+        unpack = _UNPACK.get(tag)
+        if unpack is None:
+            raise Malformed(f"unknown tag {tag[:20]!r}")
+        try:
+            return unpack(self, body, depth + 1)
+        except Malformed:
+            raise
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+            raise Malformed(f"bad body for tag {tag!r}: {str(error)[:200]}") from error
+
+    def all(self, body: Any, depth: int) -> list[Any]:
+        if type(body) is not list:
+            raise Malformed("not a list")
+        return [self.decode(item, depth) for item in body]
+
+    def ints(self, body: Any, count: int, depth: int) -> list[int]:
+        items = self.all(body, depth)
+        if len(items) != count or any(type(item) is not int for item in items):
+            raise Malformed(f"not {count} integers")
+        return items
+
+    def pairs(self, body: Any, depth: int) -> dict[Any, Any]:
+        if type(body) is not list or any(type(item) is not list or len(item) != 2 for item in body):
+            raise Malformed("not a list of pairs")
+        keys = _hashable([self.decode(item[0], depth) for item in body])
+        return dict(zip(keys, [self.decode(item[1], depth) for item in body], strict=True))
+
+    def complex(self, body: Any, depth: int) -> complex:
+        real, imag = self.all(body, depth)
+        return complex(float(real), float(imag))
+
+    def fraction(self, body: Any, depth: int) -> fractions.Fraction:
+        parts = self.ints(body, 2, depth)
+        if max(part.bit_length() for part in parts) > _MAX_BITS:
+            raise Malformed("a Fraction too large")
+        return fractions.Fraction(*parts)
+
+    def named(self, body: Any, depth: int) -> Named:
+        kind, name, what = body
+        if kind == "data":
+            return Named(kind, _text(name), tuple((_text(n), self.decode(v, depth)) for n, v in what))
+        if kind not in ("enum", "type", "path", "uuid"):
+            raise Malformed("no kind of named value")
+        return Named(kind, _text(name), _text(what))
 
 
 def _hashable(keys: Sequence[Any]) -> Sequence[Any]:
@@ -132,33 +283,20 @@ def _hashable(keys: Sequence[Any]) -> Sequence[Any]:
     return keys
 
 
-def _dict(body: Any, depth: int) -> dict[Any, Any]:
-    if type(body) is not list or any(type(item) is not list or len(item) != 2 for item in body):
-        raise Malformed("not a list of pairs")
-    keys = _hashable([decode(item[0], depth) for item in body])
-    return dict(zip(keys, [decode(item[1], depth) for item in body], strict=True))
-
-
-def _float(body: Any, depth: int) -> float:
+def _float(body: Any) -> float:
     if body not in ("nan", "inf", "-inf"):
         raise Malformed("not a special float")
     return float(body)
 
 
-def _int(body: Any, depth: int) -> int:
-    if type(body) is not str:
-        raise Malformed("not a hexadecimal integer")
-    return int(body, 16)
+def _as_decimal(body: Any) -> decimal.Decimal:
+    value = decimal.Decimal(_text(body))
+    _decimal(value)  # raises TooLarge, a ValueError
+    return value
 
 
-def _pair(body: Any, depth: int) -> list[Any]:
-    items = _items(body, depth)
-    if len(items) != 2:
-        raise Malformed("not two items")
-    return items
-
-
-def _moment(kind: Any, text: Any, fold: Any) -> Any:
+def _moment(kind: Any, body: Any) -> Any:
+    text, fold = body
     return kind.fromisoformat(_text(text)).replace(fold=fold)
 
 
@@ -168,24 +306,28 @@ def _text(body: Any) -> str:
     return body
 
 
-_UNPACK: dict[str, Callable[[Any, int], Any]] = {
-    "i": _int,
-    "f": _float,
-    "b": lambda body, depth: base64.b64decode(_text(body), validate=True),
-    "B": lambda body, depth: bytearray(base64.b64decode(_text(body), validate=True)),
-    "t": lambda body, depth: tuple(_items(body, depth)),
-    "d": _dict,
-    "s": lambda body, depth: set(_hashable(_items(body, depth))),
-    "z": lambda body, depth: frozenset(_hashable(_items(body, depth))),
-    "c": lambda body, depth: complex(*_pair(body, depth)),
-    "m": lambda body, depth: decimal.Decimal(_text(body)),
-    "q": lambda body, depth: fractions.Fraction(*_pair(body, depth)),
-    "dt": lambda body, depth: _moment(datetime.datetime, *_pair(body, depth)),
-    "da": lambda body, depth: datetime.date.fromisoformat(_text(body)),
-    "ti": lambda body, depth: _moment(datetime.time, *_pair(body, depth)),
-    "td": lambda body, depth: datetime.timedelta(*_items(body, depth)),
-    "r": lambda body, depth: range(*_items(body, depth)),
-    "e": lambda body, depth: ...,
+_UNPACK: dict[str, Callable[[_Decoder, Any, int], Any]] = {
+    "i": lambda d, body, depth: int(_text(body), 16),
+    "f": lambda d, body, depth: _float(body),
+    "b": lambda d, body, depth: base64.b64decode(_text(body), validate=True),
+    "B": lambda d, body, depth: bytearray(base64.b64decode(_text(body), validate=True)),
+    "t": lambda d, body, depth: tuple(d.all(body, depth)),
+    "k": lambda d, body, depth: collections.deque(d.all(body, depth)),
+    "d": _Decoder.pairs,
+    "o": lambda d, body, depth: collections.OrderedDict(d.pairs(body, depth)),
+    "n": lambda d, body, depth: collections.Counter(d.pairs(body, depth)),
+    "s": lambda d, body, depth: set(_hashable(d.all(body, depth))),
+    "z": lambda d, body, depth: frozenset(_hashable(d.all(body, depth))),
+    "c": _Decoder.complex,
+    "m": lambda d, body, depth: _as_decimal(body),
+    "q": _Decoder.fraction,
+    "dt": lambda d, body, depth: _moment(datetime.datetime, body),
+    "da": lambda d, body, depth: datetime.date.fromisoformat(_text(body)),
+    "ti": lambda d, body, depth: _moment(datetime.time, body),
+    "td": lambda d, body, depth: datetime.timedelta(*d.ints(body, 3, depth)),
+    "r": lambda d, body, depth: range(*d.ints(body, 3, depth)),
+    "e": lambda d, body, depth: ...,
+    "x": _Decoder.named,
 }
 
 

@@ -70,6 +70,7 @@ def outcome(source: str, calls: list[str], is_script: bool, in_process: bool) ->
     module.__dict__["__builtins__"] = builtins
     sys.modules[module.__name__] = module
     sys.argv[:] = ["program"]
+    sys.setrecursionlimit(sys.getrecursionlimit() + frames() + 4)  # as deep as under `python3`: our own frames are extra
     try:
         exec(code, module.__dict__)
         if is_script:
@@ -85,6 +86,11 @@ def outcome(source: str, calls: list[str], is_script: bool, in_process: bool) ->
         return wire.RUNTIME_ERROR, b"", last_line(problem)
     except BaseException as problem:  # noqa: BLE001 - the program may raise anything, and that is its result
         return status_of(problem), b"", trace(problem)
+
+
+def frames() -> int:
+    """How many frames the caller stands on, itself included."""
+    return sum(1 for _ in traceback.walk_stack(sys._getframe(1)))
 
 
 def evaluate(call: str, namespace: dict[str, Any], in_process: bool) -> list[Any]:

@@ -10,15 +10,18 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.config import ExecuteSection, RunConfig, SuiteSection, TrainSection
+from codelutra.config import ExecuteSection, PairsSection, RunConfig, SuiteSection, TrainSection
 from codelutra.errors import StageError
 from codelutra.execution.cache import OutcomeCache
 from codelutra.execution.outcomes import execute, infra_share
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Policy, open_run
-from codelutra.schema import OUTCOMES
+from codelutra.schema import OUTCOMES, STATUS
+from codelutra.scoring.scores import score_problems
 from codelutra.suites.base import Job, open_suite
+from codelutra.suites.python import PythonSuite, judging
+from codelutra.training.pairs import make_pairs
 from sandbox import Pool, Result, ensure_image
 from tests.helpers.frames import samples_of
 
@@ -114,6 +117,70 @@ def test_an_outage_is_infra_error_and_is_not_remembered(tmp_path: Path, expected
     assert infra_share(outcomes) == 1.0
     execute(samples("SELECT 1", "SELECT 2"), PROBLEMS, expected, SUITE, broken, timeout_seconds=5, cache=cache)
     assert broken.jobs == 4
+
+
+# What programs and references gave that once stopped the whole run on the host, and the status it is.
+NOISY = "def f(x): return {{frozenset([i * 1e-12 + {0}, str(i % 7)]) for i in range(500)}}"
+ODD = {
+    "10**5000": ("def f(x): return 10 ** 5000", "def f(x): return 10 ** 5000", "correct"),
+    "another integer as large": ("def f(x): return 10 ** 5000", "def f(x): return 10 ** 5000 + 1", "wrong"),
+    "a surrogate in an error": ("def f(x): return 1", "def f(x): raise ValueError('\\ud800')", "runtime_error"),
+    "a surrogate in a crash": ("def f(x): return 1", "raise ValueError('\\ud800')", "runtime_error"),
+    "a surrogate in a value": ("def f(x): return 'a\\ud800'", "def f(x): return 'a\\ud800'", "correct"),
+    "too many values": ("def f(x): return [0]", "def f(x): return [0] * 300_000", "resource_limit"),
+    "a Decimal too large": (
+        "import decimal\ndef f(x): return decimal.Decimal(1)",
+        "import decimal\ndef f(x): return decimal.Decimal('1e99999')",
+        "resource_limit",
+    ),
+    "a Fraction of large parts": (
+        "from fractions import Fraction\ndef f(x): return Fraction(1, 3)",
+        "from fractions import Fraction\ndef f(x): return Fraction(10 ** 5000, 3)",
+        "wrong",
+    ),
+    "a type without data": ("def f(x): return 1", "def f(x): return (i for i in [])", "runtime_error"),
+    "7,000 minus signs": ("def f(x): return 1", "def f(x): return " + "-" * 7000 + "1", "resource_limit"),
+    "as deep as python3 goes": ("def f(x): return 990", "def f(x, n=990): return n and 1 + f(x, n - 1)", "correct"),
+    "too deep": ("def f(x): return 1", "def f(x): return 1 + f(x)", "runtime_error"),
+    "what takes too long to match": (NOISY.format("0"), NOISY.format("1e-13"), "undecided"),
+}
+
+
+@pytest.mark.parametrize(("reference", "answer", "status"), ODD.values(), ids=ODD.keys())
+def test_no_output_of_a_program_stops_the_judge(
+    reference: str, answer: str, status: str, pool: Pool, tmp_path: Path
+) -> None:
+    row = {"problem_id": "p", "split": "train", "prompt": "", "reference": reference, "language": "python", "group": ""}
+    problems = pl.DataFrame([row | {"difficulty": "", "judge": judging(["f(1)"])}], schema=PROBLEMS.schema)
+    suite = PythonSuite("s", "1", "", problems)
+    expected, _ = judge_references(problems, suite, pool, timeout_seconds=5)
+    assert expected["status"].to_list() == ["correct"], expected["error"][0]
+    cache = OutcomeCache(tmp_path / "c.sqlite3")
+    for _ in range(2):
+        outcomes, facts = execute(
+            samples_of([("p", answer)]), problems, expected, suite, pool, timeout_seconds=5, cache=cache
+        )
+        assert outcomes["status"].to_list() == [status], outcomes["error"][0]
+        assert facts["statuses"]["sampled"] == {status: 1}
+        outcomes.write_parquet(tmp_path / "outcomes.parquet")
+
+
+def test_an_undecided_answer_is_not_correct_not_wrong_and_in_no_pair(expected: pl.DataFrame) -> None:
+    outcomes = samples("SELECT 1", "SELECT 2").with_columns(
+        mode=pl.lit(""),
+        verdict=pl.lit("host"),
+        answer=pl.lit(""),
+        output=pl.lit(""),
+        seconds=0.1,
+        error=pl.lit("too long"),
+        status=pl.Series(["correct", "undecided"], dtype=STATUS),
+    )
+    pairs, facts = make_pairs(outcomes.select(list(OUTCOMES)), PROBLEMS, expected, PairsSection(), seed=0)
+    assert (pairs.height, facts["samples"]) == (0, 1)
+    assert infra_share(outcomes) == 0
+    scores, _ = score_problems(outcomes.select(list(OUTCOMES)), PROBLEMS, expected, PROBLEMS["split"][0])
+    assert scores.row(0, named=True)["samples"] == 2
+    assert scores.row(0, named=True)["correct"] == 1
 
 
 def test_an_outage_during_the_reference_check_stops_it(expected: pl.DataFrame) -> None:

@@ -76,6 +76,26 @@ def test_each_failing_reference_is_named_with_its_reason(checked: tuple[Path, Ru
     assert kinds == {("train", "00004"): "the reference returns no rows", ("dev", "00005"): "timeout"}
 
 
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "def f(k): return 3 * 10 ** k",
+        "def f(k): return [{k: -(7 ** k)}, {2 ** k}]",
+        "from fractions import Fraction\ndef f(k): return Fraction(10 ** k + 1, 3)",
+        "def f(k): return range(10 ** k, 10 ** (k + 1), 2)",
+    ],
+)
+def test_references_that_give_integers_of_thousands_of_digits_are_usable(reference: str, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function\n")
+    line = {"reference": reference, "function": "f", "cases": [[3], [5000]]}
+    rows = [{"split": side, "prompt": f"{side} {n}", **line} for side in ("train", "dev") for n in range(2)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    raw = {"name": "big", "suite": {"name": "custom", "path": str(tmp_path)}, "model": f"path:{tmp_path}/model"}
+    report = check(parse_config(raw | {"execute": {"workers": 1}}), tmp_path / "home")
+    assert [(row["problems"], row["usable"]) for row in report.splits] == [(2, 2)] * 2
+    assert report.failures == []
+
+
 def test_counts_are_by_split_and_prompts_are_counted_in_tokens(checked: tuple[Path, RunConfig, Report]) -> None:
     train, dev = checked[2].splits
     assert (train["problems"], train["usable"], train["too_long"]) == (4, 2, 0)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import decimal
 import enum
 import fractions
 import json
 import math
+import pathlib
+import uuid
 import zoneinfo
 from typing import Any
 
@@ -14,7 +17,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.runner.canonical import Malformed, NotRepresentable, decode, dumps, encode, loads
+from sandbox.runner import canonical
+from sandbox.runner.canonical import (
+    MAX_DIGITS,
+    MAX_ITEMS,
+    Malformed,
+    Named,
+    NotRepresentable,
+    TooLarge,
+    decode,
+    dumps,
+    encode,
+    loads,
+)
 
 NUMBERS = st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False) | st.fractions()
 TIMES = st.dates() | st.datetimes() | st.times() | st.timedeltas()
@@ -66,38 +81,103 @@ class Colour(enum.IntEnum):
     RED = 1
 
 
-SUBCLASSES = [
-    type("I", (int,), {})(1),
-    type("S", (str,), {})("a"),
-    type("L", (list,), {})(),
-    type("F", (float,), {})(1.0),
-    type("D", (decimal.Decimal,), {})("1"),
-    type("C", (collections.Counter,), {})("a"),
-    collections.namedtuple("Point", "x")(1),
-    collections.deque([1]),
-    Colour.RED,
-    fractions.Fraction,
-    object(),
-    (i for i in [1]),
-    print,
-    datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")),
+class Shade(enum.Enum):
+    DARK = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    cached: int = dataclasses.field(default=0, compare=False)
+
+
+@dataclasses.dataclass
+class Alike:
+    x: int
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+Pair = collections.namedtuple("Pair", "x y")
+NAMED: list[tuple[Any, Any]] = [
+    (Pair(1, [2]), (1, [2])),
+    (Colour.RED, 1),
+    (type("I", (int,), {})(7), 7),
+    (type("S", (str,), {})("a"), "a"),
+    (type("L", (list,), {})([1]), [1]),
+    (type("D", (dict,), {})(a=1), {"a": 1}),
+    (type("M", (decimal.Decimal,), {})("1"), decimal.Decimal(1)),
+    ({"a": 1}.keys(), {"a"}),
+    ({"a": 1}.items(), {("a", 1)}),
+    (collections.defaultdict(list, a=[1]), {"a": [1]}),
+    (Point(1, 5), Named("data", "Point", (("x", 1),))),
+    ({Point(1)}, {Named("data", "Point", (("x", 1),))}),
+    (Shade.DARK, Named("enum", "Shade", "DARK")),
+    (int, Named("type", "", "int")),
+    (pathlib.PurePosixPath("a/b"), Named("path", "", "a/b")),
+    (uuid.UUID(int=1), Named("uuid", "", str(uuid.UUID(int=1)))),
+    (datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")), datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)),
 ]
 
 
-@pytest.mark.parametrize("value", SUBCLASSES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(("value", "crossed"), NAMED, ids=lambda value: type(value).__name__)
+def test_a_subclass_crosses_as_the_type_whose_equality_it_inherits(value: Any, crossed: Any) -> None:
+    for there, back in ((value, crossed), ([value], [crossed]), ({"k": value}, {"k": crossed})):
+        assert typed(loads(dumps(there))) == typed(back)
+        assert typed(loads(dumps(loads(dumps(there))))) == typed(back)
+
+
+EQUAL = {"__eq__": lambda self, other: True, "__hash__": None}
+FOREIGN = [
+    type("I", (int,), EQUAL)(1),
+    type("S", (str,), EQUAL)("a"),
+    type("L", (list,), EQUAL)(),
+    type("T", (tuple,), EQUAL)(),
+    type("C", (collections.Counter,), EQUAL)("a"),
+    Alike(1),
+    object(),
+    {}.values(),
+    (i for i in [1]),
+    print,
+]
+
+
+@pytest.mark.parametrize("value", FOREIGN, ids=lambda value: type(value).__name__)
 def test_what_only_looks_like_data_is_refused(value: Any) -> None:
     for wrapped in (value, [value], (1, value), {"k": value}):
         with pytest.raises(NotRepresentable):
             encode(wrapped)
 
 
-def test_the_dicts_of_the_standard_library_cross_as_the_dict_they_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dicts_of_the_standard_library_cross_by_their_own_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collections.Counter, "items", lambda self: [("forged", 1)], raising=False)
-    grown = collections.defaultdict(list, a=[1])
-    for value in (collections.Counter("aab"), collections.OrderedDict(a=1), grown):
+    for value in (collections.Counter("aab"), collections.OrderedDict(b=1, a=2)):
         back = loads(dumps(value))
-        assert type(back) is dict
-        assert back == value
+        assert type(back) is type(value)
+        assert dict(dict.items(back)) == dict(dict.items(value))
+        assert list(back) == list(value)
+
+
+TOO_LARGE = {
+    "items": [0] * (MAX_ITEMS + 1),
+    "the same list a thousand times": [[0] * 1000] * 1000,
+    "digits of a Decimal": decimal.Decimal("1" * (MAX_DIGITS + 1)),
+    "exponent of a Decimal": decimal.Decimal("1e-100000"),
+    "digits of a Fraction": fractions.Fraction(10**30_000, 3),
+}
+
+
+@pytest.mark.parametrize("value", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+def test_more_than_crosses_is_refused_on_both_sides(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TooLarge, match=r"at most|more than"):
+        encode(value)
+    for name in ("MAX_ITEMS", "MAX_DIGITS", "_MAX_BITS"):
+        monkeypatch.setattr(canonical, name, 10**9)
+    structure = encode([value, [value]])
+    monkeypatch.undo()
+    with pytest.raises(Malformed):
+        decode(structure)
 
 
 def test_circles_and_depth_are_refused_clearly() -> None:
@@ -133,6 +213,14 @@ def test_circles_and_depth_are_refused_clearly() -> None:
         "[" * 100_000 + "]" * 100_000,
         "9" * 10_000,
         '{"t": [' * 300 + "]}" * 300,
+        '{"x": ["nobody", "A", "b"]}',
+        '{"x": ["data", "A", [["x"]]]}',
+        '{"x": ["enum", "A", 1]}',
+        '{"m": "1e999999"}',
+        '{"r": [0, 1, 2, 3]}',
+        '{"td": [1e999, 0, 0]}',
+        '{"c": ["a", 1]}',
+        '{"dt": ["2020-01-01", "x"]}',
     ],
     ids=lambda text: text[:20],
 )

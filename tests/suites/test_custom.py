@@ -261,7 +261,7 @@ def test_functions_are_judged_by_cases_or_by_asserts(tmp_path: Path) -> None:
     assert suite.expected_job(first, "e", 1.0).calls == ("f(1)", "f('a')")
     assert suite.answer_job(second, "def g(): return 2", "a", 1.0).calls == ("g()",)
     assert suite.expected_job(second, "e", 1.0).calls == ("1",)
-    assert suite.mode == "python-value/v1"
+    assert suite.mode == "python-value/v2"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def check(candidate):
     assert candidate(3.5) == [1, 2], "why"
     assert abs(candidate(1.25) - 0.25) < 1e-6
     assert abs(candidate(1.25) - 0.25) < 0.1
-    assert tuple(candidate([1])) == tuple(scaled([1]))
+    assert tuple(candidate([1])) == tuple([1])
     assert not candidate('')
     assert True
 '''
@@ -62,7 +62,7 @@ def test_flat_asserts_are_taken_apart_and_expected_values_stay_outside(tmp_path:
     problem = made.problems().row(0, named=True)
     answer = made.answer_job(problem, "def scaled(x): ...", "a", 2.0)
     assert answer.calls == ("scaled(3.5)", "scaled(1.25)", "scaled(1.25)", "tuple(scaled([1]))", "not not (scaled(''))")
-    assert made.expected_job(problem, "e", 2.0).calls == ("[1, 2]", "0.25", "0.25", "tuple(scaled([1]))", "False")
+    assert made.expected_job(problem, "e", 2.0).calls == ("[1, 2]", "0.25", "0.25", "tuple([1])", "False")
     assert answer.program == "from typing import List\n\ndef half(x):\n    return x / 2\ndef scaled(x): ..."
     for got, right in ((0.25 + 5e-7, True), (0.25 + 2e-6, False)):
         values = [{"value": v} for v in ([1, 2], got, 0.3, (2,), False)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,8 +17,12 @@ import pytest
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.execution.references import judge_references
+from codelutra.execution.testgen import defined as functions_of
+from codelutra.execution.testgen import proposed_calls
 from codelutra.schema import PROBLEMS
+from codelutra.suites.asserts import Names, names_of
 from codelutra.suites.base import open_suite
+from codelutra.suites.ds1000 import piece
 from codelutra.suites.mbpp import load
 from codelutra.suites.python import STDIN_WRAP, PythonSuite, calls_of, judging, judging_by_asserts, normalise, with_calls
 from sandbox import Pool, ensure_image
@@ -26,7 +32,7 @@ REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "mbpp"
 needs_mbpp = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds mbpp/")
 
 
-def suite(mode: str = "python-value/v1") -> PythonSuite:
+def suite(mode: str = "python-value/v2") -> PythonSuite:
     return PythonSuite("s", "1", "", pl.DataFrame(schema=PROBLEMS), mode=mode)
 
 
@@ -51,7 +57,7 @@ def test_every_case_must_agree_in_order_and_number() -> None:
         [],
     ):
         assert not s.agrees(problem, got, want)
-    assert not s.agrees(problem, [{"value": True}, {"value": "a"}], want)
+    assert s.agrees(problem, [{"value": True}, {"value": "a"}], want)
 
 
 def test_asserts_become_calls_with_what_is_expected_and_the_rules_on_the_host() -> None:
@@ -90,7 +96,77 @@ def test_more_calls_are_judged_as_near_as_the_known_ones_and_none_are_made_where
 def test_a_reference_that_raises_or_has_no_case_cannot_judge() -> None:
     assert "case 2 of the reference raises KeyError: 1" in suite().usable({}, [{"value": 1}, {"error": "KeyError: 1"}])
     assert suite().usable({}, []) == "there is no case to judge by"
-    assert suite().usable({}, [{"value": None}]) == ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "judge", "values", "usable"),
+    [
+        ("python-value/v2", judging(["f(1)", "f(2)"]), [None, None], False),
+        ("python-value/v2", judging(["f(1)", "f(2)"]), [None, 0], True),
+        ("python-value/v2", judging(["f(1)"]), [""], True),
+        ("python-value/v2", judging(["f(1)"], ["None"]), [None], True),  # an assert says that None is right
+        ("python-value/v2", judging(["check(f)"], in_process=True), [None], True),
+        ("text/v1", judging(["_printed('1')", "_printed('2')"], wrap=STDIN_WRAP), ["", "\n"], False),
+        ("text/v1", judging(["_printed('1')", "_printed('2')"], wrap=STDIN_WRAP), ["", "3\n"], True),
+        ("text/v1", judging(["_printed('1')"], ["''"], wrap=STDIN_WRAP), [""], True),
+    ],
+)
+def test_a_reference_that_gives_nothing_anywhere_judges_nobody(
+    mode: str, judge: str, values: list[object], usable: bool
+) -> None:
+    said = suite(mode).usable({"judge": judge}, [{"value": v} for v in values])
+    assert (said == "") is usable
+    assert usable or "a program that does nothing would pass" in said
+
+
+@pytest.mark.parametrize(
+    ("setup", "code", "first"),
+    [
+        ("import math", "from __future__ import annotations\ndef f(x: Nope): return x", True),
+        ("import math", '"""Doc."""\nfrom __future__ import annotations; y = 2\ndef f(x: Nope): return x', True),
+        ("import math", "# é\nfrom __future__ import (\n    annotations,\n    division,\n)\ndef f(x: Nope): return x", True),
+        ("", "from __future__ import annotations\ndef f(x: Nope): return x", True),
+        ("from __future__ import annotations", "def f(x: Nope): return x", True),
+        ("import math", "def f(x): return x", False),
+        ("import math", "text = 'from __future__ import annotations'\ndef f(x): return x", False),
+        ("x = 1 +", "from __future__ import annotations\ndef f(x): return x", True),
+    ],
+)
+def test_a_future_import_below_other_code_comes_first(setup: str, code: str, first: bool) -> None:
+    program = suite().answer_job({"judge": judging(["f(1)"], setup=setup)}, code, "a", 2.0).program
+    assert program.startswith("from __future__") is first
+    if "+" not in setup:
+        namespace: dict[str, Any] = {}
+        exec(compile(program, "<program>", "exec", dont_inherit=True), namespace)
+        assert namespace["f"](3) == 3
+
+
+HOSTILE = {
+    "dashes": "-" * 7000 + "1",
+    "tildes": "~" * 100_000 + "x",
+    "nots": "not " * 50_000 + "x",
+    "a long sum": "+".join(["1"] * 100_000),
+    "attributes": "a" + ".b" * 50_000,
+    "a surrogate": "x = '\ud800'",
+    "a NUL": "a\0b",
+    "many digits": "x = " + "9" * 6000,
+    "many hexadecimal digits": "x = 0x" + "f" * 6000,
+    "brackets": "(" * 5000,
+    "blocks": "".join(" " * i + "if 1:\n" for i in range(150)),
+    "loops of a comprehension": "[" + "1 " + "for x in y " * 5_000 + "]",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_text_that_a_parser_cannot_take_stops_nothing_on_the_host(text: str) -> None:
+    assert isinstance(normalise(text), str)
+    assert piece(text, "    return 1").strip()
+    assert isinstance(names_of(text), Names)
+    assert functions_of(text) == set()
+    assert proposed_calls(f"f({text})\nf(2)", {"f"})[-1].args == (2,)
+    assert isinstance(suite().answer_job({"judge": judging(["f(1)"], setup="import math")}, text, "a", 2.0).program, str)
+    with contextlib.suppress(ValueError):  # says that it is no assert
+        judging_by_asserts([f"assert {text}"])
 
 
 def printed(code: str, *inputs: str) -> list[str]:

@@ -29,6 +29,7 @@ STATUS_COLOURS = {
     "no_code": "#8a8f99",
     "infra_error": "#b9bec7",
     "reference_error": "#d9d2bf",
+    "undecided": "#e8e8ee",
 }
 
 
