@@ -239,8 +239,7 @@ def _program(line: ProgramLine) -> dict[str, Any]:
         raise ValueError(
             "some tests have a stdout and some do not; give it to all, or to none (then the reference's output is expected)"
         )
-    calls = [f"_printed({run.stdin!r})" for run in line.tests]
-    return _python_row(line, py.judging(calls, printed or None, wrap=py.STDIN_WRAP))
+    return _python_row(line, py.judging([run.stdin for run in line.tests], printed or None, wrap=py.WHOLE))
 
 
 def _python_row(line: FunctionLine | ProgramLine, judge: str) -> dict[str, Any]:
