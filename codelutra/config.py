@@ -141,7 +141,7 @@ class ExecuteSection(Section):
     workers: Annotated[int, SAME_RESULT] = Field(2, ge=1)
     """Containers at the same time. One a core is best."""
     timeout_seconds: float = Field(5.0, gt=0)
-    """Time limit of one program. A timeout counts as the model's mistake."""
+    """Time limit of one program; of each of its tests, where it reads stdin. A timeout counts as the model's mistake."""
     memory_mb: int = Field(512, ge=64)
     """Memory limit of a container, swap included."""
     max_infra_error: Annotated[float, SAME_RESULT] = Field(0.02, ge=0, le=1)

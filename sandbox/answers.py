@@ -7,6 +7,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from sandbox.protocol import MAX_ERROR_CHARS, PythonJob, Result, SqlJob
@@ -15,6 +16,16 @@ from sandbox.runner import canonical, wire
 Job = SqlJob | PythonJob
 MAX_PROGRAM_BYTES = 1 << 20
 MAX_STDIN_BYTES = 16 << 20
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job on its way through the pool."""
+
+    job: Job
+    attempts: int = 0
+    alone: bool = False  # a container died while it ran: it gets a batch of its own, the last time a fresh container
+    result: Result | None = None
 
 
 def refuse(job: Job, databases: Container[str]) -> Result | None:
@@ -31,8 +42,8 @@ def refuse(job: Job, databases: Container[str]) -> Result | None:
             return Result(job.id, "infra_error", error=f"database {job.database} was not announced to the pool")
         if job.max_rows < 0:
             return Result(job.id, "infra_error", error="max_rows must not be negative")
-    elif len(job.stdin or "") > MAX_STDIN_BYTES or sum(map(len, job.calls)) > MAX_STDIN_BYTES:
-        return Result(job.id, "infra_error", error=f"stdin and calls may have {MAX_STDIN_BYTES} characters")
+    elif sum(map(len, job.inputs)) > MAX_STDIN_BYTES or sum(map(len, job.calls)) > MAX_STDIN_BYTES:
+        return Result(job.id, "infra_error", error=f"inputs and calls may have {MAX_STDIN_BYTES} characters")
     return None
 
 
@@ -40,7 +51,12 @@ def size(job: Job) -> int:
     """About how many bytes a job takes in the protocol."""
     if isinstance(job, SqlJob):
         return len(job.query) + 150
-    return len(job.program) + len(job.stdin or "") + sum(map(len, job.calls)) + 100
+    return len(job.program) + sum(map(len, job.inputs)) + sum(map(len, job.calls)) + 100
+
+
+def seconds(job: Job) -> float:
+    """The time that a job is given, its runs together."""
+    return job.timeout_seconds * max(1, len(job.inputs) if isinstance(job, PythonJob) else 1)
 
 
 def weight(result: Result) -> int:
@@ -88,9 +104,9 @@ def pack_queries(jobs: Iterable[tuple[int, SqlJob]]) -> bytes:
 def pack_programs(jobs: Iterable[tuple[int, PythonJob]]) -> bytes:
     parts: list[bytes] = []
     for token, job in jobs:
-        fields = {"program": job.program, "calls": job.calls, "stdin": job.stdin, "in_process": job.in_process}
-        body = json.dumps(fields).encode("ascii")
-        parts += [wire.PROGRAM.pack(token, job.timeout_seconds, min(job.max_bytes, 1 << 31), len(body)), body]
+        fields = {"program": job.program, "calls": job.calls, "in_process": job.in_process}
+        body, inputs = json.dumps(fields).encode("ascii"), [text.encode("utf-8", "surrogateescape") for text in job.inputs]
+        parts.append(wire.pack_program(token, job.timeout_seconds, min(job.max_bytes, 1 << 31), body, inputs))
     return b"".join(parts)
 
 
@@ -104,10 +120,8 @@ def believe(job: Job, record: wire.Record, attempts: int) -> Result:
         try:
             if isinstance(job, SqlJob):
                 value = table(record.value)
-            elif job.stdin is not None:
-                value = stdout
             else:
-                value = calls(record.value, len(job.calls))
+                value = calls(record.value, len(job.inputs or job.calls))
         except (canonical.Malformed, ValueError, RecursionError, MemoryError) as problem:
             status, value, error = "blocked", None, printable(f"the result is not canonical: {str(problem)[:300]}")
     return Result(job.id, status, value, stdout, error, record.seconds, attempts)  # type: ignore[arg-type]

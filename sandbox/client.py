@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 
 import docker
@@ -35,3 +36,29 @@ def connect(timeout_seconds: int = 120) -> docker.DockerClient:
 def ensure_daemon_reachable() -> None:
     """Raise SandboxError, which says what to do, unless a usable Docker daemon answers."""
     connect(timeout_seconds=10).close()
+
+
+def user_ids(client: docker.DockerClient) -> range:
+    """User ids for containers: such as no user of this host has, unless the daemon maps them, and then only some."""
+    is_mapped = any(
+        "name=userns" in option or "name=rootless" in option for option in client.info().get("SecurityOptions") or ()
+    )
+    return range(10_000, 58_000) if is_mapped else range(0x70000000, 0x7FFFFF00)
+
+
+def ended_itself(client: docker.DockerClient, container_id: str) -> bool:
+    """Whether the daemon saw a container die of what ran in it, or sees it run and say nothing.
+
+    False when someone else ended or stopped it, when it ended because we let go of it, and when the daemon cannot say.
+    """
+    try:
+        now = datetime.datetime.fromisoformat(client.info()["SystemTime"])  # its clock need not be ours
+        soon = int(now.timestamp()) + 2  # it hears of a death a moment after us
+        events = list(client.api.events(since=1, until=soon, filters={"container": container_id}, decode=True))
+        if {"kill", "stop", "pause"} & {event["Action"] for event in events}:
+            return False
+        if codes := [event["Actor"]["Attributes"].get("exitCode") for event in events if event["Action"] == "die"]:
+            return "0" not in codes
+        return bool(client.api.inspect_container(container_id)["State"]["Running"])
+    except (docker.errors.APIError, requests.exceptions.RequestException):
+        return False

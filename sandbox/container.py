@@ -25,7 +25,10 @@ from sandbox import owner
 from sandbox.errors import SandboxError
 from sandbox.runner import wire
 
-MAIN = "import sys; sys.path.insert(0, '/opt/codelutra'); from sandbox.runner.supervisor import main; main()"
+MAIN = (
+    "import sys; sys.path.insert(0, '/opt/codelutra'); from sandbox.runner import program, supervisor; "
+    "forked = supervisor.main(); program.run()"
+)
 COMMAND = ["/opt/codelutra/python3", "-s", "-P", "-B", "-c", MAIN]
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -38,7 +41,8 @@ ENVIRONMENT = {
 }
 # Nothing that a program could leave for the next one: no System V IPC, no message queues.
 SYSCTLS = {"kernel.shmmni": "0", "kernel.msgmni": "0", "kernel.sem": "1 1 1 0", "fs.mqueue.queues_max": "0"}
-SCRATCH_MB = 64
+SYSCTLS |= {"net.ipv4.tcp_max_tw_buckets": "0"}  # and no port in TIME_WAIT
+SCRATCH_MB, SHARED_MB = 64, 16  # a program's files; its semaphores and shared memory
 FILE_MB = 32
 STREAM_HEAD = struct.Struct(">BxxxI")
 STDOUT, STDERR = 1, 2
@@ -79,6 +83,7 @@ def host_config(client: docker.DockerClient, settings: Settings, uid: int) -> An
         read_only=True,
         tmpfs={
             "/box/w": f"size={SCRATCH_MB}m,nr_inodes=4096,mode=1770,uid=0,gid={uid},nosuid,nodev,noexec",
+            "/dev/shm": f"size={SHARED_MB}m,nr_inodes=1024,mode=1770,uid=0,gid={uid},nosuid,nodev,noexec",
             "/box/db": f"size={settings.database_mb + 1}m,mode=0750,uid=0,gid={uid + 2},nosuid,nodev,noexec",
         },
         cap_drop=["ALL"],
@@ -116,6 +121,7 @@ class Container:
         self.outbox: deque[memoryview] = deque()
         self.raw, self.frames = bytearray(), bytearray()
         self.stderr = b""
+        self.unfiltered = ""  # why programs run without the runner's seccomp filter, where they do
         self.resident: OrderedDict[str, int] = OrderedDict()
         try:
             self.start(uid)
@@ -162,8 +168,10 @@ class Container:
             for kind, payload in self.receive() if arriving.poll(1000) else []:
                 if kind != wire.HELLO:
                     raise Gone(f"{payload[-800:].decode('utf-8', 'replace')} {self.said()}")
-                if json.loads(payload)["protocol"] != wire.PROTOCOL:
+                hello = json.loads(payload)
+                if hello["protocol"] != wire.PROTOCOL:
                     raise Gone(f"it speaks protocol {payload!r}, this host {wire.PROTOCOL}")
+                self.unfiltered = hello["unfiltered"]
                 return
         raise Gone(f"nothing was heard within {START_SECONDS:.0f} s. {self.said()}")
 

@@ -34,7 +34,7 @@ from sandbox.errors import SandboxError
 
 HERE = Path(__file__).parent
 RECIPES = HERE / "images"
-REGISTRY_BASE = "python:3.11-slim"
+REGISTRY_BASE = "python@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b"  # 3.11.16-slim-bookworm
 OWN_BASE = "codelutra/base:bookworm-1"
 LABEL = "codelutra.image"
 PIP_OPTIONS = (
@@ -55,7 +55,8 @@ class Recipe(NamedTuple):
 
     @property
     def tag(self) -> str:
-        parts = [self.dockerfile.encode(), json.dumps(self.preload).encode(), self.pins.encode()]
+        parts = [f"{REGISTRY_BASE} {OWN_BASE}".encode(), self.dockerfile.encode()]
+        parts += [json.dumps(self.preload).encode(), self.pins.encode()]
         for name, text in sorted(self.runner.items()):
             parts += [name.encode(), text]
         return f"codelutra/{self.kind}:{hashlib.sha256(b'|'.join(parts)).hexdigest()[:12]}"
@@ -83,19 +84,32 @@ def ensure_image(kind: str = "python", *, progress: Progress | None = None) -> s
     """The tag of the image of this kind, which is built first where it is absent. Raises SandboxError."""
     wanted = recipe(kind)
     say = progress or (lambda line: None)
-    with contextlib.closing(connect()) as client, building(wanted.tag):
+    with contextlib.closing(connect()) as client:
         if not exists(client, wanted.tag):
-            build(client, wanted, say)
+            with building(wanted.tag):
+                if not exists(client, wanted.tag):
+                    build(client, wanted, say)
     return wanted.tag
 
 
 @contextlib.contextmanager
 def building(tag: str) -> Iterator[None]:
-    """One build of a tag at a time on this host; the second process finds the image of the first."""
-    path = Path(tempfile.gettempdir()) / f"{re.sub('[^a-z0-9]+', '-', tag)}-{os.getuid()}.lock"
-    with path.open("w") as lock:
+    """One build of a tag at a time for this user; the second process finds the image of the first. Raises SandboxError."""
+    folder = Path(os.environ.get("CODELUTRA_CACHE") or "~/.cache/codelutra").expanduser()  # not /tmp, which others write to
+    path = folder / f"{re.sub('[^a-z0-9]+', '-', tag)}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SandboxError(
+            f"the lock {path} cannot be opened: {error.strerror}; remove it if it is a link, "
+            "or set CODELUTRA_CACHE to a folder you may write to"
+        ) from error
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def exists(client: docker.DockerClient, tag: str) -> bool:
@@ -191,8 +205,8 @@ def ensure_base(client: docker.DockerClient, say: Progress) -> str:
     try:
         hurried.images.get_registry_data(REGISTRY_BASE)
         say(f"pulling {REGISTRY_BASE}")
-        repository, _, tag = REGISTRY_BASE.partition(":")
-        client.images.pull(repository, tag)
+        repository, _, digest = REGISTRY_BASE.partition("@")
+        client.images.pull(repository, digest)
         return REGISTRY_BASE
     except (docker.errors.APIError, requests.exceptions.RequestException) as error:
         say(f"no registry answers ({str(error)[:120]}); making a base image with debootstrap, about a minute")
@@ -209,12 +223,12 @@ def debootstrap(client: docker.DockerClient, say: Progress) -> None:
         raise SandboxError(
             f"no registry gives {REGISTRY_BASE}, and making a base image needs debootstrap and root: "
             "`sudo apt-get install debootstrap` and run `sudo python -m sandbox.image python` once, "
-            f"or `docker load` an image named {REGISTRY_BASE}"
+            f"or `docker load` an image with Python 3.11 and `docker tag` it {OWN_BASE}"
         )
     with tempfile.TemporaryDirectory(prefix="codelutra-base-") as scratch:
         root = Path(scratch) / "root"
-        command = [tool, "--variant=minbase", "--include=python3", "bookworm", str(root)]
-        run(command, "debootstrap failed; is a Debian mirror reachable?")
+        command = [tool, "--force-check-gpg", "--variant=minbase", "--include=python3", "bookworm", str(root)]
+        run(command, "debootstrap failed; is a Debian mirror reachable, and debian-archive-keyring installed?")
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
             shutil.rmtree(root / waste, ignore_errors=True)
         say(f"importing {OWN_BASE}")

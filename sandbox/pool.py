@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox import answers, owner
-from sandbox.answers import Job
-from sandbox.client import connect
+from sandbox.answers import Job, Ticket
+from sandbox.client import connect, ended_itself, user_ids
 from sandbox.container import Container, Gone, Settings, preload_of, room_for
 from sandbox.errors import SandboxError
-from sandbox.protocol import PythonJob, Result, SqlJob
+from sandbox.protocol import PythonJob, Result, SqlJob, Status
 from sandbox.runner import wire
 from sandbox.runner.supervisor import STRETCH
 
@@ -33,16 +33,6 @@ START_PAUSES = (0.0, 1.0, 3.0, 8.0)  # seconds before each try
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A job on its way through the pool."""
-
-    job: Job
-    attempts: int = 0
-    alone: bool = False  # a container died while it ran: it gets a batch of its own
-    result: Result | None = None
-
-
-@dataclass(eq=False)
 class Worker:
     """One of the pool's places: a container, the batches it has to answer, and when it last answered."""
 
@@ -52,10 +42,11 @@ class Worker:
     batches: deque[OrderedDict[int, Ticket]] = field(default_factory=deque)
     heard: float = 0.0
     programs: int = 0
+    sent: bool = False  # whether the container has got any job
 
     def patience(self) -> float:
         """Seconds of silence after which the container counts as dead."""
-        longest = max((t.job.timeout_seconds for batch in self.batches for t in batch.values()), default=0.0)
+        longest = max((answers.seconds(t.job) for batch in self.batches for t in batch.values()), default=0.0)
         return (STRETCH + 1) * longest + SILENCE_SECONDS
 
 
@@ -94,6 +85,7 @@ class Pool:
         self.turn, self.turn_thread = threading.Lock(), 0
         self.tokens, self.names = itertools.count(1), itertools.count(1)
         self.pace = {PythonJob: 0.005, SqlJob: 0.001}  # seconds a job, a moving average
+        self.uids = user_ids(self.client)
         room = room_for(databases or {}, database_mb, data_mount)
         self.settings = Settings(
             image=image,
@@ -153,7 +145,7 @@ class Pool:
         run = re.sub(r"[^a-zA-Z0-9_.-]+", "-", self.settings.run)[:40]
         name = f"codelutra-{run}-{self.settings.pool}-{index}-{next(self.names)}"
         # Process limits count per user and host: each place has a user id for its programs and two for its runner.
-        uid = 10_000 + (int(self.settings.pool[:6], 16) + index) % 16_000 * 3
+        uid = self.uids.start + (int(self.settings.pool, 16) + index) % (len(self.uids) // 3) * 3
         for attempt, pause in enumerate(pauses):
             time.sleep(pause)
             if self.closed and attempt:
@@ -169,33 +161,40 @@ class Pool:
         if worker.starting is None or not (wait or worker.starting.done()):
             return
         worker.container, worker.starting = worker.starting.result(), None
-        worker.heard, worker.programs = time.monotonic(), 0
+        worker.heard, worker.programs, worker.sent = time.monotonic(), 0, False
         self.selector.register(worker.container, selectors.EVENT_READ, worker)
 
     def replace(self, worker: Worker, queue: deque[Ticket], reason: str) -> None:
         """Remove a worker's container and start another. Jobs it had not answered go back to the front of the queue.
 
-        The batch it was working on may be the cause: each of its jobs is charged an attempt, and runs alone from now on.
+        The batch it was working on may be the cause: each of its jobs is charged an attempt, and runs alone from now on. A
+        job that is lost for the last time, alone in a fresh container that nobody else ended, has done it itself.
         """
         container = worker.container
         if container is None:
             return
         self.replaced.append(reason)
         self.selector.unregister(container)
+        unanswered = [list(batch.values()) for batch in worker.batches if batch]
+        worker.batches.clear()
+        lost = unanswered[0] if unanswered else []
+        is_own_doing = any(self.is_last_try(ticket) for ticket in lost) and ended_itself(self.client, container.id)
         container.hang_up()
         worker.container = None
         self.starter.submit(owner.remove, self.client, container.id)
         if not self.closed:
             worker.starting = self.starter.submit(self.start, worker.index, START_PAUSES)
-        unanswered = [list(batch.values()) for batch in worker.batches if batch]
-        worker.batches.clear()
-        for ticket in unanswered[0] if unanswered else []:
+        for ticket in lost:
             ticket.attempts += 1
             ticket.alone = True
             if ticket.attempts > self.retries:
+                status: Status = "resource_limit" if is_own_doing else "infra_error"
                 error = f"the container died {ticket.attempts} times: {reason}"[-2000:]
-                ticket.result = Result(ticket.job.id, "infra_error", error=error, attempts=ticket.attempts)
+                ticket.result = Result(ticket.job.id, status, error=error, attempts=ticket.attempts)
         queue.extendleft(ticket for batch in reversed(unanswered) for ticket in reversed(batch) if ticket.result is None)
+
+    def is_last_try(self, ticket: Ticket) -> bool:
+        return ticket.alone and ticket.attempts >= self.retries
 
     # mapping
 
@@ -203,7 +202,8 @@ class Pool:
         """Results in the order of the jobs, each as soon as it is there. Takes at most AHEAD jobs a worker in advance.
 
         One map runs at a time: a second thread waits for the first. A job whose container died more than `retries` times
-        is an `infra_error`. Raises SandboxError when no container can be started any more.
+        is an `infra_error`, or a `resource_limit` if it did that itself. Raises SandboxError when no container can be
+        started any more.
         """
         if self.closed:
             raise SandboxError("the pool is closed; open another")
@@ -285,7 +285,7 @@ class Pool:
         container = worker.container
         if container is None:
             return
-        if worker.programs >= self.recycle_after:
+        if worker.programs >= self.recycle_after or (worker.sent and queue and self.is_last_try(queue[0])):
             if not any(worker.batches):
                 self.replace(worker, queue, "recycled")
             return
@@ -303,6 +303,7 @@ class Pool:
             if not worker.batches:
                 worker.heard = time.monotonic()
             worker.batches.append(tokens)
+            worker.sent = True
         if container.outbox:
             try:
                 self.flush(worker)

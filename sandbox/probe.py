@@ -69,11 +69,15 @@ def probe(pool: Pool) -> list[dict[str, Any]]:
         good = [is_correct(result) for result in results] == HONEST
         got = "told apart" if good else str([result.status for result in results])
         rows = [_row("right and wrong answers, without an attack", "honest", "told apart", got, good)]
+        missing = next((w.container.unfiltered for w in pool.workers if w.container), "")
+        rows.append(_row("the runner's own seccomp filter", "escape", "in place", missing or "in place", not missing))
         jobs = (item for attack in attacks() for item in (job(attack, database), *honest(attack.name, database)))
         stream = pool.map(jobs)
         for attack in attacks():
             got, fine = survives(attack, [next(stream) for _ in range(5)])
             rows.append(_row(attack.name, attack.kind, " or ".join(attack.statuses) or "not correct", got, fine))
+        lost = [reason for reason in pool.replaced if reason != "recycled"]
+        rows.append(_row("containers lost to all these attacks", "neighbours", "0", str(len(lost)), not lost))
     return rows
 
 

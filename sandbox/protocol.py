@@ -37,15 +37,16 @@ class SqlJob:
 class PythonJob:
     """A program, run as a fresh module; then each of `calls` is evaluated in its namespace.
 
-    The value is a list as long as `calls`, each `{"value": canonical}` or `{"error": "TypeName: message"}`. With `stdin`
-    the program runs as `__main__` and the value is what it printed. With `in_process` a call may be a statement
-    (`assert ...`), for checks that cannot be taken apart; a program can cheat such a check.
+    The value is a list as long as `calls`, each `{"value": canonical}` or `{"error": "TypeName: message"}`. With `inputs`
+    the program runs once for each, in a fresh process that reads it as stdin, as `python3 program.py` runs it; the values
+    are what it printed, the errors how it failed, and `timeout_seconds` holds for each run. With `in_process` a call may be
+    a statement (`assert ...`), for checks that cannot be taken apart; a program can cheat such a check.
     """
 
     id: str
     program: str
     calls: tuple[str, ...] = ()
-    stdin: str | None = None
+    inputs: tuple[str, ...] = ()
     timeout_seconds: float = 5.0
     max_bytes: int = 1_000_000
     in_process: bool = False

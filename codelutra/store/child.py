@@ -227,10 +227,17 @@ def end_what_followed() -> None:
 
 
 def _kill(which: Callable[[dict[str, str]], bool]) -> list[int]:
-    """Kill the processes whose owner's marks are such."""
+    """Kill the processes of this user whose owner's marks are such.
+
+    Others' are not even read: what a stranger, or a program in a sandbox, has in its environment concerns nobody.
+    """
     killed, prefix = [], f"{OWNER}=".encode()
+    if not Path("/proc/self").exists() or os.readlink("/proc/self") != str(os.getpid()):
+        return []  # the process table of another namespace: its numbers are others' here
     for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if path.parent.stat().st_uid != os.geteuid():
+                continue
             for item in path.read_bytes().split(b"\0"):
                 if item.startswith(prefix) and which(owner.from_text(item[len(prefix) :].decode(errors="replace"))):
                     os.kill(int(path.parent.name), signal.SIGKILL)

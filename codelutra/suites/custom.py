@@ -128,8 +128,7 @@ def _program(line: ProgramLine, number: int) -> dict[str, Any]:
         raise ValueError(
             "some tests have a stdout and some do not; give it to all, or to none (then the reference's output is expected)"
         )
-    calls = [f"_printed({run.stdin!r})" for run in line.tests]
-    return _python_row(line, number, py.judging(calls, printed or None, wrap=py.STDIN_WRAP))
+    return _python_row(line, number, py.judging([run.stdin for run in line.tests], printed or None, wrap=py.WHOLE))
 
 
 def _python_row(line: FunctionLine | ProgramLine, number: int, judge: str) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class PythonSuite(Suite):
 
     def answer_job(self, problem: Mapping[str, Any], code: str, job_id: str, timeout_seconds: float) -> PythonJob:
         judged = material(problem["judge"])
+        if judged["wrap"] == WHOLE:
+            return PythonJob(job_id, code or "pass", inputs=tuple(judged["calls"]), timeout_seconds=timeout_seconds)
         wrapped = judged["wrap"].replace(PLACE, repr(code)) if judged["wrap"] else code
         # Checks without reference or setup are judged beside a program that does nothing.
         program = joined(judged["setup"], wrapped, judged["after"]) or "pass"
@@ -44,7 +46,10 @@ class PythonSuite(Suite):
         return PythonJob(job_id, program, calls, timeout_seconds=timeout_seconds, in_process=in_process)
 
     def expected_job(self, problem: Mapping[str, Any], job_id: str, timeout_seconds: float) -> PythonJob:
-        expected = material(problem["judge"])["expected"]
+        judged = material(problem["judge"])
+        expected = judged["expected"]
+        if judged["wrap"] == WHOLE and expected is not None:
+            return PythonJob(job_id, "pass", tuple(expected), timeout_seconds=timeout_seconds)
         job = self.answer_job(problem, problem["reference"], job_id, timeout_seconds)
         return job if expected is None else replace(job, calls=tuple(expected))
 
@@ -81,28 +86,7 @@ class PythonSuite(Suite):
 
 PLACE = "__the_program__"
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-# Runs a whole program for one input and returns what it prints. It is part of the answer's process and holds no secret.
-STDIN_WRAP = f"""
-def _printed(text, _code={PLACE}):
-    import contextlib, io, os, sys
-    given = os.memfd_create("stdin")  # a real one: programs read sys.stdin.buffer, open(0) or file 0 as well
-    with open(given, "wb", closefd=False) as stdin:
-        stdin.write(text.encode("utf-8", "surrogateescape"))
-    os.lseek(given, 0, os.SEEK_SET)
-    if given:  # else the program before has closed file 0
-        os.dup2(given, 0)
-        os.close(given)
-    sys.stdin, printed = open(0, encoding="utf-8", closefd=False), io.BytesIO()
-    out = io.TextIOWrapper(printed, encoding="utf-8", write_through=True)
-    with contextlib.redirect_stdout(out):
-        try:
-            exec(compile(_code, "<program>", "exec"), {{"__name__": "__main__"}})
-        except SystemExit as stop:
-            if stop.code not in (None, 0):
-                raise RuntimeError(f"exit code {{stop.code}}") from None
-        out.flush()
-    return printed.getvalue().decode("utf-8", "replace")
-"""
+WHOLE = "python3 program.py"
 
 
 def judging(
@@ -122,7 +106,8 @@ def judging(
     values of the reference's calls.
     rules: how each call's value is compared, where some need not be the same value.
     setup, after: code that runs before and after the program.
-    wrap: a program that has the program as text at PLACE.
+    wrap: a program that has the program as text at PLACE; or WHOLE, for programs that read stdin and print: calls are then
+    the inputs, and the values what is printed.
     in_process: some calls cannot be taken apart; they decide by themselves, or raise AssertionError on a wrong answer.
     """
     judged = {"calls": list(calls), "expected": expected and list(expected), "setup": setup, "after": after, "wrap": wrap}

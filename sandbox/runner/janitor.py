@@ -1,7 +1,8 @@
 """Kills everything a program's user owns and empties its directory.
 
-The janitor's effective user is the program's, its real and saved user are its own: `kill(-1)` reaches the program's
-processes in one atomic sweep that no fork bomb outruns, while they may not signal, trace or limit the janitor.
+The janitor becomes the program's user for the moment of the deed alone, and only as its effective user: `kill(-1)` reaches
+the program's processes in one atomic sweep that no fork bomb outruns. The processes may not signal, trace or limit the
+janitor, whose real user is its own; nor change how it is scheduled, as they could one whose effective user is theirs.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ import stat
 KILL, WIPE = b"k", b"w"
 
 
-def serve(control: socket.socket, uid: int, janitor_uid: int, home: str) -> None:
+def serve(control: socket.socket, uid: int, janitor_uid: int, homes: list[str]) -> None:
     """Obey until the supervisor goes away. Runs in a process of its own; never returns."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
-    os.setresuid(janitor_uid, uid, janitor_uid)
+    os.setresuid(janitor_uid, 0, 0)
     os.chdir("/")
-    top = os.fsencode(home)
+    tops = [os.fsencode(home) for home in homes]
     control.send(b"ready")
     while True:
         order = control.recv(1)
         if not order:
             os._exit(0)
+        os.seteuid(uid)
         if order == KILL:
             kill()
         else:
-            wipe(top)
+            for top in tops:
+                wipe(top)
+        os.seteuid(0)
         control.send(order)
 
 

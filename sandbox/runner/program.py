@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import errno
+import gc
 import json
 import linecache
 import os
@@ -23,6 +24,8 @@ from sandbox.runner import canonical, wire
 
 RESULT_FD = 3
 NO_RESULT = 70
+FILE = "program.py"  # where a whole program finds itself
+FRAMES_BELOW = {True: 4, False: 6}  # of the runner, below a whole program and a call: they recurse as deep as without
 HEAD = struct.Struct(">4sBII")  # mark, status, lengths of value and error
 MARK = b"done"
 ERROR_CHARS = 2000
@@ -36,28 +39,73 @@ def read_file(file: int) -> bytes:
     return os.pread(file, os.fstat(file).st_size, 0)
 
 
-def accept(job: dict[str, Any]) -> int:
-    """Remember the job; return the file its stdin is read from."""
-    _job.update(job)
-    if job["stdin"] is None:
-        return os.open("/dev/null", os.O_RDONLY)
-    stdin = os.memfd_create("stdin")
-    with open(stdin, "wb", closefd=False) as file:
-        file.write(job["stdin"].encode("utf-8", "surrogateescape"))
-    os.lseek(stdin, 0, os.SEEK_SET)
-    return stdin
+def accept(job: dict[str, Any], *, whole: bool) -> None:
+    """Remember the job."""
+    _job.update(job, whole=whole)
 
 
 def run() -> None:
     """Run the accepted job, write its result, end the process."""
-    status, value, error = outcome(_job["program"], _job["calls"], _job["stdin"] is not None, _job["in_process"])
+    sys.setrecursionlimit(sys.getrecursionlimit() + FRAMES_BELOW[_job["whole"]])
+    if _job["whole"]:
+        code = as_python_does(_job.pop("program"))
+        end_as_python_does(code)
+    status, value, error = outcome(_job["program"], _job["calls"], _job["in_process"])
     flush()
-    text = error[-ERROR_CHARS:].encode("utf-8", "replace")
-    write(HEAD.pack(MARK, status, len(value), len(text)) + value + text)
+    report(status, value, error)
     os._exit(0)
 
 
-def outcome(source: str, calls: list[str], is_script: bool, in_process: bool) -> tuple[int, bytes, str]:
+def report(status: int, value: bytes, error: str) -> None:
+    text = error[-ERROR_CHARS:].encode("utf-8", "replace")
+    write(HEAD.pack(MARK, status, len(value), len(text)) + value + text)
+
+
+def as_python_does(source: str) -> int:
+    """Run a program as `python3 program.py` does; the exit code. An exception is also reported as the result."""
+    path = os.path.abspath(FILE)
+    text = source.encode("utf-8", "surrogatepass")
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=path, __cached__=None, __annotations__={}, __builtins__=builtins)
+    sys.modules["__main__"] = main
+    sys.argv[:] = [path]
+    sys.path.insert(0, os.path.dirname(path))
+    try:
+        with open(path, "wb") as file:
+            file.write(text)
+        try:
+            code = compile(text, path, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, OverflowError) as problem:
+            report(wire.SYNTAX_ERROR, b"", last_line(problem))
+            return 1
+        exec(code, main.__dict__)
+        return 0
+    except SystemExit as problem:
+        if problem.code is None or isinstance(problem.code, int):
+            return (problem.code or 0) & 0xFF
+        print(problem.code, file=sys.stderr)
+        return 1
+    except BaseException as problem:  # noqa: BLE001 - the program may raise anything
+        sys.excepthook(type(problem), problem, problem.__traceback__)
+        report(status_of(problem), b"", trace(problem))
+        return 1
+
+
+def end_as_python_does(code: int) -> None:
+    """End the process as an interpreter ends: threads, exit handlers, what only the program's globals kept alive, streams.
+
+    A real end would also take the warm libraries apart, which is slow.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    flush()
+    sys.modules.pop("__main__", None)
+    gc.collect()
+    flush()
+    os._exit(code)
+
+
+def outcome(source: str, calls: list[str], in_process: bool) -> tuple[int, bytes, str]:
     """(status, canonical JSON of the value, error) of the whole job."""
     try:
         code = compile(source, "<program>", "exec", dont_inherit=True)
@@ -66,23 +114,16 @@ def outcome(source: str, calls: list[str], is_script: bool, in_process: bool) ->
     except MemoryError as problem:
         return wire.RESOURCE_LIMIT, b"", last_line(problem)
     linecache.cache["<program>"] = (len(source), None, source.splitlines(True), "<program>")
-    module = types.ModuleType("__main__" if is_script else "program")
+    module = types.ModuleType("program")
     module.__dict__["__builtins__"] = builtins
     sys.modules[module.__name__] = module
     sys.argv[:] = ["program"]
     sys.setrecursionlimit(sys.getrecursionlimit() + frames() + 4)  # as deep as under `python3`: our own frames are extra
     try:
         exec(code, module.__dict__)
-        if is_script:
-            threading._shutdown()  # type: ignore[attr-defined]
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            return wire.OK, b"null", ""
         value = [evaluate(call, module.__dict__, in_process) for call in calls]
         return wire.OK, json.dumps({"c": value}, separators=(",", ":")).encode("utf-8"), ""
     except SystemExit as problem:
-        if is_script and problem.code in (None, 0):
-            return wire.OK, b"null", ""
         return wire.RUNTIME_ERROR, b"", last_line(problem)
     except BaseException as problem:  # noqa: BLE001 - the program may raise anything, and that is its result
         return status_of(problem), b"", trace(problem)
@@ -128,7 +169,7 @@ def trace(problem: BaseException) -> str:
     """The traceback's tail, from the program's own first frame on."""
     try:
         own = start = problem.__traceback__
-        while own is not None and not own.tb_frame.f_code.co_filename.startswith("<"):
+        while own is not None and own.tb_frame.f_code.co_filename == __file__:
             own = own.tb_next
         lines = traceback.format_exception(type(problem), problem, own or start, limit=-8)
         return "".join(lines)[-ERROR_CHARS:]
@@ -137,9 +178,9 @@ def trace(problem: BaseException) -> str:
 
 
 def flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
-            stream.flush()
+            stream.flush()  # type: ignore[union-attr]
         except BaseException:  # noqa: BLE001 - the program may have put anything there
             continue
 

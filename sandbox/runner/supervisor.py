@@ -2,7 +2,7 @@
 
     docker-init ─ supervisor (root without powers, save to change user and to kill)
                    ├─ zygote      forks every program                    user: the program's, once forked
-                   ├─ janitor     kills and wipes after them             user: its own, acting as the program's
+                   ├─ janitor     kills and wipes after them             user: its own; the program's while it does
                    └─ sql worker  started with the first SQL job         user: its own
 
 A program cannot reach the supervisor's stdin and stdout: they belong to another user's process. When anything here
@@ -11,6 +11,7 @@ is not as it should be the supervisor says so in a FATAL frame and ends; the hos
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -26,13 +27,16 @@ from typing import Any, NoReturn
 
 from sandbox.runner import janitor, program, sql, wire, zygote
 
-HOME, STORE = "/box/w", "/box/db"
+HOME, STORE, SHARED = "/box/w", "/box/db", "/dev/shm"
 FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.02
 GRACE_SECONDS = 1.0  # beyond its deadline, for a query that cannot be interrupted
 STRETCH = 8  # a busy machine may stretch a deadline at most so far: waiting for a CPU is not the program's time
 DEAD_SECONDS = 30.0  # a killed program that is not gone by then makes the container unfit
 CROWD = 8  # processes and threads a program may start and still count as one that waits for others
 READ_BYTES = 1 << 18
+
+
+Ended = tuple[int, bytes, bytes, bytes]  # status, value, stdout, error
 
 
 class Unfit(Exception):
@@ -52,13 +56,13 @@ class Supervisor:
         self.partial: dict[str, Any] = {}
         self.sql_pid = 0
         self.child = mmap.mmap(-1, zygote.CHILD.size)
-        self.progress = mmap.mmap(-1, sql.PROGRESS.size)
-        self.janitor = self.spawn(janitor.serve, socket.SOCK_SEQPACKET, self.uid, self.uid + 1, HOME)[1]
+        self.janitor = self.spawn(janitor.serve, socket.SOCK_SEQPACKET, self.uid, self.uid + 1, [HOME, SHARED])[1]
         self.zygote = self.spawn(
             zygote.serve, socket.SOCK_SEQPACKET, self.child, self.uid, HOME, config["limits"], config["preload"]
         )[1]
         self.expect(self.janitor, 30.0)
-        self.expect(self.zygote, 120.0)
+        self.unfiltered = self.expect(self.zygote, 120.0).removeprefix(b"ready").decode()
+        self.progress = mmap.mmap(-1, sql.PROGRESS.size)  # younger than the zygote: programs do not have it
         self.poll = select.poll()
         self.poll.register(self.zygote, select.POLLIN)
         self.poll.register(0, 0)  # reports a hang-up only: the owner is gone
@@ -78,10 +82,11 @@ class Supervisor:
             os.dup2(null, 1)
             os.closerange(4, 256)
             serve(control, *arguments)
+        except zygote.Forked:
+            raise
         except BaseException as problem:  # noqa: BLE001 - the last words of a process that ends here
             print(f"{serve.__module__} died: {program.trace(problem)}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(1)
+        os._exit(1)
 
     def expect(self, servant: socket.socket, seconds: float) -> bytes:
         """One message from a servant. Raises Unfit when it is dead or silent."""
@@ -109,20 +114,45 @@ class Supervisor:
     # programs
 
     def run_programs(self, payload: bytes) -> None:
-        for token, timeout, max_bytes, body in wire.unpack_programs(payload):
+        for token, timeout, max_bytes, body, inputs in wire.unpack_programs(payload):
             started = time.monotonic()
-            files = [os.memfd_create(name) for name in ("job", "result", "stdout", "stderr")]
-            try:
-                write(body, files[0])
-                status, value, stdout, error = self.run_program(timeout, max_bytes, files)
-                if not os.pread(files[0], 1, len(body)):
-                    raise Unfit(f"the program could not be started: {error.decode('utf-8', 'replace')}")
-            finally:
-                for file in files:
-                    os.close(file)
-            self.emit(wire.pack_result(token, status, time.monotonic() - started, value, stdout, error))
+            run = self.run_whole(timeout, max_bytes, body, inputs) if inputs else self.run_once(timeout, max_bytes, body)
+            self.emit(wire.pack_result(token, run[0], time.monotonic() - started, *run[1:]))
 
-    def run_program(self, timeout: float, max_bytes: int, files: list[int]) -> tuple[int, bytes, bytes, bytes]:
+    def run_whole(self, timeout: float, max_bytes: int, body: bytes, inputs: list[bytes]) -> Ended:
+        """Run a whole program once for each input, in a process of its own each time: what it printed, or its error.
+
+        An end that says nothing about the other inputs ends it all: out of time, out of memory, blocked.
+        """
+        answers: list[list[str]] = []
+        for text in inputs:
+            status, _, printed, error = self.run_once(timeout, max_bytes, body, text)
+            if status == wire.OK:
+                answers.append(["v", printed.decode("utf-8", "replace")])
+                max_bytes = max(0, max_bytes - len(printed))
+            elif status == wire.RUNTIME_ERROR:
+                said = error.decode("utf-8", "replace").strip().splitlines()
+                answers.append(["e", said[-1] if said else "it failed"])
+            else:
+                return status, b"", printed, error
+        return wire.OK, json.dumps({"c": answers}, separators=(",", ":")).encode(), b"", b""
+
+    def run_once(self, timeout: float, max_bytes: int, body: bytes, *stdin: bytes) -> Ended:
+        files = [os.memfd_create(name) for name in ("job", "result", "stdout", "stderr", "stdin")[: 4 + len(stdin)]]
+        try:
+            write(body, files[0])
+            for text in stdin:
+                write(text, files[4])
+                os.lseek(files[4], 0, os.SEEK_SET)
+            ended = self.run_program(timeout, max_bytes, files)
+            if not os.pread(files[0], 1, len(body)):
+                raise Unfit(f"the program could not be started: {ended[3].decode('utf-8', 'replace')}")
+            return ended
+        finally:
+            for file in files:
+                os.close(file)
+
+    def run_program(self, timeout: float, max_bytes: int, files: list[int]) -> Ended:
         request = zygote.REQUEST.pack(int(timeout) + 1)
         socket.send_fds(self.zygote, [request], files)
         late = not self.wait(timeout)
@@ -135,10 +165,13 @@ class Supervisor:
         if strays:
             self.order(janitor.KILL)
             self.expect(self.zygote, DEAD_SECONDS)
-        if os.listdir(HOME):
+        if len(files) > 4:
+            with contextlib.suppress(OSError):  # it did with it what it liked: then the janitor does it
+                os.unlink(f"{HOME}/{program.FILE}")
+        if os.listdir(HOME) or os.listdir(SHARED):
             self.order(janitor.WIPE)
-            if os.listdir(HOME):
-                raise Unfit("the program's directory cannot be emptied")
+            if os.listdir(HOME) or os.listdir(SHARED):
+                raise Unfit("the program's directories cannot be emptied")
         return self.judge_end(late, ended, max_bytes, *files[1:])
 
     def wait(self, timeout: float) -> bool:
@@ -179,10 +212,9 @@ class Supervisor:
         if self.expect(self.janitor, DEAD_SECONDS) != what:
             raise Unfit("the janitor broke its protocol")
 
-    def judge_end(
-        self, late: bool, ended: int, max_bytes: int, result: int, stdout: int, stderr: int
-    ) -> tuple[int, bytes, bytes, bytes]:
-        """(status, value, stdout, error) from how the program ended and from what it left in its files."""
+    def judge_end(self, late: bool, ended: int, max_bytes: int, result: int, stdout: int, stderr: int, *stdin: int) -> Ended:
+        """How the program ended, from its exit and from what it left in its files. A whole program is judged by its exit
+        code and by what it printed, as by a shell: it writes a result only to say why it failed."""
         printed = os.pread(stdout, max_bytes, 0)
         if late:
             return wire.TIMEOUT, b"", printed, b"the program did not end in time"
@@ -193,16 +225,20 @@ class Supervisor:
             return status, b"", printed, error + tail(stderr)
         if not os.WIFEXITED(ended):
             raise Unfit(f"the zygote reports a program that has not ended: wait status {ended}")
+        if stdin and os.WEXITSTATUS(ended) == 0:
+            return wire.OK, b"", printed, b""
         size = os.fstat(result).st_size
         if size > max_bytes + program.HEAD.size + 4 * program.ERROR_CHARS:
             return wire.RESOURCE_LIMIT, b"", printed, b"the result has more than %d bytes" % max_bytes
         document = os.pread(result, size, 0)
         if size < program.HEAD.size:
-            code = os.WEXITSTATUS(ended)
-            return wire.RUNTIME_ERROR, b"", printed, b"ended without a result (exit code %d) " % code + tail(stderr)
+            how = b"exit code %d " if stdin else b"ended without a result (exit code %d) "
+            return wire.RUNTIME_ERROR, b"", printed, how % os.WEXITSTATUS(ended) + tail(stderr)
         mark, status, n_value, n_error = program.HEAD.unpack_from(document)
         if mark != program.MARK or size != program.HEAD.size + n_value + n_error or status >= wire.INFRA_ERROR:
             return wire.BLOCKED, b"", printed, b"the program wrote into its result file"
+        if stdin and status == wire.OK:
+            return wire.RUNTIME_ERROR, b"", printed, b"exit code %d" % os.WEXITSTATUS(ended)
         value = document[program.HEAD.size : program.HEAD.size + n_value]
         return status, value, printed, document[program.HEAD.size + n_value :]
 
@@ -388,12 +424,18 @@ def fatal(message: str) -> NoReturn:
     os._exit(3)
 
 
-def main() -> None:
+def main() -> BaseException:
+    """Supervise until stdin ends. Returns in the process of a program alone, which is then the caller's to run.
+
+    The exception keeps the runner's frames, with sockets in them that must not close the program's files.
+    """
     try:
         supervisor = Supervisor(json.loads(os.environ.pop("CODELUTRA_RUNNER")))
-        hello = {"protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
+        hello = {"protocol": wire.PROTOCOL, "python": sys.version.split()[0], "unfiltered": supervisor.unfiltered}
         write(wire.frame(wire.HELLO, json.dumps(hello).encode()))
         supervisor.serve()
     except (Unfit, wire.BrokenFrame, OSError, KeyError, ValueError, struct.error) as problem:
         fatal(program.trace(problem))
+    except zygote.Forked as forked:
+        return forked
     os._exit(0)

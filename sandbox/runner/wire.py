@@ -1,7 +1,8 @@
 """Frames between host and runner. Many small jobs share a frame, so the stream is never the bottleneck.
 
     frame   = length of payload (u32), kind (1 byte), payload
-    program = token (u32), timeout (f64), max_bytes (u32), length (u32), body: JSON
+    program = token (u32), timeout (f64), max_bytes (u32), length (u32), inputs (u32), body: JSON;
+              then, where it is a whole program, each input of stdin: length (u32), bytes
     result  = token (u32), status (u8), seconds (f64), lengths of value, stdout, error (u32 each), those three
 
 Tokens are the host's, new for every attempt: an answer to a question nobody asks any more is dropped.
@@ -10,12 +11,13 @@ Tokens are the host's, new for every attempt: an answer to a question nobody ask
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-PROTOCOL = 1
+PROTOCOL = 2
 FRAME = struct.Struct(">IB")
-PROGRAM = struct.Struct(">IdII")
+PROGRAM = struct.Struct(">IdIII")
+INPUT = struct.Struct(">I")
 RESULT = struct.Struct(">IBdIII")
 MAX_FRAME = 256 << 20
 
@@ -88,11 +90,22 @@ def unpack_results(payload: bytes) -> Iterator[Record]:
         at = end
 
 
-def unpack_programs(payload: bytes) -> Iterator[tuple[int, float, int, bytes]]:
-    """Yield (token, timeout seconds, max bytes, body) of one PYTHON payload."""
+def pack_program(token: int, timeout: float, max_bytes: int, body: bytes, inputs: Sequence[bytes]) -> bytes:
+    parts = [PROGRAM.pack(token, timeout, max_bytes, len(body), len(inputs)), body]
+    for text in inputs:
+        parts += [INPUT.pack(len(text)), text]
+    return b"".join(parts)
+
+
+def unpack_programs(payload: bytes) -> Iterator[tuple[int, float, int, bytes, list[bytes]]]:
+    """Yield (token, timeout seconds, max bytes, body, inputs) of one PYTHON payload."""
     at = 0
     while at < len(payload):
-        token, timeout, max_bytes, length = PROGRAM.unpack_from(payload, at)
-        at += PROGRAM.size
-        yield token, timeout, max_bytes, payload[at : at + length]
-        at += length
+        token, timeout, max_bytes, length, count = PROGRAM.unpack_from(payload, at)
+        at += PROGRAM.size + length
+        body, inputs = payload[at - length : at], list[bytes]()
+        for _ in range(count):
+            (length,) = INPUT.unpack_from(payload, at)
+            at += INPUT.size + length
+            inputs.append(payload[at - length : at])
+        yield token, timeout, max_bytes, body, inputs

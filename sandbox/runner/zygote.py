@@ -1,9 +1,9 @@
 """The warm process every program is forked from.
 
 It is asked over a socket the programs never hold: one message per program, carrying four memory files (the job, and
-room for result, stdout and stderr). The zygote itself never reads a job, so a program finds nothing of its neighbours
-in the memory it inherits. It is a subreaper: whatever a program leaves behind becomes the zygote's child, so "no
-children" means that nothing is left.
+room for result, stdout and stderr), and for a whole program a fifth (stdin). The zygote itself never reads a job, so a
+program finds nothing of its neighbours in the memory it inherits. It is a subreaper: whatever a program leaves behind
+becomes the zygote's child, so "no children" means that nothing is left.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ import struct
 import sys
 import time
 
-from sandbox.runner import program
+from sandbox.runner import program, seccomp
 
 REQUEST = struct.Struct(">I")  # CPU seconds
 REPLY = struct.Struct(">iBId")  # wait status, are strays left, maximum resident KiB, seconds
 CHILD = struct.Struct("=I")  # process id of the running program
-FILES = 4
+FILES = 5
 RUNNER_PATH = "/opt/codelutra"
 PR_SET_CHILD_SUBREAPER = 36
+
+
+class Forked(BaseException):
+    """Raised in a program's fresh process, up through all frames of the runner, so that the program begins below none."""
 
 
 def serve(
@@ -49,7 +53,7 @@ def serve(
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     gc.collect()
     gc.freeze()
-    control.send(b"ready")
+    control.send(b"ready" + seccomp.install().encode())
     while True:
         message, files, _, _ = socket.recv_fds(control, REQUEST.size, FILES)
         if not message:
@@ -82,10 +86,11 @@ def answer(control: socket.socket, current: mmap.mmap, message: bytes, files: li
     child = fork()
     if child == 0:
         try:
+            current.close()  # shared memory: what one program wrote there the next would read
             become(uid, *REQUEST.unpack(message), *files)
-            program.run()
-        finally:
+        except BaseException:  # noqa: BLE001 - nobody is there to hear of it
             os._exit(program.NO_RESULT)
+        raise Forked
     CHILD.pack_into(current, 0, child)
     for file in files:
         os.close(file)
@@ -118,7 +123,7 @@ def children_left(*, block: bool) -> bool:
             return True
 
 
-def become(uid: int, cpu_seconds: int, job: int, result: int, stdout: int, stderr: int) -> None:
+def become(uid: int, cpu_seconds: int, job: int, result: int, stdout: int, stderr: int, *stdin: int) -> None:
     """Turn the fresh child into the untrusted user: own session, own files, no way back, no way out."""
     os.setsid()
     with open("/proc/self/oom_score_adj", "w") as score:
@@ -127,8 +132,8 @@ def become(uid: int, cpu_seconds: int, job: int, result: int, stdout: int, stder
     body = program.read_file(job)  # leaves the offset at the end, where "begun" goes
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
-    stdin = program.accept(json.loads(body))
-    os.dup2(stdin, 0)
+    program.accept(json.loads(body), whole=bool(stdin))
+    os.dup2(stdin[0] if stdin else os.open("/dev/null", os.O_RDONLY), 0)
     os.dup2(result, program.RESULT_FD, inheritable=False)
     os.write(job, b"b")  # begun: the supervisor looks for it, and the program does not get this file
     os.closerange(program.RESULT_FD + 1, 256)

@@ -56,20 +56,8 @@ def test_programs_may_define_dataclasses_and_pickle_them(pool: Pool) -> None:
     assert python(pool, program, "f()").value == [{"value": 1}]
 
 
-def test_a_script_reads_stdin_and_its_output_is_the_value(pool: Pool) -> None:
-    program = (
-        "import sys\nif __name__ == '__main__':\n  n = int(input())\n  print(sum(map(int, sys.stdin.read().split())) * n)"
-    )
-    result = python(pool, program, stdin="2\n1 2\n3 ä".replace("ä", "4"))
-    assert (result.status, result.value) == ("ok", "20\n")
-
-
-def test_a_script_ends_like_a_script(pool: Pool) -> None:
-    exits = "import atexit, threading, time\natexit.register(print, 'bye')\nthreading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\nprint('main')"  # noqa: E501
-    assert python(pool, exits, stdin="").value == "main\nthread\nbye\n"
-    assert python(pool, "print(1)\nimport sys\nsys.exit()", stdin="").value == "1\n"
-    assert python(pool, "print(1)\nimport sys\nsys.exit(3)", stdin="").status == "runtime_error"
-    assert python(pool, "print(1)\nimport os\nos._exit(0)", stdin="").status == "runtime_error"
+def test_a_call_recurses_as_deep_as_in_a_script(pool: Pool) -> None:
+    assert python(pool, "def f(n): return n and f(n - 1)", "f(990)", "f(996)").value == [{"value": 0}] * 2
 
 
 def test_stdout_is_kept_beside_the_value(pool: Pool) -> None:

@@ -140,8 +140,21 @@ def test_a_frozen_container_is_given_up_and_its_jobs_are_run_again(
         assert any("silent" in reason for reason in pool.replaced)
 
 
-def test_a_job_that_always_takes_its_container_down_is_an_outage_and_the_others_are_right(
-    image: str, client: docker.DockerClient
+def end_from_outside(client: docker.DockerClient, container: str) -> None:
+    client.api.kill(container)
+
+
+def end_from_inside(client: docker.DockerClient, container: str) -> None:
+    """What the kernel does for want of memory: the daemon knows nobody who did it."""
+    processes = client.api.top(container, "-eo pid,args")["Processes"]
+    os.kill(
+        min(int(pid) for pid, args in processes if "supervisor" in args and "init" not in args.split()[0]), signal.SIGKILL
+    )
+
+
+@pytest.mark.parametrize(("end", "status"), [(end_from_outside, "infra_error"), (end_from_inside, "resource_limit")])
+def test_a_job_that_always_loses_its_container_is_an_outage_unless_it_did_that_itself_and_the_others_are_right(
+    end: Callable[[docker.DockerClient, str], None], status: str, image: str, client: docker.DockerClient
 ) -> None:
     def jobs(pool: Pool) -> Iterator[PythonJob]:
         yield from numbers(5)
@@ -157,7 +170,7 @@ def test_a_job_that_always_takes_its_container_down_is_an_outage_and_the_others_
                 for name in containers(own, pool.settings.pool):
                     listed = own.api.inspect_container(name)["State"]
                     if listed["Running"] and time.time() - started > 1.0:
-                        own.api.kill(name)
+                        end(own, name)
                         time.sleep(1.5)
             own.close()
 
@@ -169,7 +182,7 @@ def test_a_job_that_always_takes_its_container_down_is_an_outage_and_the_others_
         done.set()
         thread.join()
         results += list(stream)
-    assert [r.status for r in results] == ["ok"] * 5 + ["infra_error"] + ["ok"] * 5
+    assert [r.status for r in results] == ["ok"] * 5 + [status] + ["ok"] * 5
     assert results[5].attempts == 2
     assert results[5].value is None
 

@@ -144,6 +144,33 @@ def test_what_a_dead_flow_left_is_killed_and_what_a_live_one_runs_or_nobody_owns
             child.communicate()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be asked by another user")
+def test_a_stranger_s_environment_is_not_read(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    orphan = as_text(marks() | {PID: str(dead.pid), STARTED: "12345"})
+    script = "import os\nos.setresuid(65534, 65534, 65534)\nos.execv('/bin/sleep', ['sleep', '60'])"
+    stranger = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {OWNER: orphan})
+    try:
+        while not Path(f"/proc/{stranger.pid}/cmdline").read_bytes().startswith(b"sleep\0"):
+            pass
+        assert stranger.pid not in reap_strays()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a process namespace")
+def test_nothing_is_killed_from_a_namespace_that_sees_the_process_table_of_another() -> None:
+    """There the numbers in /proc are other processes' than the ones that a signal would reach."""
+    script = "from codelutra.store import child\nasked = []\nchild._kill(lambda marks: asked.append(marks))\nprint(asked)"
+    own = [sys.executable, "-c", f"import subprocess, sys\nsys.exit(subprocess.call([sys.executable, '-c', {script!r}]))"]
+    marked = os.environ | {OWNER: as_text(marks())}
+    asked = subprocess.run(["unshare", "--pid", "--fork", *own], env=marked, capture_output=True, text=True)
+    assert asked.stdout == "[]\n", asked.stderr
+
+
 def test_marks_survive_being_a_text_and_anything_else_is_nobodys() -> None:
     mine, dead = marks(), marks() | {STARTED: "1"}
     assert from_text(as_text(mine)) == mine

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from codelutra.suites.asserts import Names, names_of
 from codelutra.suites.base import open_suite
 from codelutra.suites.ds1000 import piece
 from codelutra.suites.mbpp import load
-from codelutra.suites.python import STDIN_WRAP, PythonSuite, calls_of, judging, judging_by_asserts, normalise, with_calls
+from codelutra.suites.python import WHOLE, PythonSuite, calls_of, judging, judging_by_asserts, normalise, with_calls
 from sandbox import Pool, ensure_image
 from sandbox.protocol import PythonJob
 
@@ -169,36 +167,14 @@ def test_text_that_a_parser_cannot_take_stops_nothing_on_the_host(text: str) -> 
         judging_by_asserts([f"assert {text}"])
 
 
-def printed(code: str, *inputs: str) -> list[str]:
-    """What a whole program prints for each input, in a process of its own: it replaces file 0."""
-    judge = judging([f"_printed({text!r})" for text in inputs], wrap=STDIN_WRAP)
-    job = suite().answer_job({"reference": "", "judge": judge}, code, "a", 2.0)
-    script = f"{job.program}\nimport json\nprint(json.dumps([{', '.join(job.calls)}]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
-
-
-def test_a_wrapped_program_reads_one_input_after_the_other() -> None:
-    code = "import sys\nn = int(input())\nif __name__ == '__main__':\n    print(n * '\"')\nsys.exit()"
-    assert printed(code, "2", "3") == ['""\n', '"""\n']
-    with pytest.raises(AssertionError, match="RuntimeError: exit code 3"):
-        printed("raise SystemExit(3)", "")
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import sys\nprint(sys.stdin.read().split()[-1])",
-        "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read().split()[-1] + b'\\n')",
-        "print([line.strip() for line in open(0, encoding='utf-8')][-1])",
-        "import os\nprint(os.read(0, 99).split()[-1].decode())",
-        "import sys\nfor line in sys.stdin: last = line\nprint(last, end='')",
-        "while True:\n    try: last = input()\n    except EOFError: break\nprint(last)",
-    ],
-)
-def test_a_program_may_read_its_input_in_any_way(code: str) -> None:
-    assert printed(code, "1\n2\nä\n", "7\n8\n") == ["ä\n", "8\n"]
+def test_a_whole_program_runs_once_for_each_input_and_its_stdouts_are_expected_as_given() -> None:
+    problem = {"reference": "print(input())", "judge": judging(["1\n", "2\n"], wrap=WHOLE)}
+    assert suite().answer_job(problem, "print(3)", "a", 2.0) == PythonJob(
+        "a", "print(3)", inputs=("1\n", "2\n"), timeout_seconds=2.0
+    )
+    assert suite().expected_job(problem, "e", 2.0) == suite().answer_job(problem, "print(input())", "e", 2.0)
+    given = problem | {"judge": judging(["1\n", "2\n"], ["'1\\n'", "'2\\n'"], wrap=WHOLE)}
+    assert suite().expected_job(given, "e", 2.0) == PythonJob("e", "pass", ("'1\\n'", "'2\\n'"), timeout_seconds=2.0)
 
 
 def test_programs_that_mean_the_same_normalise_to_the_same() -> None:
