@@ -1,4 +1,4 @@
-"""A problem into chat messages and token ids; a completion into code.
+"""A problem into chat messages and token ids, and an answer into those that follow them.
 
 Sampling and training both use `prompt_ids` and `answer_ids`, so a policy is trained on the tokens it was sampled with.
 """
@@ -6,21 +6,12 @@ Sampling and training both use `prompt_ids` and `answer_ids`, so a policy is tra
 from __future__ import annotations
 
 import random
-import re
 from itertools import takewhile
 from typing import Any
 
 import polars as pl
 
-_FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-# As SQLite reads them: a semicolon outside quotes and comments; the start of a statement, or the end of the text.
-_SEMICOLON = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|--[^\n]*|/\*.*?(?:\*/|\Z)|(;)""", re.DOTALL)
-_STATEMENT = re.compile(
-    r"(?:\s|;|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:\Z|(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|PRAGMA|"
-    r"ATTACH|DETACH|EXPLAIN|BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|ANALYZE|REINDEX|VACUUM)\b)",
-    re.DOTALL | re.IGNORECASE,
-)
-_LANGUAGES = {"sql": {"", "sql", "sqlite"}, "python": {"", "python", "py", "python3"}}
+from codelutra.completions import extract_code as extract_code
 
 
 def prompt_ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
@@ -54,23 +45,6 @@ def answer_ids(tokenizer: Any, completion: str, *, ended: bool = True) -> list[i
     while ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return [*ids, tokenizer.eos_token_id] if ended else ids
-
-
-def extract_code(completion: str, language: str) -> str:
-    """The program in a completion: its last fenced block in `language`, else the whole text; "" where it is empty.
-
-    In SQL without a fence, prose after the first semicolon is cut. A second statement stays, and the sandbox refuses it.
-    """
-    blocks = [body for tag, body in _FENCE.findall(completion) if tag.lower() in _LANGUAGES[language]]
-    if blocks:
-        return str(blocks[-1]).strip()
-    return _without_prose(completion).strip() if language == "sql" else completion.strip()
-
-
-def _without_prose(text: str) -> str:
-    """The text up to its first semicolon outside quotes and comments, where what follows begins no statement."""
-    end = next((found.end() for found in _SEMICOLON.finditer(text) if found[1]), len(text))
-    return text if _STATEMENT.match(text, end) else text[:end]
 
 
 def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.DataFrame | None = None) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import models
+from codelutra.completions import extract_code
 from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
 from codelutra.execution import outcomes as execution
@@ -25,7 +26,6 @@ from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import require_enough, teachable, to_imitate
-from codelutra.prompts import extract_code
 from codelutra.results.lineage import refuse_taught
 from codelutra.results.load import chosen_weights
 from codelutra.schema import SAMPLES
