@@ -60,7 +60,7 @@ class About(Strict):
     problems: str = "problems.jsonl"
     databases: tuple[str, ...] = ()
     shares: dict[Split, Annotated[float, Field(gt=0)]] = {"train": 0.6, "test": 0.25, "dev": 0.15}
-    system: str = ""
+    system: str | None = None
     licence: str = ""
 
 
@@ -151,7 +151,7 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "1-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
-    return replace(suite, version=version, frame=frame, system=about.system or suite.system)
+    return replace(suite, version=version, frame=frame, system=suite.system if about.system is None else about.system)
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------------
