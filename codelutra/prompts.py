@@ -7,13 +7,16 @@ question or an answer spells stay text. What a template does is found out by ren
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import pairwise, takewhile
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,6 +24,7 @@ import polars as pl
 from codelutra.completions import extract_code as extract_code
 from codelutra.errors import UserError
 
+VERSION = 2  # of the ids; see `in_keys`
 # Templates that print today's date (Llama 3.1 and later, gpt-oss) print this one, which is what Llama's own fall back to:
 # a prompt is the same when it is sampled and when it is trained, whatever day it is.
 TODAY = date(2024, 7, 26)
@@ -116,6 +120,28 @@ def as_messages(tokenizer: Any, system: str, prompt: str) -> list[dict[str, str]
 def as_text(system: str, prompt: str) -> str:
     """The conversation as plain text, for a tokenizer without a chat template."""
     return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
+
+
+def in_keys(policy: Path) -> dict[str, int]:
+    """What the keys of a policy's samples and trainings say of this module. Nothing for plain ChatML, whose ids are those
+    that version 0.1.0 made, so its artifacts stay in use."""
+    template = template_of(policy)
+    with suppress(OSError, ValueError, AttributeError):
+        eos = json.loads((policy / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
+        ends = (eos.get("content") if isinstance(eos, dict) else eos) == "<|im_end|>"
+        if ends and "<|im_start|>" in template and not re.search("think|strftime_now|date_string", template):
+            return {}
+    return {"prompts": VERSION}
+
+
+def template_of(policy: Path) -> str:
+    """The text of a policy's chat template, named ones as JSON; "" where there is none."""
+    with suppress(OSError, ValueError):
+        return (policy / "chat_template.jinja").read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, AttributeError):
+        template = json.loads((policy / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template") or ""
+        return template if isinstance(template, str) else json.dumps(template)
+    return ""
 
 
 # ---- what a template does --------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from codelutra.errors import UserError
-from codelutra.prompts import answer_ids, answer_text, as_messages, end_ids, prompt_ids
+from codelutra.prompts import answer_ids, answer_text, as_messages, end_ids, in_keys, prompt_ids
 from codelutra.training.batches import answer_examples, pair_examples
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import some_pairs
@@ -341,3 +343,38 @@ def test_an_answer_never_begins_in_a_thought(opening: str) -> None:
     tokenizer.chat_template = CHATML.replace("assistant\n' }}{% endif", f"assistant\n' + {opening!r} }}}}{{% endif")
     text = tokenizer.decode(prompt_ids(tokenizer, "", "Is <think> a word?"))
     assert text.endswith(opening + "\n" + opening.strip().replace("<", "</").replace("[", "[/") + "\n\n")
+
+
+# ---- keys ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "anew"),
+    [
+        (CHATML, "<|im_end|>", False),
+        (CHATML, {"content": "<|im_end|>"}, False),
+        (CHATML, "<|endoftext|>", True),
+        (QWEN_3, "<|im_end|>", True),
+        (LLAMA_3, "<|eot_id|>", True),
+        (GEMMA, "<eos>", True),
+        (None, "<|im_end|>", True),
+        ({"default": CHATML}, None, True),
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_only_artifacts_whose_ids_are_what_they_were_stay_in_use(
+    template: Any, eos: Any, anew: bool, apart: bool, tmp_path: Path
+) -> None:
+    within = {} if template is None or (apart and isinstance(template, str)) else {"chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos} | within))
+    if apart and isinstance(template, str):
+        (tmp_path / "chat_template.jinja").write_text(template)
+    assert bool(in_keys(tmp_path)) is anew
+
+
+def test_a_policy_without_readable_settings_is_keyed_anew(tmp_path: Path) -> None:
+    assert in_keys(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[")
+    assert in_keys(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    assert in_keys(tmp_path)
