@@ -99,7 +99,7 @@ def _best(bodies: list[str], language: str) -> str:
     return max(reversed(bodies), key=lambda body: _worth(body, language) if body else -1)
 
 
-_DEFINES = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]", re.MULTILINE)
+_DEFINES = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+(?!test_)|class[ \t]+(?!Test))\w", re.MULTILINE)
 _CODE = re.compile(
     r"^[ \t]*(?:import |from \S+ import |(?:for|while|if|with|try)\b[^\n]*:|(?:print|exit)\(|"
     r"[A-Za-z_][\w.\[\], ]*?[-+*/]?=[^=])",
@@ -108,9 +108,10 @@ _CODE = re.compile(
 
 
 def _worth(body: str, language: str) -> int:
-    """2: certainly a program; 1: code; 0: anything."""
+    """2: a query, or it defines something other than tests; 1: other code; 0: anything."""
     if language == "sql":
-        return 2 if _HEAD.match(body) else 0
+        head = _HEAD.match(body)
+        return 2 if head and head["reads"] else 1 if head else 0
     return 2 if _DEFINES.search(body) else 1 if _CODE.search(body) else 0
 
 
@@ -232,7 +233,7 @@ _REST = (
     r"(?:SAVEPOINT|RELEASE(?:\s+SAVEPOINT)?)\s+\w+\s*(?:;|\Z)|(?:ANALYZE|REINDEX|VACUUM)(?:\s+\w+)?\s*(?:;|\Z)"
 )
 _STATEMENT = re.compile(rf"{_GAP}(?:(?P<parsed>{_READS}|{_WRITES})|{_REST}|\Z)", re.DOTALL | re.IGNORECASE)
-_HEAD = re.compile(rf"{_GAP}(?:{_READS}|{_WRITES}|{_REST})", re.DOTALL | re.IGNORECASE)
+_HEAD = re.compile(rf"{_GAP}(?:(?P<reads>{_READS})|{_WRITES}|{_REST})", re.DOTALL | re.IGNORECASE)
 _IN_A_LINE = re.compile(rf"(?:^[ \t]*+(?:[^\n:;'\"`]{{0,80}}:)?[ \t*]*+|`)(?=(?:{_READS}))", re.MULTILINE | re.IGNORECASE)
 # As SQLite reads them: a semicolon outside quotes and comments.
 _SEMICOLON = re.compile(
@@ -240,7 +241,8 @@ _SEMICOLON = re.compile(
 )
 _SENTENCE = re.compile(r"(?:[A-Z][a-z']+ |.*[.:!]\s*$|(?:\S+ )??(?:[a-z']+ ){3})", re.MULTILINE)
 _PROSE_LINE = re.compile(
-    r"^[ \t]*+(?:#+ |\*\*|(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
+    r"^[ \t]*+(?:#+ |\*\*|[A-Z][a-z]++:|"
+    r"(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
     r"UNION|INTERSECT|EXCEPT|AND|OR|ON|USING|WINDOW|AS|CASE|WHEN|THEN|ELSE|END|SELECT|VALUES|NOT|SET|INTO|RETURNING)\b)"
     r"[A-Z][A-Za-z']*+[,:]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
     re.MULTILINE,

@@ -6,7 +6,7 @@ import sqlite3
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codelutra.completions import extract_code
@@ -46,6 +46,7 @@ F = "```"
         f"{F}sql\nSELECT 1\n{F}sql\nSELECT a\n{F}",
         f"{F}sql\nCREATE TABLE t (a int);\n{F}\nThe query:\n{F}sql\nSELECT a\n{F}",
         f"{F}sql\nSELECT a\n{F}\nover\n{F}sql\nt(a, b)\n{F}",
+        f"{F}sql\nSELECT a\n{F}\nover\n{F}sql\nCREATE TABLE t (a, b);\n{F}",
         f"{F}sql\n\n{F}\n{F}\nSELECT a\n{F}",
     ],
 )
@@ -66,6 +67,7 @@ def test_a_language_has_many_names(tag: str) -> None:
         (f"{F}\ndef f(x):\n    return x\n{F}\n{F}\n>>> f(1)\n1\n{F}", "def f(x):\n    return x"),
         (f"{F}\nn = int(input())\nprint(n)\n{F}\nOutput:\n{F}\n3\n{F}", "n = int(input())\nprint(n)"),
         (f"{F}python\nclass A: pass\n{F}\nUsage:\n{F}python\na = A()\n{F}", "class A: pass"),
+        (f"{F}python\ndef f(): ...\n{F}\nTests:\n{F}python\ndef test_f():\n    assert f() is None\n{F}", "def f(): ..."),
         (f"{F}python\nx = 1\n{F}\nBetter:\n{F}python\nx = 2\n{F}", "x = 2"),
         (f"{F}bash\npip install x\n{F}\n{F}python\nx = 1\n{F}", "x = 1"),
         (f"{F}pycon\n>>> def f():\n...     return 1\n>>> f()\n1\n{F}", "def f():\n    return 1\nf()"),
@@ -222,6 +224,7 @@ def test_a_second_statement_stays_and_is_not_hidden(second: str) -> None:
         "The query is `SELECT a FROM t`.",
         "SELECT a FROM t\nThis query lists all a.",
         "SELECT a FROM t\n\n### Explanation\nAll a.",
+        "SELECT a FROM t\n\nExplanation:\n- all a",
     ],
 )
 def test_prose_around_a_query_without_a_semicolon_is_cut(completion: str) -> None:
@@ -290,6 +293,7 @@ PIECES += [
 
 
 @pytest.mark.parametrize("language", ["sql", "python"])
+@settings(deadline=None)
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=40))
 def test_any_completion_gives_a_text(language: str, pieces: list[str]) -> None:
     completion = "".join(pieces)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
@@ -230,7 +230,7 @@ def test_special_tokens_that_a_text_spells_stay_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHATS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(deadline=None, max_examples=25)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=30))
 def test_any_text_is_a_prompt_and_any_sampled_answer_is_trained_with_its_tokens(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]
