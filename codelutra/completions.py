@@ -1,4 +1,4 @@
-"""A completion into the program that is in it: thoughts cut off, code fences, prose around a query.
+"""A completion into the program that is in it: thoughts cut off, code fences, prose around a program.
 
 Fences are read as CommonMark defines them and, beyond that, as models write them: on one line, in the middle of a line,
 unpaired, with backticks in the program's own strings. So no Markdown parser is used. Whatever a completion holds, nothing
@@ -7,6 +7,7 @@ here raises, and the time is linear in its length.
 
 from __future__ import annotations
 
+import ast
 import re
 import sqlite3
 import textwrap
@@ -215,7 +216,33 @@ def _dedented(text: str) -> str:
 
 def _plain(text: str, language: str) -> str:
     """The program in a text without fences."""
-    return _query(text.strip()) if language == "sql" and len(text) <= _LONGEST else _dedented(text)
+    if len(text) > _LONGEST:
+        return text.strip()
+    return _query(text.strip()) if language == "sql" else _program(_dedented(text))
+
+
+# ---- programs in prose ---------------------------------------------------------------------------------------------------
+
+_BEGINS = re.compile(r"^(?:@|(?:async )?def |class |import |from \S+ import )", re.MULTILINE)
+
+
+def _program(text: str) -> str:
+    """The functions and imports of a text that is no Python as a whole, but is without the sentences around them."""
+    begin = _BEGINS.search(text)
+    before = text[: begin.start()] if begin else ""
+    if not begin or (before and not _PROSE_LINE.match(before)) or _CODE.search(before) or _compiles(text):
+        return text
+    ends = [line.start() for line, _ in zip(_PROSE_LINE.finditer(text, begin.end()), range(_TRIES), strict=False)]
+    parts = (text[begin.start() : end] for end in (len(text), *ends))
+    return next((part.strip() for part in parts if _compiles(part)), text)
+
+
+def _compiles(program: str) -> bool:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two for deep nesting, the second for NUL
+        return False
+    return True
 
 
 # ---- queries in prose ----------------------------------------------------------------------------------------------------
@@ -244,10 +271,10 @@ _PROSE_LINE = re.compile(
     r"^[ \t]*+(?:#+ |\*\*|[A-Z][a-z]++:|"
     r"(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
     r"UNION|INTERSECT|EXCEPT|AND|OR|ON|USING|WINDOW|AS|CASE|WHEN|THEN|ELSE|END|SELECT|VALUES|NOT|SET|INTO|RETURNING)\b)"
-    r"[A-Z][A-Za-z']*+[,:]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
+    r"[A-Z][A-Za-z']*+[,:.!]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
     re.MULTILINE,
 )
-_LONGEST = 50_000  # characters: in a longer text no prose is looked for
+_LONGEST = 20_000  # characters: in a longer text no prose is looked for
 
 
 def _query(text: str) -> str:

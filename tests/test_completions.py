@@ -252,6 +252,34 @@ def test_the_last_block_in_the_language_is_the_program_and_stays_whole() -> None
     assert extract_code("x = 1; This is no SQL", "python") == "x = 1; This is no SQL"
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Here you are:\n\ndef f(x):\n    return x",
+        "Here is the function:\n\ndef f(x):\n    return x",
+        "def f(x):\n    return x\n\nThis function returns x.",
+        "Sure! This does it:\ndef f(x):\n    return x\nNote: it's short.\nUse it as f(1).",
+        "    def f(x):\n        return x\n",
+    ],
+)
+def test_sentences_around_a_function_without_a_fence_are_cut(completion: str) -> None:
+    assert extract_code(completion, "python") == "def f(x):\n    return x"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(x):\n    return x +",
+        "def f(:\n    return 1\ndef g():\n    return",
+        "retrun 1",
+        "x = = 1\ndef f(): return 1",
+        "print 1\ndef f(): return 1",
+    ],
+)
+def test_a_wrong_program_stays_as_it_is(program: str) -> None:
+    assert extract_code(program, "python") == program
+
+
 # ---- whatever a completion holds -----------------------------------------------------------------------------------------
 
 PIECES = [
