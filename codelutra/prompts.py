@@ -1,44 +1,118 @@
-"""A problem into chat messages and token ids; a completion into code.
+"""A problem into token ids, and an answer into those that follow them; what a tokenizer's chat template makes of both.
 
 Sampling and training both use `prompt_ids` and `answer_ids`, so a policy is trained on the tokens it was sampled with.
+For ordinary text they give the ids of the template's own rendering of the whole conversation. Special tokens that a
+question or an answer spells stay text. What a template does is found out by rendering it, never by its name.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from itertools import takewhile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from itertools import pairwise, takewhile
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-_FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-# As SQLite reads them: a semicolon outside quotes and comments; the start of a statement, or the end of the text.
-_SEMICOLON = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|--[^\n]*|/\*.*?(?:\*/|\Z)|(;)""", re.DOTALL)
-_STATEMENT = re.compile(
-    r"(?:\s|;|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:\Z|(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|PRAGMA|"
-    r"ATTACH|DETACH|EXPLAIN|BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|ANALYZE|REINDEX|VACUUM)\b)",
-    re.DOTALL | re.IGNORECASE,
-)
-_LANGUAGES = {"sql": {"", "sql", "sqlite"}, "python": {"", "python", "py", "python3"}}
+from codelutra.completions import extract_code as extract_code
+from codelutra.errors import UserError
+
+VERSION = 2  # of the ids; see `in_keys`
+# Templates that print today's date (Llama 3.1 and later, gpt-oss) print this one, which is what Llama's own fall back to:
+# a prompt is the same when it is sampled and when it is trained, whatever day it is.
+TODAY = date(2024, 7, 26)
+_SYSTEM, _QUESTION, _ANSWER = "codelutra-system", "codelutra-question", "codelutra-answer"
+_OPENED = re.compile(r"<(think|thinking|thought|reasoning|seed:think)>|\[(THINK)\]")
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What a tokenizer and its template make of a conversation."""
+
+    apart: bool
+    """The template has a place for the system text; otherwise it goes before the question."""
+    closing: str
+    """Closes a thought that the template opens, so that the answer begins outside of it."""
+    tail: str
+    """What stands between a question and its answer: the context in which answers become tokens."""
+    before: str
+    """Blanks the template puts between `tail` and an answer."""
+    after: str
+    """What it puts between an answer and the end token."""
+    end: int
+    special: re.Pattern[str] | None
+    """Tokens that text must not become."""
 
 
 def prompt_ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
     """Token ids of the conversation up to the start of the assistant's answer.
 
-    A tokenizer without a chat template gets the plain text "system, blank line, prompt, newline".
+    A tokenizer without a chat template gets the plain text "system, blank line, prompt, newline", behind whatever the
+    tokenizer itself puts before a text (BOS). Raises UserError if the template cannot render it.
     """
-    text = as_messages(tokenizer, system, prompt)
-    if not isinstance(text, str):
-        text = tokenizer.apply_chat_template(text, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    made, messages = _format(tokenizer), as_messages(tokenizer, system, prompt)
+    if isinstance(messages, str):
+        return [*_beginning(tokenizer, messages), *_ids(tokenizer, messages, made, (0, len(messages)))]
+    text = _render(tokenizer, messages) + made.closing
+    if not made.special or not any(made.special.search(m["content"]) for m in messages):
+        return _ids(tokenizer, text, made)
+    blank = [m | {"content": _ANSWER if m["role"] == "system" else _QUESTION} for m in messages]
+    first, *between, last = re.split(f"{_ANSWER}|{_QUESTION}", _render(tokenizer, blank) + made.closing)
+    cut, asked = len(first), len(text) - len(last)
+    if not between:
+        return _ids(tokenizer, text, made, (cut, asked))
+    told = text.find(between[0], cut + len(messages[0]["content"].strip()))
+    return _ids(tokenizer, text, made, (cut, told), (told + len(between[0]), asked))
+
+
+def answer_ids(tokenizer: Any, completion: str, *, ended: bool = True) -> list[int]:
+    """Token ids of an answer, as they follow a prompt's, with exactly one end token: the one the template puts behind
+    answers. None where the answer was cut off (`ended` False)."""
+    made = _format(tokenizer)
+    ends = tuple(tokenizer.convert_ids_to_tokens(end_ids(tokenizer)))
+    while completion.endswith(ends):
+        completion = completion.removesuffix(next(end for end in ends if completion.endswith(end)))
+    before = made.before if completion[:1].strip() else ""
+    if not ended:
+        return _ids(tokenizer, before + completion, made, (0, len(before + completion)), context=made.tail)
+    text = before + completion
+    after = "" if text.endswith(made.after) else made.after
+    return [*_ids(tokenizer, text + after, made, (0, len(text)), context=made.tail), made.end]
+
+
+def answer_text(tokenizer: Any, ids: list[int]) -> str:
+    """The text of sampled ids, without special tokens. Decoded behind other text: some tokenizers drop a blank that begins
+    a text, and the answer would be trained on other tokens than it was sampled with."""
+    context: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    known, whole = (_decoded(tokenizer, some) for some in (context, [*context, *ids]))
+    return whole[len(known) :] if whole.startswith(known) else _decoded(tokenizer, ids)
+
+
+def end_ids(tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the template's, which answers are trained with, and the tokenizer's own.
+
+    Raises UserError if there is none, or if the template cannot be rendered.
+    """
+    end, eos = _format(tokenizer).end, tokenizer.eos_token_id
+    return [end] if eos is None or eos == end else [end, eos]
 
 
 def as_messages(tokenizer: Any, system: str, prompt: str) -> list[dict[str, str]] | str:
-    """The conversation as TRL takes a prompt: chat messages, or the plain text where there is no template."""
+    """The conversation as chat messages, or as plain text where there is no template.
+
+    The system text stands before the question where the template has no place for it (Gemma, Mistral 7B).
+    """
     if not tokenizer.chat_template:
         return as_text(system, prompt)
+    if system and not _format(tokenizer).apart:
+        return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": prompt}]
 
@@ -48,29 +122,163 @@ def as_text(system: str, prompt: str) -> str:
     return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
 
 
-def answer_ids(tokenizer: Any, completion: str, *, ended: bool = True) -> list[int]:
-    """Token ids of an answer with exactly one end token; with none where the answer was cut off (`ended` False)."""
-    ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    while ids and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()
-    return [*ids, tokenizer.eos_token_id] if ended else ids
+def in_keys(policy: Path) -> dict[str, int]:
+    """What the keys of a policy's samples and trainings say of this module. Nothing for plain ChatML, whose ids are those
+    that version 0.1.0 made, so its artifacts stay in use."""
+    template = template_of(policy)
+    with suppress(OSError, ValueError, AttributeError):
+        eos = json.loads((policy / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
+        ends = (eos.get("content") if isinstance(eos, dict) else eos) == "<|im_end|>"
+        if ends and "<|im_start|>" in template and not re.search("think|strftime_now|date_string", template):
+            return {}
+    return {"prompts": VERSION}
 
 
-def extract_code(completion: str, language: str) -> str:
-    """The program in a completion: its last fenced block in `language`, else the whole text; "" where it is empty.
+def template_of(policy: Path) -> str:
+    """The text of a policy's chat template, named ones as JSON; "" where there is none."""
+    with suppress(OSError, ValueError):
+        return (policy / "chat_template.jinja").read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, AttributeError):
+        template = json.loads((policy / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template") or ""
+        return template if isinstance(template, str) else json.dumps(template)
+    return ""
 
-    In SQL without a fence, prose after the first semicolon is cut. A second statement stays, and the sandbox refuses it.
-    """
-    blocks = [body for tag, body in _FENCE.findall(completion) if tag.lower() in _LANGUAGES[language]]
-    if blocks:
-        return str(blocks[-1]).strip()
-    return _without_prose(completion).strip() if language == "sql" else completion.strip()
+
+# ---- what a template does --------------------------------------------------------------------------------------------
 
 
-def _without_prose(text: str) -> str:
-    """The text up to its first semicolon outside quotes and comments, where what follows begins no statement."""
-    end = next((found.end() for found in _SEMICOLON.finditer(text) if found[1]), len(text))
-    return text if _STATEMENT.match(text, end) else text[:end]
+def _format(tokenizer: Any) -> _Format:
+    return _found(tokenizer, str(tokenizer.chat_template), tokenizer.eos_token, tokenizer.bos_token)
+
+
+@lru_cache(16)
+def _found(tokenizer: Any, template: str, eos: str | None, bos: str | None) -> _Format:
+    """Renders sample conversations; the other arguments are what may change in a tokenizer."""
+    added = {str(t): bool(getattr(t, "special", True)) for t in tokenizer.added_tokens_decoder.values()}
+    added |= dict.fromkeys(tokenizer.all_special_tokens, True)
+    added = {token: special for token, special in added.items() if token.strip()}
+    if not tokenizer.chat_template:
+        return _Format(False, "", "\n", "", "", _end(tokenizer, ""), _any_of(t for t in added if added[t]))
+    asked = [{"role": "user", "content": _QUESTION}]
+    prompt = _render(tokenizer, asked)
+    if _QUESTION not in prompt:
+        raise UserError(
+            f"{_whose(tokenizer)} leaves the question out; use a model whose template renders plain chat messages"
+        )
+    tail = prompt.rpartition(_QUESTION)[2]
+    closing = _closing(tail)
+    whole = _try(tokenizer, [*asked, {"role": "assistant", "content": _ANSWER}])
+    turn, _, behind = whole.rpartition(_ANSWER)
+    before = turn.removeprefix(prompt + closing) if turn.startswith(prompt + closing) else ""
+    ending = re.search(_any_of(added).pattern, behind) if _ANSWER in whole and added else None
+    with_system = _try(tokenizer, [{"role": "system", "content": _SYSTEM}, *asked])
+    printed = {token for token in added if token in _try(tokenizer, asked, answer=False) or (ending and token == ending[0])}
+    return _Format(
+        apart=_SYSTEM in with_system and _QUESTION in with_system,
+        closing=closing,
+        tail=tail + closing,
+        before="" if before.strip() else before,
+        after=behind[: ending.start()] if ending else "",
+        end=_end(tokenizer, ending[0] if ending else ""),
+        special=_any_of(t for t in added if added[t] or t in printed),
+    )
+
+
+def _end(tokenizer: Any, token: str) -> int:
+    """The id of what the template ends an answer with, or else of the tokenizer's end token."""
+    end: int | None = tokenizer.convert_tokens_to_ids(token) if token else tokenizer.eos_token_id
+    if end is None:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} names no end token, and its chat template puts none behind an answer, "
+            "so no answer could end; set eos_token in tokenizer_config.json"
+        )
+    return end
+
+
+def _closing(tail: str) -> str:
+    if not (opened := list(_OPENED.finditer(tail))):
+        return ""
+    last = opened[-1]
+    close = f"</{last[1]}>" if last[1] else f"[/{last[2]}]"
+    return "" if close in tail[last.end() :] else f"\n{close}\n\n"
+
+
+def _any_of(tokens: Iterable[str]) -> Any:
+    """Matches the longest of the tokens at a place; None for none."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def _try(tokenizer: Any, messages: list[dict[str, str]], *, answer: bool = False) -> str:
+    """The conversation without the beginning of another answer; "" where the template refuses it."""
+    try:
+        return _render(tokenizer, messages, answer=answer)
+    except UserError:
+        return ""
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, answer: bool = True) -> str:
+    """The text of the conversation; `answer`: up to where one begins. Thinking is turned off where the template can."""
+    from jinja2 import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=answer,
+            enable_thinking=False,
+            thinking=False,
+            date_string=TODAY.strftime("%d %b %Y"),
+            strftime_now=TODAY.strftime,
+        )
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+        roles = ", ".join(m["role"] for m in messages)
+        raise UserError(
+            f"{_whose(tokenizer)} does not render a chat of {roles}: {e}; mend its chat_template, or use another model"
+        ) from e
+    return text
+
+
+def _whose(tokenizer: Any) -> str:
+    return f"the chat template of the tokenizer {tokenizer.name_or_path}"
+
+
+# ---- text into tokens ------------------------------------------------------------------------------------------------
+
+
+def _ids(tokenizer: Any, text: str, made: _Format, *said: tuple[int, int], context: str = "") -> list[int]:
+    """Token ids of a text that follows `context`. In the spans `said` special tokens are text: each is cut in two behind its
+    first character, and nothing else changes."""
+    cuts = []
+    for begin, end in said if made.special else ():
+        while found := made.special.search(text, begin, end):  # type: ignore[union-attr]
+            begin = found.start() + 1
+            cuts += [begin] if begin < found.end() else []
+    edges = [0, *cuts, len(text)]
+    parts = [text[a:b] for a, b in pairwise(edges)]
+    return [i for n, part in enumerate(parts) for i in _behind(tokenizer, part, "\n" if n else context)]
+
+
+def _behind(tokenizer: Any, text: str, context: str) -> list[int]:
+    """Token ids of a text that follows `context`: some tokenizers put a blank before whatever they take as a whole text."""
+    alone, both = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (context, context + text))
+    if context and both[: len(alone)] == alone:
+        return list(both[len(alone) :])
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _beginning(tokenizer: Any, text: str) -> list[int]:
+    """What the tokenizer puts before a text: BOS, or nothing."""
+    whole, bare = list(tokenizer(text)["input_ids"]), tokenizer(text, add_special_tokens=False)["input_ids"]
+    return next((whole[:n] for n in range(len(whole) - len(bare) + 1) if whole[n : n + len(bare)] == bare), [])
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+# ---- worked examples -------------------------------------------------------------------------------------------------
 
 
 def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.DataFrame | None = None) -> pl.DataFrame:

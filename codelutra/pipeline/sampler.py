@@ -20,6 +20,7 @@ from codelutra.errors import StageError, UserError
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import teachable
+from codelutra.prompts import in_keys
 from codelutra.sampling.shards import Shard, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
@@ -194,5 +195,6 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     if not shard.greedy:
         config |= {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p, "seed": run.config.seed}
         config |= {"min_p": s.min_p} if s.min_p else {}
+    config |= in_keys(Path(policy.path))
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
     return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from codelutra import models
+from codelutra.completions import extract_code
 from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
 from codelutra.execution import outcomes as execution
@@ -25,7 +26,7 @@ from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import require_enough, teachable, to_imitate
-from codelutra.prompts import extract_code
+from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
 from codelutra.results.load import chosen_weights
 from codelutra.schema import SAMPLES
@@ -158,7 +159,9 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     config = run.config.warm_start
     assert config is not None
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
-    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system}
+    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
+        Path(policy.path)
+    )
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -175,7 +178,9 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
-    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system}
+    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
+        Path(policy.path)
+    )
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
     if config.objective == "grpo":

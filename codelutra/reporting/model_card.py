@@ -15,7 +15,8 @@ import polars as pl
 import yaml
 
 from codelutra import __version__
-from codelutra.prompts import as_text
+from codelutra.errors import UserError
+from codelutra.prompts import TODAY, as_messages, as_text, template_of
 from codelutra.results import text
 from codelutra.results.findings import Findings, headline, libraries
 from codelutra.results.lineage import lineage
@@ -164,11 +165,20 @@ def _prompt(found: Findings, row: PolicyResult) -> str:
     problems = found.frame("problems.parquet")
     dev = None if problems is None else problems.filter(pl.col("split") == "dev")
     asked = dev["prompt"][0] if dev is not None and dev.height else "…"
-    settings = policy / "tokenizer_config.json"
-    if settings.is_file() and not (policy / "chat_template.jinja").is_file() and "chat_template" not in settings.read_text():
+    template = template_of(policy)
+    if not template and (policy / "tokenizer_config.json").is_file():
         text = json.dumps(as_text(system, asked), ensure_ascii=False)
         return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
     start = [{"role": "system", "content": system}] if system else []
-    messages = json.dumps([*start, {"role": "user", "content": asked}], indent=4, ensure_ascii=False)
-    apply = 'tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
-    return f"messages = {messages}\nprompt = {apply}"
+    messages: Any = [*start, {"role": "user", "content": asked}]
+    with contextlib.suppress(ImportError, OSError, ValueError, UserError):  # without transformers, or without a tokenizer
+        from transformers import PreTrainedTokenizerFast
+
+        messages = as_messages(PreTrainedTokenizerFast.from_pretrained(policy), system, asked)
+    options = {"enable_thinking": "False", "date_string": f'"{TODAY:%d %b %Y}"'}
+    more = "".join(f", {name}={value}" for name, value in options.items() if name in template)
+    shown = json.dumps(messages, indent=4, ensure_ascii=False)
+    apply = (
+        f'tokenizer.apply_chat_template(messages, add_generation_prompt=True{more}, return_tensors="pt", return_dict=True)'
+    )
+    return f"messages = {shown}\nprompt = {apply}"

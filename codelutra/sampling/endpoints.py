@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codelutra.errors import StageError, UserError
-from codelutra.prompts import prompt_ids
-from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally
+from codelutra.prompts import end_ids, prompt_ids
+from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally, stop_ids
 
 if TYPE_CHECKING:
     import httpx
@@ -57,6 +57,7 @@ class _Work:
     tally: Tally
     patience: float
     out: queue.SimpleQueue[Any]
+    stops: list[int] = field(default_factory=list)
     asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -126,7 +127,9 @@ async def _sample(
     from transformers import AutoTokenizer
 
     work = _Work(Tally(shards), patience, out)
-    _enqueue(work, AutoTokenizer.from_pretrained(policy), max_model_len)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    work.stops = stop_ids(policy, *end_ids(tokenizer))
+    _enqueue(work, tokenizer, max_model_len)
     async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
         alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
         finished = asyncio.create_task(work.finished.wait())
@@ -188,7 +191,8 @@ async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str
         shard = work.tally.shards[ask.shard]
         nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
         sampling = {"temperature": shard.temperature, **nucleus}
-        body = {"model": model, "prompt": ask.ids, "max_tokens": shard.max_tokens, **sampling, **_PLAIN_SAMPLING}
+        wanted = {"max_tokens": shard.max_tokens, "stop_token_ids": work.stops}
+        body = {"model": model, "prompt": ask.ids, **wanted, **sampling, **_PLAIN_SAMPLING}
         answer = await _call(client, endpoint, "POST", "/completions", body)
         if answer is None:
             _return(ask, endpoint, work)

@@ -140,11 +140,11 @@ def request_seed(seed: int, problem_id: str, greedy: bool, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
 
-def stop_ids(policy: Path, eos: int | None) -> list[int]:
-    """Token ids that end an answer: the tokenizer's end token and those of the generation config."""
+def stop_ids(policy: Path, *ends: int | None) -> list[int]:
+    """Token ids that end an answer: those given (`prompts.end_ids`) and those of the generation config."""
     file = policy / "generation_config.json"
     more = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    ids = {eos, *(more if isinstance(more, list) else [more])}
+    ids = {*ends, *(more if isinstance(more, list) else [more])}
     return sorted(i for i in ids if i is not None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import tokens_input
 from vllm.platforms import current_platform
@@ -16,7 +17,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from codelutra.config import EngineSection
 from codelutra.hardware import number_format
-from codelutra.prompts import prompt_ids
+from codelutra.prompts import answer_text, end_ids, prompt_ids
 from codelutra.sampling.engine import Completion, ShardRequest, ShardResult, Tally, request_seed, stop_ids
 from codelutra.store.child import Event, Parent
 
@@ -26,6 +27,8 @@ class Sampler:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.config = config = EngineSection.model_validate(spec["config"])
+        self.tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
+        self.stops = stop_ids(Path(spec["policy"]), *end_ids(self.tokenizer))  # before the model: it may be of no use
         cpu = current_platform.is_cpu()
         # block_size and batched tokens: see benchmarks of the CPU build; a GPU's defaults are right.
         device: dict[str, Any] = (
@@ -47,8 +50,6 @@ class Sampler:
                 **device,
             )
         )
-        self.tokenizer = self.engine.get_tokenizer()
-        self.stops = stop_ids(Path(spec["policy"]), self.tokenizer.eos_token_id)
         self.seed: int | None = None if cpu else spec["seed"]  # of single requests, which vLLM's CPU build does not take
 
     def serve(self, parent: Parent) -> None:
@@ -94,7 +95,7 @@ class Sampler:
     def _completion(self, output: Any) -> tuple[int, Completion]:
         s, p, k = map(int, output.request_id.split())
         answer, length = output.outputs[0], len(output.prompt_token_ids)
-        text = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = answer_text(self.tokenizer, list(answer.token_ids))
         return s, Completion(p, k, text, answer.finish_reason, length, len(answer.token_ids))
 
     def _params(self, shard: ShardRequest, prompt: int, sample: int) -> Any:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
+from codelutra.completions import extract_code
 from codelutra.config import EngineSection, SampleSection
-from codelutra.prompts import extract_code
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import Engine, Progress, ShardRequest, ShardResult
 from codelutra.schema import SAMPLES, check

@@ -76,7 +76,7 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
-    return replace(suite, version=version, frame=frame, system=about.system or suite.system)
+    return replace(suite, version=version, frame=frame, system=suite.system if about.system is None else about.system)
 
 
 def _about(path: Path) -> About:

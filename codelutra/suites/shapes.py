@@ -89,7 +89,7 @@ class About(Strict):
     problems: FileName = "problems.jsonl"
     databases: tuple[FileName, ...] = ()
     shares: dict[Split, Share] = Field({"train": 0.6, "test": 0.25, "dev": 0.15}, min_length=1)
-    system: str = ""
+    system: str | None = None
     licence: str = ""
 
 

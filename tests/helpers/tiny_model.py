@@ -7,6 +7,7 @@ is one that vLLM's CPU attention takes.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 _CORPUS = [
@@ -26,10 +27,32 @@ VOCABULARY = 512
 HEAD, HEADS, LAYERS, FEED_FORWARD, POSITIONS = 64, 2, 2, 256, 1024
 
 
-def tiny_tokenizer():
-    """A byte-level BPE of 512 tokens: 0 <|endoftext|> (padding), 1 <|im_start|>, 2 <|im_end|> (the end token)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def tiny_tokenizer(*, sentencepiece: bool = False):
+    """A byte-level BPE of 512 tokens: 0 <|endoftext|> (padding), 1 <|im_start|>, 2 <|im_end|> (the end token).
+
+    `sentencepiece`: as Llama 2's, which puts a blank before every text and drops it when it decodes.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
+    if sentencepiece:
+        blank = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        words = Tokenizer(models.BPE())
+        words.normalizer = blank
+        words.train_from_iterator("\n".join(_CORPUS).split("\n"), trainers.BpeTrainer(vocab_size=200, show_progress=False))
+        learnt = json.loads(words.to_str())["model"]
+        names = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt["vocab"]]
+        vocabulary = {name: i for i, name in enumerate(names)}
+        bpe = Tokenizer(
+            models.BPE(vocabulary, [tuple(pair) for pair in learnt["merges"]], byte_fallback=True, fuse_unk=True)
+        )
+        bpe.normalizer = blank
+        drop = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        bpe.decoder = decoders.Sequence(drop)
+        bpe.add_special_tokens(_SPECIAL)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+        tokenizer.chat_template = _TEMPLATE
+        return tokenizer
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,8 +96,6 @@ def write_tiny_model(directory: Path, *, seed: int = 0) -> Path:
 
 def write_tiny_gguf(file: Path, *, seed: int = 0, pre: str = "smollm") -> Path:
     """A GGUF of the same architecture and tokenizer, quantised to Q8_0 as far as the format allows."""
-    import json
-
     import gguf
     import numpy as np
 

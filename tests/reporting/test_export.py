@@ -138,6 +138,26 @@ def test_the_card_of_a_model_without_a_chat_template_uses_none(weights: Path, tm
     assert "prompt = tokenizer(text" in card.read_text()
 
 
+@pytest.mark.parametrize(
+    ("template", "more"),
+    [
+        ("{{ raise_exception('no system') if messages[0].role == 'system' else messages[0].content }}<|im_end|>", ""),
+        (
+            "{{ messages[0].content }}{{ enable_thinking }}{{ date_string }}",
+            ', enable_thinking=False, date_string="26 Jul 2024"',
+        ),
+    ],
+)
+def test_the_cards_example_is_what_the_policy_was_trained_on(
+    template: str, more: str, weights: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(weights, tmp_path / "other")
+    (other / "chat_template.jinja").write_text(template)
+    card = export(example_run(tmp_path / "home", weights=other), tmp_path / "out") / "README.md"
+    assert f"add_generation_prompt=True{more}, return" in card.read_text()
+    assert '"role": "system"' not in card.read_text(), "neither template has a place for it"
+
+
 def test_the_config_in_the_export_is_the_one_of_the_run(exported: Path, run: Path) -> None:
     assert load_config(exported / "run.yaml") == load_config(run / "run.yaml")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,3 +234,17 @@ def test_every_end_token_of_the_model_stops_an_answer(policy: Path, tmp_path: Pa
     assert stop_ids(tmp_path, None) == []
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
     assert stop_ids(tmp_path, 5) == [2, 5, 7]
+    assert stop_ids(tmp_path, 5, 2, 9) == [2, 5, 7, 9]
+
+
+def test_a_tokenizer_without_an_end_is_refused_before_a_model_is_loaded(policy: Path, tmp_path: Path) -> None:
+    endless = shutil.copytree(policy, tmp_path / "endless")
+    (endless / "model.safetensors").unlink()
+    (endless / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    settings = json.loads((endless / "tokenizer_config.json").read_text())
+    (endless / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    with (
+        pytest.raises(UserError, match=r"endless names no end token.*set eos_token"),
+        Engine(endless, CONFIG, seed=0, log=tmp_path / "log", lock=tmp_path / "lock") as engine,
+    ):
+        list(engine.generate([DEV]))

@@ -194,6 +194,7 @@ def test_servers_get_the_prompts_token_ids_and_give_the_same_frames(policy: Path
     assert sorted(body["prompt"] for body in served if body["temperature"]) == sorted(
         ids[i] for i in (0, 2) for _ in range(3)
     )
+    assert {tuple(body["stop_token_ids"]) for body in served} == {(tokenizer.eos_token_id,)}
     assert {(body["model"], body["max_tokens"], body["top_k"], body["repetition_penalty"]) for body in served} == {
         ("the-policy", 10, -1, 1.0)
     }

@@ -66,6 +66,13 @@ def test_sql_lines_become_problems_over_the_database(shop: Path) -> None:
     assert suite.databases()[job.database] == shop / "shop.sqlite"
 
 
+def test_a_system_message_replaces_the_usual_one_and_an_empty_one_is_none(shop: Path) -> None:
+    line, usual = {"question": "Which?", "query": "SELECT 1"}, SqlSuite.system
+    assert usual
+    for said, system in (("", usual), ('system: ""\n', ""), ("system:\n", usual), ("system: One query.\n", "One query.")):
+        assert opened(write(shop, SQL + said, line)).system == system
+
+
 def test_rows_may_stand_for_the_query(shop: Path) -> None:
     line = {"question": "Which?", "rows": [["it's", 3], [None, 2.5]], "ordered": True, "split": "train"}
     suite = opened(write(shop, SQL, line))

@@ -15,10 +15,11 @@ from codelutra.config import SampleSection, TrainSection, parse_config
 from codelutra.errors import StageError
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Run
+from codelutra.prompts import prompt_ids
 from codelutra.schema import PROBLEMS
 from codelutra.training import launch as train
 from sandbox.protocol import Result, SqlJob
-from tests.helpers.tiny_model import write_tiny_model
+from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_model
 
 CONFIG = TrainSection(
     objective="grpo", batch_size=2, micro_batch=2, learning_rate=1e-2, warmup=0, checkpoint_steps=1, max_length=200
@@ -66,6 +67,27 @@ def test_every_answer_is_judged_here_and_what_is_rewarded_becomes_likelier(tmp_p
     early, late = (sum(r["reward"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
     assert late > early
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_template_without_a_system_role_is_asked_as_when_it_is_sampled_from(tmp_path: Path) -> None:
+    """TRL's own rendering would raise; every token of a prompt and an answer is counted."""
+    policy, heard = write_tiny_model(tmp_path / "policy"), list[str]()
+    (policy / "chat_template.jinja").write_text(
+        "{{ raise_exception('no system') if messages[0].role == 'system' }}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.content + '<|endoftext|>' }}{% endfor %}{{ '<|im_start|>' }}"
+    )
+
+    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
+        heard.extend(completions)
+        return [float(n % 2) for n in range(len(completions))]
+
+    facts = train.grpo(place(policy, tmp_path), problems(2), CONFIG, SAMPLE, judge)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (policy / "chat_template.jinja").read_text()
+    asked = sum(len(prompt_ids(tokenizer, "Write SQL.", prompt)) for prompt in problems(2)["prompt"])
+    assert len(heard) == 2 * 4
+    assert 4 * asked < facts["tokens"] <= 4 * asked + 2 * 4 * SAMPLE.max_tokens
 
 
 @pytest.mark.filterwarnings("ignore")  # of TRL's imports

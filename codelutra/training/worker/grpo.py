@@ -11,6 +11,8 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from codelutra.prompts import end_ids
+from codelutra.sampling.engine import stop_ids
 from codelutra.training.checkpoints import Job, Judge
 from codelutra.training.worker.steps import Recorded, arguments
 
@@ -25,10 +27,10 @@ _LOGGED = {
 
 
 class Grpo(Recorded, GRPOTrainer):
-    def __init__(self, job: Job, model: Any, problems: list[dict[str, Any]], sample: dict[str, Any], judge: Judge) -> None:
-        """`problems` are rows (problem_id, prompt as TRL takes it); the steps of `job` hold indices into them. `sample` is
-        the config's section of that name."""
+    def __init__(self, job: Job, model: Any, sample: dict[str, Any], judge: Judge) -> None:
+        """The steps of `job` hold indices into its examples. `sample` is the config's section of that name."""
         self.judge = judge
+        self.prompt_of = {e.problem_id: e.prompt for e in job.examples}
         self.began, self.tokens = time.monotonic(), 0.0  # when the last row was written, and all tokens until then
         k = sample["samples_per_problem"]
         answers = len(job.steps[0][0]) * k  # of one optimizer step
@@ -46,8 +48,14 @@ class Grpo(Recorded, GRPOTrainer):
             min_p=sample["min_p"] or None,
             beta=0.0,
         )
-        dataset = Dataset.from_list([problems[i] for step in job.steps for i in step[0]])
+        model.generation_config.eos_token_id = stop_ids(job.policy, *end_ids(job.tokenizer))  # as when it is sampled from
+        asked = [job.examples[i].problem_id for step in job.steps for i in step[0]]
+        # TRL takes prompts as text; `_tokenize_prompts` makes the tokens of a problem's name.
+        dataset = Dataset.from_list([{"problem_id": name, "prompt": name} for name in asked])
         super().__init__(job, model=model, reward_funcs=self.reward, args=args, train_dataset=dataset)
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [list(self.prompt_of[name]) for name in prompts], None, {}  # what is trained on is what is sampled from
 
     def reward(self, completion_ids: list[list[int]], problem_id: list[str], **_: Any) -> list[float]:
         return self.judge(problem_id, self.job.tokenizer.batch_decode(completion_ids, skip_special_tokens=True))

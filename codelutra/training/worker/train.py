@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, set_seed
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import multiplies_bf16
-from codelutra.prompts import as_messages
+from codelutra.prompts import end_ids
 from codelutra.training.batches import Example, answer_examples, pair_examples, plan, whole_batches
 from codelutra.training.checkpoints import Emit, Job, Judge, last_whole_checkpoint, resume
 from codelutra.training.worker.dpo import Preference, drift_alarm
@@ -78,12 +78,9 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
 
 def _tokenizer(policy: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer in {policy} names no end token, so no answer could end; set eos_token in tokenizer_config.json"
-        )
+    *_, end = end_ids(tokenizer)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # only ever behind a mask
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)  # only ever behind a mask
     return tokenizer
 
 
@@ -126,10 +123,7 @@ def _trainer(spec: dict[str, Any], job: Job, judge: Judge | None) -> Any:
     from codelutra.training.worker.grpo import Grpo  # imports vLLM, which takes seconds
 
     assert judge is not None
-    prompts = dict(pl.read_parquet(spec["examples"]).select("problem_id", "prompt").rows())
-    ids = [e.problem_id for e in job.examples]
-    problems = [{"problem_id": i, "prompt": as_messages(job.tokenizer, spec["system"], prompts[i])} for i in ids]
-    return Grpo(job, model, problems, spec["sample"], judge)
+    return Grpo(job, model, spec["sample"], judge)
 
 
 def load_policy(policy: Path, kind: str) -> Any:

@@ -1,0 +1,323 @@
+"""A completion into the program that is in it: thoughts cut off, code fences, prose around a program.
+
+Fences are read as CommonMark defines them and, beyond that, as models write them: on one line, in the middle of a line,
+unpaired, with backticks in the program's own strings. So no Markdown parser is used. Whatever a completion holds, nothing
+here raises, and the time is linear in its length.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sqlite3
+import textwrap
+from collections.abc import Iterator
+from contextlib import closing
+from functools import lru_cache
+from typing import NamedTuple
+
+_TAGS = {
+    "sql": re.compile(r"\w*sql\w*|(?:postgres|maria|duck|oracle|snowflake|big[_-]?query|hive|db2)\w*", re.IGNORECASE),
+    "python": re.compile(r"i?py(?:thon)?w?[\d.]*|pycon|python[-_]?(?:repl|console)|sage", re.IGNORECASE),
+}
+
+# ---- thoughts ------------------------------------------------------------------------------------------------------------
+
+# At the start of a line: within a line the tag may be part of a program's string. A thought that never ends is all thought.
+_THOUGHT = re.compile(
+    r"^[ \t]*(?:<(think|thinking|thought|reasoning|seed:think)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|"
+    r"<\|channel\|>(?:analysis|commentary).*?(?:<\|channel\|>final(?:<\|message\|>)?|\Z))",
+    re.DOTALL | re.MULTILINE,
+)
+_THOUGHT_ENDS = re.compile(r"(?:</(?:think|thinking|thought|reasoning|seed:think)>|\[/THINK\])(?=\s|```|\Z)")
+
+
+def _without_thoughts(text: str) -> str:
+    """What follows the thoughts; also where a thought was opened in the prompt, so that only its end is here."""
+    text = _THOUGHT.sub("", text)
+    *_, start = 0, *(end.end() for end in _THOUGHT_ENDS.finditer(text))
+    return text[start:]
+
+
+# ---- fences --------------------------------------------------------------------------------------------------------------
+
+# Behind quote and list marks; or, with a tag, within a line.
+_FENCE = re.compile(
+    r"^(?P<margin>(?:[ \t>]|(?:[-*+]|\d{1,9}[.)])[ \t])*+)(?P<fence>`{3,}+|~{3,}+)|"
+    r"(?<=[ \t:])(?P<within>`{3,}+)(?=[A-Za-z{])",
+    re.MULTILINE,
+)
+_TRIES = 8  # how often a closing fence, or where a query begins or ends, is looked for in vain
+_TAG = re.compile(r"[ \t]*+\{?[ \t]*+\.?(?:lang(?:uage)?[-:=])?([A-Za-z][\w#+-]*+(?:\.\d+)*+)[^\S\n]*+\}?")
+# Literals and comments, in which backticks close no block. One that is never closed reaches to the end.
+_LITERALS = {
+    "python": (
+        r"'''(?:[^'\\]++|\\.?|'(?!''))*+(?:'''|\Z)|\"\"\"(?:[^\"\\]++|\\.?|\"(?!\"\"))*+(?:\"\"\"|\Z)|"
+        r"'(?:[^'\\\n]++|\\.)*+'?|\"(?:[^\"\\\n]++|\\.)*+\"?|#[^\n]*+"
+    ),
+    "sql": r"'[^']*+(?:'|\Z)|\"[^\"]*+(?:\"|\Z)|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/|\Z)",
+}
+_ATTRIBUTE = re.compile(r"[ \t]*+[\w.-]++=[^\s=]")
+_OPENS = re.compile(r"\{?\.?[A-Za-z]")
+_ON_ONE_LINE = r"'(?:[^'\\\n]++|\\.)*+'|\"(?:[^\"\\\n]++|\\.)*+\""
+
+
+class _Block(NamedTuple):
+    tag: str
+    body: str
+    start: int
+    end: int
+
+
+def extract_code(completion: str, language: str) -> str:
+    """The program in a completion: its last fenced block in `language`, else the text around it; "" where it is empty.
+
+    A block in `language` beats blocks of no language, and one that defines something, or is a query, beats output and
+    usage. In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
+    """
+    text = _without_thoughts(completion.replace("\r\n", "\n"))
+    blocks = list(_blocks(text, language))
+    mine = [b.body for b in blocks if _TAGS[language].fullmatch(b.tag)]
+    if any(mine):
+        return _best(mine, language)
+    others = [b for b in blocks if b.body and not _TAGS[language].fullmatch(b.tag)]
+    likely = [b.body for b in others if _worth(b.body, language) > (1 if b.tag else 0)]
+    if likely:
+        return _best(likely, language)
+    edges = [0, *(edge for b in blocks for edge in (b.start, b.end)), len(text)]
+    around = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
+    outside = (_plain(part, language) for part in around[:_TRIES]) if blocks else iter(())
+    if found := next((program for program in outside if _worth(program, language)), ""):
+        return found
+    untagged = [b.body for b in others if not b.tag]
+    if mine or untagged:
+        return untagged[-1] if untagged else ""
+    return _plain("".join(around) if blocks and not others else text, language)
+
+
+def _best(bodies: list[str], language: str) -> str:
+    """The last of the most promising."""
+    return max(reversed(bodies), key=lambda body: _worth(body, language) if body else -1)
+
+
+_DEFINES = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+(?!test_)|class[ \t]+(?!Test))\w", re.MULTILINE)
+_CODE = re.compile(
+    r"^[ \t]*(?:import |from \S+ import |(?:for|while|if|with|try)\b[^\n]*:|(?:print|exit)\(|"
+    r"[A-Za-z_][\w.\[\], ]*?[-+*/]?=[^=])",
+    re.MULTILINE,
+)
+
+
+def _worth(body: str, language: str) -> int:
+    """2: a query, or it defines something other than tests; 1: other code; 0: anything."""
+    if language == "sql":
+        head = _HEAD.match(body)
+        return 2 if head and head["reads"] else 1 if head else 0
+    return 2 if _DEFINES.search(body) else 1 if _CODE.search(body) else 0
+
+
+def _code_first(text: str, language: str) -> int:
+    """Where code that a text begins with may be followed by a fence: fences in its literals open nothing."""
+    if not _worth(text.lstrip().partition("\n")[0], language):
+        return 0
+    end = next((m.start() for m in _closers(language, "```").finditer(text) if m["run"]), len(text))
+    end = text.rfind("\n", 0, end) + 1 if end < len(text) else end
+    return end if language == "python" or (end <= _LONGEST and _parses(text[: _end(text[:end])])) else 0
+
+
+def _blocks(text: str, language: str) -> Iterator[_Block]:
+    """Blocks from the first to the last."""
+    at, doubts = _code_first(text, language), 0
+    while opened := _FENCE.search(text, at):
+        fence, margin = opened["fence"] or opened["within"], opened["margin"] or ""
+        tag, start = _opening(text, opened.end(), fence, language)
+        mine = bool(_TAGS[language].fullmatch(tag))
+        if opened["within"] and not mine:
+            at = opened.end()
+            continue
+        sure = None
+        if doubts < _TRIES and (mine or not tag):
+            sure = _outside_literals(text, start, fence, language)
+            doubts += not sure
+        end, at = sure or _on_its_line(text, start, fence)
+        if (
+            not mine
+            and doubts < _TRIES
+            and (inner := re.search(r"^[ \t>]*+```+[ \t]*+(\w+)", text[start:end], re.MULTILINE))
+        ):
+            doubts += 1
+            if _TAGS[language].fullmatch(inner[1]):  # Markdown in Markdown
+                at = start + inner.start()
+                continue
+        yield _Block(tag, _body(text[start:end], margin), opened.start(), at)
+
+
+def _opening(text: str, at: int, fence: str, language: str) -> tuple[str, int]:
+    """The tag behind an opening fence, and where the block begins: on the next line, or already on this one."""
+    info = text[at : at + 300].partition("\n")[0]
+    named = _TAG.match(info)
+    tag, rest = (named[1], info[named.end() :]) if named else ("", info)
+    if not _TAGS[language].fullmatch(tag) and (fence in info or _worth(info, language)):
+        return "", at
+    if fence in rest or (_worth(rest, language) and not _ATTRIBUTE.match(rest)):
+        return tag, at + len(info) - len(rest)
+    line = text.find("\n", at)
+    return tag, line if line >= 0 else len(text)
+
+
+def _outside_literals(text: str, start: int, fence: str, language: str) -> tuple[int, int] | None:
+    """Where the block that begins at `start` ends, and the text after it begins: backticks close it wherever they stand
+    outside of literals. None where that leads nowhere, or to no query: then a literal was never closed."""
+    found = next((m for m in _closers(language, fence).finditer(text, start) if m["run"]), None)
+    if found and language == "sql":
+        query = text[start : found.start("run")]
+        if "\n" + fence in query and not _parses(query[: _end(query)]):
+            return None
+    return _ends(text, found) if found else None
+
+
+def _on_its_line(text: str, start: int, fence: str) -> tuple[int, int]:
+    """The same where literals end with their line; the end of the text where nothing closes the block."""
+    found = next((m for m in _closers("", fence).finditer(text, start) if m["run"]), None)
+    return _ends(text, found) if found else (len(text), len(text))
+
+
+def _ends(text: str, found: re.Match[str]) -> tuple[int, int]:
+    line = text.rfind("\n", 0, found.start("run")) + 1
+    if not text[line : found.start("run")].strip(" \t>") and _OPENS.match(text, found.end()):
+        return line, line  # the closing fence was forgotten, this is the next block's
+    return found.start("run"), found.end()
+
+
+@lru_cache(64)
+def _closers(language: str, fence: str) -> re.Pattern[str]:
+    """Literals, and as `run` the fences between them."""
+    run = rf"(?P<run>`{{{len(fence)},}}+)" if fence[0] == "`" else rf"^[ \t>]*+(?P<run>~{{{len(fence)},}}+)"
+    return re.compile(f"{_LITERALS.get(language, _ON_ONE_LINE)}|{run}", re.DOTALL | re.MULTILINE)
+
+
+def _body(text: str, margin: str) -> str:
+    """A block without the quote marks and the indentation of its fence, and without the prompts of a session."""
+    lines = text.split("\n")
+    if quotes := margin.count(">"):
+        mark = re.compile(rf"(?:[ \t]{{0,3}}>){{0,{min(quotes, 99)}}}[ \t]?")
+        lines = [line[mark.match(line).end() :] for line in lines]  # type: ignore[union-attr]
+    first = next((line for line in lines if line.strip()), "")
+    if not quotes and len(first) - len(first.lstrip()) >= len(margin):
+        lines = [line[min(len(margin), len(line) - len(line.lstrip())) :] for line in lines]
+    if first.lstrip().startswith(">>> "):
+        lines = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
+    return _dedented("\n".join(lines))
+
+
+def _dedented(text: str) -> str:
+    return textwrap.dedent(text).strip()
+
+
+def _plain(text: str, language: str) -> str:
+    """The program in a text without fences."""
+    if len(text) > _LONGEST:
+        return text.strip()
+    return _query(text.strip()) if language == "sql" else _program(_dedented(text))
+
+
+# ---- programs in prose ---------------------------------------------------------------------------------------------------
+
+_BEGINS = re.compile(r"^(?:@|(?:async )?def |class |import |from \S+ import )", re.MULTILINE)
+
+
+def _program(text: str) -> str:
+    """The functions and imports of a text that is no Python as a whole, but is without the sentences around them."""
+    begin = _BEGINS.search(text)
+    before = text[: begin.start()] if begin else ""
+    if not begin or (before and not _PROSE_LINE.match(before)) or _CODE.search(before) or _compiles(text):
+        return text
+    ends = [line.start() for line, _ in zip(_PROSE_LINE.finditer(text, begin.end()), range(_TRIES), strict=False)]
+    parts = (text[begin.start() : end] for end in (len(text), *ends))
+    return next((part.strip() for part in parts if _compiles(part)), text)
+
+
+def _compiles(program: str) -> bool:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two for deep nesting, the second for NUL
+        return False
+    return True
+
+
+# ---- queries in prose ----------------------------------------------------------------------------------------------------
+
+_GAP = r"(?:\s|;|\(|--[^\n]*+|/\*.*?(?:\*/|\Z))*+"
+_READS = (
+    r"SELECT\b|WITH\s+(?:RECURSIVE\s+)?(?:\w++|\"[^\"]*+\"|`[^`]*+`|\[[^\]]*+\])\s*+(?:\([^()]*+\)\s*+)?AS\b|VALUES\s*+\("
+)
+_WRITES = (
+    r"(?:INSERT|UPDATE|DELETE|REPLACE|EXPLAIN|(?:CREATE|DROP|ALTER)\s+(?:TEMP\w*|UNIQUE|VIRTUAL|TABLE|INDEX|VIEW|TRIGGER))\b"
+)
+_REST = (
+    r"PRAGMA\s+\w+\s*(?:[.=(;]|\Z)|ATTACH\b[^;]*\bAS\b|DETACH\s+(?:DATABASE\s+)?\w+\s*(?:;|\Z)|"
+    r"(?:BEGIN|COMMIT|END|ROLLBACK)(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE|TRANSACTION|TO(?:\s+SAVEPOINT)?\s+\w+))*\s*(?:;|\Z)|"
+    r"(?:SAVEPOINT|RELEASE(?:\s+SAVEPOINT)?)\s+\w+\s*(?:;|\Z)|(?:ANALYZE|REINDEX|VACUUM)(?:\s+\w+)?\s*(?:;|\Z)"
+)
+_STATEMENT = re.compile(rf"{_GAP}(?:(?P<parsed>{_READS}|{_WRITES})|{_REST}|\Z)", re.DOTALL | re.IGNORECASE)
+_HEAD = re.compile(rf"{_GAP}(?:(?P<reads>{_READS})|{_WRITES}|{_REST})", re.DOTALL | re.IGNORECASE)
+_IN_A_LINE = re.compile(rf"(?:^[ \t]*+(?:[^\n:;'\"`]{{0,80}}:)?[ \t*]*+|`)(?=(?:{_READS}))", re.MULTILINE | re.IGNORECASE)
+# As SQLite reads them: a semicolon outside quotes and comments.
+_SEMICOLON = re.compile(
+    r"""'[^']*+'?|"[^"]*+"?|`[^`]*+`?|\[[^\]]*+\]?|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?|(;)""", re.DOTALL
+)
+_SENTENCE = re.compile(r"(?:[A-Z][a-z']+ |.*[.:!]\s*$|(?:\S+ )??(?:[a-z']+ ){3})", re.MULTILINE)
+_PROSE_LINE = re.compile(
+    r"^[ \t]*+(?:#+ |\*\*|[A-Z][a-z]++:|"
+    r"(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
+    r"UNION|INTERSECT|EXCEPT|AND|OR|ON|USING|WINDOW|AS|CASE|WHEN|THEN|ELSE|END|SELECT|VALUES|NOT|SET|INTO|RETURNING)\b)"
+    r"[A-Z][A-Za-z']*+[,:.!]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
+    re.MULTILINE,
+)
+_LONGEST = 20_000  # characters: in a longer text no prose is looked for
+
+
+def _query(text: str) -> str:
+    """The query and what follows it up to where prose begins; the text itself where that cannot be told."""
+    if not _HEAD.match(text) or (_SENTENCE.match(text) and not _parses(text[: _end(text)])):
+        for begin, _ in zip(_IN_A_LINE.finditer(text), range(_TRIES), strict=False):
+            found = text[begin.end() :]
+            found = found.partition("`")[0] if begin[0].endswith("`") else _without_prose(found)
+            if _parses(found[: _end(found)]):
+                return found.strip()
+    return _without_prose(text).strip()
+
+
+def _end(text: str) -> int:
+    """Where the first statement ends: behind its semicolon outside quotes and comments, or with the text."""
+    return next((found.end() for found in _SEMICOLON.finditer(text) if found[1]), len(text))
+
+
+def _without_prose(text: str) -> str:
+    """The text up to where what follows its first statement is no statement."""
+    end = _end(text)
+    if text[:end].endswith(";"):
+        following = _STATEMENT.match(text, end)
+        if following and following["parsed"]:
+            second = text[following.start("parsed") :]
+            second = second[: _end(second)]
+            following = following if _parses(second) or not _SENTENCE.match(second) else None
+        return text if following else text[:end]
+    if not _parses(text):
+        for line, _ in zip(_PROSE_LINE.finditer(text, 1), range(_TRIES), strict=False):
+            if _parses(text[: line.start()]):
+                return text[: line.start()]
+    return text
+
+
+def _parses(statement: str) -> bool:
+    """Whether SQLite's grammar takes it, or would take it with more behind it. Nothing is run, and no table is known."""
+    try:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+            connection.execute(f"EXPLAIN {statement}")
+    except (sqlite3.Error, sqlite3.Warning) as e:
+        return not re.search(r"syntax error|unrecognized token|stack overflow", str(e))
+    except ValueError:  # NUL, lone surrogates
+        return False
+    return True

@@ -1,0 +1,350 @@
+"""Completions into code: fences as models write them, thoughts, queries with prose around them."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codelutra.completions import extract_code
+
+F = "```"
+
+# ---- fences --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        f"{F} sql\nSELECT a\n{F}",
+        f"{F}SQL\nSELECT a",
+        f"{F}mysql\nSELECT a\n{F}",
+        f"{F}tsql\nSELECT a\n{F}",
+        f"{F}{{.sql .numberLines}}\nSELECT a\n{F}",
+        f"{F}sql:query.sql\nSELECT a\n{F}",
+        f"{F}language-sql\nSELECT a\n{F}",
+        f"{F}query\nSELECT a\n{F}",
+        f"{F}\nSELECT a\n{F}",
+        f"{F}SELECT a{F}",
+        f"{F}sql SELECT a\n{F}\nIt lists a.",
+        f"{F}sql\nSELECT a{F}\nIt lists a.",
+        f"{F}sql\nSELECT a\n{F} lists a.",
+        f"The query: {F}sql\nSELECT a\n{F}",
+        f"The query: {F}sql SELECT a{F}.",
+        "~~~~ {.sql}\nSELECT a\n~~~~",
+        f"{F}sql\r\nSELECT a\r\n{F}\r\nDone.\r\n",
+        f"> {F}sql\n> SELECT a\n> {F}\n",
+        f"> > {F}sql\n> > SELECT a\n> > {F}\n",
+        f"- {F}sql\n  SELECT a\n  {F}\n",
+        f"`{F}markdown\n{F}sql\nSELECT a\n{F}\n`{F}",
+        f"SELECT a\n{F}",
+        f"SELECT a\n{F}\n| a |\n|---|\n{F}",
+        f"SELECT 1\n{F}\nBetter:\n{F}sql\nSELECT a\n{F}",
+        f"{F}sql\nSELECT 1\n{F}sql\nSELECT a\n{F}",
+        f"{F}sql\nCREATE TABLE t (a int);\n{F}\nThe query:\n{F}sql\nSELECT a\n{F}",
+        f"{F}sql\nSELECT a\n{F}\nover\n{F}sql\nt(a, b)\n{F}",
+        f"{F}sql\nSELECT a\n{F}\nover\n{F}sql\nCREATE TABLE t (a, b);\n{F}",
+        f"{F}sql\n\n{F}\n{F}\nSELECT a\n{F}",
+    ],
+)
+def test_a_fenced_query_is_found_however_it_is_fenced(completion: str) -> None:
+    assert extract_code(completion, "sql") == "SELECT a"
+
+
+@pytest.mark.parametrize(
+    "tag", ["Python", "py", "py3", "python3.11", "ipython", "{.python}", "{python}", 'python title="a.py"']
+)
+def test_a_language_has_many_names(tag: str) -> None:
+    assert extract_code(f"{F}{tag}\nx = 1\n{F}\nprints\n{F}text\ny = 2\n{F}", "python") == "x = 1"
+
+
+@pytest.mark.parametrize(
+    ("completion", "program"),
+    [
+        (f"{F}\ndef f(x):\n    return x\n{F}\n{F}\n>>> f(1)\n1\n{F}", "def f(x):\n    return x"),
+        (f"{F}\nn = int(input())\nprint(n)\n{F}\nOutput:\n{F}\n3\n{F}", "n = int(input())\nprint(n)"),
+        (f"{F}python\nclass A: pass\n{F}\nUsage:\n{F}python\na = A()\n{F}", "class A: pass"),
+        (f"{F}python\ndef f(): ...\n{F}\nTests:\n{F}python\ndef test_f():\n    assert f() is None\n{F}", "def f(): ..."),
+        (f"{F}python\nx = 1\n{F}\nBetter:\n{F}python\nx = 2\n{F}", "x = 2"),
+        (f"{F}bash\npip install x\n{F}\n{F}python\nx = 1\n{F}", "x = 1"),
+        (f"{F}pycon\n>>> def f():\n...     return 1\n>>> f()\n1\n{F}", "def f():\n    return 1\nf()"),
+        (f"{F}json\n{{}}\n{F}\n{F}\n{F}", f"{F}json\n{{}}\n{F}\n{F}\n{F}"),
+        (f"{F}\n{F}", ""),
+        (F, ""),
+        (" \n\t", ""),
+    ],
+)
+def test_the_block_that_is_a_program_beats_output_and_usage(completion: str, program: str) -> None:
+    assert extract_code(completion, "python") == program
+
+
+@pytest.mark.parametrize(
+    ("language", "program"),
+    [
+        ("python", f'import re\nP = re.compile(r"{F}(.*?){F}")\ndef f(s): return P.findall(s)'),
+        ("python", f'T = """\n{F}python\nx\n{F}\n"""\ndef f(): return T'),
+        ("python", f'def f():\n    """Doc:\n    {F}python\n    f()\n    {F}\n    """\n    return 1'),
+        ("python", f"def f():\n    # closes with {F}\n    return 1"),
+        ("python", f"def f():\n    return 'it\\'s {F}'"),
+        ("sql", f"SELECT 'a\n{F}\nb' AS x"),
+        ("sql", f"SELECT replace(a, '{F}', '') -- no {F}, it's gone\nFROM t"),
+    ],
+)
+def test_backticks_in_literals_and_comments_close_no_block(language: str, program: str) -> None:
+    assert extract_code(f"So:\n{F}{language}\n{program}\n{F}\nDone.", language) == program
+    assert extract_code(program, language) == program
+
+
+@pytest.mark.parametrize("query", ["SELECT a FROM t WHERE n = 'O'Brien'", "SELECT a -- it's", 'SELECT "a FROM t'])
+def test_a_quote_that_is_never_closed_hides_no_fence(query: str) -> None:
+    assert extract_code(f"{F}sql\n{query}\n{F}\nIt's odd.\n{F}\nout\n{F}", "sql") == query
+
+
+@pytest.mark.parametrize("within", ["    ", "   ", "\t"])
+def test_a_block_in_a_list_is_dedented_whether_or_not_its_lines_are_indented(within: str) -> None:
+    indented = f"1. Code:\n\n{within}{F}python\n{within}def f():\n{within}    return 1\n{within}{F}\n2. Done."
+    assert extract_code(indented, "python") == "def f():\n    return 1"
+    assert extract_code(indented.replace(f"\n{within}", "\n", 9), "python") == "def f():\n    return 1"
+    bare = f"1. Code:\n{within}{F}python\ndef f():\n    return 1\n{within}{F}\n2. Done."
+    assert extract_code(bare, "python") == "def f():\n    return 1"
+
+
+# ---- thoughts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        f"<think>\n{F}sql\nSELECT 1\n{F}\n</think>\n\n",
+        "<thinking>One <think> more.</thinking>\n",
+        "[THINK]One?[/THINK]",
+        f"opened in the prompt\n{F}sql\nSELECT 1\n{F}\n</think>\n\n",
+        "<think>a</think>\n<think>b</think>\n",
+        "<think>a <think> b </think> c\n</think>\n",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>",
+    ],
+)
+def test_thoughts_are_cut_off(thought: str) -> None:
+    assert extract_code(f"{thought}SELECT 2", "sql") == "SELECT 2"
+    assert extract_code(f"{thought}{F}sql\nSELECT 2\n{F}", "sql") == "SELECT 2"
+
+
+@pytest.mark.parametrize("program", ["def f(s): return '<think>' in s", "def f(s):\n    return s.split('</think>')[-1]"])
+def test_a_programs_own_tags_are_no_thoughts(program: str) -> None:
+    assert extract_code(program, "python") == program
+
+
+@pytest.mark.parametrize("opening", ["<think>", "<thinking>\n", "[THINK]", "\n<reasoning>"])
+def test_a_thought_without_end_leaves_nothing(opening: str) -> None:
+    assert extract_code(f"{opening} so\n{F}python\ndef f(): ...\n{F}", "python") == ""
+
+
+# ---- queries in prose ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completion", "query"),
+    [
+        ("SELECT 1;\nThis query returns one.", "SELECT 1;"),
+        ("SELECT 1; -- one\n\nExplanation: it's one; nothing else.", "SELECT 1;"),
+        ("SELECT 'a;b' AS \"c;d\" /* e;f */ -- g;h\n;\nIt returns a text.", "SELECT 'a;b' AS \"c;d\" /* e;f */ -- g;h\n;"),
+        ("SELECT 'it''s; so';\nHere you are", "SELECT 'it''s; so';"),
+        ("SELECT `a;b`, [c;d] FROM t;\nSelected columns of t.", "SELECT `a;b`, [c;d] FROM t;"),
+        ("SELECT 1; -- with a comment\nIt returns one.", "SELECT 1;"),
+        ("SELECT 1;" + "-" * 5000 + "\nIt returns one.", "SELECT 1;"),
+        ("  SELECT 1;\n", "SELECT 1;"),
+        ("SELECT 1", "SELECT 1"),
+        ("SELECT 1; -- one", "SELECT 1; -- one"),
+        ("SELECT 1;;", "SELECT 1;;"),
+        ("SELECT 'never closed; so", "SELECT 'never closed; so"),
+        ("(SELECT 1)", "(SELECT 1)"),
+        ("I do not know.", "I do not know."),
+        ("", ""),
+    ],
+)
+def test_a_query_without_a_fence_ends_where_prose_begins(completion: str, query: str) -> None:
+    assert extract_code(completion, "sql") == query
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "With this we list all a.",
+        "Select only rows of t to see it.",
+        "Update the table first if a is missing.",
+        "Delete nothing here.",
+        "Create an index for speed.",
+        "Create table t if there is none.",
+        "Begin with the table t.",
+        "Explain: it lists a.",
+        "Replace t by your table.",
+        "Insert rows to try it.",
+        "Drop table names are not needed here.",
+        "Values are unique.",
+        "Commit to it.",
+        "Analyze what it gives.",
+        "SELECT statement lists all a.",
+    ],
+)
+def test_prose_that_begins_like_a_statement_is_prose(prose: str) -> None:
+    assert extract_code(f"SELECT a FROM t;\n{prose}", "sql") == "SELECT a FROM t;"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "SELECT 2",
+        "drop table t",
+        "-- two\n  WITH a AS (SELECT 1) SELECT 2",
+        "; PRAGMA x",
+        "END",
+        "Select b From t",
+        "INSERT INTO t VALUES (1)",
+        "DELETE FROM t",
+        "VALUES (1)",
+        "CREATE TABLE s (a)",
+        "BEGIN TRANSACTION",
+        "ATTACH 'x' AS y",
+    ],
+)
+def test_a_second_statement_stays_and_is_not_hidden(second: str) -> None:
+    assert extract_code(f"SELECT 1;\n{second};", "sql") == f"SELECT 1;\n{second};"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Here is the query:\n\nSELECT a FROM t\n\nIt lists all a.",
+        "Answer: SELECT a FROM t",
+        "**Query:** SELECT a FROM t",
+        "Select all names:\nSELECT a FROM t",
+        "The query is `SELECT a FROM t`.",
+        "SELECT a FROM t\nThis query lists all a.",
+        "SELECT a FROM t\n\n### Explanation\nAll a.",
+        "SELECT a FROM t\n\nExplanation:\n- all a",
+    ],
+)
+def test_prose_around_a_query_without_a_semicolon_is_cut(completion: str) -> None:
+    assert extract_code(completion, "sql") == "SELECT a FROM t"
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["SELECT a FRM t\nWHERE x = 1", "SELECT a FROM t\nWHERE x = = 1", "SELECT (\nSELECT 1\nFROM t", "SELEC a FROM t"],
+)
+def test_a_wrong_query_stays_as_it_is(query: str) -> None:
+    assert extract_code(query, "sql") == query
+
+
+def test_what_is_left_of_a_query_and_its_explanation_runs_in_sqlite() -> None:
+    connection = sqlite3.connect(":memory:")
+    completion = "SELECT ';' AS mark; -- done\nThis query returns a semicolon; it's one row."
+    assert connection.execute(extract_code(completion, "sql")).fetchall() == [(";",)]
+
+
+def test_the_last_block_in_the_language_is_the_program_and_stays_whole() -> None:
+    completion = "First:\n```sql\nSELECT 1;\n```\nBetter:\n```sqlite\nSELECT 2; SELECT 3\n```\nand\n```python\nx\n```"
+    assert extract_code(completion, "sql") == "SELECT 2; SELECT 3"
+    assert extract_code(completion, "python") == "x"
+    assert extract_code("x = 1; This is no SQL", "python") == "x = 1; This is no SQL"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Here you are:\n\ndef f(x):\n    return x",
+        "Here is the function:\n\ndef f(x):\n    return x",
+        "def f(x):\n    return x\n\nThis function returns x.",
+        "Sure! This does it:\ndef f(x):\n    return x\nNote: it's short.\nUse it as f(1).",
+        "    def f(x):\n        return x\n",
+    ],
+)
+def test_sentences_around_a_function_without_a_fence_are_cut(completion: str) -> None:
+    assert extract_code(completion, "python") == "def f(x):\n    return x"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(x):\n    return x +",
+        "def f(:\n    return 1\ndef g():\n    return",
+        "retrun 1",
+        "x = = 1\ndef f(): return 1",
+        "print 1\ndef f(): return 1",
+    ],
+)
+def test_a_wrong_program_stays_as_it_is(program: str) -> None:
+    assert extract_code(program, "python") == program
+
+
+# ---- whatever a completion holds -----------------------------------------------------------------------------------------
+
+PIECES = [
+    F,
+    F + "sql\n",
+    F + "python\n",
+    "~~~\n",
+    "'",
+    '"',
+    "'''",
+    '"""',
+    "\\",
+    "--",
+    "/*",
+    "*/",
+    "#",
+    "> ",
+    "- ",
+    "1. ",
+    "\n",
+    " ",
+]
+PIECES += [
+    "<think>",
+    "</think>",
+    "SELECT ",
+    "WITH a AS (",
+    "def f():\n",
+    "x = 1\n",
+    ";",
+    "`",
+    "(",
+    ":",
+    "\0",
+    "\ud800",
+    "\r\n",
+    "{",
+]
+
+
+@pytest.mark.parametrize("language", ["sql", "python"])
+@settings(deadline=None)
+@given(pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=40))
+def test_any_completion_gives_a_text(language: str, pieces: list[str]) -> None:
+    completion = "".join(pieces)
+    assert isinstance(code := extract_code(completion, language), str)
+    assert code == code.strip()
+    assert len(code) <= len(completion)
+
+
+@pytest.mark.parametrize("start", ["", F + "sql\n", F + "python\n", "SELECT 1;\n", "def f():\n", "> "])
+@pytest.mark.parametrize(
+    "unit", [*PIECES, "[", F + "\n", F + "sql\n/*\n", "SELECT\n", "a: SELECT x y z w;\n", " " + F + "python"]
+)
+def test_a_long_completion_takes_no_longer_than_its_length_allows(start: str, unit: str) -> None:
+    """100 KB: quadratic time would be minutes, linear time is some 0.1 s."""
+    completion = start + unit * (100_000 // len(unit))
+    began = time.process_time()
+    for language in ("sql", "python"):
+        extract_code(completion, language)
+    assert time.process_time() - began < 2
+
+
+def test_a_megabyte_of_blanks_behind_a_fence_takes_less_than_a_second() -> None:
+    for unit in (" ", "`", ">", "[", "(", "\n", F + "\n"):
+        began = time.process_time()
+        extract_code(F + unit * (1_000_000 // len(unit)), "sql")
+        assert time.process_time() - began < 1, repr(unit)
