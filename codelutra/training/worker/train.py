@@ -181,6 +181,7 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "log_probs": trainer.way and f"{trainer.way.name}, {trainer.way.attention}",
         "not_shared": trainer.way and trainer.way.not_shared,
         "micro_batch": job.config.micro_batch,
+        "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],
         "last": {n: last[n] for n in watched if n in last},
