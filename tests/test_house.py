@@ -83,7 +83,7 @@ FLOORS = [
     {"__init__", "errors", "hardware", "schema"},
     {"config", "prompts"},
     {"store"},
-    {"models", "sampling", "scoring", "suites"},
+    {"dequantise", "models", "sampling", "scoring", "suites"},
     {"execution", "results", "training"},
     {"pipeline", "reporting"},
     {"experiments"},

@@ -18,6 +18,7 @@ import polars as pl
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError
 from codelutra.execution.cache import OutcomeCache
+from codelutra.models import check_reference
 from codelutra.prompts import with_examples
 from codelutra.store.artifacts import Artifact, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
@@ -54,6 +55,8 @@ class Run:
         """`runs`: where its directory goes, if not beside the other runs."""
         self.home = home
         self.config = config
+        for reference in filter(None, (config.model, config.suite.proposals)):
+            check_reference(reference)  # before problems are loaded and references judged
         self.suite: Suite = open_suite(config.suite)
         self.dir = RunDir.create(runs or home / "runs", config)
         self.store = Store(home / "store", self.dir.ledger)
