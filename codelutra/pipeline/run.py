@@ -19,6 +19,7 @@ import polars as pl
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError, of_the_system
 from codelutra.execution.cache import OutcomeCache
+from codelutra.models import check_reference
 from codelutra.pipeline.remade import Remade
 from codelutra.prompts import with_examples
 from codelutra.store.artifacts import Artifact, Event, Step, Store
@@ -56,6 +57,8 @@ class Run:
         """`runs`: where its directory goes, if not beside the other runs."""
         self.home = home
         self.config = config
+        for reference in filter(None, (config.model, config.suite.proposals)):
+            check_reference(reference)  # before problems are loaded and references judged
         self.suite: Suite = open_suite(config.suite)
         self.store = Store(home / "store", self._heard)
         self._open = contextlib.ExitStack()

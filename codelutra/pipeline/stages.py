@@ -37,6 +37,7 @@ from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training import launch as training
 from codelutra.training.pairs import make_pairs, right_answers
+from codelutra.training.rates import settled
 
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
 VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
@@ -156,8 +157,8 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
 
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
     """SFT on the usable references of the train split that are shown: policy 0."""
-    config = run.config.warm_start
-    assert config is not None
+    assert run.config.warm_start is not None
+    config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
     read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
         Path(policy.path)
@@ -174,7 +175,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
 
 def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
     """Policy t from policy t-1 and its lesson: pairs, or by `train.objective` its right answers, or the problems."""
-    config = run.config.train
+    config = settled(run.config.train, Path(policy.path))
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}

@@ -94,18 +94,25 @@ def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:
     if row.label == "base" or (row.label == "policy-0" and not config.warm_start):
         return "as it came: nothing of it was trained here.", "none", []
     warm = config.warm_start
-    settings = f"SFT on references, learning rate {warm.learning_rate:g}, {warm.epochs:g} epochs" if warm else ""
+    first = next((p for p in found.policies if p.label == "policy-0"), row)
+    settings = f"SFT on references, {_rate(warm.learning_rate, first)}, {warm.epochs:g} epochs" if warm else ""
     if row.label == "policy-0":
         return _OBJECTIVES["sft"][0], settings, ["sft"]
     how, tags = _OBJECTIVES[train.objective]
     after = f"; after a warm start ({settings})" if warm else ""
-    rate = f"learning rate {train.learning_rate:g}"
+    rate = _rate(train.learning_rate, row)
     if train.objective != "preference":
         return how, f"{train.objective}, {rate}{after}", tags
     pairs = sum(p.pairs or 0 for p in found.policies[: found.policies.index(row) + 1])
     loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
     settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"
     return how.format(loss), settings, tags
+
+
+def _rate(configured: float | None, row: PolicyResult) -> str:
+    """The learning rate a policy was made with; where the config leaves it open, the trainer says what it took."""
+    rate = configured or (row.training.facts.get("learning_rate") if row.training else None)
+    return f"learning rate {rate:g}" if rate else "learning rate by size"
 
 
 def _earlier(found: Findings) -> str:

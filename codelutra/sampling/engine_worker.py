@@ -39,6 +39,11 @@ class Sampler:
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=spec["policy"],
+                # A policy is a Hugging Face layout, and training reads it as one. By itself vLLM prefers what Mistral's own
+                # repositories hold beside it: another tokenizer, without the chat template, and other weights.
+                tokenizer_mode="hf",
+                config_format="hf",
+                load_format="hf",
                 dtype=number_format(config.dtype),
                 max_model_len=config.max_model_len,
                 max_num_seqs=config.max_batch,

@@ -36,6 +36,16 @@ OWNER = "CODELUTRA_STARTED_BY"  # CODELUTRA_OWNER was that of 0.1.0, which stops
 _WORKS_FOR = "CODELUTRA_WORKS_FOR"  # for people: whose engine or trainer a process is
 OUT_OF_MEMORY = 77  # exit code
 _LOG_LINES_SHOWN = 12
+_FROM_OUTSIDE: dict[int, str] = {
+    signal.SIGKILL: (
+        "most likely the kernel or the container's limit, because memory ran out (`dmesg` tells), or somebody's `kill -9`. "
+        "If it was memory, lower engine.cache_gib, engine.max_batch or train.micro_batch, or run less beside it"
+    ),
+    signal.SIGTERM: "a shutdown, a scheduler or somebody's `kill`",
+    signal.SIGHUP: "its terminal or session has ended",
+    signal.SIGINT: "an interrupt",
+    signal.SIGXCPU: "the limit of CPU time (`ulimit -t`)",
+}
 Event = dict[str, Any]
 
 
@@ -45,11 +55,16 @@ class EndedEarlyError(StageError):
     def __init__(self, what: str, code: int, log: Path) -> None:
         self.out_of_memory = code in (OUT_OF_MEMORY, -signal.SIGKILL)  # the kernel's answer to too little memory is SIGKILL
         self.last_lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        kept = "what is finished is kept, the same command goes on from there"
+        if cause := _FROM_OUTSIDE.get(-code, ""):  # of which the log knows nothing
+            how = f"killed from outside by signal {-code}, {signal.Signals(-code).name}: {cause}"
+            super().__init__(f"the {what} process was {how}; {kept}. Its log is {log}")
+            return
+        how = f"killed by signal {-code}" if code < 0 else "out of memory" if code == OUT_OF_MEMORY else f"exit code {code}"
         if disk_is_full("\n".join(self.last_lines)):
             how = f"{how}: {full_disk(log.parent)}"
         super().__init__(
-            f"the {what} process ended early ({how}); what is finished is kept, the same command goes on from there.\n"
+            f"the {what} process ended early ({how}); {kept}.\n"
             f"The end of {log}:\n" + "\n".join(f"  {line}" for line in self.last_lines)
         )
 

@@ -28,6 +28,7 @@ from codelutra.errors import StageError
 from codelutra.schema import PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import write_atomic
+from codelutra.training.rates import settled
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 Judge = Callable[[list[str], list[str]], list[float]]
@@ -96,7 +97,7 @@ def _spec(kind: str, training: Training, config: TrainSection | WarmStartSection
         "kind": kind,
         "system": training.system,
         "seed": training.seed,
-        "config": config.model_dump(mode="json"),
+        "config": settled(config, training.policy).model_dump(mode="json"),
         "examples": str(training.work / "examples.parquet"),
     }
 

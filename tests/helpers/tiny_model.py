@@ -94,8 +94,11 @@ def write_tiny_model(directory: Path, *, seed: int = 0) -> Path:
     return directory
 
 
-def write_tiny_gguf(file: Path, *, seed: int = 0, pre: str = "smollm") -> Path:
-    """A GGUF of the same architecture and tokenizer, quantised to Q8_0 as far as the format allows."""
+def write_tiny_gguf(file: Path, *, seed: int = 0, pre: str = "smollm", unknown: int | None = 0, output: str = "") -> Path:
+    """A GGUF of the same architecture and tokenizer, quantised to Q8_0 as far as the format allows.
+
+    `output`: without an output matrix of its own, with the "same" matrix as the embeddings (coarser there), or "another".
+    """
     import gguf
     import numpy as np
 
@@ -122,20 +125,31 @@ def write_tiny_gguf(file: Path, *, seed: int = 0, pre: str = "smollm") -> Path:
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_eos_token_id(2)
     writer.add_bos_token_id(1)
-    writer.add_unk_token_id(0)
+    if unknown is not None:
+        writer.add_unk_token_id(unknown)
     writer.add_pad_token_id(0)
     writer.add_add_bos_token(False)
     writer.add_chat_template(_TEMPLATE)
     random = np.random.default_rng(seed)
     wide, narrow, deep = HEAD * HEADS, HEAD, FEED_FORWARD
 
-    def matrix(name: str, rows: int, columns: int) -> None:
-        weights = (0.2 * random.standard_normal((rows, columns))).astype(np.float32)
-        writer.add_tensor(
-            name, gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0), raw_dtype=gguf.GGMLQuantizationType.Q8_0
-        )
+    def write(name: str, weights: np.ndarray, kind: gguf.GGMLQuantizationType) -> None:
+        writer.add_tensor(name, gguf.quantize(weights, kind), raw_dtype=kind)
 
-    matrix("token_embd.weight", VOCABULARY, wide)
+    def drawn(rows: int, columns: int) -> np.ndarray:
+        return (0.2 * random.standard_normal((rows, columns))).astype(np.float32)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        write(name, drawn(rows, columns), gguf.GGMLQuantizationType.Q8_0)
+
+    embeddings = drawn(VOCABULARY, wide)
+    if output == "same":
+        write("token_embd.weight", embeddings, gguf.GGMLQuantizationType.Q4_0)
+        write("output.weight", embeddings, gguf.GGMLQuantizationType.Q8_0)
+    else:
+        write("token_embd.weight", embeddings, gguf.GGMLQuantizationType.Q8_0)
+        if output:
+            matrix("output.weight", VOCABULARY, wide)
     writer.add_tensor("output_norm.weight", np.ones(wide, np.float32))
     for i in range(LAYERS):
         writer.add_tensor(f"blk.{i}.attn_norm.weight", np.ones(wide, np.float32))

@@ -75,9 +75,9 @@ def test_an_error_raised_on_purpose_is_raised_in_the_parent(
     [
         ("crash", r"exit code 1\)(?s:.*)The end of (?s:.*)  KeyError: 'boom'", False),
         ("exit 3", r"exit code 3\)", False),
-        ("memory", r"exit code 77\)(?s:.*)MemoryError: all of it", True),
-        ("torch's memory", r"exit code 77\)(?s:.*)OutOfMemoryError", True),
-        ("killed", r"killed by signal 9\)", True),
+        ("memory", r"out of memory\)(?s:.*)MemoryError: all of it", True),
+        ("torch's memory", r"out of memory\)(?s:.*)OutOfMemoryError", True),
+        ("killed", r"killed from outside by signal 9, SIGKILL: most likely .*memory ran out.*the same command", True),
     ],
 )
 def test_any_other_end_is_told_with_the_end_of_the_log(child: Child, how: str, says: str, memory: bool) -> None:
@@ -85,6 +85,19 @@ def test_any_other_end_is_told_with_the_end_of_the_log(child: Child, how: str, s
     with pytest.raises(EndedEarlyError, match=says) as told:
         child.hear()
     assert told.value.out_of_memory is memory
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_kill_from_outside_is_told_by_its_signal_and_not_by_a_log_that_knows_nothing(
+    child: Child, tmp_path: Path, number: signal.Signals
+) -> None:
+    child.send("print")
+    child.hear(timeout=30)
+    os.kill(child.pid, number)
+    with pytest.raises(EndedEarlyError, match=rf"from outside by signal {number:d}, {number.name}: \w") as told:
+        child.hear(timeout=30)
+    assert "not one" not in str(told.value)
+    assert str(tmp_path / "log" / "child.log") in str(told.value)
 
 
 def test_a_module_that_cannot_start_ends_early_too(tmp_path: Path) -> None:

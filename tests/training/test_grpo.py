@@ -97,7 +97,7 @@ def test_a_prompt_padded_on_the_left_gives_what_it_gives_alone(tmp_path: Path) -
 
     from codelutra.training.worker.train import load_policy
 
-    model = load_policy(write_tiny_model(tmp_path / "policy"), "grpo").eval()
+    model = load_policy(write_tiny_model(tmp_path / "policy")).eval()
     ids = torch.tensor([[17, 40, 99, 200]])
     padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], 1)
     mask = (torch.arange(9) >= 5).long()[None]

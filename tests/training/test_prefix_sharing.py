@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.tiny_model import tiny_tokenizer
-from tests.helpers.training import Train, some_pairs
-
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 
 
@@ -31,11 +28,13 @@ def test_sharing_prefixes_changes_neither_log_probabilities_nor_gradients(
     policy: Path, seed: int, block_cost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from codelutra.training.worker import prefix_sharing as prefixes  # imports transformers and TRL
+    from codelutra.training.worker.log_probs import load_causal
 
     monkeypatch.setitem(prefixes.BLOCK_COST, "cpu", block_cost)
     sequences, prompts = random_sequences(seed)
-    model = prefixes.load_causal(str(policy), sharing=True)
-    shared = prefixes.forest_log_probs(model, sequences, prompts)[0]
+    model = load_causal(str(policy))
+    model.set_attn_implementation(prefixes.ATTENTION)
+    shared = prefixes.forest_log_probs(model, model.forward, sequences, prompts)[0]
     each = [
         model(torch.tensor([s])).logits[0].log_softmax(-1)[range(p - 1, len(s) - 1), s[p:]]
         for s, p in zip(sequences, prompts, strict=True)
@@ -56,24 +55,3 @@ def test_a_forest_holds_every_shared_token_once() -> None:
     for sequence, path in zip([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 4], [7], [1, 2]], forest.paths, strict=True):
         assert [forest.tokens[slot] for slot in path] == sequence
         assert [forest.positions[slot] for slot in path] == list(range(len(sequence)))
-
-
-def test_a_model_with_a_sliding_window_is_trained_without_sharing(tmp_path: Path, run: Train) -> None:
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=8,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
-    tiny_tokenizer().save_pretrained(tmp_path / "mistral")
-    summary = run(some_pairs(4), start=tmp_path / "mistral")
-    assert not summary["shared_prefixes"]
-    assert summary["reference_gap"] < 1e-3

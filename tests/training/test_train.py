@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from codelutra.errors import StageError, UserError
 from tests.helpers.training import Train, some_pairs
@@ -57,3 +58,8 @@ def test_a_model_nobody_knows_is_refused_by_name(policy: Path, run: Train, tmp_p
     (odd / "config.json").write_text(json.dumps(config | {"model_type": "abacus", "architectures": ["AbacusForCausalLM"]}))
     with pytest.raises(UserError, match=r"odd does not load as a causal language model.*abacus"):
         run(some_pairs(4), start=odd)
+
+
+def test_a_training_in_bf16_leaves_autocast_off(run: Train) -> None:
+    run(some_pairs(4), bf16=True)
+    assert not torch.is_autocast_enabled("cpu")

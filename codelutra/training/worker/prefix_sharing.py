@@ -10,22 +10,20 @@ alike. In a causal model a token's state depends only on what precedes it, so a 
 This is exact, not an approximation. On text-to-SQL it computes a third of the tokens. The output layer (49,152 tokens
 wide in the default model) runs only where an answer's token is predicted.
 
-TRL's losses call `model(..., labels=..., fused_lm_head=True)`. `share_prefixes` makes that call share prefixes, so losses
-and metrics stay TRL's.
+It holds for layers that do nothing but attend to all earlier tokens. `log_probs.py` proves that for a model before use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from types import MethodType
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from trl.trainer.utils import FusedCausalLMOutput
 
 ATTENTION = "codelutra_forest"
 BLOCK_COST = {"cpu": 8_192, "cuda": 262_144}  # what one more attention block costs, in scores that could be computed
@@ -98,7 +96,15 @@ def _by_token(members: list[int], sequences: Sequence[Sequence[int]], at: int) -
     return [list(group) for _, group in groupby(members, key=lambda i: sequences[i][at])]
 
 
-def attention_blocks(forest: Forest, device: Any, block_cost: int) -> list[Block]:
+class Blocks(list[Block]):
+    """The blocks of a forest, and what a model has asked of its attention beside queries, keys, values and scale."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__(blocks)
+        self.asked: dict[str, Any] = {}
+
+
+def attention_blocks(forest: Forest, device: Any, block_cost: int) -> Blocks:
     """Cut the forest's attention into dense blocks: a subtree is one block where its masked scores cost less than
     `block_cost` for every block saved."""
     chosen: list[tuple[_Node, int]] = []
@@ -114,7 +120,7 @@ def attention_blocks(forest: Forest, device: Any, block_cost: int) -> list[Block
 
     for root in forest.roots:
         chosen += cut(root)[1]
-    return [_block(node, stop, device) for node, stop in chosen]
+    return Blocks([_block(node, stop, device) for node, stop in chosen])
 
 
 def _block(node: _Node, stop: int, device: Any) -> Block:
@@ -144,15 +150,15 @@ class ForestAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any, blocks: list[Block], scale: float, low: Any) -> Any:
-        # query (key heads, group, slots, size); key, value (key heads, slots, size)
-        query, value, out = query * scale, value.to(low), torch.empty_like(query)
+        # query (key heads, group, slots, size); key (key heads, slots, size); value (key heads, slots, its own size)
+        query, value, out = query * scale, value.to(low), query.new_empty(*query.shape[:-1], value.shape[-1])
         kept = []
         for block in blocks:
             rows = query[:, :, block.start : block.stop]
             scores = rows.flatten(1, 2) @ key[:, block.keys].transpose(1, 2)
             scores.view(*rows.shape[:3], -1)[..., -block.mask.shape[1] :].add_(block.mask)
             weights = torch.softmax(scores, -1).to(low)
-            out[:, :, block.start : block.stop] = (weights @ value[:, block.keys]).view(rows.shape)
+            out[:, :, block.start : block.stop] = (weights @ value[:, block.keys]).view(*rows.shape[:3], -1)
             kept.append(weights)
         ctx.save_for_backward(query, key, value, out, *kept)
         ctx.blocks, ctx.scale, ctx.low = blocks, scale, low
@@ -162,7 +168,7 @@ class ForestAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Any) -> Any:
         query, key, value, out, *kept = ctx.saved_tensors
         inner = (grad * out).sum(-1, keepdim=True)
-        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(key)
+        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), key.new_zeros(value.shape)
         query, key, grad = query.to(ctx.low), key.to(ctx.low), grad.to(ctx.low)
         for block, weights in zip(ctx.blocks, kept, strict=True):
             rows = slice(block.start, block.stop)
@@ -176,99 +182,63 @@ class ForestAttention(torch.autograd.Function):
 
 
 def _attend(
-    module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, blocks: Any = None, **kwargs: Any
+    module: Any, query: Any, key: Any, value: Any, mask: Any, *, blocks: Blocks | None = None, **more: Any
 ) -> tuple[Any, None]:
-    """The attention transformers calls. Without `blocks` (generation, TRL's own path) it is plain SDPA."""
+    """The attention transformers calls. Without `blocks` it is plain SDPA."""
     if blocks is None:
-        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(module, query, key, value, mask, **more)
+    blocks.asked |= {name: wish for name, wish in more.items() if wish is not None}
     _, heads, slots, size = query.shape
     device = query.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    scale = size**-0.5 if more.get("scaling") is None else more["scaling"]
     with torch.autocast(device, enabled=False):
         q, k, v = (t[0].float() for t in (query, key, value))
-        out = ForestAttention.apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scaling, low)
-    return out.reshape(heads, slots, size).transpose(0, 1)[None].to(query.dtype), None
+        out = ForestAttention.apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scale, low)
+    return out.reshape(heads, slots, -1).transpose(0, 1)[None].to(query.dtype), None
 
 
-def forest_log_probs(model: Any, sequences: list[list[int]], prompt_lengths: list[int]) -> tuple[Any, Any, Any, Any]:
+AttentionInterface.register(ATTENTION, _attend)
+
+
+def planted(sequences: Sequence[Sequence[int]], device: Any) -> tuple[Forest, dict[str, Any]]:
+    """A forest, and what a model with the attention `ATTENTION` is called with to compute it."""
+    forest = grow(sequences)
+    return forest, {
+        "input_ids": torch.tensor([forest.tokens], device=device),
+        "position_ids": torch.tensor([forest.positions], device=device),
+        "blocks": attention_blocks(forest, device, BLOCK_COST.get(device.type, BLOCK_COST["cuda"])),
+        "use_cache": False,
+    }
+
+
+def forest_log_probs(
+    model: Any, forward: Any, sequences: list[list[int]], prompt_lengths: list[int]
+) -> tuple[Any, Any, Any, Any]:
     """log_probs, entropy, mean_logits and is_top1 of the answers' tokens: flat, sequence by sequence.
 
-    `model` is a causal LM whose attention is `ATTENTION`.
+    `model` is a causal LM whose attention is `ATTENTION`, `forward` its own forward. The logits are the model's, scaled and
+    capped as it does.
     """
     device = model.get_input_embeddings().weight.device
-    forest = grow(sequences)
-    states = model.base_model(
-        input_ids=torch.tensor([forest.tokens], device=device),
-        position_ids=torch.tensor([forest.positions], device=device),
-        blocks=attention_blocks(forest, device, BLOCK_COST.get(device.type, BLOCK_COST["cuda"])),
-        use_cache=False,
-    ).last_hidden_state[0]
+    forest, inputs = planted(sequences, device)
     before = [slot for path, p in zip(forest.paths, prompt_lengths, strict=True) for slot in path[p - 1 : -1]]
     targets = torch.tensor([t for s, p in zip(sequences, prompt_lengths, strict=True) for t in s[p:]], device=device)
     slots, which = torch.tensor(before, device=device).unique(return_inverse=True)  # answers that begin alike share these
-    logits = model.get_output_embeddings()(states[slots]).float()
+    return statistics(logits_at(forward, slots, **inputs), which, targets)
+
+
+def logits_at(forward: Any, slots: Any, **inputs: Any) -> Any:
+    """A model's own logits (slots, vocabulary) in float32 after the tokens of these slots of one row."""
+    if "logits_to_keep" in inspect.signature(forward).parameters:
+        return forward(**inputs, logits_to_keep=slots).logits[0].float()
+    return forward(**inputs).logits[0, slots].float()
+
+
+def statistics(logits: Any, which: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+    """What TRL's losses and metrics take, of `targets[i]` under `logits[which[i]]`."""
     total = logits.logsumexp(-1)
     with torch.no_grad():
         entropy = (total - (torch.softmax(logits, -1) * logits).sum(-1))[which]
         mean, top = logits.mean(-1)[which], logits.argmax(-1)[which]
     return logits[which, targets] - total[which], entropy, mean, top == targets
-
-
-def load_causal(policy: str, *, sharing: bool) -> Any:
-    """The causal LM in directory `policy` in float32; `sharing`: with the attention that can share prefixes.
-
-    That one is given no masks by transformers, so it takes no padding on the left, as generation in batches puts it.
-    """
-    AttentionInterface.register(ATTENTION, _attend)
-    attention = ATTENTION if sharing else "sdpa"
-    return AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation=attention)
-
-
-def share_prefixes(model: Any, sequence: list[int], prompt_length: int) -> bool:
-    """Make `model(..., labels=…, fused_lm_head=True)` share prefixes, and return whether it does.
-
-    TRL's `add_fused_lm_head` must have been called. Both ways are compared on one sequence in float32. They differ for a
-    model whose layers do more than attend to earlier tokens (sliding window, state-space layers, scaled logits); such a
-    model keeps TRL's way.
-    """
-    plain: Callable[..., Any] = model.forward
-
-    def forward(
-        self: Any,
-        *args: Any,
-        fused_lm_head: bool = False,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        labels: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        if not fused_lm_head:
-            return plain(*args, input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
-        lengths = attention_mask.sum(1).tolist()
-        sequences = [row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)]
-        answered = labels != -100
-        prompts = [n - a for n, a in zip(lengths, answered.sum(1).tolist(), strict=True)]
-        mask = answered[:, 1:]
-        fields = forest_log_probs(self, sequences, prompts)
-        log_probs, entropy, mean, top = (f.new_zeros(mask.shape).masked_scatter(mask, f) for f in fields)
-        return FusedCausalLMOutput(log_probs=log_probs, entropy=entropy, mean_logits=mean, is_top1=top, label_mask=mask)
-
-    ids = torch.tensor([sequence], device=model.device)
-    labels = ids.masked_fill(torch.arange(len(sequence), device=model.device) < prompt_length, -100)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
-    with torch.no_grad():
-        same = _all_attend_to_all(model.config.get_text_config()) and torch.allclose(
-            MethodType(forward, model)(**inputs).log_probs, plain(**inputs).log_probs, atol=1e-3
-        )
-    if same:
-        model.forward = MethodType(forward, model)
-    else:
-        model.set_attn_implementation("sdpa")
-    return same
-
-
-def _all_attend_to_all(config: Any) -> bool:
-    """Checks the config for what a comparison on one short sequence would miss: a wide window, a router's own loss."""
-    layers = getattr(config, "layer_types", None) or []
-    windowed = any(kind != "full_attention" for kind in layers) if layers else getattr(config, "sliding_window", None)
-    return not windowed and not hasattr(config, "output_router_logits")

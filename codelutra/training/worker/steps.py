@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 
 from codelutra.errors import StageError
 from codelutra.training.checkpoints import Job, mark_checkpoint
-from codelutra.training.worker.prefix_sharing import share_prefixes
+from codelutra.training.worker.log_probs import Way, take_exact
 from codelutra.training.worker.trl_internals import metrics_of_one_process
 
 
@@ -65,7 +65,7 @@ class Checkpoints(TrainerCallback):
 class Recorded(Trainer):
     """A mixin that stands before a TRL trainer. It records every step of a job and leaves whole checkpoints."""
 
-    shared_prefixes = False
+    way: Way | None = None  # how log-probabilities are computed; GRPO computes them as TRL does
     reference_seconds = 0.0
     reference_gap: float | None = None  # the largest |log-probability - reference| seen at step 0, nats an answer
 
@@ -109,10 +109,13 @@ class Stepping(Recorded):
     gradients, so each loss is multiplied by `job.processes`. Records are sums over the processes.
     """
 
+    aux_loss_enabled: bool  # TRL's: whether a router's own loss is added
+
     def __init__(self, job: Job, model: Any, args_class: Any, sample: dict[str, Any], settings: dict[str, Any], **more: Any):
         """`sample` is a row that TRL's constructor accepts as data; it is never trained on."""
         cuda = torch.cuda.is_available()
         large = model.num_parameters() > 1_000_000_000
+        experts = getattr(model.config.get_text_config(), "num_experts", None)
         args = args_class(
             **arguments(job),
             **settings,
@@ -124,6 +127,7 @@ class Stepping(Recorded):
             gradient_checkpointing=cuda and large,  # small models fit, and run a quarter faster without
             logging_nan_inf_filter=False,
             remove_unused_columns=False,
+            router_aux_loss_coef=None if experts else 0.0,  # TRL wants it of every hybrid that could have experts
             ddp_find_unused_parameters=False,
             ddp_backend=None if cuda or job.processes == 1 else "gloo",
         )
@@ -140,12 +144,17 @@ class Stepping(Recorded):
         return None
 
     def prepare(self) -> None:
-        model, first = self.accelerator.unwrap_model(self.model), self.job.examples[0]
+        model = self.accelerator.unwrap_model(self.model)
         rounded = [n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
         if rounded:
             raise StageError(f"{len(rounded)} trained weights are not float32 ({rounded[0]}): updates would round away")
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.shared_prefixes = share_prefixes(base, first.prompt + first.answers[0], len(first.prompt))
+        self.way = take_exact(base, [*self.job.examples, *self.job.replayed], router_loss=self.aux_loss_enabled)
+        if self.way.name == "one by one":
+            self.aux_loss_enabled = False  # it would come with TRL's way
+        if not self.job.rank:
+            why = f" (prefixes are not shared: {self.way.not_shared})" if self.way.not_shared else ""
+            print(f"log-probabilities: {self.way.name}, {self.way.attention} attention{why}", flush=True)
 
     def get_train_dataloader(self) -> Any:
         mine = [self.job.mine(step) for step in range(len(self.job.steps))]  # so accelerate has nothing to share out

@@ -24,7 +24,7 @@ from codelutra.prompts import end_ids
 from codelutra.training.batches import Example, answer_examples, pair_examples, plan, whole_batches
 from codelutra.training.checkpoints import Emit, Job, Judge, last_whole_checkpoint, resume
 from codelutra.training.worker.dpo import Preference, drift_alarm
-from codelutra.training.worker.prefix_sharing import load_causal
+from codelutra.training.worker.log_probs import load_causal
 from codelutra.training.worker.sft import Supervised
 from codelutra.training.worker.steps import require_finite
 
@@ -114,7 +114,7 @@ def _examples(
 
 
 def _trainer(spec: dict[str, Any], job: Job, judge: Judge | None) -> Any:
-    model = load_policy(job.policy, spec["kind"])
+    model = load_policy(job.policy)
     match spec["kind"]:
         case "preference":
             return Preference(job, model)
@@ -126,10 +126,10 @@ def _trainer(spec: dict[str, Any], job: Job, judge: Judge | None) -> Any:
     return Grpo(job, model, spec["sample"], judge)
 
 
-def load_policy(policy: Path, kind: str) -> Any:
+def load_policy(policy: Path) -> Any:
     """The model to train, in float32. Raises UserError for what transformers cannot load."""
     try:
-        return load_causal(str(policy), sharing=kind != "grpo")  # GRPO generates, in padded batches
+        return load_causal(str(policy))
     except (ValueError, OSError, KeyError) as e:
         raise UserError(
             f"{policy} does not load as a causal language model: {e}. It takes config.json of an architecture transformers "
@@ -171,8 +171,11 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "tokens": sum(r["tokens"] for r in job.rows),
         "tokens_per_second": round(sum(r["tokens"] for r in made) / max(1e-9, sum(r["seconds"] for r in made)), 1),
         "peak_memory_gib": round(peak / 2**30, 2),
-        "shared_prefixes": trainer.shared_prefixes,
+        "shared_prefixes": bool(trainer.way and trainer.way.name == "shared prefixes"),
+        "log_probs": trainer.way and f"{trainer.way.name}, {trainer.way.attention}",
+        "not_shared": trainer.way and trainer.way.not_shared,
         "micro_batch": job.config.micro_batch,
+        "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],
         "last": {n: last[n] for n in watched if n in last},
@@ -180,7 +183,3 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "drift_alarm_step": alarm,
         "stopped_early": "drift" if alarm and trainer.state.global_step < len(job.steps) else None,
     }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
