@@ -10,11 +10,23 @@ Every message carries the value, the rule and the way out.
 
 from __future__ import annotations
 
+import re
+
+_IN_AN_ADDRESS = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
+
+
+def redacted(text: str) -> str:
+    """Without what stands before the host in an address: http://***@host for http://user:secret@host."""
+    return _IN_AN_ADDRESS.sub("***@", text)
+
 
 class CodelutraError(Exception):
     """Base of all errors raised on purpose; printed as one message, never as a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class UserError(CodelutraError):

@@ -14,6 +14,7 @@ import typer
 from codelutra import __version__
 from codelutra.cli.commands import compare, maintain, retrain, start, watch
 from codelutra.errors import CodelutraError, UserError
+from codelutra.results.escapes import visible
 
 HELP = """Make a small open LLM good at one code task, from its own right and wrong programs.
 
@@ -75,5 +76,5 @@ def main() -> None:
     try:
         app()
     except (CodelutraError, SandboxError) as e:
-        print(f"codelutra: {e}", file=sys.stderr)
+        print(visible(f"codelutra: {e}"), file=sys.stderr)
         sys.exit(e.exit_code if isinstance(e, CodelutraError) else UserError.exit_code)

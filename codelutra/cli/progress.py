@@ -13,11 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from codelutra.results.escapes import visible
 from codelutra.results.text import training
 from codelutra.store.artifacts import Event
 
 EVERY_SECONDS = 30.0  # between two lines where there is no terminal
 State = dict[str, Any]  # progress.json
+
+
+def shown(text: str) -> str:
+    """Text that may be anybody's, as markup that shows it as it is."""
+    return escape(visible(text))
 
 
 def shown_on(console: Console) -> _Bar | AbstractContextManager[Lines]:
@@ -32,7 +38,7 @@ class _Stage:
         self.name, self._first = state["stage"], (state["at"], state["done"])
 
     def count(self, state: State) -> str:
-        return f"{state['done']:,}/{state['total']:,} {state['unit']}"
+        return shown(f"{state['done']:,}/{state['total']:,} {state['unit']}")
 
     def rate(self, state: State) -> float:
         """Units a second since it was first seen; 0 while that cannot be told."""
@@ -68,7 +74,7 @@ class _Bar:
     def _add(self, what: str, total: int | None) -> None:
         if self._id is not None:
             self._bars.remove_task(self._id)
-        self._id = self._bars.add_task(escape(what), total=total, count="", rate="")
+        self._id = self._bars.add_task(shown(what), total=total, count="", rate="")
 
     def say(self, line: str) -> None:
         """Print a line of markup."""
@@ -93,7 +99,7 @@ class _Bar:
         tenth = 10 * state["done"] // max(1, state["total"])
         if tenth > self._told and (said := training(state.get("measures"), "")):
             self._told = tenth
-            self.say(f"[dim]  {escape(state['stage'])}, step {state['done']:,}:[/] {said}")
+            self.say(f"[dim]  {shown(state['stage'])}, step {state['done']:,}:[/] {said}")
 
 
 class Lines:
@@ -119,7 +125,7 @@ class Lines:
             return
         rate = self._stage.rate(fresh)
         left = f", {rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left" if rate > 0 else ""
-        self.say(f"  {escape(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
+        self.say(f"  {shown(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
 
 
 def _minutes(seconds: float) -> str:
@@ -147,4 +153,4 @@ _MADE = {
 def event_line(event: Event) -> str | None:
     """What to say of a ledger event, as markup; None where there is nothing to say."""
     said = _MADE.get(event["stage"]) if event["event"] == "made" else _SAID.get(event["event"])
-    return said.format(**{k: escape(v) if isinstance(v, str) else v for k, v in event.items()}) if said else None
+    return said.format(**{k: shown(v) if isinstance(v, str) else v for k, v in event.items()}) if said else None

@@ -17,7 +17,7 @@ import polars as pl
 import yaml
 
 from codelutra.config import RunConfig, parse_config
-from codelutra.errors import UserError
+from codelutra.errors import UserError, redacted
 from codelutra.results import text
 from codelutra.results.load import read_summary
 from codelutra.results.summary import PolicyResult, RunSummary, iteration_of
@@ -75,11 +75,11 @@ class Findings:
 
     @cached_property
     def config_text(self) -> str:
-        return (self.path / "run.yaml").read_text()
+        return redacted((self.path / "run.yaml").read_text())
 
     @cached_property
     def config(self) -> RunConfig:
-        return parse_config(yaml.safe_load(self.config_text), str(self.path / "run.yaml"))
+        return parse_config(yaml.safe_load(self.config_text.replace("://***@", "://")), str(self.path / "run.yaml"))
 
     @cached_property
     def events(self) -> list[Event]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, print_json
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -59,7 +60,7 @@ def sandbox_build(kind: Image = "python", json_: Json = False) -> None:
     """Build the sandbox image, unless it is there."""
     from sandbox.image import ensure_image
 
-    tag = ensure_image(kind, progress=lambda line: print(line, file=sys.stderr))
+    tag = ensure_image(kind, progress=lambda line: print(visible(line), file=sys.stderr))
     print(json.dumps({"image": tag}) if json_ else tag)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json, show_run
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -107,5 +108,5 @@ def _show_made(made: Any, as_json: bool) -> None:
         print(json.dumps({"suite": str(made.suite), "config": str(made.config), "splits": dict(made.splits)}))
         return
     splits = ", ".join(f"{n} {split}" for split, n in made.splits.items())
-    print(f"wrote {made.suite} and {made.config}: {splits}")
-    print(f"next:  codelutra check {made.config}\n       codelutra run {made.config}")
+    print(visible(f"wrote {made.suite} and {made.config}: {splits}"))
+    print(visible(f"next:  codelutra check {made.config}\n       codelutra run {made.config}"))

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Drawing:
         for mark in (' id="', "url(#", 'xlink:href="#'):
             body = body.replace(mark, f"{mark}{self.figure.name}-")
         body = body.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAPER, "none")
-        label = self.figure.title.replace('"', "'")
+        label = escape(self.figure.title)
         return f'<svg viewBox="{view}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
 
 
