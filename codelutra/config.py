@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from codelutra.addresses import Address
 from codelutra.errors import ConfigError
 from codelutra.hardware import number_format
 
@@ -114,9 +115,8 @@ class SampleSection(Section):
     """Tokens of a completion. A longer one is cut off there and scored as it is."""
     shard_problems: int = Field(100, ge=1)
     """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
-    endpoints: Annotated[tuple[str, ...], SAME_RESULT] = ()
-    """URLs of OpenAI-compatible servers that serve the *current* policy; empty runs vLLM here. A server with another model
-    is refused, so a run of several iterations stops until you have started its servers on the new policy."""
+    endpoints: Annotated[tuple[Address, ...], SAME_RESULT] = ()
+    """URLs of OpenAI-compatible servers of the *current* policy (the run stops at any other); none: vLLM here, no server."""
 
 
 class ExecuteSection(Section):
@@ -346,4 +346,5 @@ def _problem(err: Any) -> str:
             annotation = section.model_fields[part].annotation
             section = next((a for a in (*get_args(annotation), annotation) if hasattr(a, "model_fields")), section)
         return f"  {where}: unknown key; known here: {', '.join(section.model_fields)}"
-    return f"  {where} = {err['input']!r}: {err['msg']}" if err["type"] != "missing" else f"  {where}: required"
+    value = "" if err["type"] == "address" else f" = {err['input']!r}"  # it may hold a password
+    return f"  {where}{value}: {err['msg']}" if err["type"] != "missing" else f"  {where}: required"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-_IN_AN_ADDRESS = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
+_IN_AN_ADDRESS = re.compile(r"(?<=://)\S*@")
 
 
 def redacted(text: str) -> str:
