@@ -30,8 +30,8 @@ bench: setup ## one benchmark of benchmarks/: make bench BENCH=sandbox_speed ARG
 	@test -n "$(BENCH)" || { echo "BENCH is one of: $(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))"; exit 2; }
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
-ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200
-	@.venv/bin/prefect server start
+ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200, with a password
+	@scripts/ui.sh
 
 setup: ## everything the other commands need: .venv, Docker, the sandbox image
 	@scripts/setup.sh

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-import httpx
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -25,7 +24,6 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import SyncClientContext
-from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from codelutra.errors import redacted
@@ -34,14 +32,14 @@ from codelutra.results.escapes import fenced, inline, one_line, paragraph
 from codelutra.results.findings import question, spread
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.results.table import Table, policies_notes, policies_table
+from codelutra.results.text import dev_rate
 from codelutra.results.text import training as training_text
 from codelutra.schema import STATUSES
 from codelutra.store.artifacts import Artifact
+from tasks.server import NOT_ANSWERED
 
 _EVERY_SECONDS = 5.0
 _AWAY_SECONDS = 60.0  # before the next try, where Prefect's server did not answer
-# What its client raises for a server that is away or refuses. RuntimeError is its own "Failed to reach API".
-_NOT_SHOWN = (RuntimeError, httpx.HTTPError, PrefectException)
 _STEPS_SHOWN = 25
 _SHOWN = (
     "step",
@@ -62,6 +60,7 @@ _CLAUSE = re.compile(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|(?:L
 
 @task(task_run_name="publish {name}")
 def _publish(run: str, name: str, summary: RunSummary, row: PolicyResult, pairs: Artifact | None) -> None:
+    get_run_logger().info("%s: dev pass@1 %s, %.1f minutes", name, dev_rate(row) or "not measured", row.minutes)
     key = _slug(f"{run}-{name}")
     create_markdown_artifact(_numbers(summary, row), key=key, description=f"{run}: {name}")
     create_table_artifact(_status_mix(row), key=f"{key}-status", description=f"{run}: what became of the answers of {name}")
@@ -74,7 +73,7 @@ def publish(run: Run, summary: RunSummary, row: PolicyResult, pairs: Artifact | 
     """Leave a policy's numbers, status mix and three of its pairs in the UI, if Prefect's server answers."""
     try:
         _publish(run.config.name, row.name, summary, row, pairs)
-    except _NOT_SHOWN as e:
+    except NOT_ANSWERED as e:
         _note(run, f"{row.name} is not shown in Prefect's UI", e)
 
 
@@ -101,7 +100,7 @@ def live_progress(run: Run) -> Iterator[None]:
                 stages[stage] = _Stage(run.config.name, stage)
             try:
                 flow.run(stages[stage].show, done, total, unit, measures)
-            except _NOT_SHOWN as e:
+            except NOT_ANSWERED as e:
                 stages[stage].wait()
                 if not told:
                     _note(run, "Prefect's UI shows no progress while its server does not answer", e)
@@ -190,7 +189,7 @@ def publish_table(key: str, table: Table, description: str) -> None:
     try:
         shown = [{one_line(k): one_line(v) for k, v in row.items()} for row in table.records()]
         create_table_artifact(shown, key=_slug(key), description=paragraph(description))
-    except _NOT_SHOWN as e:  # what it shows is on disk; a night's work does not fail for it
+    except NOT_ANSWERED as e:  # what it shows is on disk; a night's work does not fail for it
         logging.getLogger(__name__).warning("%s is not shown in Prefect's UI (%s: %s)", key, type(e).__name__, e)
 
 

@@ -5,6 +5,7 @@ On a terminal that is one bar that moves; in a pipe or a file a line now and the
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from codelutra.results.escapes import visible
+from codelutra.results.escapes import one_line, visible
 from codelutra.results.text import training
 from codelutra.store.artifacts import Event
 
@@ -126,6 +127,29 @@ class Lines:
         rate = self._stage.rate(fresh)
         left = f", {rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left" if rate > 0 else ""
         self.say(f"  {shown(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
+
+
+class Here:
+    """How far a command is that does its work itself; for `with`. On a terminal its last line, else a line now and then."""
+
+    def __init__(self, every: float = EVERY_SECONDS) -> None:
+        self._every, self._due = every, time.monotonic() + every
+        self._began, self._on_terminal = time.monotonic(), sys.stderr.isatty()
+
+    def __call__(self, stage: str, done: int, total: int, unit: str, measures: object = None) -> None:
+        line = one_line(f"{stage}: {done:,}/{total:,} {unit}")
+        if self._on_terminal:
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every
+            print(f"  {line}, {_minutes(time.monotonic() - self._began)} so far", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._on_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _minutes(seconds: float) -> str:

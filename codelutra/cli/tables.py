@@ -96,7 +96,12 @@ def runs_table(summaries: Sequence[RunSummary]) -> Table:
 def checks_table(checks: Sequence[Check]) -> Table:
     """What `codelutra doctor` found."""
     rows = [
-        {"": "✓" if c.ok else "✗", "what": c.name, "found": c.found, "how to get it": "" if c.ok else c.how_to_get_it}
+        {
+            "": "!" if c.warn else "✓" if c.ok else "✗",
+            "what": c.name,
+            "found": c.found,
+            "how to get it": c.how_to_get_it if c.warn or not c.ok else "",
+        }
         for c in checks
     ]
     return Table.of(rows)
@@ -126,14 +131,6 @@ def show_check(report: Report) -> None:
         say(f"not OK: {'; '.join(report.spoilt)}")
     else:
         say("OK: no leaks; every split has usable references.")
-
-
-def progress_line(stage: str, done: int, total: int, unit: str, measures: dict[str, float]) -> None:
-    """How far a stage is, on a terminal's last line."""
-    if sys.stderr.isatty():
-        print(
-            f"\r\033[K{one_line(stage)}: {done:,}/{total:,} {unit}" if done < total else "\r\033[K", end="", file=sys.stderr
-        )
 
 
 def by_stage(artifacts: Sequence[tuple[Path, int]]) -> Table:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,19 @@ _CODE_SHOWN = 1200  # characters
 _STATE_LOOKS = {"finished": "good", "running": "wait", "interrupted": "wait"}
 
 
-def write_report(run_path: Path, beside: Sequence[Path] = ()) -> Path:
+def write_report(
+    run_path: Path, beside: Sequence[Path] = (), progress: Callable[[str, int, int, str], None] = lambda *_: None
+) -> Path:
     """Write runs/NAME/report/ from what the run has so far, and figures that put it beside other runs; returns its
-    index.html. Raises UserError without results."""
+    index.html. `progress` hears how many figures are drawn, of how many. Raises UserError without results."""
     found, others = read_findings(run_path), [read_findings(path) for path in beside]
-    drawings = [draw(figure) for figure in run_figures(found.summary, found.training)]
-    compared = [draw(figure) for figure in figures_beside([found, *others])] if others else []
+    own = run_figures(found.summary, found.training)
+    figures = [*own, *(figures_beside([found, *others]) if others else [])]
+    drawn = list[Drawing]()
+    for figure in figures:
+        progress("report", len(drawn), len(figures), "figures")
+        drawn.append(draw(figure))
+    drawings, compared = drawn[: len(own)], drawn[len(own) :]
     out = run_path / "report"
     out.mkdir(exist_ok=True)
     for drawing in [*drawings, *compared]:

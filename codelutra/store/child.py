@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from codelutra.errors import CodelutraError, StageError, UserError
 from codelutra.store.files import locked
-from sandbox import owner
+from sandbox import owner as owner
 
 OWNER = "CODELUTRA_STARTED_BY"  # CODELUTRA_OWNER was that of 0.1.0, which stops at an owner it cannot read
 OUT_OF_MEMORY = 77  # exit code

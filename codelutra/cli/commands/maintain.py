@@ -67,13 +67,14 @@ def sandbox_build(kind: Image = "python", json_: Json = False) -> None:
 def sandbox_probe(kind: Image = "python", json_: Json = False) -> None:
     """Run honest programs and known attacks through the real sandbox. Exit 1 if any verdict is not as expected."""
     from codelutra.cli import tables
+    from codelutra.cli.progress import Here
     from codelutra.results.table import Table
     from sandbox.image import ensure_image
     from sandbox.pool import Pool
     from sandbox.probe import probe
 
-    with Pool(image=ensure_image(kind), workers=1, run="probe") as pool:
-        rows = probe(pool)
+    with Here() as progress, Pool(image=ensure_image(kind), workers=1, run="probe") as pool:
+        rows = probe(pool, lambda done, total: progress("sandbox probe", done, total, "attacks"))
     shown = [{k: str(v) for k, v in row.items()} for row in rows]
     print_json(rows) if json_ else tables.show(Table.of(shown), "sandbox probe")
     if not all(r["ok"] for r in rows):

@@ -41,10 +41,12 @@ def check(
     from dataclasses import asdict
 
     from codelutra.cli import tables
+    from codelutra.cli.progress import Here
     from codelutra.config import load_config
     from codelutra.pipeline.check import check as check_config
 
-    report = check_config(load_config(config, tuple(set_ or ())), home_dir(home), against or (), tables.progress_line)
+    with Here() as progress:
+        report = check_config(load_config(config, tuple(set_ or ())), home_dir(home), against or (), progress)
     if json_:
         print_json({**asdict(report), "spoilt": report.spoilt})
     else:

@@ -48,10 +48,12 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write the run's report page with its figures (runs/RUN/report/index.html)."""
+    from codelutra.cli.progress import Here
     from codelutra.reporting.report import write_report
 
     runs = home_dir(home) / "runs"
-    page = write_report(runs / name, [runs / other for other in beside or ()])
+    with Here() as progress:
+        page = write_report(runs / name, [runs / other for other in beside or ()], progress)
     print(json.dumps({"report": str(page)}) if json_ else visible(f"report: {page}"))
 
 
