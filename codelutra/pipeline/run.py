@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import RunConfig
-from codelutra.errors import CodelutraError, UserError
+from codelutra.errors import CodelutraError, UserError, redacted
 from codelutra.execution.cache import OutcomeCache
 from codelutra.prompts import with_examples
 from codelutra.store.artifacts import Artifact, Step, Store
@@ -164,7 +164,7 @@ class Run:
             self.dir.ledger({"event": event, "text": str(e), "exit_code": e.exit_code})
             raise
         except Exception as e:
-            text = f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}"
+            text = redacted(f"{type(e).__name__}: {e}; the traceback is in {self.dir.log}")
             self.dir.ledger({"event": event, "text": text, "exit_code": 1})
             raise
 

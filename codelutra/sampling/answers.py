@@ -38,7 +38,7 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    completion_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(strict=True, ge=0)]
 
 
 class Completions(BaseModel):

@@ -86,6 +86,8 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "no usage": (says({**GOOD, "usage": None}), "usage"),
     "tokens in words": (says({**GOOD, "usage": {"completion_tokens": "many"}}), r"usage\.completion_tokens"),
     "fewer than no tokens": (says({**GOOD, "usage": {"completion_tokens": -1}}), r"usage\.completion_tokens"),
+    "half a token": (says({**GOOD, "usage": {"completion_tokens": 2.5}}), r"usage\.completion_tokens"),
+    "a yes for tokens": (says({**GOOD, "usage": {"completion_tokens": True}}), r"usage\.completion_tokens"),
     "NaN tokens": (says({**GOOD, "usage": {"completion_tokens": float("nan")}}), r"usage\.completion_tokens"),
     "more tokens than asked": (says({**GOOD, "usage": {"completion_tokens": 4000}}), "counts 4,000 tokens, of 10"),
     "half a character": (says(json.dumps(completion(text="\ud800")).encode()), "an answer that is none"),
