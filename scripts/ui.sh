@@ -25,7 +25,8 @@ PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storag
 PREFECT_SERVER_ANALYTICS_ENABLED=false
 END
     )
-    mv "$settings.$$" "$settings"
+    mv -n "$settings.$$" "$settings" # where two start at once, the first one's password holds
+    rm -f "$settings.$$"
 }
 
 [ -e "$settings" ] || write_settings
@@ -33,5 +34,10 @@ while IFS='=' read -r name value; do
     [ -n "${!name+set}" ] || export "$name=$value"
 done < <(grep -E '^PREFECT_[A-Z_]+=' "$settings")
 
+if [ -z "${PREFECT_SERVER_API_AUTH_STRING:-}" ]; then
+    echo "ui: $settings holds no PREFECT_SERVER_API_AUTH_STRING, so anybody could ask the server." \
+        "Remove the file and start again: it is written anew." >&2
+    exit 2
+fi
 echo "UI: http://127.0.0.1:$port   It asks for a password once: what stands behind PREFECT_API_AUTH_STRING= in $settings"
 exec .venv/bin/prefect server start --host 127.0.0.1 --port "$port"

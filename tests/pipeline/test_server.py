@@ -140,6 +140,14 @@ def test_the_ui_s_server_answers_nobody_without_the_password(server: dict[str, s
     assert len(password) > 30
 
 
+def test_the_ui_does_not_start_without_a_password(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "codelutra"
+    folder.mkdir(parents=True)
+    (folder / "prefect.env").write_text("PREFECT_API_URL=http://127.0.0.1:4200/api\n")
+    done = subprocess.run([ROOT / "scripts" / "ui.sh"], env=clean_environment(tmp_path), capture_output=True, text=True)
+    assert (done.returncode, "holds no PREFECT_SERVER_API_AUTH_STRING" in done.stderr) == (2, True), done
+
+
 def test_a_run_that_was_killed_is_crashed_once_the_next_starts(server: dict[str, str]) -> None:
     with started(server) as killed, started(server) as going_on:
         open_before = {i for i, (state, _) in flow_runs(server).items() if state == "Running"}
