@@ -341,11 +341,11 @@ def test_nothing_of_a_suite_is_markup_in_the_page_or_the_card(tmp_path: Path) ->
         ]
         (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
         suite = {"name": "custom", "path": str(folder)}
-        run = example_run(folder / "home", weights=weights, suite=suite)
+        run = example_run(tmp_path / f"home-{len(text)}", weights=weights, suite=suite)
         assert "onload=z" in (folder / "problems.jsonl").read_text() or text == "words"
-        return page(run), (export(run, folder / "out") / "README.md").read_text()
+        return page(run), (export(run, tmp_path / f"out-{len(text)}") / "README.md").read_text()
 
-    hostile, card = made("hostile", HOSTILE)
+    hostile, card = made("<b>![i](x)` $x$ | \x1b[1m \u202e", HOSTILE)
     harmless, harmless_card = made("harmless", "words")
     attributes = {name for _, attrs in hostile.elements for name in attrs}
     assert {tag for tag, _ in hostile.elements} <= {tag for tag, _ in harmless.elements} | {
