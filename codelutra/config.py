@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from codelutra.addresses import Address
 from codelutra.errors import ConfigError
 from codelutra.hardware import number_format
 from codelutra.reading.keys import fault, lay_over, nearest, seen_from, shown
@@ -132,9 +133,8 @@ class SampleSection(Section):
     """Tokens of a completion. A longer one is cut off there and scored as it is."""
     shard_problems: int = Field(100, ge=1)
     """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
-    endpoints: Annotated[tuple[str, ...], SAME_RESULT] = ()
-    """URLs of OpenAI-compatible servers that serve the *current* policy; empty runs vLLM here. A server with another model
-    is refused, so a run of several iterations stops until you have started its servers on the new policy."""
+    endpoints: Annotated[tuple[Address, ...], SAME_RESULT] = ()
+    """URLs of OpenAI-compatible servers of the *current* policy (the run stops at any other); none: vLLM here, no server."""
 
 
 class ExecuteSection(Section):

@@ -11,8 +11,10 @@ Every message carries the value, the rule and the way out.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 
+_IN_AN_ADDRESS = re.compile(r"(?<=://)\S*@")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # How libraries that keep no errno say it: polars, SQLite, torch, the end of another process's log.
 _SAY_FULL = (
@@ -26,10 +28,18 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FREE_SPACE = "free some space (`codelutra prune` shows what no run uses) and give the same command again"
 
 
+def redacted(text: str) -> str:
+    """Without what stands before the host in an address: http://***@host for http://user:secret@host."""
+    return _IN_AN_ADDRESS.sub("***@", text)
+
+
 class CodelutraError(Exception):
     """Base of all errors raised on purpose; printed as one message, never as a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class UserError(CodelutraError):

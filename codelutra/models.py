@@ -30,7 +30,7 @@ from pathlib import Path
 from codelutra.config import RUN_NAME
 from codelutra.errors import UserError
 from codelutra.store.child import Child, EndedEarlyError
-from codelutra.store.files import locked, sha256_file, write_atomic
+from codelutra.store.files import locked, refuse_foreign, sha256_file, write_atomic
 
 Progress = Callable[[str], None]
 PolicyOfRun = Callable[[str], Path]
@@ -164,6 +164,9 @@ def fingerprint(directory: Path, cache: Path) -> str:
     files = sorted(
         p for p in directory.iterdir() if p.is_file() and any(fnmatch(p.name, pattern) for pattern in _POLICY_FILES)
     )
+    for file in files:
+        if file.suffix != ".safetensors":  # weights may lie on another disk; they are never copied by name
+            refuse_foreign(file, directory)
     names = [p.name for p in files]
     for what, pattern in (("config.json", "config.json"), ("*.safetensors", "*.safetensors"), ("tokenizer", "tokenizer*")):
         if not any(fnmatch(name, pattern) for name in names):

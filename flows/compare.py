@@ -10,9 +10,10 @@ from codelutra.experiments.method_table import comparison
 from codelutra.experiments.methods import chosen_methods
 from flows.experiment import run
 from flows.naming import named
+from tasks.server import claim
 
 
-@flow(name="compare", flow_run_name=named("compare"))
+@flow(name="compare", flow_run_name=named("compare"), on_running=[claim])
 def compare(
     config: str = "demo",
     methods: list[str] | None = None,

@@ -10,9 +10,10 @@ from codelutra.experiments.evaluate import evaluation
 from codelutra.store.paths import home_dir
 from flows.experiment import run
 from flows.naming import named
+from tasks.server import claim
 
 
-@flow(name="evaluate", flow_run_name=named("evaluate"))
+@flow(name="evaluate", flow_run_name=named("evaluate"), on_running=[claim])
 def evaluate(
     models: list[str], config: str = "demo", overrides: list[str] | None = None, home: str | None = None
 ) -> list[dict[str, Any]]:

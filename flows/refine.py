@@ -16,10 +16,11 @@ from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.artifacts import Artifact
 from flows.naming import named
 from tasks.publish import live_progress, publish
+from tasks.server import claim
 from tasks.stages import answers, base_model, execute, pairs, problems, references, sample, score, train, warm_start
 
 
-@flow(name="refine", flow_run_name=named("refine"), task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(name="refine", flow_run_name=named("refine"), on_running=[claim], task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def refine(config: str = "demo", overrides: list[str] | None = None, home: str | None = None) -> RunSummary:
     """Refine one model on one suite.
 

@@ -13,9 +13,10 @@ from codelutra.store.paths import home_dir
 from flows.naming import named
 from flows.refine import refine
 from tasks.publish import publish_table
+from tasks.server import claim
 
 
-@flow(name="retrain", flow_run_name=named("retrain"))
+@flow(name="retrain", flow_run_name=named("retrain"), on_running=[claim])
 def retrain(
     config: str = "demo", overrides: list[str] | None = None, home: str | None = None, alpha: float = 1.0
 ) -> State[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def survives(attack: Attack, results: list[Result]) -> tuple[str, bool]:
     return got if fit else f"{got}; honest work after it: {[result.status for result in after]}", fine
 
 
-def probe(pool: Pool) -> list[dict[str, Any]]:
+def probe(pool: Pool, progress: Callable[[int, int], None] = lambda done, total: None) -> list[dict[str, Any]]:
     """One row an attack, and one for the honest answers: name, kind, expected, got, ok."""
     with tempfile.TemporaryDirectory(prefix="codelutra-probe-") as scratch:
         databases = fixture_database(Path(scratch))
@@ -73,7 +74,8 @@ def probe(pool: Pool) -> list[dict[str, Any]]:
         rows.append(_row("the runner's own seccomp filter", "escape", "in place", missing or "in place", not missing))
         jobs = (item for attack in attacks() for item in (job(attack, database), *honest(attack.name, database)))
         stream = pool.map(jobs)
-        for attack in attacks():
+        for i, attack in enumerate(attacks()):
+            progress(i, len(attacks()))
             got, fine = survives(attack, [next(stream) for _ in range(5)])
             rows.append(_row(attack.name, attack.kind, " or ".join(attack.statuses) or "not correct", got, fine))
         lost = [reason for reason in pool.replaced if reason != "recycled"]

@@ -70,6 +70,7 @@ export_pip_settings_to_uv() {
     value=$(pip_setting extra-index-url); [ -z "$value" ] || export UV_INDEX="${UV_INDEX:-$value}"
     value=$(pip_setting find-links);      [ -z "$value" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-${value// /,}}"
     value=$(pip_setting cert);            [ -z "$value" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$value}"
+    # The best match of all indexes, not the first index that has the name: what comes is checked by its hash.
     export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}" UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
 }
 
@@ -81,16 +82,23 @@ install() {
     fi
 }
 
+# Every file is checked against the hashes in the lock, wherever it comes from. torch's CPU build has none there: PyPI, which
+# names the others, does not carry it.
 install_packages() { # LOCK
     local torch
-    .venv/bin/python -m pip install -qq "$(grep '^uv==' "$1")" || say "uv is not to be had here; pip does its work, slower"
+    sed -n '/^uv==/,/[^\\]$/p' "$1" >.setup/uv.txt
+    .venv/bin/python -m pip install -qq --no-deps --require-hashes -r .setup/uv.txt ||
+        say "uv is not to be had here; pip does its work, slower"
     export_pip_settings_to_uv
     torch=$(grep -E '^torch==.*\+cpu' "$1" || true)
-    if [ -n "$torch" ] && ! install --dry-run "$torch" >/dev/null 2>&1; then
+    if [ -n "$torch" ] && install --dry-run "$torch" >/dev/null 2>&1; then
+        install "$torch" || return
+    elif [ -n "$torch" ]; then
         say "$torch is not on the index that is configured here; it comes from PyTorch's own, $TORCH_CPU_INDEX"
         install --index-url "$TORCH_CPU_INDEX" "$torch" || return
     fi
-    install -r "$1" && install --no-build-isolation -e . || return
+    grep -vE '^torch==.*\+cpu' "$1" >.setup/hashed.txt
+    install --require-hashes -r .setup/hashed.txt && install --no-build-isolation -e . || return
     # Where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile all it imports again at every
     # start, which doubles the time of a start. Some packages hold files that are no Python: those are passed over.
     .venv/bin/python -m compileall -qq -j 0 .venv/lib/python3.11/site-packages || true

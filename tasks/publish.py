@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-import httpx
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -25,21 +24,22 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import SyncClientContext
-from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from codelutra.errors import redacted
 from codelutra.pipeline.run import Measures, Run
+from codelutra.results.escapes import fenced, inline, one_line, paragraph
 from codelutra.results.findings import question, spread
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.results.table import Table, policies_notes, policies_table
+from codelutra.results.text import dev_rate
 from codelutra.results.text import training as training_text
 from codelutra.schema import STATUSES
 from codelutra.store.artifacts import Artifact
+from tasks.server import NOT_ANSWERED
 
 _EVERY_SECONDS = 5.0
 _AWAY_SECONDS = 60.0  # before the next try, where Prefect's server did not answer
-# What its client raises for a server that is away or refuses. RuntimeError is its own "Failed to reach API".
-_NOT_SHOWN = (RuntimeError, httpx.HTTPError, PrefectException)
 _STEPS_SHOWN = 25
 _SHOWN = (
     "step",
@@ -60,6 +60,7 @@ _CLAUSE = re.compile(r"\n|(?=\b(?:FROM|WHERE|GROUP BY|HAVING|ORDER BY|LIMIT|(?:L
 
 @task(task_run_name="publish {name}")
 def _publish(run: str, name: str, summary: RunSummary, row: PolicyResult, pairs: Artifact | None) -> None:
+    get_run_logger().info("%s: dev pass@1 %s, %.1f minutes", name, dev_rate(row) or "not measured", row.minutes)
     key = _slug(f"{run}-{name}")
     create_markdown_artifact(_numbers(summary, row), key=key, description=f"{run}: {name}")
     create_table_artifact(_status_mix(row), key=f"{key}-status", description=f"{run}: what became of the answers of {name}")
@@ -72,13 +73,13 @@ def publish(run: Run, summary: RunSummary, row: PolicyResult, pairs: Artifact | 
     """Leave a policy's numbers, status mix and three of its pairs in the UI, if Prefect's server answers."""
     try:
         _publish(run.config.name, row.name, summary, row, pairs)
-    except _NOT_SHOWN as e:
+    except NOT_ANSWERED as e:
         _note(run, f"{row.name} is not shown in Prefect's UI", e)
 
 
 def _note(run: Run, what: str, error: Exception) -> None:
     """The UI shows what summary.json and the ledger hold anyway; a run does not end for it."""
-    run.dir.ledger({"event": "note", "text": f"{what} ({type(error).__name__}: {error}); the run goes on"})
+    run.dir.ledger({"event": "note", "text": redacted(f"{what} ({type(error).__name__}: {error}); the run goes on")})
 
 
 @contextlib.contextmanager
@@ -99,7 +100,7 @@ def live_progress(run: Run) -> Iterator[None]:
                 stages[stage] = _Stage(run.config.name, stage)
             try:
                 flow.run(stages[stage].show, done, total, unit, measures)
-            except _NOT_SHOWN as e:
+            except NOT_ANSWERED as e:
                 stages[stage].wait()
                 if not told:
                     _note(run, "Prefect's UI shows no progress while its server does not answer", e)
@@ -166,8 +167,8 @@ def _id(made: Any) -> UUID:
 
 
 def _numbers(summary: RunSummary, row: PolicyResult) -> str:
-    parts = [f"## {row.name}", policies_table(summary).markdown(), *policies_notes(summary)]
-    parts += [f"> **{alarm}**" for alarm in row.alarms]
+    parts = [f"## {inline(row.name)}", policies_table(summary).markdown(), *map(paragraph, policies_notes(summary))]
+    parts += [f"> **{inline(alarm)}**" for alarm in row.alarms]
     if row.funnel:
         counts = Table.of([{"step": k, "count": f"{n:,}"} for k, n in row.funnel.counts.items()], numbers=["count"])
         parts += ["### From samples to pairs", counts.markdown()]
@@ -186,33 +187,30 @@ def _status_mix(row: PolicyResult) -> list[dict[str, Any]]:
 def publish_table(key: str, table: Table, description: str) -> None:
     """Leave the table of an experiment in the UI: methods compared, models evaluated, a config's retrainings."""
     try:
-        create_table_artifact(table.records(), key=_slug(key), description=description)
-    except _NOT_SHOWN as e:  # what it shows is on disk; a night's work does not fail for it
+        shown = [{one_line(k): one_line(v) for k, v in row.items()} for row in table.records()]
+        create_table_artifact(shown, key=_slug(key), description=paragraph(description))
+    except NOT_ANSWERED as e:  # what it shows is on disk; a night's work does not fail for it
         logging.getLogger(__name__).warning("%s is not shown in Prefect's UI (%s: %s)", key, type(e).__name__, e)
 
 
 def _three_pairs(pairs: Artifact) -> str:
+    """Every text in it is the suite's or the model's: escaped, or inside a block that it cannot close."""
     frame = pairs.frame("pairs")
     parts = []
     for p in spread(frame, 3).rows(named=True):
         diff = difflib.unified_diff(_words(p["rejected"]), _words(p["chosen"]), "rejected", "chosen", lineterm="", n=50)
         parts += [
-            f"### {p['problem_id']}",
-            question(p["prompt"]),
-            "",
+            f"### {inline(p['problem_id'])}",
+            paragraph(question(p["prompt"])),
             f"`+` chosen ({p['chosen_source']}), `-` rejected ({p['rejected_status'].replace('_', ' ')})",
-            "",
-            "```diff",
-            *list(diff)[3:],
-            "```",
-            "",
+            fenced("\n".join(list(diff)[3:]), "diff"),
         ]
-    return "\n".join(parts)
+    return "\n\n".join(parts)
 
 
 def _words(code: str) -> list[str]:
     """A program in lines short enough for a diff: one SQL clause, or one source line, each."""
-    return [line.strip() for line in _CLAUSE.split(code) if line.strip()]
+    return [one_line(line.strip()) for line in _CLAUSE.split(code) if line.strip()]
 
 
 def _slug(text: str) -> str:

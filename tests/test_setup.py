@@ -36,12 +36,17 @@ print(json.dumps({d.name: [str(f) for f in d.files if not f.locate().exists()] f
 """
 
 
+def locked(name: str) -> str:
+    """A package of the lock with its hashes."""
+    found = re.search(rf"^{name}==.*(\n    --hash=.*)+", (ROOT / "requirements" / "cpu.txt").read_text(), re.MULTILINE)
+    assert found, name
+    return found[0]
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A small project of its own with this project's set-up script and nine of its locked packages."""
-    lines = (ROOT / "requirements" / "cpu.txt").read_text().splitlines()
-    lock = [line for line in lines if line.split("==")[0] in LOCKED]
-    assert len(lock) == len(LOCKED)
+    lock = [locked(name) for name in LOCKED]
     ask = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "packaging"]
     if subprocess.run(ask, capture_output=True, check=False).returncode:
         pytest.skip("no package index answers")
@@ -127,10 +132,22 @@ def test_what_looks_installed_but_is_not_is_installed_again_and_what_is_whole_co
 def test_another_lock_is_noticed(checkout: Path) -> None:
     assert set_up(checkout).returncode == 0
     for lock in (checkout / "requirements").iterdir():
-        lock.write_text(lock.read_text() + "six==1.17.0\n")
+        lock.write_text(lock.read_text() + locked("six") + "\n")
     changed = set_up(checkout)
     assert (changed.returncode, "installs the 10 packages" in changed.stdout) == (0, True), changed
     subprocess.run([checkout / ".venv/bin/python", "-c", "import six"], check=True)
+
+
+def test_a_package_that_is_not_the_locked_one_is_refused(checkout: Path) -> None:
+    for lock in (checkout / "requirements").iterdir():
+        lock.write_text(
+            re.sub(r"(?m)(^tomlkit==.*)(\n    --hash=.*)+", rf"\1\n    --hash=sha256:{'0' * 64}", lock.read_text())
+        )
+    refused = set_up(checkout)
+    assert refused.returncode == 2
+    assert "hash" in refused.stderr.lower()
+    assert "tomlkit" in refused.stderr
+    assert not list((checkout / ".venv").glob(".whole-*"))
 
 
 def test_where_a_gpu_has_come_nothing_of_the_cpu_packages_is_left(checkout: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from codelutra import __version__
 from codelutra.cli.commands import compare, maintain, retrain, start, watch
 from codelutra.errors import CodelutraError, UserError, of_the_system
+from codelutra.results.escapes import visible
 
 HELP = """Make a small open LLM good at one code task, from its own right and wrong programs.
 
@@ -132,11 +133,11 @@ def main() -> None:
         _require_folder()
         app()
     except (CodelutraError, SandboxError) as e:
-        print(f"codelutra: {e}", file=sys.stderr)
+        print(visible(f"codelutra: {e}"), file=sys.stderr)
         sys.exit(e.exit_code if isinstance(e, CodelutraError) else UserError.exit_code)
     except Exception as e:  # a full disk, a file that may not be read or written
         known = of_the_system(e)
         if not known:
             raise
-        print(f"codelutra: {known}", file=sys.stderr)
+        print(visible(f"codelutra: {known}"), file=sys.stderr)
         sys.exit(known.exit_code)

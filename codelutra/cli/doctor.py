@@ -6,11 +6,15 @@ import os
 import platform
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
+from codelutra.errors import redacted
 from codelutra.hardware import number_format
 
 MEMORY_GIB, DISK_GIB = 8, 10
@@ -29,11 +33,13 @@ class Check:
     found: str
     need: str
     how_to_get_it: str
+    warn: bool = False
+    """A run can go on, but this should be put right."""
 
 
 def checks() -> list[Check]:
     """Everything a run needs of this machine, in the order one would put it right."""
-    return [*_machine(), *_libraries(), *_docker(), _model_cache()]
+    return [*_machine(), *_libraries(), *_docker(), _model_cache(), prefect_server(os.environ.get("PREFECT_API_URL", ""))]
 
 
 def _machine() -> Iterator[Check]:
@@ -130,3 +136,27 @@ def _model_cache() -> Check:
     ready = sorted(p.name for p in folder.glob("*") if (p / "config.json").is_file() and not p.name.startswith("."))
     found = ", ".join(ready) or "empty: the default model (93 MB) is fetched at the first run"
     return Check("models", True, f"{folder}: {found}", "optional", "`codelutra run demo`, or model: path:DIR")
+
+
+def prefect_server(url: str) -> Check:
+    """Whom Prefect's server at `url`, or the one of `make ui`, answers: who may ask it can have a worker run commands."""
+    api, name, need = (url or "http://127.0.0.1:4200/api").rstrip("/"), "prefect server", "a password, known origins"
+    ask = urllib.request.Request(
+        f"{redacted(api).replace('***@', '')}/admin/version", headers={"Origin": "http://codelutra.invalid"}
+    )
+    try:
+        with urllib.request.urlopen(ask, timeout=3) as answer:
+            open_to_all, headers = True, answer.headers
+    except urllib.error.HTTPError as e:
+        open_to_all, headers = e.code != 401, e.headers
+        e.close()
+    except (OSError, ValueError, HTTPException) as e:
+        if url:
+            how = "`make ui` starts one; without PREFECT_API_URL a run starts one of its own"
+            return Check(name, True, redacted(f"none at {api} ({e})"), need, how, warn=True)
+        return Check(name, True, "none: a run starts one of its own, which answers that run alone", need, "`make ui`")
+    faults = ["answers without a password"] if open_to_all else []
+    faults += ["answers to pages of any origin"] if headers.get("access-control-allow-origin") == "*" else []
+    how = "stop it and start it with `make ui`, which sets both; docs/running.md#services says how elsewhere"
+    found = f"{redacted(api)} {' and '.join(faults) or 'asks for a password'}"
+    return Check(name, True, found, need, how, warn=bool(faults))

@@ -5,6 +5,7 @@ On a terminal that is one bar that moves; in a pipe or a file a line now and the
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
@@ -13,11 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from codelutra.results.escapes import one_line, visible
 from codelutra.results.text import training
 from codelutra.store.artifacts import Event
 
 EVERY_SECONDS = 30.0  # between two lines where there is no terminal
 State = dict[str, Any]  # progress.json
+
+
+def shown(text: str) -> str:
+    """Text that may be anybody's, as markup that shows it as it is."""
+    return escape(visible(text))
 
 
 def shown_on(console: Console) -> _Bar | AbstractContextManager[Lines]:
@@ -32,7 +39,7 @@ class _Stage:
         self.name, self._first = state["stage"], (state["at"], state["done"])
 
     def count(self, state: State) -> str:
-        return f"{state['done']:,}/{state['total']:,} {state['unit']}"
+        return shown(f"{state['done']:,}/{state['total']:,} {state['unit']}")
 
     def rate(self, state: State) -> float:
         """Units a second since it was first seen; 0 while that cannot be told."""
@@ -68,7 +75,7 @@ class _Bar:
     def _add(self, what: str, total: int | None) -> None:
         if self._id is not None:
             self._bars.remove_task(self._id)
-        self._id = self._bars.add_task(escape(what), total=total, count="", rate="")
+        self._id = self._bars.add_task(shown(what), total=total, count="", rate="")
 
     def say(self, line: str) -> None:
         """Print a line of markup."""
@@ -93,7 +100,7 @@ class _Bar:
         tenth = 10 * state["done"] // max(1, state["total"])
         if tenth > self._told and (said := training(state.get("measures"), "")):
             self._told = tenth
-            self.say(f"[dim]  {escape(state['stage'])}, step {state['done']:,}:[/] {said}")
+            self.say(f"[dim]  {shown(state['stage'])}, step {state['done']:,}:[/] {said}")
 
 
 class Lines:
@@ -119,7 +126,30 @@ class Lines:
             return
         rate = self._stage.rate(fresh)
         left = f", {rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left" if rate > 0 else ""
-        self.say(f"  {escape(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
+        self.say(f"  {shown(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
+
+
+class Here:
+    """How far a command is that does its work itself; for `with`. On a terminal its last line, else a line now and then."""
+
+    def __init__(self, every: float = EVERY_SECONDS) -> None:
+        self._every, self._due = every, time.monotonic() + every
+        self._began, self._on_terminal = time.monotonic(), sys.stderr.isatty()
+
+    def __call__(self, stage: str, done: int, total: int, unit: str, measures: object = None) -> None:
+        line = one_line(f"{stage}: {done:,}/{total:,} {unit}")
+        if self._on_terminal:
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every
+            print(f"  {line}, {_minutes(time.monotonic() - self._began)} so far", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._on_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _minutes(seconds: float) -> str:
@@ -147,4 +177,4 @@ _MADE = {
 def event_line(event: Event) -> str | None:
     """What to say of a ledger event, as markup; None where there is nothing to say."""
     said = _MADE.get(event["stage"]) if event["event"] == "made" else _SAID.get(event["event"])
-    return said.format(**{k: escape(v) if isinstance(v, str) else v for k, v in event.items()}) if said else None
+    return said.format(**{k: shown(v) if isinstance(v, str) else v for k, v in event.items()}) if said else None

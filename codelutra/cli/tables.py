@@ -18,6 +18,7 @@ from rich.text import Text
 from codelutra.cli.doctor import Check
 from codelutra.pipeline.check import Report
 from codelutra.results import text
+from codelutra.results.escapes import one_line, visible
 from codelutra.results.summary import RunSummary, policy_name
 from codelutra.results.table import Table, policies_notes, policies_table
 from codelutra.store.paths import told_command
@@ -25,6 +26,11 @@ from codelutra.store.paths import told_command
 _SHOWN = 10  # of a kind, for people; JSON has all
 _ENDLESS = 10_000  # columns, where there is no terminal
 _WORD = 8  # columns that a column of words needs; longer words are folded
+
+
+def say(text: str, style: str = "") -> None:
+    """Print text that may be anybody's."""
+    console().print(visible(text), style=style or None)
 
 
 def console() -> Console:
@@ -41,14 +47,15 @@ def narrow() -> bool:
 def show(table: Table, title: str = "") -> None:
     """Print a table. On a narrow terminal words wrap; names (the first column) and numbers do not. Where these leave the
     words no room, rows stay whole and the terminal breaks them."""
-    grid = Grid(title=title or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows = [[one_line(cell) for cell in row] for row in table.rows]
+    grid = Grid(title=one_line(title) or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     needed = 1
     for i, name in enumerate(table.columns):
         kept = i == 0 or name in table.numbers
-        cells = [name, *(row[i] for row in table.rows)]
+        cells = [one_line(name), *(row[i] for row in rows)]
         needed += 2 + max(map(len, cells) if kept else (min(len(w), _WORD) for c in cells for w in c.split()), default=0)
-        grid.add_column(name, justify="right" if name in table.numbers else "left", no_wrap=kept, overflow="fold")
-    for n, row in enumerate(table.rows):
+        grid.add_column(Text(cells[0]), justify="right" if name in table.numbers else "left", no_wrap=kept, overflow="fold")
+    for n, row in enumerate(rows):
         grid.add_row(*map(Text, row), style="bold" if n == table.best else "")
     out = console()
     out.width = out.width if needed <= out.width else _ENDLESS
@@ -57,20 +64,19 @@ def show(table: Table, title: str = "") -> None:
 
 def show_run(s: RunSummary, folder: Path) -> None:
     """What a run ends with: the table of its policies, notes, the test number, its state; `folder` is the run's."""
-    out = console()
     table = policies_table(s)
     show(table.without("ends", "tokens") if narrow() else table, f"{s.run}: {s.suite} ({text.problem_counts(s)})")
     for note in policies_notes(s):
-        out.print(note)
+        say(note)
     if s.test:
-        out.print(f"test (scored once, with {policy_name(s.test.policy)}): {text.rate(s.test)}, n = {s.test.n}")
-    out.print(f"{s.state}: {s.reason}  ({s.minutes:.1f} minutes)" if s.reason else f"{s.state}  ({s.minutes:.1f} minutes)")
+        say(f"test (scored once, with {policy_name(s.test.policy)}): {text.rate(s.test)}, n = {s.test.n}")
+    say(f"{s.state}: {s.reason}  ({s.minutes:.1f} minutes)" if s.reason else f"{s.state}  ({s.minutes:.1f} minutes)")
     for alarm in s.alarms:
-        out.print(f"! {alarm}", style="yellow")
+        say(f"! {alarm}", style="yellow")
     if s.now:
-        out.print(f"now: {s.now.stage} {s.now.done:,}/{s.now.total:,} {s.now.unit}{text.training(s.now.measures)}")
+        say(f"now: {s.now.stage} {s.now.done:,}/{s.now.total:,} {s.now.unit}{text.training(s.now.measures)}")
     report = told_command(f"codelutra report {s.run}", folder)
-    out.print(f"files: {folder}   report: {report}   UI: make ui", style="dim")
+    say(f"files: {folder}   report: {report}   UI: make ui", style="dim")
 
 
 def runs_table(summaries: Sequence[RunSummary]) -> Table:
@@ -90,7 +96,12 @@ def runs_table(summaries: Sequence[RunSummary]) -> Table:
 def checks_table(checks: Sequence[Check]) -> Table:
     """What `codelutra doctor` found."""
     rows = [
-        {"": "✓" if c.ok else "✗", "what": c.name, "found": c.found, "how to get it": "" if c.ok else c.how_to_get_it}
+        {
+            "": "!" if c.warn else "✓" if c.ok else "✗",
+            "what": c.name,
+            "found": c.found,
+            "how to get it": c.how_to_get_it if c.warn or not c.ok else "",
+        }
         for c in checks
     ]
     return Table.of(rows)
@@ -98,35 +109,28 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 def show_check(report: Report) -> None:
     """What `codelutra check` found: counts a split, the first of what fails and leaks, and what it comes to."""
-    out = console()
     rows = [{k.replace("_", " "): "not counted" if v is None else str(v) for k, v in s.items()} for s in report.splits]
     numbers = [c for c in (rows[0] if rows else {}) if c not in ("split", "digest")]
     show(Table.of(rows, numbers), f"{report.suite['name']} {report.suite['version']}, {report.suite['mode']}")
     for kind, n in Counter(f["kind"] for f in report.failures).most_common():
-        out.print(f"{n} × {kind}")
+        say(f"{n} × {kind}")
         for f in [f for f in report.failures if f["kind"] == kind][:_SHOWN]:
             why = "" if f["why"] == kind else f": {' '.join(f['why'].split())[:160]}"
-            out.print(f"    {f['split']} {f['problem_id']}{why}")
-            out.print(f"        {' '.join(f['reference'].split())[:160]}", style="dim")
+            say(one_line(f"    {f['split']} {f['problem_id']}{why}"))
+            say(f"        {' '.join(f['reference'].split())[:160]}", style="dim")
     for leak in report.leaks[:_SHOWN]:
         where = f"{leak['suite']} {leak['split']} {leak['problem_id']}"
-        out.print(f"leak: {where} has the {leak['shares']} of train {leak['train_id']}")
+        say(one_line(f"leak: {where} has the {leak['shares']} of train {leak['train_id']}"))
     if len(report.leaks) > _SHOWN:
-        out.print(f"… and {len(report.leaks) - _SHOWN} more leaks (--json lists all)")
+        say(f"… and {len(report.leaks) - _SHOWN} more leaks (--json lists all)")
     for line in report.notes:
-        out.print(line)
+        say(line)
     if failed := sum(row["reference_errors"] + row["flaky"] for row in report.splits):
-        out.print(f"{failed} references failed: their problems count as unsolved and make no pairs (--json lists all)")
+        say(f"{failed} references failed: their problems count as unsolved and make no pairs (--json lists all)")
     if report.spoilt:
-        out.print(f"not OK: {'; '.join(report.spoilt)}")
+        say(f"not OK: {'; '.join(report.spoilt)}")
     else:
-        out.print("OK: no leaks; every split has usable references.")
-
-
-def progress_line(stage: str, done: int, total: int, unit: str, measures: dict[str, float]) -> None:
-    """How far a stage is, on a terminal's last line."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{stage}: {done:,}/{total:,} {unit}" if done < total else "\r\033[K", end="", file=sys.stderr)
+        say("OK: no leaks; every split has usable references.")
 
 
 def by_stage(artifacts: Sequence[tuple[Path, int]]) -> Table:

@@ -19,9 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from codelutra.cli.progress import event_line, shown_on
+from codelutra.cli.progress import event_line, shown, shown_on
 from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
 from codelutra.results.load import load_summary
@@ -107,25 +106,25 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
-    out = Console(stderr=True, highlight=False, soft_wrap=True)
-    out.print(f"run [bold]{run.path.name}[/]  ·  {escape(str(run.path))}  ·  log: {run.log.name}")
+    out = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    out.print(f"run [bold]{run.path.name}[/]  ·  {shown(str(run.path))}  ·  log: {run.log.name}")
     ledger, reused = _follow(run.path / "ledger.jsonl", seen), 0
-    with shown_on(out) as shown:
+    with shown_on(out) as screen:
         try:
             while True:
                 ended = child.poll()
                 for event in iter(lambda: next(ledger), None):
                     reused += event["event"] == "reused"
                     if line := event_line(event):
-                        shown.say(line)
-                shown.update(run.progressed())
+                        screen.say(line)
+                screen.update(run.progressed())
                 if ended is not None:
                     if reused:
-                        shown.say(f"  reused {reused} finished artifacts from the store")
+                        screen.say(f"  reused {reused} finished artifacts from the store")
                     return ended
                 time.sleep(0.25)
         except KeyboardInterrupt:
-            shown.say("stopping; what is finished is kept in the store")
+            screen.say("stopping; what is finished is kept in the store")
             _end(child)
             return child.wait()
 

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import RunConfig
-from codelutra.errors import CodelutraError, UserError, of_the_system
+from codelutra.errors import CodelutraError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
 from codelutra.models import check_reference
 from codelutra.pipeline.remade import Remade
@@ -184,7 +184,7 @@ class Run:
             raise
         except Exception as e:
             known = of_the_system(e)
-            text = str(known) if known else f"{type(e).__name__}: {e}"
+            text = str(known) if known else redacted(f"{type(e).__name__}: {e}")
             code = known.exit_code if known else 1
             with contextlib.suppress(OSError, UserError):  # of a full disk
                 self.dir.ledger({"event": event, "text": f"{text}; the traceback is in {self.dir.log}", "exit_code": code})

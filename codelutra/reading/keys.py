@@ -73,7 +73,8 @@ def fault(error: Any, model: Any) -> str:
     if error["type"] == "missing":
         return f"{where}: required"
     if error["type"] != "extra_forbidden":
-        return f"{where} = {shown(error['input'])}: {error['msg'].removeprefix('Value error, ')}"
+        value = "" if error["type"] == "address" else f" = {shown(error['input'])}"  # it may hold a password
+        return f"{where}{value}: {error['msg'].removeprefix('Value error, ')}"
     for part in error["loc"][:-1]:
         annotation = model.model_fields[part].annotation
         model = next((a for a in (*get_args(annotation), annotation) if hasattr(a, "model_fields")), model)

@@ -18,9 +18,15 @@ from codelutra.reporting.report import write_report
 from codelutra.results.findings import policy_row, read_findings
 from codelutra.results.summary import PolicyResult
 from codelutra.store.artifacts import Manifest
-from codelutra.store.files import refusing_full_disk, sha256_file, write_atomic
+from codelutra.store.files import refuse_foreign, refusing_full_disk, sha256_file, write_atomic
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
+# What is taken from a folder that somebody else made: notes, keys and checkpoints beside the model stay there.
+_MODEL_FILES = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*"),
+    *("special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template*", "*.model", "*.tiktoken", "*.py"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "adapter/*", "preprocessor_config.json", "processor_config.json"),
+)
 
 
 def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
@@ -86,6 +92,11 @@ def push(exported: Path, target: str) -> str:
     return str(address)
 
 
+def _of_a_model(name: Path) -> bool:
+    """By its name in the folder; those of subfolders, other than adapter/, are not."""
+    return any(name.match(kind) and len(name.parts) == kind.count("/") + 1 for kind in _MODEL_FILES)
+
+
 def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str) -> None:
     """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
     out where one is not what it was."""
@@ -97,8 +108,9 @@ def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path, made_by:
         raise UserError(f"{source / gone[0]} is not there any more; {made_by}")
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         name = file.relative_to(source)
-        if str(name) in _NOT_THE_MODEL:
+        if str(name) in _NOT_THE_MODEL or not (str(name) in recorded or _of_a_model(name)):
             continue
+        refuse_foreign(file, source)
         copy = to / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)

@@ -9,6 +9,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
+from codelutra.results.escapes import visible
 from codelutra.results.table import Table
 
 _TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
@@ -23,17 +24,18 @@ class Html(str):
 def page(title: str, parts: Sequence[Html]) -> str:
     """A whole document: one file, nothing fetched."""
     template = Template(resources.files("codelutra.reporting").joinpath("templates/report.html").read_text())
-    return template.substitute(title=escape(title), body="\n".join(parts))
+    return template.substitute(title=safe(title), body="\n".join(parts))
 
 
 def tag(name: str, *inside: str, **attributes: str) -> Html:
     """<name …>inside</name>; `class_` becomes class. Strings are escaped, Html is not."""
-    attrs = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(v)}"' for k, v in attributes.items() if v)
+    attrs = "".join(f' {k.rstrip("_").replace("_", "-")}="{safe(v)}"' for k, v in attributes.items() if v)
     return Html(f"<{name}{attrs}>{''.join(map(safe, inside))}</{name}>")
 
 
 def safe(text: str) -> Html:
-    return text if isinstance(text, Html) else Html(escape(text))
+    """What is no markup yet: escaped, and with characters that hide or reorder others written out."""
+    return text if isinstance(text, Html) else Html(escape(visible(text)))
 
 
 def join(*parts: str) -> Html:

@@ -18,6 +18,7 @@ from codelutra import __version__
 from codelutra.errors import UserError
 from codelutra.prompts import TODAY, as_messages, as_text, template_of
 from codelutra.results import text
+from codelutra.results.escapes import code, inline, one_line, paragraph, visible
 from codelutra.results.findings import Findings, headline, libraries
 from codelutra.results.lineage import lineage
 from codelutra.results.summary import PolicyResult, TestResult, policy_name
@@ -47,34 +48,35 @@ def card(found: Findings, row: PolicyResult) -> str:
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
     drawn, (made, training, tags) = config.sample, _made(found, row)
+    used = {"codelutra": [__version__]} | libraries(found)
     facts = {
-        "base model": f"`{model}`, licence {licence or 'not recorded'}",
+        "base model": f"{code(model)}, licence {inline(licence) or 'not recorded'}",
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
-        "suite": f"{s.suite}, version {s.suite_version}, licence {suite_licence}",
+        "suite": inline(f"{s.suite}, version {s.suite_version}, licence {suite_licence}"),
         "problems": text.problem_counts(s),
         "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
         "training": training,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
         "weights": f"sha256 `{(found.manifest(row.path) or {}).get('digest', 'of the base model, unchanged')}`",
-        "made with": ", ".join(f"{k} {' / '.join(v)}" for k, v in ({"codelutra": [__version__]} | libraries(found)).items()),
+        "made with": inline(", ".join(f"{k} {' / '.join(v)}" for k, v in used.items())),
     }
     licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
     template = Template(resources.files("codelutra.reporting").joinpath("templates/model_card.md").read_text())
     return template.substitute(
         front=yaml.safe_dump(_front(found, row, licence, tags), sort_keys=False, allow_unicode=True).strip(),
-        title=f"{s.run}: {model} refined on {s.suite}",
-        headline="\n\n".join([*_so_far(found), *headline(found)]),
+        title=inline(f"{s.run}: {model} refined on {s.suite}"),
+        headline="\n\n".join(map(paragraph, [*_so_far(found), *headline(found)])),
         policies=replace(policies_table(s), best=s.policies.index(row)).markdown(),
         explained=POLICIES_EXPLAINED.replace(" The chosen policy stands out.", ""),
-        policy=row.name,
-        mode=s.mode,
+        policy=inline(row.name),
+        mode=code(s.mode),
         tested=_tested(found, row),
-        model=model,
-        run=s.run,
-        suite=s.suite,
+        model=code(model),
+        run=one_line(s.run),
+        suite=inline(s.suite),
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
         adapter=_ADAPTER if (Path(row.path) / "adapter").is_dir() else "",
-        made=f"`{model}`, {made}",
+        made=f"{code(model)}, {made}",
         prompt=_prompt(found, row),
         max_tokens=drawn.max_tokens,
         licence_note=licence_note,
@@ -118,7 +120,7 @@ def _rate(configured: float | None, row: PolicyResult) -> str:
 def _earlier(found: Findings) -> str:
     s = found.summary
     asked = f"{s.suite} {s.suite_version}, {s.problems.train:,} train problems"
-    return f"run `{s.run}` on {asked}: its {policy_name(s.best or '')}"
+    return f"run {code(s.run)} on {inline(asked)}: its {policy_name(s.best or '')}"
 
 
 def base_licence(found: Findings) -> str:
@@ -174,7 +176,7 @@ def _prompt(found: Findings, row: PolicyResult) -> str:
     asked = dev["prompt"][0] if dev is not None and dev.height else "…"
     template = template_of(policy)
     if not template and (policy / "tokenizer_config.json").is_file():
-        text = json.dumps(as_text(system, asked), ensure_ascii=False)
+        text = visible(json.dumps(as_text(system, asked), ensure_ascii=False))
         return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
     start = [{"role": "system", "content": system}] if system else []
     messages: Any = [*start, {"role": "user", "content": asked}]
@@ -184,7 +186,7 @@ def _prompt(found: Findings, row: PolicyResult) -> str:
         messages = as_messages(PreTrainedTokenizerFast.from_pretrained(policy), system, asked)
     options = {"enable_thinking": "False", "date_string": f'"{TODAY:%d %b %Y}"'}
     more = "".join(f", {name}={value}" for name, value in options.items() if name in template)
-    shown = json.dumps(messages, indent=4, ensure_ascii=False)
+    shown = visible(json.dumps(messages, indent=4, ensure_ascii=False))
     apply = (
         f'tokenizer.apply_chat_template(messages, add_generation_prompt=True{more}, return_tensors="pt", return_dict=True)'
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,22 @@ _CODE_SHOWN = 1200  # characters
 _STATE_LOOKS = {"finished": "good", "running": "wait", "interrupted": "wait"}
 
 
-def write_report(run_path: Path, beside: Sequence[Path] = (), out: Path | None = None) -> Path:
+def write_report(
+    run_path: Path,
+    beside: Sequence[Path] = (),
+    out: Path | None = None,
+    progress: Callable[[str, int, int, str], None] = lambda *_: None,
+) -> Path:
     """Write what the run has so far to `out`, by default runs/NAME/report/, and figures that put it beside other runs;
-    returns its index.html. Raises UserError without results."""
+    returns its index.html. `progress` hears how many figures are drawn, of how many. Raises UserError without results."""
     found, others = read_findings(run_path), [read_findings(path) for path in beside]
-    drawings = [draw(figure) for figure in run_figures(found.summary, found.training)]
-    compared = [draw(figure) for figure in figures_beside([found, *others])] if others else []
+    own = run_figures(found.summary, found.training)
+    figures = [*own, *(figures_beside([found, *others]) if others else [])]
+    drawn = list[Drawing]()
+    for figure in figures:
+        progress("report", len(drawn), len(figures), "figures")
+        drawn.append(draw(figure))
+    drawings, compared = drawn[: len(own)], drawn[len(own) :]
     out = out or run_path / "report"
     out.mkdir(exist_ok=True)
     for drawing in [*drawings, *compared]:

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import RunConfig
-from codelutra.errors import UserError
+from codelutra.errors import UserError, redacted
 from codelutra.results import text
 from codelutra.results.load import read_scores, read_summary
 from codelutra.results.summary import PolicyResult, RunSummary, iteration_of
@@ -82,7 +82,7 @@ class Findings:
     @cached_property
     def config_text(self) -> str:
         assert self.config  # a damaged file is told of
-        return (self.path / "run.yaml").read_text(encoding="utf-8")
+        return redacted((self.path / "run.yaml").read_text(encoding="utf-8"))
 
     @cached_property
     def config(self) -> RunConfig:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codelutra.results import text
+from codelutra.results.escapes import inline
 from codelutra.results.summary import PolicyResult, RunSummary, policy_name
 
 
@@ -36,13 +37,9 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def markdown(self) -> str:
-        lines = [[f"**{c}**" if c and n == self.best else c for c in map(_cell, row)] for n, row in enumerate(self.rows)]
+        lines = [[f"**{c}**" if c and n == self.best else c for c in map(inline, row)] for n, row in enumerate(self.rows)]
         marks = ["---:" if c in self.numbers else "---" for c in self.columns]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(map(_cell, self.columns)), marks, *lines])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(map(inline, self.columns)), marks, *lines])
 
 
 # The one table of a run's policies: column → cell. A column is a number unless it is one of the two that are words.

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from codelutra.errors import StageError, UserError
 from codelutra.prompts import end_ids, prompt_ids
+from codelutra.sampling.answers import Answer, Completions, FaultError, Models, RefusedError, ask, asking
 from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally, stop_ids
 
 if TYPE_CHECKING:
     import httpx
 
-_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-_TIMEOUT_SECONDS = 600.0  # a busy server queues; waiting is right, waiting for ever is not
+_TIMEOUT_SECONDS = 600.0  # for a whole answer: a busy server queues; waiting is right, waiting for ever is not
 # A server's own generation config (top_k 20, a repetition penalty …) would make other samples than the engine here does.
 _PLAIN_SAMPLING = {"n": 1, "top_k": -1, "repetition_penalty": 1.0}
 
@@ -79,13 +79,14 @@ def sample_endpoints(
     max_model_len: int,
     connections: int,
     patience_seconds: float = 60.0,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
     progress: Progress | None = None,
 ) -> Iterator[ShardResult]:
     """As `Engine.generate`, with `connections` requests in flight to each server.
 
-    Transient faults are retried with backoff on whichever server is free; a server that gave nothing but faults for
-    `patience_seconds` is left out. Raises UserError when one serves another model, StageError when none is left, when one
-    refuses a request, or when a request fails everywhere.
+    Faults, and answers that are none, are retried with backoff on whichever server is free; a server that gave nothing but
+    faults for `patience_seconds` is left out. `timeout_seconds` is for one answer. Raises UserError when one serves another
+    model, StageError when none is left, when one refuses a request, or when a request fails everywhere.
     """
     out: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop = threading.Event()
@@ -93,7 +94,8 @@ def sample_endpoints(
     missing, told = len(shards), (0, Tally(shards).total, 0)
     with ThreadPoolExecutor(1, "endpoints") as thread:
         try:
-            work = _sample(endpoints, policy, shards, max_model_len, connections, patience_seconds, out, stop)
+            client = asking(timeout_seconds)
+            work = _sample(endpoints, policy, shards, max_model_len, connections, patience_seconds, client, out, stop)
             thread.submit(asyncio.run, work).add_done_callback(out.put)
             while missing:
                 try:
@@ -120,17 +122,17 @@ async def _sample(
     max_model_len: int,
     connections: int,
     patience: float,
+    connected: httpx.AsyncClient,
     out: queue.SimpleQueue[Any],
     stop: threading.Event,
 ) -> None:
-    import httpx
     from transformers import AutoTokenizer
 
     work = _Work(Tally(shards), patience, out)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     work.stops = stop_ids(policy, *end_ids(tokenizer))
     _enqueue(work, tokenizer, max_model_len)
-    async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
+    async with connected as client:
         alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
         finished = asyncio.create_task(work.finished.wait())
         while not finished.done() and not stop.is_set():
@@ -169,14 +171,14 @@ async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, policy: Path, wor
     """Send requests to one server until it counts as dead."""
     model = ""
     while not model:
-        answer = await _call(client, endpoint, "GET", "/models")
+        answer = await _call(client, endpoint, "/models", Models)
         if answer is not None:
-            model, served = answer["data"][0]["id"], answer["data"][0].get("root") or answer["data"][0]["id"]
+            model, served = answer.data[0].id, answer.data[0].root or answer.data[0].id
             if not serves(served, policy):
                 raise UserError(
-                    f"{endpoint.url} serves {served}, and it is {policy} that is to be sampled: samples of another model "
-                    "would pass for this policy's. Start the server on that directory and give the same command again, "
-                    "which goes on from here; or empty sample.endpoints to sample here"
+                    f"{endpoint.url} serves {served[:300]}, and it is {policy} that is to be sampled: samples of another "
+                    "model would pass for this policy's. Start the server on that directory and give the same command "
+                    "again, which goes on from here; or empty sample.endpoints to sample here"
                 )
         elif _dead(endpoint, work.patience):
             return
@@ -187,21 +189,21 @@ async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, policy: Path, wor
 
 async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str, work: _Work) -> None:
     while not _dead(endpoint, work.patience):
-        ask = await work.asks.get()
-        shard = work.tally.shards[ask.shard]
+        wanted = await work.asks.get()
+        shard = work.tally.shards[wanted.shard]
         nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
         sampling = {"temperature": shard.temperature, **nucleus}
-        wanted = {"max_tokens": shard.max_tokens, "stop_token_ids": work.stops}
-        body = {"model": model, "prompt": ask.ids, **wanted, **sampling, **_PLAIN_SAMPLING}
-        answer = await _call(client, endpoint, "POST", "/completions", body)
+        ends = {"max_tokens": shard.max_tokens, "stop_token_ids": work.stops}
+        body = {"model": model, "prompt": wanted.ids, **ends, **sampling, **_PLAIN_SAMPLING}
+        answer = await _call(client, endpoint, "/completions", Completions, body)
         if answer is None:
-            _return(ask, endpoint, work)
+            _return(wanted, endpoint, work)
             await _back_off(endpoint)
             continue
-        choice = answer["choices"][0]
-        tokens = answer["usage"]["completion_tokens"]
+        choice, tokens = answer.choices[0], answer.usage.completion_tokens
         work.settle(
-            ask.shard, Completion(ask.prompt, ask.sample, choice["text"], choice["finish_reason"], len(ask.ids), tokens)
+            wanted.shard,
+            Completion(wanted.prompt, wanted.sample, choice.text, choice.finish_reason, len(wanted.ids), tokens),
         )
 
 
@@ -219,30 +221,21 @@ def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:
 
 
 async def _call(
-    client: httpx.AsyncClient, endpoint: _Endpoint, method: str, path: str, body: Any = None
-) -> dict[str, Any] | None:
-    """The server's answer as JSON; None on a transient fault, which is noted on the endpoint.
+    client: httpx.AsyncClient, endpoint: _Endpoint, path: str, kind: type[Answer], body: Any = None
+) -> Answer | None:
+    """The server's answer, checked; None on a fault, which is noted on the endpoint.
 
     Raises StageError when the server refuses the request.
     """
-    import httpx
-
     try:
-        response = await client.request(method, f"{endpoint.url.rstrip('/').removesuffix('/v1')}/v1{path}", json=body)
-    except httpx.TransportError as e:
-        endpoint.error = f"{type(e).__name__} {e}".strip()
+        answer = await ask(client, f"{endpoint.url.rstrip('/').removesuffix('/v1')}/v1", path, kind, body)
+    except RefusedError as e:
+        raise StageError(f"{endpoint.url} refused {path} with {e}") from e
+    except FaultError as e:
+        endpoint.error = str(e)
     else:
-        if response.status_code not in _TRANSIENT:
-            if response.is_error:
-                raise StageError(f"{endpoint.url} refused {path} with {response.status_code}: {response.text[:500]}")
-            answer: dict[str, Any] = response.json()
-            # A server that is shutting down ends requests with "abort".
-            if all(choice["finish_reason"] in ("stop", "length") for choice in answer.get("choices", ())):
-                endpoint.failing_since = 0.0
-                return answer
-            endpoint.error = "aborted a request"
-        else:
-            endpoint.error = f"{response.status_code} {response.text[:200]}"
+        endpoint.failing_since = 0.0
+        return answer
     endpoint.failing_since = endpoint.failing_since or time.monotonic()
     return None
 

@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from codelutra.errors import CodelutraError, StageError, UserError, disk_is_full, full_disk, of_the_system
 from codelutra.store.files import lock_holder, locked
-from sandbox import owner
+from sandbox import owner as owner
 
 OWNER = "CODELUTRA_STARTED_BY"  # CODELUTRA_OWNER was that of 0.1.0, which stops at an owner it cannot read
 _WORKS_FOR = "CODELUTRA_WORKS_FOR"  # for people: whose engine or trainer a process is

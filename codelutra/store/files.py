@@ -192,6 +192,22 @@ def cause(error: BaseException) -> str:
     return " ".join(said.split())[:200] or type(error).__name__
 
 
+def refuse_foreign(file: Path, folder: Path) -> None:
+    """Raise UserError where `file` is a link that leads out of `folder`: what is there is not ours to copy or publish.
+
+    The hub's cache is made of links: a snapshot's lead into the blobs of the same repository.
+    """
+    there, real = folder.resolve(), file.resolve()
+    inside = [there]
+    if there.parent.name == "snapshots" and there.parents[1].name.startswith("models--"):
+        inside.append(there.parents[1] / "blobs")
+    if not any(real.is_relative_to(place) for place in inside):
+        raise UserError(
+            f"{file} is a link that leads out of its folder, to {real}: it is not copied, nor published with the model. "
+            "Put the file itself there, or remove the link"
+        )
+
+
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

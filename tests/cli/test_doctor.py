@@ -5,12 +5,17 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from codelutra.cli.doctor import Check, _libraries, checks, memory_bytes
+from codelutra.cli.doctor import Check, _libraries, checks, memory_bytes, prefect_server
+from codelutra.cli.tables import checks_table
 
 
 def by_name(found: list[Check]) -> dict[str, Check]:
@@ -25,6 +30,47 @@ def test_this_machine_is_described_by_what_is_really_here() -> None:
     assert found["gpu"].ok  # optional
     assert {"cores", "memory", "disk", "trl", "sandbox image", "models"} <= set(found)
     assert all(check.need and check.how_to_get_it for check in found.values())
+
+
+@contextmanager
+def answering(status: int, origin: str) -> Iterator[str]:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            if origin:
+                self.send_header("access-control-allow-origin", origin)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "origin", "found", "warn"),
+    [
+        (200, "*", "answers without a password and answers to pages of any origin", True),
+        (200, "", "answers without a password", True),
+        (401, "*", "answers to pages of any origin", True),
+        (401, "http://127.0.0.1:4200", "asks for a password", False),
+    ],
+)
+def test_a_prefect_server_that_anybody_may_ask_is_warned_of(status: int, origin: str, found: str, warn: bool) -> None:
+    with answering(status, origin) as where:
+        for url in (f"http://{where}", f"http://user:s3cret@{where}"):
+            check = prefect_server(url)
+            assert (check.found.endswith(f" {found}"), check.warn, check.ok) == (True, warn, True)
+            row = checks_table([check]).records()[0]
+            assert (row[""], "make ui" in row["how to get it"]) == (("!", True) if warn else ("✓", False))
+            assert "s3cret" not in str(check)
+    gone = prefect_server(f"http://user:s3cret@{where}")
+    assert (gone.warn, gone.ok, "s3cret" in str(gone)) == (True, True, False)
+    assert gone.found.startswith("none at ")
 
 
 # The docker package leaves its socket to the garbage collector when connecting fails.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from codelutra.cli.progress import Lines, event_line, shown_on
+from codelutra.cli.progress import Here, Lines, event_line, shown_on
 from codelutra.cli.watch import _environment, _failure
 from codelutra.config import parse_config
 from codelutra.errors import UserError
@@ -82,21 +82,22 @@ def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
     assert said.getvalue().count(text) == 3
 
 
-FLOW = "import sys, time; from flows.command import main; main(lambda config, **given: time.sleep(float(config)))"
+FLOW = "import sys, time; from flows.command import main; main(lambda home, **given: time.sleep(float(home)))"
+WAIT = [sys.executable, "-c", FLOW, "demo", "--watched", "--home"]
 
 
 def test_a_flow_ends_well_while_it_is_still_watched() -> None:
-    with subprocess.Popen([sys.executable, "-c", FLOW, "0.5", "--watched"], stdin=subprocess.PIPE) as flow:
+    with subprocess.Popen([*WAIT, "0.5"], stdin=subprocess.PIPE) as flow:
         assert flow.wait(30) == 0
 
 
 def test_a_flow_that_is_watched_ends_with_whoever_watches() -> None:
-    with subprocess.Popen([sys.executable, "-c", FLOW, "60", "--watched"], stdin=subprocess.PIPE) as flow:
+    with subprocess.Popen([*WAIT, "60"], stdin=subprocess.PIPE) as flow:
         time.sleep(3)
         assert flow.poll() is None
         assert flow.stdin
         flow.stdin.close()
-        assert flow.wait(10) == -signal.SIGTERM
+        assert flow.wait(10) == 128 + signal.SIGTERM
 
 
 def test_modules_in_the_folder_a_run_is_started_from_are_not_taken_for_its_own(tmp_path: Path) -> None:
@@ -119,3 +120,23 @@ def test_a_second_start_of_a_run_is_refused_with_the_reason_and_changes_nothing(
         assert "left no message" in str(_failure(1, first.dir, 0, os.getpid() + 1)), "it is no failure of another process"
         with second.refining():
             assert "iterations: 9\n" in (first.dir.path / "run.yaml").read_text()
+
+
+@pytest.mark.parametrize("columns", [0, 80])
+def test_a_command_that_works_itself_tells_how_far_it_is(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe a line now and then; on a terminal its last line, which is gone at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr.isatty", lambda: bool(columns))
+        with Here(every=0.05) as progress:
+            for i in range(20):
+                progress("references\x1b[2J", i, 20, "problems")
+                time.sleep(0.01)
+    said = capsys.readouterr().err
+    assert "\x1b[2J" not in said
+    if columns:
+        assert said.count("\r") == 21
+        assert said.endswith("\r\x1b[K")
+    else:
+        lines = said.splitlines()
+        assert 2 <= len(lines) <= 5
+        assert all(re.fullmatch(r"  references\\x1b\[2J: \d+/20 problems, 0 s so far", line) for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+from markdown_it import MarkdownIt
 from prefect import __version__ as prefect_version
 from prefect import flow, task
 from prefect.artifacts import Artifact
@@ -27,6 +30,8 @@ from codelutra.errors import StageError, UserError
 from codelutra.experiments.retrain import next_retraining
 from codelutra.pipeline.run import Run, open_run
 from codelutra.results.table import Table
+from codelutra.schema import PAIRS
+from codelutra.store.artifacts import Artifact as StoreArtifact
 from flows.compare import compare
 from flows.evaluate import evaluate
 from flows.retrain import retrain
@@ -191,6 +196,25 @@ def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: Run, monkeyp
     assert rows[0]["step"] <= 2
     assert bar.data == 50.0
     assert "30 of 60 steps  ·  loss 1.500  chosen −4.0 (+0.5)" in bar.description
+
+
+HOSTILE = (
+    "x\n```\n# Ours\n![i](http://e/p.png)\n[l](http://e)\n<img src=x onerror=y>\n~~~\n````\nhttp://e.com \x1b]0;t\x07 \u202e"
+)
+
+
+def test_pairs_in_the_ui_are_text_whatever_the_model_and_the_suite_wrote(tmp_path: Path) -> None:
+    def shown(text: str) -> list[tuple[str, str]]:
+        row = (text, text, text, f"{text} 2", "sample", "wrong", 0, 1, True)
+        pl.DataFrame([row] * 3, schema=PAIRS, orient="row").write_parquet(tmp_path / "pairs.parquet")
+        said = publish._three_pairs(StoreArtifact("pairs", "k", "d", str(tmp_path)))
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", said)
+        tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(said)
+        inner = [t for token in tokens for t in (token.children or [])]
+        assert {t.type for t in inner} <= {"text", "text_special", "code_inline"}
+        return [(t.type, t.tag) for t in tokens]
+
+    assert shown(HOSTILE) == shown("words") == shown("``` diff\n" * 40)
 
 
 def test_a_comparison_is_shown_whatever_its_config_is_called() -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from codelutra.config import load_config
 from codelutra.errors import UserError
+from codelutra.models import resolve
 from codelutra.reporting.export import export, push
 from codelutra.reporting.report import write_report
 from codelutra.store.run_dir import RunDir
@@ -217,6 +218,77 @@ def test_the_card_says_what_the_adapter_beside_merged_weights_is(exported: Path,
     assert "`adapter/` is in them already" in (exported / "README.md").read_text()
     full = export(example_run(tmp_path, weights=write_tiny_model(tmp_path / "full")), tmp_path / "out")
     assert "adapter" not in (full / "README.md").read_text()
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    (tmp_path / "home-of-somebody").mkdir()
+    key = tmp_path / "home-of-somebody" / "id_ed25519"
+    key.write_text("PRIVATE KEY")
+    return key
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "vocab.json", "LICENSE", "adapter/adapter_config.json"])
+def test_a_link_out_of_the_model_s_folder_is_refused_and_what_it_leads_to_stays(
+    name: str, weights: Path, secret: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(weights, tmp_path / "model")
+    run = example_run(tmp_path / "home", weights=model)
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(secret)
+    with pytest.raises(UserError, match=rf"{Path(name).name} is a link that leads out of its folder, to {secret}"):
+        export(run, tmp_path / "out", policy="base")
+    assert not (tmp_path / "out").exists()
+    assert "PRIVATE KEY" not in "".join(p.read_text(errors="replace") for p in tmp_path.rglob("*out*/**/*") if p.is_file())
+
+
+def test_what_lies_beside_a_model_of_others_is_not_exported(weights: Path, secret: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(weights, tmp_path / "model")
+    (model / ".env").write_text("HF_TOKEN=hf_secret")
+    (model / ".git").mkdir()
+    (model / ".git" / "config").write_text("url = https://me:secret@host")
+    (model / "notes.txt").symlink_to(secret)
+    (model / "more").symlink_to(secret.parent)
+    (model / "LICENSE").write_text("Apache-2.0")
+    out = export(example_run(tmp_path / "home", weights=model), tmp_path / "out", policy="base")
+    assert {"config.json", "tokenizer.json", "model.safetensors", "LICENSE", "adapter"} <= {p.name for p in out.iterdir()}
+    assert not [n for n in (".env", ".git", "notes.txt", "more") if (out / n).exists()]
+
+
+def test_a_snapshot_of_the_hub_and_links_within_a_folder_are_exported_as_files(weights: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--org--coder"
+    snapshot = repository / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(weights, repository / "blobs")
+    for file in (f for f in weights.iterdir() if f.is_file()):
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    (snapshot / "LICENSE").symlink_to("config.json")
+    run = example_run(tmp_path / "home", weights=snapshot)
+    out = export(run, tmp_path / "out", policy="base")
+    assert (out / "config.json").read_bytes() == (weights / "config.json").read_bytes() == (out / "LICENSE").read_bytes()
+    assert not [p for p in out.rglob("*") if p.is_symlink()]
+
+
+def test_a_link_among_a_model_s_files_is_refused_before_anything_is_sampled(
+    weights: Path, secret: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(weights, tmp_path / "model")
+    (model / "tokenizer_config.json").unlink()
+    (model / "tokenizer_config.json").symlink_to(secret)
+    with pytest.raises(UserError, match="is a link that leads out of its folder"):
+        resolve(f"path:{model}", tmp_path / "cache")
+
+
+def test_a_run_of_before_with_credentials_in_its_config_publishes_none(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run.parents[1], tmp_path / "home", symlinks=True)
+    own = tmp_path / "home" / "runs" / run.name
+    config = yaml.safe_load((own / "run.yaml").read_text())
+    config["sample"]["endpoints"] = ["http://user:s3cret@host:8000/v1"]
+    (own / "run.yaml").write_text(yaml.safe_dump(config))
+    out = export(own, tmp_path / "out")
+    shown = [p.read_text(errors="replace") for p in out.rglob("*") if p.is_file() and p.suffix != ".safetensors"]
+    assert not [text for text in shown if "s3cret" in text]
+    assert "http://***@host:8000/v1" in (out / "run.yaml").read_text()
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

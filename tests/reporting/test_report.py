@@ -6,15 +6,19 @@ import csv
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
 
 from codelutra.errors import UserError
+from codelutra.reporting.export import export
 from codelutra.reporting.figures.drawing import Figure, draw
 from codelutra.reporting.figures.policies import pass_at_1_figure, status_figure
 from codelutra.reporting.figures.training import log_probability_figure
@@ -26,6 +30,7 @@ from codelutra.results.summary import RunSummary
 from codelutra.results.text import p_value
 from codelutra.scoring.scores import mcnemar
 from tests.helpers.example_run import SKILLS, example_run
+from tests.helpers.tiny_model import write_tiny_model
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -311,3 +316,48 @@ def capture(figure: Figure) -> Any:
     canvas = Canvas(figsize=figure.size)
     figure.draw(canvas)
     return canvas
+
+
+HOSTILE = (
+    "</script></pre><script>alert(1)</script><img src=x onerror=y>\"' onload=z &lt; \u2028 \u202e \x1b[31m"
+    " ```\n# Head\n![i](http://e/p.png)"
+)
+
+
+def test_nothing_of_a_suite_is_markup_in_the_page_or_the_card(tmp_path: Path) -> None:
+    """Ids, questions, programs, database and suite names of somebody else's, through a whole run."""
+    weights = write_tiny_model(tmp_path / "tiny")
+
+    def made(name: str, text: str) -> tuple[Page, str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        with closing(sqlite3.connect(folder / "shop.sqlite")) as connection:
+            connection.executescript("CREATE TABLE item (id, name); INSERT INTO item VALUES (1, 'cup'), (2, 'jug')")
+        (folder / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]\n")
+        literal = text.replace("'", "''").replace("\x1b", "")
+        lines = [
+            {"question": f"{text} {n}?", "query": f"SELECT name, '{literal}' FROM item WHERE id < {n}", "split": split}
+            for n, split in enumerate(["train"] * 8 + ["dev"] * 6 + ["test"] * 4)
+        ]
+        (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        suite = {"name": "custom", "path": str(folder)}
+        run = example_run(tmp_path / f"home-{len(text)}", weights=weights, suite=suite)
+        assert "onload=z" in (folder / "problems.jsonl").read_text() or text == "words"
+        return page(run), (export(run, tmp_path / f"out-{len(text)}") / "README.md").read_text()
+
+    hostile, card = made("<b>![i](x)` $x$ | \x1b[1m \u202e", HOSTILE)
+    harmless, harmless_card = made("harmless", "words")
+    attributes = {name for _, attrs in hostile.elements for name in attrs}
+    assert {tag for tag, _ in hostile.elements} <= {tag for tag, _ in harmless.elements} | {
+        "ins",
+        "del",
+        "details",
+        "summary",
+    }
+    assert attributes <= {name for _, attrs in harmless.elements for name in attrs} | {"class"}
+    assert "onload=z" in hostile.text, "shown as text"
+    kinds = [
+        {(t.type, t.tag) for t in MarkdownIt("commonmark").enable("table").parse(text.split("---\n", 2)[2])}
+        for text in (card, harmless_card)
+    ]
+    assert kinds[0] == kinds[1]

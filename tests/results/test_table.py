@@ -64,7 +64,7 @@ def on_terminal(table: Table, capsys: pytest.CaptureFixture[str]) -> list[list[s
 def in_markdown(table: Table) -> list[list[str]]:
     head, _, *rows = table.markdown().splitlines()
     cut = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in (head, *rows)]
-    return [[cell.strip("*").replace("\\|", "|") for cell in row] for row in cut]
+    return [[re.sub(r"\\([^\w\s])", r"\1", cell.strip("*")) for cell in row] for row in cut]
 
 
 def without_blanks(rows: list[list[str]]) -> list[list[str]]:

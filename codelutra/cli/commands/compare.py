@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 if TYPE_CHECKING:
@@ -101,4 +102,4 @@ def _run_experiment(experiment: Experiment, home: Path | None, as_json: bool, *,
     tables.show(result.narrow if result.narrow and tables.narrow() else result.table, result.title)
     for name in result.missing:
         print(f"not in it: {name}, not finished", file=sys.stderr)
-    print(f"written: {plan.folder(experiment, root)}", file=sys.stderr)
+    print(visible(f"written: {plan.folder(experiment, root)}"), file=sys.stderr)

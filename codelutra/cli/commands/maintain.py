@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, print_json
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -57,20 +58,21 @@ def sandbox_build(kind: Image = "python", json_: Json = False) -> None:
     """Build the sandbox image, unless it is there."""
     from sandbox.image import ensure_image
 
-    tag = ensure_image(kind, progress=lambda line: print(line, file=sys.stderr))
+    tag = ensure_image(kind, progress=lambda line: print(visible(line), file=sys.stderr))
     print(json.dumps({"image": tag}) if json_ else tag)
 
 
 def sandbox_probe(kind: Image = "python", json_: Json = False) -> None:
     """Run honest programs and known attacks through the real sandbox. Exit 1 if any verdict is not as expected."""
     from codelutra.cli import tables
+    from codelutra.cli.progress import Here
     from codelutra.results.table import Table
     from sandbox.image import ensure_image
     from sandbox.pool import Pool
     from sandbox.probe import probe
 
-    with Pool(image=ensure_image(kind), workers=1, run="probe") as pool:
-        rows = probe(pool)
+    with Here() as progress, Pool(image=ensure_image(kind), workers=1, run="probe") as pool:
+        rows = probe(pool, lambda done, total: progress("sandbox probe", done, total, "attacks"))
     shown = [{k: str(v) for k, v in row.items()} for row in rows]
     print_json(rows) if json_ else tables.show(Table.of(shown), "sandbox probe")
     if not all(r["ok"] for r in rows):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, print_json
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -63,4 +64,4 @@ def _show_record(root: Path, name: str, as_json: bool) -> None:
         print_json({"name": name, "promoted": now.model_dump(mode="json") if now else None, "retrainings": rows})
         return
     tables.show(record_table(record), f"{name}: retrainings")
-    print(f"promoted: {record.folder / 'model'}" if now else "promoted: none yet")
+    print(visible(f"promoted: {record.folder / 'model'}") if now else "promoted: none yet")

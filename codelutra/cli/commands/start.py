@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, listed, print_json, show_run
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -40,10 +41,12 @@ def check(
     from dataclasses import asdict
 
     from codelutra.cli import tables
+    from codelutra.cli.progress import Here
     from codelutra.config import load_config
     from codelutra.pipeline.check import check as check_config
 
-    report = check_config(load_config(config, tuple(set_ or ())), home_dir(home), against or (), tables.progress_line)
+    with Here() as progress:
+        report = check_config(load_config(config, tuple(set_ or ())), home_dir(home), against or (), progress)
     if json_:
         print_json({**asdict(report), "spoilt": report.spoilt})
     else:
@@ -109,5 +112,5 @@ def _show_made(made: Any, as_json: bool) -> None:
         print(json.dumps({"suite": str(made.suite), "config": str(made.config), "splits": dict(made.splits)}))
         return
     splits = ", ".join(f"{n} {split}" for split, n in made.splits.items())
-    print(f"wrote {made.suite} and {made.config}: {splits}")
-    print(f"next:  codelutra check {made.config}\n       codelutra run {made.config}")
+    print(visible(f"wrote {made.suite} and {made.config}: {splits}"))
+    print(visible(f"next:  codelutra check {made.config}\n       codelutra run {made.config}"))

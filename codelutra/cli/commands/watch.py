@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json, show_run
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -35,7 +36,7 @@ def status(
     elif not damaged:
         print("no runs here yet; `codelutra run demo` makes one")
     for error in damaged:
-        print(f"codelutra: {error}", file=sys.stderr)
+        print(visible(f"codelutra: {error}"), file=sys.stderr)
 
 
 def report(
@@ -47,11 +48,13 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write the run's report page with its figures (runs/RUN/report/index.html)."""
+    from codelutra.cli.progress import Here
     from codelutra.reporting.report import write_report
 
     runs = home_dir(home) / "runs"
-    page = write_report(runs / name, [runs / other for other in beside or ()])
-    print(json.dumps({"report": str(page)}) if json_ else f"report: {page}")
+    with Here() as progress:
+        page = write_report(runs / name, [runs / other for other in beside or ()], progress=progress)
+    print(json.dumps({"report": str(page)}) if json_ else visible(f"report: {page}"))
 
 
 def export(
@@ -75,6 +78,6 @@ def export(
         hub_name(push)  # a wrong name is told before anything is copied
     out = export_policy(home_dir(home) / "runs" / name, directory, policy=policy)
     address = push_to_hub(out, push) if push else None
-    print(json.dumps({"exported": str(out), "pushed": address}) if json_ else f"exported: {out}")
+    print(json.dumps({"exported": str(out), "pushed": address}) if json_ else visible(f"exported: {out}"))
     if address and not json_:
-        print(f"pushed: {address}")
+        print(visible(f"pushed: {address}"))

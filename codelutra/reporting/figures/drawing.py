@@ -10,11 +10,13 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from codelutra.results.escapes import visible
 from codelutra.store.files import write_atomic
 
 Row = dict[str, Any]
@@ -64,7 +66,7 @@ class Drawing:
         for mark in (' id="', "url(#", 'xlink:href="#'):
             body = body.replace(mark, f"{mark}{self.figure.name}-")
         body = body.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAPER, "none")
-        label = self.figure.title.replace('"', "'")
+        label = escape(self.figure.title)
         return f'<svg viewBox="{view}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
 
 
@@ -72,13 +74,16 @@ def draw(figure: Figure) -> Drawing:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.text import Text
 
     svg, png = io.StringIO(), io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": figure.name}, _STYLE):
         canvas = Canvas(figsize=figure.size, layout="constrained")
         FigureCanvasAgg(canvas)
-        canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=10)
+        canvas.suptitle(visible(figure.title), x=0.01, ha="left", weight="bold", size=10)
         figure.draw(canvas)
+        for text in canvas.findobj(Text):
+            text.set_text(visible(text.get_text()))
         canvas.savefig(png, format="png", dpi=200, facecolor="white", metadata={"Software": None})
         canvas.set_layout_engine("none")  # laid out already
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})

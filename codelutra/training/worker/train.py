@@ -21,6 +21,7 @@ from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
+from codelutra.store.files import refuse_foreign
 from codelutra.training.batches import Example, answer_examples, pair_examples, plan, whole_batches
 from codelutra.training.checkpoints import Emit, Job, Judge, last_whole_checkpoint, resume
 from codelutra.training.worker.dpo import Preference, drift_alarm
@@ -69,6 +70,7 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
             "example of each batch: lower processes or raise batch_size"
         ) from e
     policy, out, work = (Path(spec[name]) for name in ("policy", "out", "work"))
+    _kept(policy)  # told now, not after hours of training
     bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
     long = frame.height - len(examples)
     return Job(
@@ -149,9 +151,17 @@ def _save(trainer: Any) -> None:
     config = json.loads((job.policy / "config.json").read_text())
     config.pop("torch_dtype", None)
     (job.out / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-    for file in (f for kind in KEPT for f in job.policy.glob(kind)):
+    for file in _kept(job.policy):
         shutil.copyfile(file, job.out / file.name)
     shutil.copyfile(job.work / "training.jsonl", job.out / "training.jsonl")
+
+
+def _kept(policy: Path) -> list[Path]:
+    """What is copied beside new weights. Raises UserError where one of them is a link to somewhere else."""
+    files = [f for kind in KEPT for f in policy.glob(kind) if f.is_file()]
+    for file in files:
+        refuse_foreign(file, policy)
+    return files
 
 
 def _summary(trainer: Any, resumed: int) -> dict[str, Any]:

@@ -1,0 +1,226 @@
+"""Prefect's server answers who has its password, and its UI shows no run as going on whose process is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from codelutra.errors import UserError
+from tasks.server import require_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+STARTS = """
+import sys, time
+from prefect import flow, task
+from tasks.server import claim
+
+@task
+def waits(seconds):
+    print("waiting", flush=True)
+    time.sleep(seconds)
+
+@flow(name="waits", on_running=[claim])
+def waiting(config, overrides, home):
+    waits.submit(float(home)).result()
+"""
+WATCHED = STARTS + "\nfrom flows.command import main\nmain(waiting)\n"
+
+
+def clean_environment(folder: Path, **more: str) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    own |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PYTHONPATH": str(ROOT)}
+    return own | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180", "HOME": str(folder)} | more
+
+
+def settings_of(folder: Path) -> dict[str, str]:
+    lines = (folder / ".config" / "codelutra" / "prefect.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[dict[str, str]]:
+    """`make ui`, on a port of its own; gives what asks it has to set."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = clean_environment(folder, PREFECT_SERVER_API_PORT=port)
+    with (folder / "server.log").open("w") as log:
+        started = subprocess.Popen([ROOT / "scripts" / "ui.sh"], stdout=log, stderr=log, env=env, cwd="/")
+    deadline = time.monotonic() + 180
+    while True:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
+            break
+        assert started.poll() is None, (folder / "server.log").read_text()[-2000:]
+        assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
+        time.sleep(0.3)
+    yield clean_environment(folder) | settings_of(folder)
+    started.terminate()
+    started.wait()
+
+
+def ask(url: str, password: str = "", **headers: str) -> tuple[int, Any]:
+    """Status and headers."""
+    import base64
+
+    if password:
+        headers["Authorization"] = "Basic " + base64.b64encode(password.encode()).decode()
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers
+    except urllib.error.HTTPError as e:
+        return e.code, e.headers
+
+
+def flow_runs(env: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Flow → state and message, of the newest flow run."""
+    code = (
+        "import json\nfrom prefect.client.orchestration import get_client\n"
+        "with get_client(sync_client=True) as c:\n"
+        "    print(json.dumps([(r.id.hex, r.state_name, r.state.message or '') for r in c.read_flow_runs()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {i: (name, message) for i, name, message in json.loads(done.stdout.splitlines()[-1])}
+
+
+@contextmanager
+def started(env: dict[str, str], *, seconds: float = 300) -> Iterator[subprocess.Popen[bytes]]:
+    """A flow in a process of its own, which waits by now; the block has to end it."""
+    command = [sys.executable, "-c", WATCHED, "demo", "--home", str(seconds), "--watched"]
+    with (
+        NamedTemporaryFile() as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, cwd=ROOT) as process,
+    ):
+        while b"\nwaiting\n" not in Path(log.name).read_bytes():
+            assert process.poll() is None, Path(log.name).read_text()[-3000:]
+            time.sleep(0.2)
+        yield process
+
+
+def test_the_ui_s_server_answers_nobody_without_the_password(server: dict[str, str], folder: Path) -> None:
+    api = server["PREFECT_API_URL"]
+    assert [ask(f"{api}/admin/version", p)[0] for p in ("", "codelutra:wrong", server["PREFECT_API_AUTH_STRING"])] == [
+        401,
+        401,
+        200,
+    ]
+    password = server["PREFECT_API_AUTH_STRING"]
+    _, foreign = ask(f"{api}/admin/version", password, Origin="http://evil.example")
+    assert "access-control-allow-origin" not in foreign
+    _, own = ask(f"{api}/admin/version", password, Origin=api.removesuffix("/api"))
+    assert own["access-control-allow-origin"] == api.removesuffix("/api")
+    file = folder / ".config" / "codelutra" / "prefect.env"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+    assert len(password) > 30
+
+
+def test_the_ui_does_not_start_without_a_password(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "codelutra"
+    folder.mkdir(parents=True)
+    (folder / "prefect.env").write_text("PREFECT_API_URL=http://127.0.0.1:4200/api\n")
+    done = subprocess.run([ROOT / "scripts" / "ui.sh"], env=clean_environment(tmp_path), capture_output=True, text=True)
+    assert (done.returncode, "holds no PREFECT_SERVER_API_AUTH_STRING" in done.stderr) == (2, True), done
+
+
+def test_a_run_that_was_killed_is_crashed_once_the_next_starts(server: dict[str, str]) -> None:
+    with started(server) as killed, started(server) as going_on:
+        open_before = {i for i, (state, _) in flow_runs(server).items() if state == "Running"}
+        assert len(open_before) == 2
+        killed.kill()
+        killed.wait()
+        with started(server) as next_one:
+            states = flow_runs(server)
+            assert sorted(states[i][0] for i in open_before) == ["Crashed", "Running"], "only that of the dead process"
+            (message,) = [states[i][1] for i in open_before if states[i][0] == "Crashed"]
+            assert "its process has ended" in message
+            assert going_on.stdin
+            going_on.stdin.close()  # as `codelutra run` ends it
+            next_one.send_signal(signal.SIGTERM)  # as `kill` does
+            assert [p.wait(timeout=60) for p in (going_on, next_one)] == [143, 143]
+    assert {state for state, _ in flow_runs(server).values()} == {"Crashed"}
+
+
+def test_the_temporary_server_answers_its_run_alone_and_ends_with_it(tmp_path: Path) -> None:
+    env = clean_environment(tmp_path)
+    with started(env) as process:
+        (port,) = servers_of(process.pid)
+        assert ask(f"http://127.0.0.1:{port}/api/admin/version")[0] == 401
+        _, headers = ask(f"http://127.0.0.1:{port}/api/health", Origin="http://evil.example")
+        assert "access-control-allow-origin" not in headers
+        process.send_signal(signal.SIGTERM)  # to the process alone
+        assert process.wait(timeout=60) == 143
+    with closing(socket.socket()) as probe:
+        assert probe.connect_ex(("127.0.0.1", int(port))) != 0, "it has outlived its run"
+    assert {state for state, _ in flow_runs(env).values()} == {"Crashed"}
+
+
+def servers_of(pid: int) -> list[str]:
+    """Ports of the temporary servers that a process has started."""
+    ports = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            words = (path / "cmdline").read_text().split("\0")
+            if parent == str(pid) and "--port" in words:
+                ports.append(words[words.index("--port") + 1])
+    return ports
+
+
+class Page(BaseHTTPRequestHandler):
+    """A server that is none of Prefect's."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("content-length", "4")
+        self.end_headers()
+        self.wfile.write(b"<a/>")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "does not answer as one"), (404, "does not answer as one"), (401, "asks for a password")]
+)
+def test_a_server_that_is_none_or_wants_another_password_is_one_clear_message(
+    status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Page, "status", status)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{page.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: api}), pytest.raises(UserError, match=f"{api} .*{said}"):
+            require_server()
+        page.shutdown()
+    with temporary_settings({PREFECT_API_URL: api}), pytest.raises(UserError, match="unset PREFECT_API_URL"):
+        require_server()
