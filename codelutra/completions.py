@@ -183,8 +183,9 @@ def _on_its_line(text: str, start: int, fence: str) -> tuple[int, int]:
 
 
 def _ends(text: str, found: re.Match[str]) -> tuple[int, int]:
-    line = text.rfind("\n", 0, found.start("run")) + 1
-    if not text[line : found.start("run")].strip(" \t>") and _OPENS.match(text, found.end()):
+    near = max(0, found.start("run") - 200)  # margins are short, lines need not be
+    line = text.rfind("\n", near, found.start("run")) + 1
+    if (line or not near) and not text[line : found.start("run")].strip(" \t>") and _OPENS.match(text, found.end()):
         return line, line  # the closing fence was forgotten, this is the next block's
     return found.start("run"), found.end()
 
