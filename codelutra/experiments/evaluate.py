@@ -15,7 +15,7 @@ from codelutra.config import load_config
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
 from codelutra.experiments.retrain import Record, keeping_sides
 from codelutra.results import text
-from codelutra.results.load import chosen_weights
+from codelutra.results.load import chosen_weights, finished_summary
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 
@@ -25,7 +25,7 @@ _NAME = 64  # characters a run's name may have
 def evaluation(source: str, overrides: Overrides, models: Sequence[str], home: Path) -> Experiment:
     """One run a model. Raises ConfigError, and UserError for a run that has no policy to give: before any is begun."""
     for scheme, _, name in (model.partition(":") for model in models):
-        if scheme == "run":
+        if scheme == "run" and not finished_summary(home / "runs" / name):
             chosen_weights(home / "runs", name)
     arms = [_arm(source, overrides, model, home) for model in models]
     return Experiment("evaluation", f"{load_config(source, overrides).name}-evaluate", arms, _result)
