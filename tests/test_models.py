@@ -20,6 +20,7 @@ from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.files import sha256_file
+from tests.helpers.rights import rights_count
 from tests.helpers.tiny_model import write_tiny_gguf, write_tiny_model
 
 BAD_HUB_NAMES = [
@@ -280,6 +281,20 @@ def test_a_directory_without_weights_or_tokenizer_is_no_model(tmp_path: Path) ->
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="holds no tokenizer"):
         resolve(f"path:{tmp_path}", tmp_path / "cache")
+
+
+def test_a_cache_of_another_user_or_a_damaged_memory_only_costs_hashing(tiny: Path, tmp_path: Path) -> None:
+    known = fingerprint(tiny, tmp_path)
+    (memory,) = (tmp_path / "fingerprints").iterdir()
+    for damage in ("", "3", "[1]", "{", "\0"):
+        memory.write_text(damage)
+        assert fingerprint(tiny, tmp_path) == known
+    other = tmp_path / "other"
+    other.mkdir()
+    other.chmod(0o555)
+    with rights_count():
+        assert fingerprint(tiny, other) == known
+    assert list(other.iterdir()) == []
 
 
 def test_the_fingerprint_is_of_the_policy_and_of_nothing_else(tiny: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from typing import Any
 
 from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
-from codelutra.store.files import sha256_file, write_atomic
+from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
 from codelutra.training.batches import Example
 
 CHECKPOINT_MARK = "whole.json"
@@ -96,10 +97,11 @@ def last_whole_checkpoint(work: Path, key: str) -> Path | None:
     """The newest checkpoint in `work` that was written to its end, by a training with this key."""
     whole: list[tuple[int, Path]] = []
     for mark in work.glob(f"checkpoint-*/{CHECKPOINT_MARK}"):
-        content = json.loads(mark.read_text())
-        files = {f.name: f.stat().st_size for f in mark.parent.iterdir() if f.is_file()}
-        if content["key"] == key and all(files.get(n) == size for n, size in content["files"].items()):
-            whole.append((content["step"], mark.parent))
+        with contextlib.suppress(*UNREADABLE):  # a damaged mark: training goes on from an earlier step
+            content = json.loads(mark.read_bytes())
+            files = {f.name: f.stat().st_size for f in mark.parent.iterdir() if f.is_file()}
+            if content["key"] == key and all(files.get(n) == size for n, size in content["files"].items()):
+                whole.append((int(content["step"]), mark.parent))
     return max(whole)[1] if whole else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,16 @@ import pytest
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError, UserError
 from codelutra.experiments.evaluate import evaluation
-from codelutra.experiments.retrain import Due, Record, conclude, next_retraining, promote, read_record, record_table
+from codelutra.experiments.retrain import (
+    Due,
+    Record,
+    Retraining,
+    conclude,
+    next_retraining,
+    promote,
+    read_record,
+    record_table,
+)
 from codelutra.pipeline.run import Run
 from codelutra.results.findings import read_findings
 from codelutra.results.lineage import _keys, lineage
@@ -380,3 +390,26 @@ def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: 
     back = codelutra("promoted", "nodev", *home, "--to", "nodev-r002", "--json")
     assert json.loads(back.stdout)["promoted"]["run"] == "nodev-r002"
     assert codelutra("promoted", "nope", *home).returncode == 2
+
+
+@pytest.mark.parametrize("ahead", [60.0, 1e6, 1e12])
+def test_the_last_promotion_counts_whatever_the_clock_said_at_earlier_ones(tmp_path: Path, ahead: float) -> None:
+    weights = [tmp_path / name for name in ("one", "two")]
+    for folder in weights:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    record = Record(tmp_path, "demo")
+    with record.changing() as rows:
+        for name, folder in zip(("demo-r001", "demo-r002"), weights, strict=True):
+            rows.append(
+                Retraining(
+                    run=name, made_of="", base_model="m", model="m", verdict="kept", path=str(folder), policy="policy-1"
+                )
+            )
+        rows[0].promoted_at = time.time() + ahead  # by 0.1.0, before the clock was set back
+    for name, folder in (("demo-r002", weights[1]), ("demo-r001", weights[0]), ("demo-r002", weights[1])):
+        promote(tmp_path, "demo", name)
+        assert record.promoted
+        assert record.promoted.run == name
+        assert (record.folder / "model").resolve() == folder
+        assert record.start("m") == f"run:{name}"

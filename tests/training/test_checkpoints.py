@@ -13,7 +13,7 @@ import torch
 
 from codelutra.config import TrainSection
 from codelutra.training.batches import plan
-from codelutra.training.checkpoints import Job
+from codelutra.training.checkpoints import CHECKPOINT_MARK, Job, last_whole_checkpoint
 from tests.helpers.training import Train, alive, child_of, encoded, parent, some_pairs, until_step, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
@@ -58,3 +58,13 @@ def test_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_weig
     ours, theirs = weights(tmp_path / "k/out"), weights(tmp_path / "a/out")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert pl.read_ndjson(tmp_path / "k/out/training.jsonl")["step"].to_list() == list(range(1, 10))
+
+
+@pytest.mark.parametrize("mark", ["", "{", "3", "[]", '{"key": "k"}', '{"key": "k", "files": 3}', "\0"])
+def test_a_checkpoint_with_a_damaged_mark_is_not_continued_and_does_not_hide_an_earlier_one(
+    mark: str, tmp_path: Path
+) -> None:
+    for step, text in ((3, '{"step": 3, "key": "k", "files": {}}'), (6, mark)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / CHECKPOINT_MARK).write_text(text)
+    assert last_whole_checkpoint(tmp_path, "k") == tmp_path / "checkpoint-3"
