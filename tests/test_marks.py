@@ -44,7 +44,7 @@ def changed(raw: dict[str, Any], name: str) -> RunConfig | None:
     annotation = (type(getattr(parse_config(raw), section)) if section else RunConfig).model_fields[key].annotation
     choices = [c for c in get_args(annotation) if isinstance(c, str)]
     numbers = [value + 1, value * 2, value / 2] if isinstance(value, int | float) else []
-    for other in (*choices, True, False, *numbers, 7, 0.5, "other", ["other"]):
+    for other in (*choices, True, False, *numbers, 7, 0.5, "other", ["other"], ["http://other:1"]):
         text = {key: other}
         try:
             config = parse_config(raw | ({section: (raw.get(section) or {}) | text} if section else text))
@@ -65,6 +65,7 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "execute.max_infra_error",
         "execute.workers",
         "sample.endpoints",
+        "suite.outside",
         "train.checkpoint_steps",
         "train.processes",
         "warm_start.checkpoint_steps",
@@ -83,7 +84,7 @@ def test_a_run_goes_on_with_what_is_marked_changed_and_with_nothing_else(name: s
     raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}, "warm_start": {}}
     config = changed(raw, name)
     assert config, f"no other value of {name} was found: this test would prove nothing"
-    RunDir.create(tmp_path, parse_config(raw))
+    (RunDir.create(tmp_path, parse_config(raw)).path / "dev-scores").mkdir()  # something to lose
     if MARKS[name] or name == "name":
         RunDir.create(tmp_path, config)
     else:
