@@ -35,8 +35,8 @@ def refine(config: str = "demo", overrides: list[str] | None = None, home: str |
 
 def refine_run(run: Run) -> RunSummary:
     """The pipeline of one opened run."""
-    policy, made = base_model(run), None  # first: without a model nothing else is worth its time
     asked = problems(run)
+    policy, made = base_model(run), None  # before the references: without a model nothing else is worth its time
     expected = references(run, asked)
     record = Recorder(run)
     record.prepared(asked, expected)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import benchmarks.loop
+from benchmarks import reliability
 from benchmarks.loop import REST, account
 from codelutra.config import parse_config
 from codelutra.errors import UserError
@@ -77,3 +78,24 @@ def test_the_suite_and_the_model_are_those_of_the_runs_record(tmp_path: Path) ->
 def test_a_run_without_work_is_refused(run: RunDir) -> None:
     with pytest.raises(UserError, match="no ledger of work done"):
         account(run)
+
+
+def test_tests_are_counted_by_the_kind_of_trouble_they_make(tmp_path: Path) -> None:
+    report = tmp_path / "tests.xml"
+    report.write_text(
+        """<testsuites><testsuite>
+        <testcase classname="tests.sandbox.test_wire" name="a"/>
+        <testcase classname="tests.sandbox.test_wire" name="b"><failure/></testcase>
+        <testcase classname="tests.sandbox.test_canonical" name="c"><skipped/></testcase>
+        <testcase classname="tests.cli.test_other" name="d"/>
+        </testsuite></testsuites>"""
+    )
+    rows = {row["tests"]: row for row in reliability.counted(reliability.tests_of(report))}
+    row = rows["tests/sandbox/test_canonical.py tests/sandbox/test_wire.py"]
+    assert (row["ran"], row["held"], row["skipped"]) == (2, 1, 1)
+    assert sum(row["ran"] for row in rows.values()) == 2
+
+
+def test_every_kind_of_trouble_has_tests() -> None:
+    root = Path(benchmarks.loop.__file__).parents[1]
+    assert [f for files in reliability.KINDS.values() for f in files.split() if not (root / f).exists()] == []
