@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
-from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk
+from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk, redacted
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
 from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, write_atomic
@@ -88,7 +88,10 @@ class RunDir:
         config."""
         file = self.path / "run.yaml"
         with contextlib.suppress(FileNotFoundError), reading(file, mend):
-            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+            text = redacted(file.read_text(encoding="utf-8")).replace(
+                "://***@", "://"
+            )  # 0.1.0 took addresses with a password
+            raw = yaml.safe_load(text)
             try:
                 return parse_config(raw, str(file))
             except ConfigError as e:
