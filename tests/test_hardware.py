@@ -77,7 +77,8 @@ def test_training_and_sampling_here_see_what_torch_sees() -> None:
 def test_auto_goes_on_with_a_run_that_named_the_same_format_and_refuses_another(tmp_path: Path) -> None:
     here = hardware.number_format("auto")
     RunDir.create(tmp_path, load_config("demo", (f"engine.dtype={here}",)))
-    RunDir.create(tmp_path, load_config("demo"))
+    run = RunDir.create(tmp_path, load_config("demo"))
+    (run.path / "dev-scores").mkdir()  # something to lose
     other = next(f for f in ("float32", "bfloat16") if f != here)
     with pytest.raises(UserError, match=r"engine\.dtype"):
         RunDir.create(tmp_path, load_config("demo", (f"engine.dtype={other}",)))

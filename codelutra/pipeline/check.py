@@ -68,8 +68,9 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     others = [(name, *_other(name)) for name in against]
     notes = []
     if "train" not in set(open_suite(config.suite).problems()["split"]):
+        if config.iterations:
+            notes.append("there are no train problems: a run can only measure its model on them, with iterations: 0")
         config = config.model_copy(update={"iterations": 0, "warm_start": None})
-        notes.append("there are no train problems: a run can only measure its model on them, with iterations: 0")
     with tempfile.TemporaryDirectory(prefix="codelutra-check-") as scratch, Run(home, config, Path(scratch)) as run:
         run.on_progress = on_progress
         asked = run.make(stages.problems(run))

@@ -207,7 +207,8 @@ def test_a_config_with_a_path_from_the_current_folder_works_there_as_before(
         config = load_config(source)
         assert open_suite(config.suite).problems().height == 50
         RunDir.create(library / "runs", before)
-        RunDir.create(library / "runs", config)
+        run = RunDir.create(library / "runs", config)
+        (run.path / "dev-scores").mkdir(exist_ok=True)  # something to lose
     with pytest.raises(UserError, match=r"another config \(suite\.path"):
         RunDir.create(library / "runs", load_config(made.config, ("suite.path=elsewhere",)))
 

@@ -45,7 +45,7 @@ def decided(machine: str, number: int, *arguments: int, architecture: int = 0) -
 def numbers(machine: str) -> dict[str, int]:
     words, column = seccomp.DENIED.split(), MACHINES[machine][1]
     listed = {words[i]: int(words[i + 1 + column]) for i in range(0, len(words), 3)}
-    own = dict(seccomp.ON_ITSELF)
+    own = {x86: arm for x86, arm in seccomp.ON_ITSELF}
     listed |= {name: (number, own[number])[column] for name, number in NAMED.items()}
     return listed | {name: pair[column] for name, pair in seccomp.SPECIAL.items()}
 

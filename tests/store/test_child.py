@@ -87,7 +87,7 @@ def test_any_other_end_is_told_with_the_end_of_the_log(child: Child, how: str, s
     assert told.value.out_of_memory is memory
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU])
 def test_a_kill_from_outside_is_told_by_its_signal_and_not_by_a_log_that_knows_nothing(
     child: Child, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -536,7 +536,7 @@ def test_inputs_and_outputs_of_programs_may_be_numbers_under_their_usual_names(t
     line = {"problem": "Double it.", "test_cases": [{"input": 2, "output": 4}], "split": "train"}
     suite = opened(write(tmp_path, "kind: python-program", line))
     problem = suite.problems().row(0, named=True)
-    assert suite.answer_job(problem, "", "a", 1.0).calls == ("_printed('2')",)
+    assert suite.answer_job(problem, "", "a", 1.0).inputs == ("2",)
     assert suite.expected_job(problem, "e", 1.0).calls == (repr("4"),)
     both = {**line, "test_cases": [{"input": "2", "stdin": "3", "output": "4"}]}
     with pytest.raises(ConfigError, match=r"tests\.0: 'input' and 'stdin' both give the stdin"):
