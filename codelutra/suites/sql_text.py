@@ -196,13 +196,15 @@ def reads_clock(query: str) -> bool:
     found = tokens(query)
     if any(t.word in CLOCK and not (i and found[i - 1].text == ".") for i, t in enumerate(found)):
         return True
+    reads = False
     for level in levels(query):
         name = level.called
         if name in READERS:
-            given = sum(t.text == "," for t in level.inside) + bool(level.inside)
-            if given <= READERS[name] or any(t.kind == "text" and t.text.lower() == "'now'" for t in level.inside):
+            reads = True
+            if sum(t.text == "," for t in level.inside) + bool(level.inside) <= READERS[name]:
                 return True
-    return False
+    # It may come by another function or a table, as in date(coalesce(died, 'now')); and "now" is a text, too.
+    return reads and any(t.kind in ("text", "quoted") and t.text[1:-1].lower() == "now" for t in found)
 
 
 def draws(query: str) -> bool:

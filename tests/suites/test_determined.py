@@ -143,6 +143,11 @@ def test_an_answer_needs_what_the_reference_determines(
         ("WITH n AS (SELECT unixepoch() AS t) SELECT t / 86400 FROM n", determined.CLOCK),
         ("SELECT name FROM staff ORDER BY hired < datetime('now', '-6 years'), name", determined.CLOCK),
         ("SELECT time('now', 'localtime') > '12:00'", determined.CLOCK),
+        ("SELECT name FROM staff WHERE strftime('%w', \"now\") <> '3'", determined.CLOCK),
+        (
+            "SELECT strftime('%m', coalesce(nullif(max(hired), max(hired)), 'now')) IN ('02', '06') FROM staff",
+            determined.CLOCK,
+        ),
         ("SELECT name FROM recent", determined.ORDER),
         ("SELECT abs(random()) % 6 + 1", determined.CHANCE),
         ("SELECT name FROM staff ORDER BY random() LIMIT 3", determined.CHANCE),

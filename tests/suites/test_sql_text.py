@@ -143,6 +143,11 @@ CLOCKS = [
     "SELECT unixepoch()",
     "SELECT 1 FROM t WHERE day < (SELECT datetime(/* when */ 'now'))",
     "WITH x AS (SELECT julianday('now') AS j) SELECT j FROM x",
+    "SELECT julianday(coalesce(died, 'now')) - julianday(born) FROM t",
+    "SELECT date(('now'))",
+    'SELECT date("now")',
+    "SELECT date(CASE WHEN died IS NULL THEN ('Now') ELSE died END) FROM t",
+    "WITH x AS (SELECT 'now' AS n) SELECT strftime('%w', n) FROM x",
 ]
 NO_CLOCKS = [
     "SELECT 'now'",
