@@ -155,7 +155,7 @@ def _gives_order(level: Level) -> bool:
 def _place(inside: Sequence[Token], *words: str) -> Token | None:
     """Where the words stand one behind the other, the last time."""
     for i in range(len(inside) - len(words), -1, -1):
-        if all(t.word == w for t, w in zip(inside[i:], words, strict=False)):
+        if all(t.word == w for t, w in zip(inside[i : i + len(words)], words, strict=True)):
             return inside[i]
     return None
 
