@@ -59,7 +59,8 @@ _LITERALS = {
 }
 _ATTRIBUTE = re.compile(r"[ \t]*+[\w.-]++=[^\s=]")
 _OPENS = re.compile(r"\{?\.?[A-Za-z]")
-_ON_ONE_LINE = r"'(?:[^'\\\n]++|\\.)*+'|\"(?:[^\"\\\n]++|\\.)*+\""
+# One that its line does not close is none; no end is looked for far away, or a line of quotes would take quadratic time.
+_ON_ONE_LINE = r"'(?:[^'\\\n]|\\.){0,200}+'|\"(?:[^\"\\\n]|\\.){0,200}+\""
 
 
 class _Block(NamedTuple):

@@ -332,7 +332,7 @@ def test_any_completion_gives_a_text(language: str, pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("start", ["", F + "sql\n", F + "python\n", "SELECT 1;\n", "def f():\n", "> "])
 @pytest.mark.parametrize(
-    "unit", [*PIECES, "[", F + "\n", F + "sql\n/*\n", "SELECT\n", "a: SELECT x y z w;\n", " " + F + "python"]
+    "unit", [*PIECES, "[", F + "\n", F + "sql\n/*\n", "SELECT\n", "a: SELECT x y z w;\n", " " + F + "python", "'\\", '"\\']
 )
 def test_a_long_completion_takes_no_longer_than_its_length_allows(start: str, unit: str) -> None:
     """100 KB: quadratic time would be minutes, linear time is some 0.1 s."""

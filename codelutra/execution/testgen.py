@@ -37,6 +37,7 @@ CANDIDATES = 3  # times as many inputs are tried as are kept
 PATIENCE = 0.2  # share of an answer's seconds that the reference may take on all kept cases: answers may be slower than it
 WRAPPERS = {"set", "sorted", "list", "tuple", "len", "str", "round", "dict", "sum", "bool", "int", "float", "frozenset"}
 PROPOSING = SampleSection(samples_per_problem=2, temperature=0.8, top_p=1.0, min_p=0.05, max_tokens=192)
+MOST_ARGUMENTS = 20  # of a call: what its arguments have in common is looked for between each two of them
 MOST_CALLS, LONGEST_CALL = 200, 2000  # calls that are looked for in a model's text, characters of one
 Propose = Callable[[Sequence[str]], Sequence[str]]
 Gave = tuple[Any, Any, float]  # what a call gave in one run and in another, and its seconds where it ran alone, else 0
@@ -88,7 +89,7 @@ def candidates(problem: Mapping[str, Any], n: int, seed: int, proposed: str = ""
     """Up to `n` calls unlike the known ones: those proposed first, then mutations. Empty where no call is understood."""
     names = defined(problem["reference"])
     known = [call for text in calls_of(problem["judge"]) if (call := take(text, names))]
-    if not known or not known[0].args:
+    if not known or not 0 < len(known[0].args) <= MOST_ARGUMENTS:
         return []
     first = known[0]
     like = [call.args for call in known if call.function == first.function and len(call.args) == len(first.args)]

@@ -36,6 +36,11 @@ _KEEPING = {
     *("set", "sorted", "str", "sum", "tuple", "type"),
 }
 _WITH_NUMBER = frozenset(["int", "round"])
+# Methods of texts and sets that compare with an argument.
+_COMPARING = {
+    *("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "replace", "removeprefix", "removesuffix"),
+    *("isdisjoint", "issubset", "issuperset", "difference", "symmetric_difference", "intersection", "union"),
+}
 
 
 @dataclass(frozen=True)
@@ -107,16 +112,17 @@ def own_names(statement: str, reference: Names | None, given: Set[str]) -> froze
     raise ValueError(f"{statement!r} uses nothing that the reference defines ({defines}): any answer passes")
 
 
-def take_apart(statement: str, names: Set[str], classes: Set[str] = frozenset()) -> Check:
+def take_apart(statement: str, names: Set[str], classes: Set[str] = frozenset(), given: Set[str] = frozenset()) -> Check:
     """The parts of an assert statement.
 
-    names: those by which it asks the program for something (`own_names`); classes: the classes among them.
+    names: those by which it asks the program for something (`own_names`); classes: the classes among them; given: what
+    the setup defines.
 
     Raises ValueError where it is not a single assert.
     """
     test = _test(statement)
     try:
-        return _Taker(frozenset(names), frozenset(classes)).check(test)
+        return _Taker(frozenset(names), frozenset(classes), frozenset(_KEEPING - given)).check(test)
     except RecursionError as e:
         raise ValueError(f"{statement[:60]!r}… is nested too deep") from e
 
@@ -172,6 +178,7 @@ def for_more(rules: list[Rule]) -> Rule:
 class _Taker:
     names: frozenset[str]
     classes: frozenset[str]
+    keeping: frozenset[str]  # of _KEEPING, what is Python's own here
 
     def check(self, test: ast.expr) -> Check:
         match test:
@@ -240,24 +247,26 @@ class _Taker:
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in self.names:
                 return self.takes_inputs(node)
-            case ast.Call(func=ast.Name(id="map"), args=[ast.Name(), *values], keywords=[]):
-                return all(map(self.is_plain, values))
-            case ast.Call(func=ast.Name(id=name), args=[value, *more], keywords=named) if name in _KEEPING:
+            case ast.Call(func=ast.Name(id="map"), args=[ast.Name(id=first), *values], keywords=[]):
+                return first in self.keeping | self.names and all(map(self.is_plain, values))
+            case ast.Call(func=ast.Name(id=name), args=[value, *more], keywords=named) if name in self.keeping:
                 numbers = all(isinstance(n, ast.Constant) for n in more) and (not more or name in _WITH_NUMBER)
-                ways = all(isinstance(k.value, ast.Name) or k.arg == "reverse" for k in named) and name in (
-                    "sorted",
-                    "min",
-                    "max",
-                )
+                ways = name in ("sorted", "min", "max") and all(map(self.is_way, named))
                 return self.is_plain(value) and numbers and (not named or ways)
             case ast.Call(func=ast.Attribute(value=ast.Name(id="asyncio"), attr="run"), args=[value], keywords=[]):
                 return self.is_plain(value)
             case ast.Call(func=ast.Attribute(value=value, attr=name)) if self.is_plain(value) and not name.startswith("__"):
                 root = next((n.id for n in _roots(value)), "")
                 # A method of a value that the program gave may compare with an argument; one of its class gets inputs.
-                is_object = isinstance(value, ast.Name) or root in self.classes or root[:1].isupper()
+                of_class = (root in self.classes or root[:1].isupper()) and (_is_made(value) or name not in _COMPARING)
+                is_object = isinstance(value, ast.Name) or of_class
                 return not (node.args or node.keywords) or (is_object and self.takes_inputs(node))
         return False
+
+    def is_way(self, given: ast.keyword) -> bool:
+        """Whether it says how to sort: backwards, or by a function that holds nothing of what is right."""
+        key = given.value.id if isinstance(given.value, ast.Name) else ""
+        return given.arg == "reverse" or key in self.keeping | self.names
 
     def takes_inputs(self, node: ast.Call) -> bool:
         return all(map(self.is_input, [*node.args, *(k.value for k in node.keywords)]))
@@ -273,6 +282,11 @@ def _roots(node: ast.AST) -> list[ast.Name]:
     while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
         node = node.func if isinstance(node, ast.Call) else node.value
     return [node] if isinstance(node, ast.Name) else []
+
+
+def _is_made(node: ast.AST) -> bool:
+    """Whether it is an object that its class has just made: `Stack(1)`."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
 
 
 def _is_tolerance(node: ast.expr) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from codelutra.suites.sql_text import bare, clauses, draws, reads_clock, told_apart
+from codelutra.suites.sql_text import bare, clauses, draws, ordered_within, reads_clock, told_apart
 from sandbox.protocol import decode
 from sandbox.runner.worlds import WORLDS
 
@@ -48,7 +48,7 @@ def checks(reference: str, width: int, rows: int) -> list[Check]:
     query = bare(reference)
     body, order, limit, offset = clauses(query)
     worlds, found = list(WORLDS), list[Check]()
-    if order or limit:
+    if order or (limit and not ordered_within(query)):
         # Without sort keys every row ties with every other, so one listing is enough.
         ways = ("", " DESC") if order else ("",)
         cut = f"\nLIMIT {rows + ROOM} + max(0, ({offset or 0}\n))" if limit else ""

@@ -31,13 +31,15 @@ def statements(text: str) -> list[ast.stmt]:
 
 def top_level(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements that run with a module, those under `if`, `try`, `with`, `for`, `while` and `match` included."""
-    for statement in body:
+    left = list(reversed(body))
+    while left:  # a chain of `elif` is nested as deep as it is long
+        statement = left.pop()
         yield statement
-        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            for name in ("body", "orelse", "finalbody"):
-                yield from top_level(getattr(statement, name, []))
-            for part in (*getattr(statement, "handlers", []), *getattr(statement, "cases", [])):
-                yield from top_level(part.body)
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        parts = [*getattr(statement, "handlers", []), *getattr(statement, "cases", [])]
+        for inner in (*(getattr(statement, name, []) for name in ("body", "orelse", "finalbody")), *(p.body for p in parts)):
+            left += reversed(inner)
 
 
 def joined(*parts: str) -> str:

@@ -121,7 +121,7 @@ def judging_by_asserts(asserts: Iterable[str], *, reference: str = "", setup: st
     known, before, behind = names_of(reference) if reference else None, names_of(setup), names_of(after)
     given = before.made | before.imported | behind.made | behind.imported
     classes = known.classes if known else frozenset[str]()
-    checks = [take_apart(s, own_names(s, known, given), classes) for s in asserts]
+    checks = [take_apart(s, own_names(s, known, given), classes, given) for s in asserts]
     return judging(
         [c.call for c in checks],
         [c.expected for c in checks],

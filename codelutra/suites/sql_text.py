@@ -137,10 +137,25 @@ def clauses(query: str) -> Clauses:
     return Clauses(body, terms, *((second, first) if cut.text == "," else (first, second)))
 
 
+def ordered_within(query: str) -> bool:
+    """Whether the outermost LIMIT has no ORDER BY of its own and cuts rows that a subquery has put in order."""
+    *inner, outermost = levels(query)
+    limit, start = _place(outermost.inside, "limit"), _place(outermost.inside, "from")
+    if not limit or not start or _place(outermost.inside, "order", "by"):
+        return False
+    behind = [t for t in outermost.inside if start.start < t.start < limit.start]
+    is_alone = not any(t.text == "," or t.word in ("join", "group", "union", "intersect", "except") for t in behind)
+    return is_alone and any(map(_gives_order, inner))
+
+
+def _gives_order(level: Level) -> bool:
+    return level.is_query and level.called in ("from", "as") and _place(level.inside, "order", "by") is not None
+
+
 def _place(inside: Sequence[Token], *words: str) -> Token | None:
     """Where the words stand one behind the other, the last time."""
     for i in range(len(inside) - len(words), -1, -1):
-        if all(t.word == w for t, w in zip(inside[i:], words, strict=False)):
+        if all(t.word == w for t, w in zip(inside[i : i + len(words)], words, strict=True)):
             return inside[i]
     return None
 
@@ -148,16 +163,18 @@ def _place(inside: Sequence[Token], *words: str) -> Token | None:
 def told_apart(query: str, term: str) -> str:
     """The query with `term` as a last sort key wherever an inner choice among rows could depend on their order.
 
-    That is where a subquery has a LIMIT, and where a window function tells apart rows that tie. The outermost ORDER BY
-    stays as it is.
+    That is where a subquery has a LIMIT, or an order that an outer LIMIT cuts by, and where a window function tells apart
+    rows that tie. The outermost ORDER BY stays as it is.
     """
     added: list[tuple[int, str]] = []
+    orders = ordered_within(query)
     for level in levels(query):
         if level.start < 0:
             continue
         order, limit = _place(level.inside, "order", "by"), _place(level.inside, "limit")
-        if level.is_query and limit:
-            added.append((limit.start, f"\n, {term}\n" if order else f"\nORDER BY {term}\n"))
+        if level.is_query and (limit or (orders and _gives_order(level))):
+            place = limit.start if limit else level.end
+            added.append((place, f"\n, {term}\n" if order else f"\nORDER BY {term}\n"))
         elif not level.is_query and order and level.called in ("over", "as"):
             frame = next((t for t in level.inside if t.word in ("rows", "range", "groups")), None)
             if (frame and frame.word == "rows") or _tells_ties_apart(level):
@@ -196,13 +213,15 @@ def reads_clock(query: str) -> bool:
     found = tokens(query)
     if any(t.word in CLOCK and not (i and found[i - 1].text == ".") for i, t in enumerate(found)):
         return True
+    reads = False
     for level in levels(query):
         name = level.called
         if name in READERS:
-            given = sum(t.text == "," for t in level.inside) + bool(level.inside)
-            if given <= READERS[name] or any(t.kind == "text" and t.text.lower() == "'now'" for t in level.inside):
+            reads = True
+            if sum(t.text == "," for t in level.inside) + bool(level.inside) <= READERS[name]:
                 return True
-    return False
+    # It may come by another function or a table, as in date(coalesce(died, 'now')); and "now" is a text, too.
+    return reads and any(t.kind in ("text", "quoted") and t.text[1:-1].lower() == "now" for t in found)
 
 
 def draws(query: str) -> bool:

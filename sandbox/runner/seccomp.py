@@ -26,7 +26,7 @@ PRCTL = (4, 22, 62)  # PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SCHED_CORE
 SPECIAL = {"clone": (56, 220), "clone3": (435, 435), "socket": (41, 198), "socketpair": (53, 199), "prctl": (157, 167)}
 # Allowed where the first so many arguments are 0: a process may do it to itself.
 ON_ITSELF = {(142, 118): 1, (144, 119): 1, (203, 122): 1, (314, 274): 1, (141, 140): 2}  # sched_set*, setpriority
-# Name, number on x86-64, number on aarch64 (0: it has none).
+# Name, number on x86-64, number on aarch64 (-: it has none). io_setup takes slots that the whole machine has few of.
 DENIED = """
     memfd_create 319 279       memfd_secret 447 447       userfaultfd 323 282        io_uring_setup 425 425
     io_uring_enter 426 426     io_uring_register 427 427  ptrace 101 117             process_vm_readv 310 270
@@ -41,8 +41,8 @@ DENIED = """
     personality 135 92         quotactl 179 60            quotactl_fd 443 443        acct 163 89
     syslog 103 116             lookup_dcookie 212 18      kexec_load 246 104         kexec_file_load 320 294
     init_module 175 105        finit_module 313 273       delete_module 176 106      reboot 169 142
-    swapon 167 224             swapoff 168 225            vhangup 153 58             modify_ldt 154 0
-    iopl 172 0                 ioperm 173 0
+    swapon 167 224             swapoff 168 225            vhangup 153 58             modify_ldt 154 -
+    iopl 172 -                 ioperm 173 -               io_setup 206 0
 """
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
@@ -73,7 +73,7 @@ def instructions(architecture: int, column: int) -> Iterator[Instruction]:
     yield (ABOVE, 0, 1, OTHER_CONVENTION)
     yield (RETURN, 0, 0, REFUSE)
     words = DENIED.split()
-    denied = {int(number) for number in words[1 + column :: 3]} - {0}
+    denied = {int(number) for number in words[1 + column :: 3] if number != "-"}
     rules = [(number, [(RETURN, 0, 0, REFUSE)]) for number in sorted(denied)]
     of = {name: numbers[column] for name, numbers in SPECIAL.items()}
     rules.append((of["clone3"], [(RETURN, 0, 0, ABSENT)]))  # its flags are out of reach; the C library takes clone instead

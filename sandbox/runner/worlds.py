@@ -25,7 +25,15 @@ CLOCKS = (  # all months, weekdays and most hours; the first and the last far fr
     "2040-11-21 22:50:39",
 )
 WORLDS = {f"world-{number}": number for number in range(len(CLOCKS))}
-_DATED = {"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "strftime": 1}  # where the time stands
+_DATED = {
+    "date": 0,
+    "time": 0,
+    "datetime": 0,
+    "julianday": 0,
+    "unixepoch": 0,
+    "strftime": 1,
+    "timediff": 0,
+}  # where times begin
 _CURRENT = {"current_date": "date", "current_time": "time", "current_timestamp": "datetime"}
 _MASK = (1 << 64) - 1
 
@@ -54,8 +62,9 @@ class World:
         arguments = list(given)
         if len(arguments) == place:
             arguments.append(self.clock)
-        elif len(arguments) > place and isinstance(arguments[place], str) and arguments[place].lower() == "now":
-            arguments[place] = self.clock
+        for at in range(place, min(place + 1 + (name == "timediff"), len(arguments))):
+            if isinstance(arguments[at], str | bytes) and arguments[at].lower() in ("now", b"now"):
+                arguments[at] = self.clock
         marks = ", ".join("?" * len(arguments))
         return self.plain.execute(f"SELECT {name}({marks})", arguments).fetchone()[0]
 

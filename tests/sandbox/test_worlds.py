@@ -48,12 +48,13 @@ def test_a_world_has_its_own_clock(pool: Pool, database: str, world: str) -> Non
     now, parts, other = asked(
         pool,
         database,
-        "select current_timestamp, datetime('now'), datetime(), datetime('NOW', '+0 days'), date() || ' ' || time()",
+        "select current_timestamp, datetime('now'), datetime(), datetime('NOW', '+0 days'), "
+        "datetime(x'4e6f77'), date() || ' ' || time()",
         "select current_date, strftime('%Y'), strftime('%Y', 'now'), unixepoch() - unixepoch('now'), julianday('now') > 0",
         GIVEN,
         connection=world,
     )
-    assert now == [[clock] * 5]
+    assert now == [[clock] * 6]
     assert parts == [[clock[:10], clock[:4], clock[:4], 0, 1]]
     assert [other] == asked(pool, database, GIVEN)
 

@@ -15,6 +15,7 @@ from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
 from codelutra.schema import PROBLEMS
 from codelutra.suites.asserts import Names, Rule, for_more, holds, names_of, own_names, take_apart
+from codelutra.suites.base import material
 from codelutra.suites.python import PythonSuite, judging_by_asserts
 from sandbox import Pool, ensure_image
 from tests.helpers.frames import samples_of
@@ -117,10 +118,40 @@ def test_asserts_come_apart_into_a_call_its_value_and_a_rule(statement: str, cal
         "assert f(1) == f(2)",
         "assert f(g(1)) == h(2)",
         "assert f(1) == 1 == g(1)",
+        "assert all(map(is_24, f(3)))",
+        "assert list(map(is_24, f(3))) == [True]",
+        "assert sorted(f(3), key=distance_from_24)[0] == 0",
+        "assert max(f(3), key=is_24, default=0)",
+        "assert Stack().g(3).startswith('24')",
+        "assert not Stack(3).total.difference({24})",
+        "assert Stack.g(3).issubset({24})",
     ],
 )
 def test_an_assert_that_holds_what_is_right_in_its_own_text_is_marked(statement: str) -> None:
-    assert take_apart(statement, NAMES).in_process
+    assert take_apart(statement, NAMES, {"Stack"}).in_process
+
+
+@pytest.mark.parametrize(
+    ("setup", "statement"),
+    [
+        ("def is_24(v): return v == 24", "assert all(map(is_24, f(3)))"),
+        ("distance = lambda v: abs(v - 24)", "assert min(f(3), key=distance)"),
+        ("def sum(v): return v == 24", "assert sum(f(3))"),
+        ("def sorted(v): return v == [24]", "assert sorted(f(3)) == True"),
+        ("from checks import str", "assert list(map(str, f(3))) == ['24']"),
+    ],
+)
+def test_a_function_of_the_setup_is_no_function_of_python(setup: str, statement: str) -> None:
+    """It stands in the answer's process, where the answer may define another."""
+    assert material(judging_by_asserts([statement], reference="def f(x): ...", setup=setup))["in_process"]
+    assert "in_process" not in material(
+        judging_by_asserts(["assert sorted(f(3), key=abs) == [3]"], reference="def f(x): ...")
+    )
+
+
+def test_names_are_found_however_long_a_chain_of_elif_is() -> None:
+    chain = "".join(f"elif x == {i}: RESULT = {i}\n" for i in range(1300))
+    assert names_of("def f(x): return x\nif x: pass\n" + chain).made == {"f", "RESULT"}
 
 
 @pytest.mark.parametrize(

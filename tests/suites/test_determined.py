@@ -89,6 +89,26 @@ def judged(bench: tuple[SqlSuite, Pool, str], reference: str, *answers: str) -> 
             ["VALUES ('Ana'), ('Ana')", "VALUES ('Ana'), ('Zoe')", "SELECT name FROM staff LIMIT 3"],
         ),
         (
+            "SELECT name FROM (SELECT name FROM staff WHERE pay < 70 ORDER BY pay DESC) LIMIT 1",
+            ["SELECT 'Ana'"],
+            ["SELECT 'Dov'"],
+        ),
+        (
+            "WITH s AS (SELECT name, dept FROM staff ORDER BY hired DESC) SELECT s.* FROM s WHERE name > 0 LIMIT 2",
+            ["VALUES ('Eli', 'lab'), ('Ben', 'sales')"],
+            ["VALUES ('Eli', 'lab'), ('Ana', 'sales')"],
+        ),
+        (
+            "SELECT name FROM (SELECT name FROM staff ORDER BY hired DESC) JOIN one LIMIT 1",  # SQLite lets that order be
+            ["SELECT 'Ana'", "SELECT 'Fay'"],
+            ["SELECT 'Zoe'"],
+        ),
+        (
+            "SELECT name FROM staff WHERE dept IN (SELECT dept FROM staff ORDER BY pay) LIMIT 1",  # nobody sees it
+            ["SELECT 'Ana'", "SELECT 'Fay'"],
+            ["SELECT 'Zoe'"],
+        ),
+        (
             "SELECT DISTINCT dept FROM staff ORDER BY dept = 'ops' LIMIT 1",
             ["SELECT 'lab'", "SELECT 'sales'"],
             ["SELECT 'ops'"],
@@ -143,6 +163,11 @@ def test_an_answer_needs_what_the_reference_determines(
         ("WITH n AS (SELECT unixepoch() AS t) SELECT t / 86400 FROM n", determined.CLOCK),
         ("SELECT name FROM staff ORDER BY hired < datetime('now', '-6 years'), name", determined.CLOCK),
         ("SELECT time('now', 'localtime') > '12:00'", determined.CLOCK),
+        ("SELECT name FROM staff WHERE strftime('%w', \"now\") <> '3'", determined.CLOCK),
+        (
+            "SELECT strftime('%m', coalesce(nullif(max(hired), max(hired)), 'now')) IN ('02', '06') FROM staff",
+            determined.CLOCK,
+        ),
         ("SELECT name FROM recent", determined.ORDER),
         ("SELECT abs(random()) % 6 + 1", determined.CHANCE),
         ("SELECT name FROM staff ORDER BY random() LIMIT 3", determined.CHANCE),
@@ -160,6 +185,7 @@ def test_an_answer_needs_what_the_reference_determines(
         ("SELECT name, sum(id) OVER (ORDER BY dept ROWS 1 PRECEDING) FROM staff", determined.ORDER),
         ("SELECT name, ntile(2) OVER w FROM staff WINDOW w AS (PARTITION BY dept ORDER BY pay > 0)", determined.ORDER),
         ("SELECT group_concat(name) FROM staff", determined.ORDER),
+        ("SELECT name FROM (SELECT name FROM staff ORDER BY pay DESC) LIMIT 1", determined.ORDER),
         ("SELECT n FROM many LIMIT 5", determined.TOO_MANY),
         ("SELECT n FROM many ORDER BY n LIMIT 5 OFFSET 2", ""),
     ],
