@@ -15,7 +15,6 @@ import polars as pl
 import yaml
 
 from codelutra import __version__
-from codelutra.errors import UserError
 from codelutra.prompts import TODAY, as_messages, as_text, template_of
 from codelutra.results import text
 from codelutra.results.escapes import code, inline, one_line, paragraph, visible
@@ -180,7 +179,7 @@ def _prompt(found: Findings, row: PolicyResult) -> str:
         return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
     start = [{"role": "system", "content": system}] if system else []
     messages: Any = [*start, {"role": "user", "content": asked}]
-    with contextlib.suppress(ImportError, OSError, ValueError, UserError):  # without transformers, or without a tokenizer
+    with contextlib.suppress(Exception):  # without transformers, or without a tokenizer that it can read
         from transformers import PreTrainedTokenizerFast
 
         messages = as_messages(PreTrainedTokenizerFast.from_pretrained(policy), system, asked)

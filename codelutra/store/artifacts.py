@@ -66,7 +66,7 @@ class Artifact:
 
     def frame(self, name: str) -> pl.DataFrame:
         """`name`.parquet as a frame. Outcomes and scores of versions that had no `undecided` get today's statuses."""
-        frame = pl.read_parquet(self.file(f"{name}.parquet"))
+        frame = pl.read_parquet(self.file(f"{name}.parquet"), glob=False)
         older = [c for c in ("status", "greedy_status") if name in ("outcomes", "scores") and frame.schema.get(c) == SETTLED]
         return frame.with_columns(pl.col(older).cast(STATUS))
 
@@ -251,7 +251,7 @@ def read_frame(file: Path, mend: str) -> pl.DataFrame:
     """A `checked` parquet file."""
     target = checked(file, mend)
     with reading(file, mend):
-        return pl.read_parquet(target)
+        return pl.read_parquet(target, glob=False)
 
 
 def _manifest(recipe: Recipe, out: Path, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
