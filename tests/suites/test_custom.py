@@ -352,6 +352,11 @@ FORMS = {
     "excel.csv": as_csv(LINES, ";").encode("utf-8-sig"),
     "table.tsv": as_csv(LINES, "\t").encode("utf-16"),
     "packed.jsonl.gz": gzip.compress("\n".join(map(json.dumps, LINES)).encode()),
+    "said.csv": ("sep=;\n" + as_csv(LINES, ";")).encode("utf-8-sig"),
+    "blank-rows.csv": ("\r\n" + as_csv(LINES) + "\r\n,,,\r\n , ,,\r\n").encode(),
+    "index.csv": pl.DataFrame(LINES).with_row_index("").write_csv().encode(),
+    "pandas.csv": pl.DataFrame(LINES).with_row_index("Unnamed: 0").write_csv().encode(),
+    "columns-without-name.csv": as_csv([{**line, "": None, " ": None} for line in LINES]).replace(" \r", "\r", 1).encode(),
     "packed.csv.gz": gzip.compress(as_csv(LINES).encode()),
 }
 
@@ -364,6 +369,29 @@ def test_the_same_problems_load_from_every_kind_of_file(shop: Path, name: str) -
     assert problems["problem_id"].to_list() == ["q0", "q1", "q2"]
     assert problems["prompt"][1] == 'item(id, name, price)\n\nOver 1, "at least"\nor more; so?'
     assert problems["reference"][2] == "SELECT name FROM item WHERE price > 2"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("a?,SELECT 1, 2", r"line 3: 3 cells, the header has 2; a cell with ',' in it goes in quotes"),
+        ('a?,"SELECT 1', r"line 3: unexpected end of data; a quote within a quoted cell is written twice"),
+        ("\n\na?,SELECT nope", r"row 5: SQLite refuses the query"),
+    ],
+)
+def test_a_row_that_is_no_row_of_its_table_is_named(shop: Path, rows: str, says: str) -> None:
+    (shop / "p.csv").write_text(f"question,query\nx?,SELECT 1\n{rows}\n")
+    (shop / "suite.yaml").write_text(f"{SQL}problems: p.csv\n")
+    with pytest.raises(ConfigError, match=says):
+        opened(shop)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "question,query\n", "sep=,\n"])
+def test_a_table_without_rows_is_empty(shop: Path, content: str) -> None:
+    (shop / "p.csv").write_text(content)
+    (shop / "suite.yaml").write_text(f"{SQL}problems: p.csv\n")
+    with pytest.raises(ConfigError, match=r"p\.csv is empty"):
+        opened(shop)
 
 
 def test_cells_of_a_table_may_hold_lists(tmp_path: Path) -> None:
