@@ -32,11 +32,15 @@ def _as_text(value: Any) -> Any:
 
 
 def _statements(value: Any) -> Any:
-    """A text of several statements as a list of them; what is no Python stays, to be named."""
+    """Several asserts in one text, or in one of a list, as a list of one each; what is no Python stays, to be named."""
+    if isinstance(value, list):
+        asserts = re.compile(r"\s*assert\b.*[;\n]\s*assert\b", re.DOTALL)
+        parts = [_statements(v) if isinstance(v, str) and asserts.match(v) else [v] for v in value]
+        return [text for part in parts for text in part]
     if not isinstance(value, str):
         return value
     if not _parses(value) or "def check(" in value:  # HumanEval's, which is judged as a whole
-        return [value[value.find("def check(") :]]
+        return [value[max(0, value.find("def check(")) :]]
     return [text for node in ast.parse(value).body if (text := ast.get_source_segment(value, node))]
 
 

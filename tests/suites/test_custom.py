@@ -289,6 +289,29 @@ def test_functions_without_a_judge_are_refused(tmp_path: Path, line: Any, said: 
         opened(write(tmp_path, "kind: python-function", line))
 
 
+@pytest.mark.parametrize(
+    "asserts",
+    [
+        ["assert f(1) == 1; assert f(2) == 2"],
+        ["assert f(1) == 1\nassert f(2) == 2  # two\n"],
+        ["assert f(1) == 1", "  assert f(2) == 2"],
+        "assert f(1) == 1\n\n# two\nassert f(2) == 2",
+        ["assert f(1) == 1, 'one; assert'\nassert (\n    f(2) == 2\n)"],
+    ],
+)
+def test_asserts_may_stand_together(tmp_path: Path, asserts: Any) -> None:
+    line = {"prompt": "x", "reference": "def f(x): return x", "asserts": asserts, "split": "dev"}
+    suite = opened(write(tmp_path, "kind: python-function", line))
+    assert suite.answer_job(suite.problems().row(0, named=True), "", "a", 1.0).calls == ("f(1)", "f(2)")
+
+
+@pytest.mark.parametrize("asserts", ["assert f(1) == (", ["assert f(1) == (\nassert f(2) == 2"]])
+def test_asserts_that_do_not_parse_are_named_whole(tmp_path: Path, asserts: Any) -> None:
+    line = {"prompt": "x", "reference": "def f(x): return x", "asserts": asserts}
+    with pytest.raises(ConfigError, match=r"line 1: 'assert f\(1\) == \(.* is not Python"):
+        opened(write(tmp_path, "kind: python-function", line))
+
+
 def test_programs_are_judged_by_what_they_print(tmp_path: Path) -> None:
     tests = [{"stdin": "2\n", "stdout": "4\n"}, {"stdin": "3\n", "stdout": "6\n"}]
     line = {"prompt": "Double it.", "reference": "print(int(input()) * 2)", "tests": tests, "split": "train"}
@@ -564,7 +587,7 @@ def test_inputs_and_outputs_of_programs_may_be_numbers_under_their_usual_names(t
     line = {"problem": "Double it.", "test_cases": [{"input": 2, "output": 4}], "split": "train"}
     suite = opened(write(tmp_path, "kind: python-program", line))
     problem = suite.problems().row(0, named=True)
-    assert suite.answer_job(problem, "", "a", 1.0).calls == ("_printed('2')",)
+    assert suite.answer_job(problem, "", "a", 1.0).inputs == ("2",)
     assert suite.expected_job(problem, "e", 1.0).calls == (repr("4"),)
     both = {**line, "test_cases": [{"input": "2", "stdin": "3", "output": "4"}]}
     with pytest.raises(ConfigError, match=r"tests\.0: 'input' and 'stdin' both give the stdin"):
