@@ -39,6 +39,7 @@ from codelutra.store.files import (
     locked,
     reading,
     refusing_full_disk,
+    require_plain_file,
     sha256_file,
     write_atomic,
 )
@@ -219,6 +220,7 @@ def write_frame(frame: pl.DataFrame, path: Path | BytesIO) -> int:
 
 def read_manifest(artifact: Path) -> Manifest:
     """What the manifest in the folder `artifact` says; raises any of UNREADABLE where that is not what was written."""
+    require_plain_file(artifact / "manifest.json")
     manifest: Manifest = json.loads((artifact / "manifest.json").read_bytes())
     told = manifest.pop("sha256", None)
     if set(manifest) != _OF_0_1_0 if told is None else told != digest_of(manifest):
