@@ -33,7 +33,7 @@ def cache_dir() -> Path:
 
 def told_command(command: str, run: Path) -> str:
     """`command` about the run in directory `run`, with --home where the run is not in the current home."""
-    home = run.resolve().parents[1]
+    home = Path(os.path.realpath(run)).parents[1]
     return command if home == home_dir() else f"{command} --home {shlex.quote(str(home))}"
 
 
