@@ -56,6 +56,10 @@ def _joined(value: Any) -> Any:
     return "\n".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def _callable(name: str) -> str:
     """A name that stands before brackets: `f`, `module.f`, `Class().f`."""
     parts = re.split(r"(?:\(\))?\.", name)
@@ -91,7 +95,7 @@ class About(Strict):
 
     kind: Literal["sql", "python-function", "python-program"]
     problems: FileName = "problems.jsonl"
-    databases: tuple[FileName, ...] = ()
+    databases: Annotated[tuple[FileName, ...], BeforeValidator(_listed)] = ()
     shares: dict[Split, Share] = Field({"train": 0.6, "test": 0.25, "dev": 0.15}, min_length=1)
     system: str | None = None
     licence: str = ""

@@ -213,6 +213,12 @@ def test_a_broken_yaml_is_refused_with_the_rule(shop: Path, about: str, said: st
         opened(write(shop, about, {"question": "ok", "query": "SELECT 1"}))
 
 
+@pytest.mark.parametrize("databases", ["shop.sqlite", "[shop.sqlite]", "\n- shop.sqlite", "'./shop.sqlite'"])
+def test_one_database_needs_no_list(shop: Path, databases: str) -> None:
+    suite = opened(write(shop, f"kind: sql\ndatabases: {databases}\n", {"question": "ok", "query": "SELECT 1"}))
+    assert list(suite.databases().values()) == [shop / "shop.sqlite"]
+
+
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"set suite\.path"):
         open_suite(SuiteSection(name="custom"))
