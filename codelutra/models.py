@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from pathlib import Path
 
 from codelutra.config import RUN_NAME
 from codelutra.errors import UserError
+from codelutra.reading.text import Unreadable
+from codelutra.reading.weights import require_model
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import locked, refuse_foreign, sha256_file, write_atomic
 
@@ -95,6 +98,8 @@ def resolve(
     }
     try:
         return known[scheme](rest, cache, say)
+    except Unreadable as e:
+        raise UserError(f"model {_shown(reference)}: {e}") from e
     except OSError as e:  # no right to read, no space left, a name that is too long for a file
         raise UserError(f"model {_shown(reference)} cannot be read: {e}") from e
 
@@ -159,7 +164,7 @@ def _shown(text: str) -> str:
 def fingerprint(directory: Path, cache: Path) -> str:
     """The policy's identity. File digests are remembered in `cache` under (size, mtime), so 16 GB are hashed once.
 
-    Raises UserError when the directory is not a model.
+    Raises Unreadable when the directory is not a whole model.
     """
     files = sorted(
         p for p in directory.iterdir() if p.is_file() and any(fnmatch(p.name, pattern) for pattern in _POLICY_FILES)
@@ -168,12 +173,7 @@ def fingerprint(directory: Path, cache: Path) -> str:
         if file.suffix != ".safetensors":  # weights may lie on another disk; they are never copied by name
             refuse_foreign(file, directory)
     names = [p.name for p in files]
-    for what, pattern in (("config.json", "config.json"), ("*.safetensors", "*.safetensors"), ("tokenizer", "tokenizer*")):
-        if not any(fnmatch(name, pattern) for name in names):
-            raise UserError(
-                f"{directory} holds no {what}; a model directory has config.json, *.safetensors and tokenizer files "
-                "(`save_pretrained` of the model and of its tokenizer writes them)"
-            )
+    require_model(directory, names)
     memory = cache / "fingerprints" / f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:32]}.json"
     known = _remembered(memory)
     stats = {p.name: f"{p.stat().st_size} {p.stat().st_mtime_ns}" for p in files}
@@ -270,13 +270,13 @@ def _made_here(reference: str, name: str, cache: Path, say: Progress, build: Cal
     cache.mkdir(parents=True, exist_ok=True)
     directory = cache / name
     with locked(cache / f".{name}.lock", waiting=lambda: say(f"another process is preparing {reference}; waiting")):
-        if directory.is_dir():
-            record = json.loads((directory / _RECORD).read_text())
-            if fingerprint(directory, cache) == record["fingerprint"]:
-                return Model(reference, directory, record["fingerprint"], record["licence"])
-            aside = cache / f"{name}.damaged-{os.getpid()}"
+        if os.path.lexists(directory):
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError, UserError):  # not as it was made
+                record = json.loads((directory / _RECORD).read_bytes())
+                if fingerprint(directory, cache) == record["fingerprint"]:
+                    return Model(reference, directory, record["fingerprint"], str(record["licence"]))
+            aside = directory.rename(cache / f"{name}.damaged-{time.time_ns()}")
             say(f"{directory} has changed since it was made; set aside as {aside.name}, making it again")
-            directory.rename(aside)
         work = cache / f".{name}.part"
         shutil.rmtree(work, ignore_errors=True)  # what a killed process left; the lock says nobody works there
         work.mkdir()
@@ -318,8 +318,8 @@ def _dequantise_apart(gguf: Path, out: Path) -> str:
             return str(child.hear()["licence"])
         except EndedEarlyError as e:
             raise UserError(
-                f"{gguf.name} cannot be dequantised ({''.join(e.last_lines[-1:])}); transformers reads GGUF files of the "
-                "architectures it lists as supported. Convert it elsewhere and use path:DIR"
+                f"{gguf.name} cannot be dequantised ({''.join(e.last_lines[-1:])}); it is damaged (fetch it again), or of "
+                "an architecture that transformers does not read from GGUF (convert it elsewhere and use path:DIR)"
             ) from e
 
 

@@ -280,6 +280,94 @@ def test_a_wrong_program_stays_as_it_is(program: str) -> None:
     assert extract_code(program, "python") == program
 
 
+# ---- what stands around beside fences -------------------------------------------------------------------------------------
+
+FUNCTION = "def f(x):\n    return x"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}<|endoftext|>",
+        "{}\n<|im_end|>\n<|im_start|>user\nThanks, it's good",
+        "{}<|eot_id|>\n\nQuestion: another?",
+        "{}\n</s>",
+        "{}<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "\ufeff{}",
+        "<answer>\n{}\n</answer>",
+        "So:\n<code>\n{}",
+        f"<solution>\n{F}\n{{}}\n{F}\n</solution>",
+        "Here is the code:\n{}\n\n- it is really short\n- it is fast",
+        "{}\n\n1. It gives what it takes.",
+    ],
+)
+def test_end_tokens_tags_and_lists_around_a_program_are_cut(around: str) -> None:
+    assert extract_code(around.format(FUNCTION), "python") == FUNCTION
+    assert extract_code(around.format("SELECT a FROM t"), "sql") == "SELECT a FROM t"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        '{"sql": "SELECT a FROM t"}',
+        f'{F}json\n{{"explanation": "Select all a.", "query": "SELECT a FROM t"}}\n{F}',
+        "[SQL]\nSELECT a FROM t\n[/SQL]",
+        "<sql>SELECT a FROM t</sql>",
+        "sqlite\nSELECT a FROM t",
+        f"{F}\nsql\nSELECT a FROM t\n{F}",
+        f"{F}\nsqlite> SELECT a\n   ...> FROM t\n1\n2\n{F}".replace("a\n   ...> FROM", "a FROM"),
+        "sqlite> SELECT a FROM t",
+        "- SELECT a FROM t",
+        "1. SELECT a FROM t",
+        "**SELECT a FROM t**",
+        "SQLQuery: SELECT a FROM t\nSQLResult: 3\nAnswer: 3",
+        "SELECT a FROM t\n(This returns all.)",
+    ],
+)
+def test_a_query_is_found_in_what_models_put_around_it(completion: str) -> None:
+    assert extract_code(completion, "sql") == "SELECT a FROM t"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "[PYTHON]\n{}\n[/PYTHON]",
+        "<python>\n{}\n</python>",
+        "python\n{}",
+        "Here is the program:\n\n{}\n\nThis program doubles n.",
+        "{}\n\nThis program doubles n.",
+    ],
+)
+def test_a_program_that_defines_nothing_is_found_too(completion: str) -> None:
+    for program in ("n = int(input())\nprint(n * 2)", "import sys\nfor n in sys.stdin:\n    print(int(n) * 2)", FUNCTION):
+        assert extract_code(completion.format(program), "python") == program
+    assert extract_code('{"code": "def f(x):\\n    return x"}', "python") == FUNCTION
+    assert extract_code("`def f(x): return x`", "python") == "def f(x): return x"
+
+
+@pytest.mark.parametrize(
+    ("language", "program"),
+    [
+        ("python", "def f(s): return s.split('<|endoftext|>')"),
+        ("python", "T = '''<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n'''\ndef f(): return T"),
+        ("python", "def f():  # closes with <|im_end|>\n    return 1"),
+        ("python", 'def f():\n    """\n    <code>\n    x = 1\n    </code>\n    """\n    return 1'),
+        ("python", "T = '''\n<sql>\nSELECT 1\n</sql>\n'''\ndef f(): return T"),
+        ("python", "x = {\n'a': 1,\n}\nprint(x)"),
+        ("python", "def f(a):\n    return (a\n- 1)"),
+        ("python", "html = '<b>x</b></s>'\nprint(html)"),
+        ("sql", "SELECT a FROM t WHERE b = '<|endoftext|>'"),
+        ("sql", "SELECT a, -- <|im_end|>\n b FROM t"),
+        ("sql", "SELECT a\n- 1 FROM t"),
+        ("sql", "SELECT a FROM t WHERE s = 'x\n- some words here\nAnswer: y'"),
+        ("sql", "SELECT a FROM t\nWHERE b IN\n(SELECT c FROM u)"),
+    ],
+)
+def test_a_program_that_holds_such_marks_itself_stays_whole(language: str, program: str) -> None:
+    assert extract_code(program, language) == program
+    assert extract_code(f"So:\n{F}{language}\n{program}\n{F}\nDone.", language) == program
+
+
 # ---- whatever a completion holds -----------------------------------------------------------------------------------------
 
 PIECES = [
@@ -317,6 +405,11 @@ PIECES += [
     "\ud800",
     "\r\n",
     "{",
+    "<|im_end|>\n",
+    "<code>\n",
+    "- a b ",
+    "</s>",
+    '"""\n',
 ]
 
 

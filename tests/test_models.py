@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from codelutra.config import parse_config
 from codelutra.errors import UserError
-from codelutra.models import KNOWN_WHEELS, fingerprint, resolve
+from codelutra.models import _RECORD, KNOWN_WHEELS, _made_here, fingerprint, resolve
 from codelutra.pipeline.run import Run
 from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
@@ -162,6 +164,62 @@ def test_a_cached_model_that_changed_is_set_aside_and_made_again(told: list[list
     assert "set aside" in said[0]
     assert (next(cache.glob("*.damaged-*")) / "config.json").read_text() == "{}"
     assert json.loads((after.path / "config.json").read_text())["model_type"] == "llama"
+
+
+def cut(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1)
+
+
+def without_a_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (cut, "cut short or damaged: it has .* of .* bytes; fetch it again"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "cut short or damaged: it has 0 bytes"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "is no safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(bytes(99)), "is no safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
+            "is a pointer of Git LFS; fetch it again",
+        ),
+        (without_a_shard, r"holds no model-00002-of-00002\.safetensors, which its model\.safetensors\.index\.json names"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "is not the index of a model's weights"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter .*; merge it into its base"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), r"holds no \*\.safetensors"),
+    ],
+)
+def test_a_model_that_is_not_whole_is_refused_before_it_is_loaded(
+    tiny: Path, tmp_path: Path, cache: Path, damage: Callable[[Path], object], says: str
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    assert resolve(f"path:{folder}", cache).path == folder
+    damage(folder)
+    with pytest.raises(UserError, match=says):
+        resolve(f"path:{folder}", cache)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"fingerprint": 3}', "no JSON", None])
+def test_a_cached_model_with_a_damaged_record_is_made_again(tmp_path: Path, tiny: Path, content: str | None) -> None:
+    def build(out: Path) -> str:
+        shutil.copytree(tiny, out, dirs_exist_ok=True)
+        return "mit"
+
+    before = _made_here("gguf:x", "x", tmp_path, print, build)
+    assert _made_here("gguf:x", "x", tmp_path, print, lambda out: pytest.fail("made twice")) == before
+    for name in (_RECORD, "config.json", "tokenizer.json"):
+        (before.path / name).unlink() if content is None else (before.path / name).write_text(content)
+        said: list[str] = []
+        assert _made_here("gguf:x", "x", tmp_path, said.append, build) == before
+        assert "set aside" in said[0]
+    assert len(list(tmp_path.glob("x.damaged-*"))) == 3
+    shutil.rmtree(before.path)
+    before.path.write_text("a file where the folder was")
+    assert _made_here("gguf:x", "x", tmp_path, print, build) == before
 
 
 def wheel(folder: Path, gguf: Path) -> None:
@@ -318,7 +376,7 @@ def test_unchanged_files_are_not_hashed_again(tiny: Path, tmp_path: Path) -> Non
     before = fingerprint(tiny, tmp_path)
     weights = tiny / "model.safetensors"
     stat, content = weights.stat(), weights.read_bytes()
-    weights.write_bytes(bytes(len(content)))
+    weights.write_bytes(content[:-9] + bytes(9))
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert fingerprint(tiny, tmp_path) == before  # size and time say it is the same file
     weights.write_bytes(content)

@@ -41,6 +41,12 @@ def unused(home: Path, names: Sequence[str] = ()) -> Unused:
     Raises UserError where a run is going on (it may be about to reuse anything), where a name is no run, where that run was
     promoted or is what another one goes on from, or where a damaged file keeps any of this from being known.
     """
+    for place in (home / "runs", home / "promoted"):
+        for path in (place, *sorted(place.glob("*"))):
+            if os.path.lexists(path) and not (os.path.isdir(path) if path == place else os.path.exists(path)):
+                raise UserError(
+                    f"{path} leads to no folder, so what is in use cannot be known; bring back what it led to, or remove it"
+                )
     folders = [p for p in sorted((home / "runs").glob("*")) if p.is_dir()]
     runs = {p.name: RunDir(p) for p in folders if any(p.iterdir())}
     if missing := [name for name in names if name not in runs]:
@@ -112,7 +118,7 @@ def _met(store: Store, run: RunDir) -> set[Key]:
 def _in_store(store: Store, paths: Iterable[Path]) -> set[Key]:
     """The artifacts that these paths, or what they link, are or lie in."""
     found = set[Key]()
-    root = store.root.resolve()
+    root = Path(os.path.realpath(store.root))  # `resolve` raises where a link leads to itself
     for path in paths:
         with contextlib.suppress(ValueError, RuntimeError, OSError):  # elsewhere, or a link that leads to itself
             inside = path.resolve().relative_to(root).parts

@@ -188,7 +188,7 @@ def _hold_sides(record: Record, config: RunConfig, earlier: list[str]) -> None:
 
 def _sides(file: Path) -> pl.DataFrame:
     with reading(file, "put a copy of it back: it says on which side problems are held"):
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, glob=False)
 
 
 def conclude(home: Path, due: Due, summary: RunSummary, *, alpha: float = 1.0) -> Retraining:

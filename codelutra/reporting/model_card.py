@@ -179,9 +179,7 @@ def _prompt(found: Findings, row: PolicyResult) -> str:
         return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
     start = [{"role": "system", "content": system}] if system else []
     messages: Any = [*start, {"role": "user", "content": asked}]
-    with contextlib.suppress(
-        Exception
-    ):  # without transformers or a tokenizer, or where that raises: as most models are asked
+    with contextlib.suppress(Exception):  # without transformers, or without a tokenizer that it can read
         from transformers import PreTrainedTokenizerFast
 
         messages = as_messages(PreTrainedTokenizerFast.from_pretrained(policy), system, asked)

@@ -70,7 +70,7 @@ def _run_of(model: str, runs: Path) -> str:
     if scheme == "run":
         return rest
     if scheme == "path":
-        where = Path(os.path.expandvars(rest)).expanduser().resolve()
+        where = Path(os.path.realpath(Path(os.path.expandvars(rest)).expanduser()))
         for file in sorted(runs.glob("*/summary.json")):
             with contextlib.suppress(UserError):  # another run's damaged record is no concern of this one
                 summary = load_summary(file.parent)

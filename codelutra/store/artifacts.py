@@ -39,6 +39,7 @@ from codelutra.store.files import (
     locked,
     reading,
     refusing_full_disk,
+    require_plain_file,
     sha256_file,
     write_atomic,
 )
@@ -66,7 +67,7 @@ class Artifact:
 
     def frame(self, name: str) -> pl.DataFrame:
         """`name`.parquet as a frame. Outcomes and scores of versions that had no `undecided` get today's statuses."""
-        frame = pl.read_parquet(self.file(f"{name}.parquet"))
+        frame = pl.read_parquet(self.file(f"{name}.parquet"), glob=False)
         older = [c for c in ("status", "greedy_status") if name in ("outcomes", "scores") and frame.schema.get(c) == SETTLED]
         return frame.with_columns(pl.col(older).cast(STATUS))
 
@@ -219,6 +220,7 @@ def write_frame(frame: pl.DataFrame, path: Path | BytesIO) -> int:
 
 def read_manifest(artifact: Path) -> Manifest:
     """What the manifest in the folder `artifact` says; raises any of UNREADABLE where that is not what was written."""
+    require_plain_file(artifact / "manifest.json")
     manifest: Manifest = json.loads((artifact / "manifest.json").read_bytes())
     told = manifest.pop("sha256", None)
     if set(manifest) != _OF_0_1_0 if told is None else told != digest_of(manifest):
@@ -251,7 +253,7 @@ def read_frame(file: Path, mend: str) -> pl.DataFrame:
     """A `checked` parquet file."""
     target = checked(file, mend)
     with reading(file, mend):
-        return pl.read_parquet(target)
+        return pl.read_parquet(target, glob=False)
 
 
 def _manifest(recipe: Recipe, out: Path, facts: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _lock_file(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # less the umask
     except PermissionError:
         if path.exists():
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         raise
 
 
@@ -146,7 +146,7 @@ def lock_holder(path: Path) -> str:
 def is_locked(path: Path) -> bool:
     """Whether somebody holds `path` for themselves now. Writes nothing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:
@@ -177,6 +177,7 @@ def reading(file: Path, mend: str) -> Iterator[None]:
     A file that is not there stays a FileNotFoundError.
     """
     try:
+        require_plain_file(file)
         yield
     except FileNotFoundError:
         raise
@@ -184,6 +185,12 @@ def reading(file: Path, mend: str) -> Iterator[None]:
         raise UserError(f"{file} cannot be read ({e.strerror}); get the right to read it, or {mend}") from e
     except UNREADABLE as e:
         raise UserError(f"{file} is damaged ({cause(e)}); {mend}") from e
+
+
+def require_plain_file(file: Path) -> None:
+    """Raise ValueError for a pipe, a socket or a device: reading one may never end."""
+    if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):
+        raise ValueError("it is a pipe, a socket or a device")
 
 
 def cause(error: BaseException) -> str:

@@ -10,8 +10,13 @@ from codelutra.errors import UserError
 
 
 def home_dir(home: str | Path | None = None) -> Path:
-    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else this folder. Raises UserError for a file."""
+    """Where store/ and runs/ live: the argument, else $CODELUTRA_HOME, else this folder.
+
+    Raises UserError for a file, and for a name that is no text (bytes that are not UTF-8), which parquet cannot have.
+    """
     named = Path(home or os.environ.get("CODELUTRA_HOME") or ".")
+    if any("\ud800" <= c <= "\udfff" for c in str(named.absolute())):
+        raise UserError(f"home {str(named.absolute())!r} has bytes in its name that are not UTF-8; give another --home")
     above = next((p for p in (named, *named.absolute().parents) if os.path.lexists(p)), named)
     if not os.path.isdir(above):
         raise UserError(f"home {str(named)!r} cannot be a folder, because {above} is a file; give another --home")
@@ -28,7 +33,7 @@ def cache_dir() -> Path:
 
 def told_command(command: str, run: Path) -> str:
     """`command` about the run in directory `run`, with --home where the run is not in the current home."""
-    home = run.resolve().parents[1]
+    home = Path(os.path.realpath(run)).parents[1]
     return command if home == home_dir() else f"{command} --home {shlex.quote(str(home))}"
 
 

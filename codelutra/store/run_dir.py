@@ -23,8 +23,10 @@ from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, sett
 from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk, redacted
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
-from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, write_atomic
+from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, require_plain_file, write_atomic
 from codelutra.store.paths import go_on_command, told_command
+
+_NO_LEDGER = "move it away: it only tells what happened"
 
 
 def read_event(line: bytes) -> Event | None:
@@ -124,6 +126,8 @@ class RunDir:
         """Append one line, and have it on the disk; lines of concurrent writers do not mix (one write, O_APPEND)."""
         line = json.dumps({"at": round(time.time(), 3), "pid": os.getpid(), **event}, default=str).encode() + b"\n"
         file = self.path / "ledger.jsonl"
+        with reading(file, _NO_LEDGER):
+            require_plain_file(file)
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(fd).st_size
@@ -143,7 +147,7 @@ class RunDir:
     def events(self, since: int = 0) -> list[Event]:
         """The ledger after byte `since`; a line that is still being written, or was cut short, is left out."""
         file = self.path / "ledger.jsonl"
-        with contextlib.suppress(FileNotFoundError), reading(file, "move it away: it only tells what happened"):
+        with contextlib.suppress(FileNotFoundError), reading(file, _NO_LEDGER):
             *lines, _ = file.read_bytes()[since:].split(b"\n")
             return [event for line in lines if (event := read_event(line))]
         return []
@@ -177,6 +181,7 @@ class RunDir:
     def read(self, name: str) -> Any:
         """JSON written by `write`, or None. Raises any of UNREADABLE where it is none."""
         with contextlib.suppress(FileNotFoundError):
+            require_plain_file(self.path / name)
             return json.loads((self.path / name).read_text())
         return None
 

@@ -133,7 +133,7 @@ def _test(statement: str) -> ast.expr:
     except Unparsable as e:
         raise ValueError(f"{statement[:300]!r} is not Python: {e}") from e
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
-        raise ValueError(f"{statement!r} is not one assert statement")
+        raise ValueError(f"{statement!r} is not one assert statement; what asserts need before them goes into `setup`")
     return body[0].test
 
 

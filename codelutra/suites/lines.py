@@ -7,8 +7,10 @@ CSV cell mean that a key is not given. Every fault is collected and said once, w
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -109,7 +111,7 @@ def read_records(path: Path) -> Records:
         text = read_text(path)
         first = next((line for line in text.split("\n") if line.strip()), "")
         if Path(path.name.lower().removesuffix(".gz")).suffix in (".csv", ".tsv"):
-            return Records("row", [Record(n, row) for n, row in enumerate(_table(text, first), 2)])
+            return Records("row", list(_table(text, first)))
         if first.lstrip().startswith("["):
             return Records("entry", [Record(n, entry) for n, entry in enumerate(_listed(text), 1)])
         _require_lines(text, first)
@@ -152,13 +154,41 @@ def _require_lines(text: str, first: str) -> None:
         )
 
 
-def _table(text: str, header: str) -> list[dict[str, Any]]:
-    separator = max(_SEPARATORS, key=header.count)
-    frame = pl.read_csv(io.BytesIO(text.encode()), separator=separator, infer_schema=False)
+def _table(text: str, header: str) -> Iterator[Record]:
+    """The rows that are not empty. A first line `sep=;`, as Excel takes it, is none; columns without a name number rows."""
+    text, skipped = text.lstrip("\n"), len(text) - len(text.lstrip("\n"))
+    if said := re.match(r'"?sep=(.)', header):
+        text, skipped = text.partition("\n")[2], skipped + 1
+        header = text.partition("\n")[0]
+    if not text.strip():
+        return
+    separator = said[1] if said else max(_SEPARATORS, key=header.count)
+    try:
+        frame = pl.read_csv(io.BytesIO(text.encode()), separator=separator, infer_schema=False)
+    except pl.exceptions.PolarsError as e:
+        raise ValueError(_misfit(text, separator) or str(e)) from e
+    nameless = [name for name in frame.columns if re.fullmatch(r"\s*|Unnamed: \d+|_duplicated_\d+", name)]
+    frame = frame.drop(name for name in nameless if frame[name].drop_nulls().str.contains(r"^\s*\d*\s*$").all())
     twice = [name.removesuffix("_duplicated_0") for name in frame.columns if name.endswith("_duplicated_0")]
     if twice:
         raise ValueError(f"the column {shown(twice[0])} is there twice; keep one")
-    return [{key: _Cell(v) for key, v in row.items() if v} for row in frame.rows(named=True)]
+    for number, row in enumerate(frame.iter_rows(named=True), 2 + skipped):
+        if filled := {key: _Cell(v) for key, v in row.items() if v and v.strip()}:
+            yield Record(number, filled)
+
+
+def _misfit(text: str, separator: str) -> str:
+    """Which row of a table that cannot be read is not as wide as its header, or never ends."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        width = len(next(rows, []))
+        for row in rows:
+            if len(row) > width:
+                found = f"line {rows.line_num}: {len(row)} cells, the header has {width}"
+                return f"{found}; a cell with {separator!r} in it goes in quotes"
+    except csv.Error as e:
+        return f"line {rows.line_num}: {e}; a quote within a quoted cell is written twice"
+    return ""
 
 
 class _Cell(str):

@@ -32,11 +32,15 @@ def _as_text(value: Any) -> Any:
 
 
 def _statements(value: Any) -> Any:
-    """A text of several statements as a list of them; what is no Python stays, to be named."""
+    """Several asserts in one text, or in one of a list, as a list of one each; what is no Python stays, to be named."""
+    if isinstance(value, list):
+        asserts = re.compile(r"\s*assert\b.*[;\n]\s*assert\b", re.DOTALL)
+        parts = [_statements(v) if isinstance(v, str) and asserts.match(v) else [v] for v in value]
+        return [text for part in parts for text in part]
     if not isinstance(value, str):
         return value
     if not _parses(value) or "def check(" in value:  # HumanEval's, which is judged as a whole
-        return [value[value.find("def check(") :]]
+        return [value[max(0, value.find("def check(")) :]]
     return [text for node in ast.parse(value).body if (text := ast.get_source_segment(value, node))]
 
 
@@ -50,6 +54,10 @@ def _parses(program: str) -> bool:
 
 def _joined(value: Any) -> Any:
     return "\n".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 def _callable(name: str) -> str:
@@ -87,7 +95,7 @@ class About(Strict):
 
     kind: Literal["sql", "python-function", "python-program"]
     problems: FileName = "problems.jsonl"
-    databases: tuple[FileName, ...] = ()
+    databases: Annotated[tuple[FileName, ...], BeforeValidator(_listed)] = ()
     shares: dict[Split, Share] = Field({"train": 0.6, "test": 0.25, "dev": 0.15}, min_length=1)
     system: str | None = None
     licence: str = ""

@@ -90,7 +90,8 @@ def earlier_sides(problems: pl.DataFrame, files: Sequence[str]) -> list[str | No
     for file in files:
         try:
             require_file(expand(file))
-            seen = pl.read_parquet(expand(file), columns=[*KNOWN_BY, "split"]).cast(dict.fromkeys(KNOWN_BY, pl.String))
+            seen = pl.read_parquet(expand(file), glob=False, columns=[*KNOWN_BY, "split"])
+            seen = seen.cast(dict.fromkeys(KNOWN_BY, pl.String))
             seen = seen.with_columns(pl.col("split").cast(pl.String).cast(SPLIT)).drop_nulls()
         except (OSError, Unreadable, pl.exceptions.PolarsError) as e:
             raise ConfigError(

@@ -226,6 +226,14 @@ def test_a_terminal_that_is_not_utf8_gets_every_message(tmp_path: Path, env: dic
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody has")
+def test_a_home_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    home = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    for args in (("status",), ("prune",), ("check", "demo")):
+        done = codelutra(*args, "--home", home)
+        assert done.returncode == 2
+        assert "bytes in its name that are not UTF-8; give another --home" in " ".join(done.stderr.split())
+
+
 def test_without_a_home_folder_the_variable_to_set_is_named() -> None:
     """A user number that nobody has, as in containers."""
     program = (

@@ -94,6 +94,11 @@ def folder(file: Path) -> None:
     file.mkdir()
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def leads_nowhere(file: Path) -> None:
     file.unlink()
     file.symlink_to("nowhere")
@@ -112,6 +117,7 @@ DAMAGES: dict[str, Damage] = {
     "a number": lambda file: file.write_text("3"),
     "deleted": lambda file: file.unlink(),
     "a folder": folder,
+    "a pipe": pipe,
     "unreadable": lambda file: file.chmod(0),
     "leads nowhere": leads_nowhere,
     "leads to itself": leads_to_itself,

@@ -244,3 +244,29 @@ def test_without_the_right_to_write_it_still_tells(tmp_path: Path) -> None:
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["runs", "promoted", "runs/night", "promoted/night"])
+@pytest.mark.parametrize("target", ["nowhere", "itself"])
+def test_nothing_is_removed_while_runs_lie_on_a_disk_that_is_gone(tmp_path: Path, name: str, target: str) -> None:
+    example_run(tmp_path)
+    before, path = artifacts(tmp_path), tmp_path / name
+    if path.is_dir():
+        path.rename(tmp_path / "elsewhere")
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(path.name if target == "itself" else target)
+    with pytest.raises(UserError, match=f"{name} leads to no folder, so what is in use cannot be known"):
+        unused(tmp_path)
+    assert artifacts(tmp_path) == before
+
+
+def test_a_store_that_leads_to_itself_is_told_without_a_traceback(tmp_path: Path) -> None:
+    run = example_run(tmp_path)
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").symlink_to("store")
+    for args in (("prune",), ("status",), ("status", run.name)):
+        assert codelutra(*args, "--home", str(tmp_path)).returncode in (0, 2)
+    shutil.rmtree(run)
+    run.symlink_to(run.name)
+    for args in (("prune",), ("status",), ("status", run.name)):
+        assert codelutra(*args, "--home", str(tmp_path)).returncode in (0, 2)

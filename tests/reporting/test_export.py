@@ -20,7 +20,9 @@ from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.models import resolve
 from codelutra.reporting.export import export, push
+from codelutra.reporting.model_card import card as card_of
 from codelutra.reporting.report import write_report
+from codelutra.results.findings import policy_row, read_findings
 from codelutra.store.run_dir import RunDir
 from tests.helpers.example_run import example_run
 from tests.helpers.rights import rights_count
@@ -137,6 +139,16 @@ def test_the_card_of_a_model_without_a_chat_template_uses_none(weights: Path, tm
     card = export(example_run(tmp_path / "home", weights=bare), tmp_path / "out") / "README.md"
     assert "apply_chat_template" not in card.read_text()
     assert "prompt = tokenizer(text" in card.read_text()
+
+
+def test_a_tokenizer_that_cannot_be_read_costs_the_card_nothing_else(tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for content in ("{}", "[1]", "no JSON"):
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (odd / name).write_text(content)
+        found = read_findings(example_run(tmp_path / content, weights=odd, skills=(0.2, 0.5)))
+        assert "apply_chat_template(messages" in card_of(found, policy_row(found, None))
 
 
 @pytest.mark.parametrize(

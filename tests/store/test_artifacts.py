@@ -279,3 +279,13 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_artifacts_are_hashable_small_references() -> None:
     assert len({Artifact("s", "k", "d", "/p", {"rows": 1}), Artifact("s", "k", "d", "/p", {"rows": 2})}) == 1
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b?", "{x,y}", "100% ünï 😀", "a\nb", "file:x"])
+def test_a_frame_is_read_from_a_folder_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        return {"rows": write_frame(pl.DataFrame({"n": [1]}), out / "pairs.parquet")}
+
+    made = Store(tmp_path / name).make(Step(RECIPE, build))
+    assert made.frame("pairs")["n"].to_list() == [1]
+    assert read_frame(made.file("pairs.parquet"), "make it again")["n"].to_list() == [1]

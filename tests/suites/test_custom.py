@@ -213,6 +213,12 @@ def test_a_broken_yaml_is_refused_with_the_rule(shop: Path, about: str, said: st
         opened(write(shop, about, {"question": "ok", "query": "SELECT 1"}))
 
 
+@pytest.mark.parametrize("databases", ["shop.sqlite", "[shop.sqlite]", "\n- shop.sqlite", "'./shop.sqlite'"])
+def test_one_database_needs_no_list(shop: Path, databases: str) -> None:
+    suite = opened(write(shop, f"kind: sql\ndatabases: {databases}\n", {"question": "ok", "query": "SELECT 1"}))
+    assert list(suite.databases().values()) == [shop / "shop.sqlite"]
+
+
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"set suite\.path"):
         open_suite(SuiteSection(name="custom"))
@@ -289,6 +295,29 @@ def test_functions_without_a_judge_are_refused(tmp_path: Path, line: Any, said: 
         opened(write(tmp_path, "kind: python-function", line))
 
 
+@pytest.mark.parametrize(
+    "asserts",
+    [
+        ["assert f(1) == 1; assert f(2) == 2"],
+        ["assert f(1) == 1\nassert f(2) == 2  # two\n"],
+        ["assert f(1) == 1", "  assert f(2) == 2"],
+        "assert f(1) == 1\n\n# two\nassert f(2) == 2",
+        ["assert f(1) == 1, 'one; assert'\nassert (\n    f(2) == 2\n)"],
+    ],
+)
+def test_asserts_may_stand_together(tmp_path: Path, asserts: Any) -> None:
+    line = {"prompt": "x", "reference": "def f(x): return x", "asserts": asserts, "split": "dev"}
+    suite = opened(write(tmp_path, "kind: python-function", line))
+    assert suite.answer_job(suite.problems().row(0, named=True), "", "a", 1.0).calls == ("f(1)", "f(2)")
+
+
+@pytest.mark.parametrize("asserts", ["assert f(1) == (", ["assert f(1) == (\nassert f(2) == 2"]])
+def test_asserts_that_do_not_parse_are_named_whole(tmp_path: Path, asserts: Any) -> None:
+    line = {"prompt": "x", "reference": "def f(x): return x", "asserts": asserts}
+    with pytest.raises(ConfigError, match=r"line 1: 'assert f\(1\) == \(.* is not Python"):
+        opened(write(tmp_path, "kind: python-function", line))
+
+
 def test_programs_are_judged_by_what_they_print(tmp_path: Path) -> None:
     tests = [{"stdin": "2\n", "stdout": "4\n"}, {"stdin": "3\n", "stdout": "6\n"}]
     line = {"prompt": "Double it.", "reference": "print(int(input()) * 2)", "tests": tests, "split": "train"}
@@ -352,6 +381,11 @@ FORMS = {
     "excel.csv": as_csv(LINES, ";").encode("utf-8-sig"),
     "table.tsv": as_csv(LINES, "\t").encode("utf-16"),
     "packed.jsonl.gz": gzip.compress("\n".join(map(json.dumps, LINES)).encode()),
+    "said.csv": ("sep=;\n" + as_csv(LINES, ";")).encode("utf-8-sig"),
+    "blank-rows.csv": ("\r\n" + as_csv(LINES) + "\r\n,,,\r\n , ,,\r\n").encode(),
+    "index.csv": pl.DataFrame(LINES).with_row_index("").write_csv().encode(),
+    "pandas.csv": pl.DataFrame(LINES).with_row_index("Unnamed: 0").write_csv().encode(),
+    "columns-without-name.csv": as_csv([{**line, "": None, " ": None} for line in LINES]).replace(" \r", "\r", 1).encode(),
     "packed.csv.gz": gzip.compress(as_csv(LINES).encode()),
 }
 
@@ -364,6 +398,29 @@ def test_the_same_problems_load_from_every_kind_of_file(shop: Path, name: str) -
     assert problems["problem_id"].to_list() == ["q0", "q1", "q2"]
     assert problems["prompt"][1] == 'item(id, name, price)\n\nOver 1, "at least"\nor more; so?'
     assert problems["reference"][2] == "SELECT name FROM item WHERE price > 2"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("a?,SELECT 1, 2", r"line 3: 3 cells, the header has 2; a cell with ',' in it goes in quotes"),
+        ('a?,"SELECT 1', r"line 3: unexpected end of data; a quote within a quoted cell is written twice"),
+        ("\n\na?,SELECT nope", r"row 5: SQLite refuses the query"),
+    ],
+)
+def test_a_row_that_is_no_row_of_its_table_is_named(shop: Path, rows: str, says: str) -> None:
+    (shop / "p.csv").write_text(f"question,query\nx?,SELECT 1\n{rows}\n")
+    (shop / "suite.yaml").write_text(f"{SQL}problems: p.csv\n")
+    with pytest.raises(ConfigError, match=says):
+        opened(shop)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "question,query\n", "sep=,\n"])
+def test_a_table_without_rows_is_empty(shop: Path, content: str) -> None:
+    (shop / "p.csv").write_text(content)
+    (shop / "suite.yaml").write_text(f"{SQL}problems: p.csv\n")
+    with pytest.raises(ConfigError, match=r"p\.csv is empty"):
+        opened(shop)
 
 
 def test_cells_of_a_table_may_hold_lists(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ class Preference(Stepping, PreparedDPOTrainer):
         if not file.exists():
             pl.DataFrame(self._reference(batches), schema=REFERENCE, orient="row").write_parquet(file.with_suffix(".part"))
             file.with_suffix(".part").rename(file)
-        self.reference = {(i, answer): torch.tensor(values) for i, answer, values in pl.read_parquet(file).rows()}
+        self.reference = {
+            (i, answer): torch.tensor(values) for i, answer, values in pl.read_parquet(file, glob=False).rows()
+        }
         self.reference_seconds = time.monotonic() - began
 
     def _reference(self, batches: list[list[list[int]]]) -> list[tuple[int, int, list[float]]]:

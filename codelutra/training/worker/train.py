@@ -57,7 +57,7 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     """The examples and the plan of optimizer steps. Raises StageError if every example is too long."""
     section = WarmStartSection if spec["kind"] == "supervised" else TrainSection
     config: Any = section.model_validate(spec["config"])
-    tokenizer, frame = _tokenizer(Path(spec["policy"])), pl.read_parquet(spec["examples"])
+    tokenizer, frame = _tokenizer(Path(spec["policy"])), pl.read_parquet(spec["examples"], glob=False)
     examples, replayed = _examples(spec, frame, tokenizer, config.max_length)
     try:
         if spec["kind"] == "grpo":
@@ -94,7 +94,7 @@ def _examples(
     match spec["kind"]:
         case "preference":
             if spec.get("references"):
-                replayed = answer_examples(pl.read_parquet(spec["references"]), tokenizer, system, max_length)
+                replayed = answer_examples(pl.read_parquet(spec["references"], glob=False), tokenizer, system, max_length)
             examples, what = pair_examples(frame, tokenizer, system, max_length, len(replayed)), "pairs"
         case "supervised":
             examples, what = answer_examples(frame, tokenizer, system, max_length), "examples"

@@ -16,6 +16,8 @@ from contextlib import closing
 from functools import lru_cache
 from typing import NamedTuple
 
+from codelutra.completions.wrappings import unwrapped
+
 _TAGS = {
     "sql": re.compile(r"\w*sql\w*|(?:postgres|maria|duck|oracle|snowflake|big[_-]?query|hive|db2)\w*", re.IGNORECASE),
     "python": re.compile(r"i?py(?:thon)?w?[\d.]*|pycon|python[-_]?(?:repl|console)|sage", re.IGNORECASE),
@@ -76,7 +78,7 @@ def extract_code(completion: str, language: str) -> str:
     A block in `language` beats blocks of no language, and one that defines something, or is a query, beats output and
     usage. In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
     """
-    text = _without_thoughts(completion.replace("\r\n", "\n"))
+    text = unwrapped(_without_thoughts(completion.replace("\r\n", "\n")), lambda body: _worth(body, language))
     blocks = list(_blocks(text, language))
     mine = [b.body for b in blocks if _TAGS[language].fullmatch(b.tag)]
     if any(mine):
@@ -209,18 +211,27 @@ def _body(text: str, margin: str) -> str:
         lines = [line[min(len(margin), len(line) - len(line.lstrip())) :] for line in lines]
     if first.lstrip().startswith(">>> "):
         lines = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
+    elif first.startswith("sqlite> "):
+        lines = [line[8:] for line in lines if line.startswith(("sqlite> ", "   ...> "))]
     return _dedented("\n".join(lines))
 
 
+_LANGUAGE = re.compile(r"\s*+(?:python3?|py|sql|sqlite3?)[ \t]*+\n", re.IGNORECASE)
+
+
 def _dedented(text: str) -> str:
-    return textwrap.dedent(text).strip()
+    named = _LANGUAGE.match(text)  # the tag of a fence, without its fence or a line below it
+    return textwrap.dedent(text[named.end() :] if named else text).strip()
 
 
 def _plain(text: str, language: str) -> str:
     """The program in a text without fences."""
     if len(text) > _LONGEST:
         return text.strip()
-    return _query(text.strip()) if language == "sql" else _program(_dedented(text))
+    text = _dedented(text)
+    if text[:1] == text[-1:] == "`" and "`" not in (inside := text[1:-1]):
+        text = inside
+    return _query(text) if language == "sql" else _program(text)
 
 
 # ---- programs in prose ---------------------------------------------------------------------------------------------------
@@ -229,10 +240,12 @@ _BEGINS = re.compile(r"^(?:@|(?:async )?def |class |import |from \S+ import )", 
 
 
 def _program(text: str) -> str:
-    """The functions and imports of a text that is no Python as a whole, but is without the sentences around them."""
+    """The code of a text that is no Python as a whole, but is without the sentences around it."""
     begin = _BEGINS.search(text)
+    if not begin or _CODE.search(text, 0, begin.start()):
+        begin = _CODE.search(text)
     before = text[: begin.start()] if begin else ""
-    if not begin or (before and not _PROSE_LINE.match(before)) or _CODE.search(before) or _compiles(text):
+    if not begin or (before and not _PROSE_LINE.match(before)) or _compiles(text):
         return text
     ends = [line.start() for line, _ in zip(_PROSE_LINE.finditer(text, begin.end()), range(_TRIES), strict=False)]
     parts = (text[begin.start() : end] for end in (len(text), *ends))
@@ -263,14 +276,17 @@ _REST = (
 )
 _STATEMENT = re.compile(rf"{_GAP}(?:(?P<parsed>{_READS}|{_WRITES})|{_REST}|\Z)", re.DOTALL | re.IGNORECASE)
 _HEAD = re.compile(rf"{_GAP}(?:(?P<reads>{_READS})|{_WRITES}|{_REST})", re.DOTALL | re.IGNORECASE)
-_IN_A_LINE = re.compile(rf"(?:^[ \t]*+(?:[^\n:;'\"`]{{0,80}}:)?[ \t*]*+|`)(?=(?:{_READS}))", re.MULTILINE | re.IGNORECASE)
+_IN_A_LINE = re.compile(
+    rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n:;'\"`]{{0,80}}:)?[ \t*]*+|`)(?=(?:{_READS}))",
+    re.MULTILINE | re.IGNORECASE,
+)
 # As SQLite reads them: a semicolon outside quotes and comments.
 _SEMICOLON = re.compile(
     r"""'[^']*+'?|"[^"]*+"?|`[^`]*+`?|\[[^\]]*+\]?|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?|(;)""", re.DOTALL
 )
 _SENTENCE = re.compile(r"(?:[A-Z][a-z']+ |.*[.:!]\s*$|(?:\S+ )??(?:[a-z']+ ){3})", re.MULTILINE)
 _PROSE_LINE = re.compile(
-    r"^[ \t]*+(?:#+ |\*\*|[A-Z][a-z]++:|"
+    r"^[ \t]*+(?:#+ |\*\*|[A-Z][A-Za-z]++:|\[/|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|"
     r"(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
     r"UNION|INTERSECT|EXCEPT|AND|OR|ON|USING|WINDOW|AS|CASE|WHEN|THEN|ELSE|END|SELECT|VALUES|NOT|SET|INTO|RETURNING)\b)"
     r"[A-Z][A-Za-z']*+[,:.!]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
@@ -284,7 +300,8 @@ def _query(text: str) -> str:
     if not _HEAD.match(text) or (_SENTENCE.match(text) and not _parses(text[: _end(text)])):
         for begin, _ in zip(_IN_A_LINE.finditer(text), range(_TRIES), strict=False):
             found = text[begin.end() :]
-            found = found.partition("`")[0] if begin[0].endswith("`") else _without_prose(found)
+            mark = next((mark for mark in ("`", "**") if begin[0].endswith(mark)), "")
+            found = found.partition(mark)[0] if mark in found.partition("\n")[0] and mark else _without_prose(found)
             if _parses(found[: _end(found)]):
                 return found.strip()
     return _without_prose(text).strip()
