@@ -25,7 +25,7 @@ from sandbox.runner import canonical, wire
 RESULT_FD = 3
 NO_RESULT = 70
 FILE = "program.py"  # where a whole program finds itself
-FRAMES_BELOW = {True: 4, False: 6}  # of the runner, below a whole program and a call: they recurse as deep as without
+FRAMES_BELOW = 4  # of the runner, below a whole program: it recurses as deep as without them
 HEAD = struct.Struct(">4sBII")  # mark, status, lengths of value and error
 MARK = b"done"
 ERROR_CHARS = 2000
@@ -46,8 +46,8 @@ def accept(job: dict[str, Any], *, whole: bool) -> None:
 
 def run() -> None:
     """Run the accepted job, write its result, end the process."""
-    sys.setrecursionlimit(sys.getrecursionlimit() + FRAMES_BELOW[_job["whole"]])
     if _job["whole"]:
+        sys.setrecursionlimit(sys.getrecursionlimit() + FRAMES_BELOW)
         code = as_python_does(_job.pop("program"))
         end_as_python_does(code)
     status, value, error = outcome(_job["program"], _job["calls"], _job["in_process"])
@@ -131,7 +131,11 @@ def outcome(source: str, calls: list[str], in_process: bool) -> tuple[int, bytes
 
 def frames() -> int:
     """How many frames the caller stands on, itself included."""
-    return sum(1 for _ in traceback.walk_stack(sys._getframe(1)))
+    frame: types.FrameType | None = sys._getframe(1)
+    count = 0
+    while frame:
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def evaluate(call: str, namespace: dict[str, Any], in_process: bool) -> list[Any]:

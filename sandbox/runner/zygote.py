@@ -34,7 +34,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Forked(BaseException):
-    """Raised in a program's fresh process, up through all frames of the runner, so that the program begins below none."""
+    """Raised in a whole program's fresh process, up through all frames of the runner, so that it begins below none."""
 
 
 def serve(
@@ -90,7 +90,9 @@ def answer(control: socket.socket, current: mmap.mmap, message: bytes, files: li
             become(uid, *REQUEST.unpack(message), *files)
         except BaseException:  # noqa: BLE001 - nobody is there to hear of it
             os._exit(program.NO_RESULT)
-        raise Forked
+        if len(files) == FILES:
+            raise Forked
+        program.run()
     CHILD.pack_into(current, 0, child)
     for file in files:
         os.close(file)
