@@ -193,7 +193,7 @@ def _other(name: str) -> tuple[Suite, pl.DataFrame]:
 def _kind(why: str) -> str:
     """A reason without what differs from problem to problem, for counting."""
     head = why.split(":", 1)[0]
-    return head if head in STATUSES else re.sub(r"\d+", "N", head)[:80]
+    return head if head in STATUSES else re.sub(r"\d+", "N", head.split(";", 1)[0])[:80]  # without the way out
 
 
 def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path) -> tuple[pl.Series | None, str]:
