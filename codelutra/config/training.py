@@ -1,0 +1,91 @@
+"""The sections of a config that training reads. The docstring below each field says what its value trades."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from codelutra.config.section import SAME_RESULT, Section
+
+OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open learning_rate compares as
+
+
+class TrainSection(Section):
+    objective: Literal["preference", "rft", "sft", "grpo"] = "preference"
+    """What an iteration learns from. preference: pairs, by DPO + λ·SFT (CodeLutra; λ = 0 is plain DPO). rft: SFT on the
+    policy's own right answers. sft: SFT on the references, without sampling. grpo: TRL's GRPO on sandbox rewards; it draws
+    K answers a problem during training, with transformers (slow on a CPU)."""
+    method: Literal["full", "lora"] = "full"
+    """full trains every weight. lora trains an adapter, in less memory, and merges it in float32 afterwards."""
+    beta: float = Field(0.1, gt=0)
+    """β of DPO: higher holds the policy closer to the reference model."""
+    sft_weight: float = Field(1.0, ge=0)
+    """λ, the weight of the SFT term on chosen answers. 0 is plain DPO, which lowers both log-probabilities."""
+    sft_norm: Literal["token", "sequence"] = "sequence"
+    """token: TRL's mean over the answer tokens of a micro-batch. sequence: each answer's summed log-probability (the scale
+    of the DPO term), averaged over answers."""
+    loss_type: Literal[
+        "sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "discopop"
+    ] = "sigmoid"
+    """TRL's name of the preference loss; sigmoid is DPO. Losses that need more than a pair and β are not offered."""
+    replay_references: bool = False
+    """Add the references of all train problems to the SFT term. Keeps what the warm start taught."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Too small changes nothing, too large breaks the model in 25 steps. None: by the model's size (training/rates.py)."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the pairs. More fit them better and drift further from the policy before."""
+    batch_size: int = Field(16, ge=1)
+    """Pairs per optimizer step. Larger batches make fewer, steadier steps."""
+    micro_batch: int = Field(8, ge=1)
+    """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
+    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    """Processes on this host that share every batch, one a GPU, each with a whole model. Same weights up to rounding."""
+    max_length: int = Field(1024, ge=16)
+    """Tokens of prompt and answer together. Longer pairs are dropped and counted, never cut."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of steps with a rising learning rate; cosine afterwards."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay: higher pulls the weights towards 0."""
+    lora_rank: int = Field(16, ge=1)
+    """Rank of the adapter, for method lora. Higher learns more and needs more memory."""
+    lora_alpha: int = Field(32, ge=1)
+    """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
+    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1)
+    """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
+    min_chosen_drift: float = -10.0
+    """Nats. The run reports when the mean log-probability of chosen answers is this far below the reference model's."""
+    stop_on_drift: bool = False
+    """Stop training at that step and keep its weights."""
+
+    @model_validator(mode="after")
+    def _batch(self) -> TrainSection:
+        if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
+            wrong = f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}"
+            raise ValueError(f"{wrong}; choose a micro_batch that divides it")
+        if self.processes > 1 and self.objective == "grpo":
+            raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
+        if self.method == "lora" and self.objective != "preference":
+            raise ValueError(f"method lora: objective {self.objective} trains all weights; leave method at full")
+        return self
+
+
+class WarmStartSection(Section):
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the references of the train split. Too many learn them by heart."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of SFT on references. None: by the model's number of weights, 1e-4 up to 0.2B and 1e-5 above."""
+    batch_size: int = Field(16, ge=1)
+    """As in `train`, of references; so are the settings below."""
+    micro_batch: int = Field(16, ge=1)
+    """References in memory at once."""
+    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    """Processes that share every batch, one a GPU."""
+    max_length: int = Field(1024, ge=16)
+    """Tokens of prompt and reference together; longer ones are dropped and counted."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of steps with a rising learning rate."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1)
+    """Steps between checkpoints."""
