@@ -22,15 +22,17 @@ def random_sequences(seed: int) -> tuple[list[list[int]], list[int]]:
     return sequences, [draw.randint(1, len(s) - 1) for s in sequences]
 
 
+@pytest.mark.parametrize("fused", [set(), {"cpu"}], ids=["ours", "torch-kernels"])
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("block_cost", [0, 500, 10**9])
 def test_sharing_prefixes_changes_neither_log_probabilities_nor_gradients(
-    policy: Path, seed: int, block_cost: int, monkeypatch: pytest.MonkeyPatch
+    policy: Path, seed: int, block_cost: int, fused: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from codelutra.training.worker import prefix_sharing as prefixes  # imports transformers and TRL
     from codelutra.training.worker.log_probs import load_causal
 
     monkeypatch.setitem(prefixes.BLOCK_COST, "cpu", block_cost)
+    monkeypatch.setattr(prefixes, "FUSED", fused)
     sequences, prompts = random_sequences(seed)
     model = load_causal(str(policy))
     model.set_attn_implementation(prefixes.ATTENTION)

@@ -26,7 +26,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "codelutra_forest"
-BLOCK_COST = {"cpu": 8_192, "cuda": 262_144}  # what one more attention block costs, in scores that could be computed
+# What one more attention block costs, in scores that could be computed meanwhile. A GPU waits for the launch of its kernels.
+BLOCK_COST = {"cpu": 8_192, "cuda": 2_097_152}
+FUSED = {"cuda"}  # where torch's fused attention kernels take the blocks
 
 
 @dataclass
@@ -53,6 +55,11 @@ class Block:
     stop: int
     keys: Any
     mask: Any
+
+    def whole_mask(self, dtype: Any) -> Any:
+        """(own, keys): `mask`, and 0 for the keys before."""
+        before = self.mask.new_zeros(self.stop - self.start, len(self.keys) - self.mask.shape[1])
+        return torch.cat([before, self.mask], 1).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,13 @@ class Blocks(list[Block]):
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__(blocks)
         self.asked: dict[str, Any] = {}
+        self._masks: list[Any] = []
+
+    def masks(self, dtype: Any) -> list[Any]:
+        """`whole_mask` of every block, made once for all layers."""
+        if not self._masks or self._masks[0].dtype != dtype:
+            self._masks = [block.whole_mask(dtype) for block in self]
+        return self._masks
 
 
 def attention_blocks(forest: Forest, device: Any, block_cost: int) -> Blocks:
@@ -189,13 +203,35 @@ def _attend(
         return sdpa_attention_forward(module, query, key, value, mask, **more)
     blocks.asked |= {name: wish for name, wish in more.items() if wish is not None}
     _, heads, slots, size = query.shape
+    scale = size**-0.5 if more.get("scaling") is None else more["scaling"]
+    if query.device.type in FUSED:
+        return _fused_blocks(query[0], key[0], value[0], blocks, scale).transpose(0, 1)[None], None
     device = query.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    scale = size**-0.5 if more.get("scaling") is None else more["scaling"]
     with torch.autocast(device, enabled=False):
         q, k, v = (t[0].float() for t in (query, key, value))
         out = ForestAttention.apply(q.view(k.shape[0], -1, slots, size), k, v, blocks, scale, low)
     return out.reshape(heads, slots, -1).transpose(0, 1)[None].to(query.dtype), None
+
+
+def _fused_blocks(query: Any, key: Any, value: Any, blocks: Blocks, scale: float) -> Any:
+    """(heads, slots, size), block by block in torch's fused kernels: for GPUs, where few launches and no kept probabilities
+    count. `ForestAttention` is made for CPUs, where they do not."""
+    group = query.shape[0] // key.shape[0]
+    key, value = (
+        t.to(query.dtype).repeat_interleave(group, 0) for t in (key, value)
+    )  # fused kernels take no groups and a mask
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(
+            query[None, :, block.start : block.stop],
+            key[None, :, block.keys],
+            value[None, :, block.keys],
+            attn_mask=mask[None, None],
+            scale=scale,
+        )[0]
+        for block, mask in zip(blocks, blocks.masks(query.dtype), strict=True)
+    ]
+    return torch.cat(parts, 1)  # blocks come in the order of their slots, and each slot is in one
 
 
 AttentionInterface.register(ATTENTION, _attend)
@@ -238,7 +274,8 @@ def logits_at(forward: Any, slots: Any, **inputs: Any) -> Any:
 def statistics(logits: Any, which: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
     """What TRL's losses and metrics take, of `targets[i]` under `logits[which[i]]`."""
     total = logits.logsumexp(-1)
-    with torch.no_grad():
-        entropy = (total - (torch.softmax(logits, -1) * logits).sum(-1))[which]
+    with torch.no_grad():  # a few rows at a time: the vocabulary is wide
+        inner = torch.cat([(torch.softmax(rows, -1) * rows).sum(-1) for rows in logits.split(256)])
+        entropy = (total - inner)[which]
         mean, top = logits.mean(-1)[which], logits.argmax(-1)[which]
     return logits[which, targets] - total[which], entropy, mean, top == targets
