@@ -22,12 +22,15 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "codelutra_forest"
 # What one more attention block costs, in scores that could be computed meanwhile. A GPU waits for the launch of its kernels.
 BLOCK_COST = {"cpu": 8_192, "cuda": 2_097_152}
+# The kernel that torch takes by itself on an H100 gave NaN gradients under such masks, with finite values.
+KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 FUSED = {"cuda"}  # where torch's fused attention kernels take the blocks
 
 
@@ -59,7 +62,7 @@ class Block:
     def whole_mask(self, dtype: Any) -> Any:
         """(own, keys): `mask`, and 0 for the keys before."""
         before = self.mask.new_zeros(self.stop - self.start, len(self.keys) - self.mask.shape[1])
-        return torch.cat([before, self.mask], 1).to(dtype)
+        return torch.cat([before, self.mask], 1).clamp(min=-3e4).to(dtype)  # finite, in two bytes too
 
 
 @dataclass(frozen=True)
@@ -217,20 +220,21 @@ def _attend(
 def _fused_blocks(query: Any, key: Any, value: Any, blocks: Blocks, scale: float) -> Any:
     """(heads, slots, size), block by block in torch's fused kernels: for GPUs, where few launches and no kept probabilities
     count. `ForestAttention` is made for CPUs, where they do not."""
-    group = query.shape[0] // key.shape[0]
-    key, value = (
-        t.to(query.dtype).repeat_interleave(group, 0) for t in (key, value)
-    )  # fused kernels take no groups and a mask
-    parts = [
-        torch.nn.functional.scaled_dot_product_attention(
-            query[None, :, block.start : block.stop],
-            key[None, :, block.keys],
-            value[None, :, block.keys],
-            attn_mask=mask[None, None],
-            scale=scale,
-        )[0]
-        for block, mask in zip(blocks, blocks.masks(query.dtype), strict=True)
-    ]
+    device, group = query.device.type, query.shape[0] // key.shape[0]
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    key, value = (t.repeat_interleave(group, 0) for t in (key, value))  # fused kernels take no groups beside a mask
+    query, key, value = (t.to(low)[None] for t in (query, key, value))
+    with sdpa_kernel(KERNELS):
+        parts = [
+            torch.nn.functional.scaled_dot_product_attention(
+                query[:, :, block.start : block.stop],
+                key[:, :, block.keys],
+                value[:, :, block.keys],
+                attn_mask=mask[None, None],
+                scale=scale,
+            )[0]
+            for block, mask in zip(blocks, blocks.masks(low), strict=True)
+        ]
     return torch.cat(parts, 1)  # blocks come in the order of their slots, and each slot is in one
 
 
