@@ -46,7 +46,7 @@ def pairs_of(section: SuiteSection, count: int) -> tuple[pl.DataFrame, str]:
         chosen="reference",
         rejected=pl.col("reference").shift(1).over("group"),
         chosen_source=pl.lit("reference"),
-        rejected_status=pl.lit("wrong", schema.STATUS),
+        rejected_status=pl.lit("wrong", schema.SETTLED),
         chosen_sample=pl.lit(-1, pl.Int32),
         rejected_sample=pl.lit(0, pl.Int32),
         rejected_ended=pl.lit(True),

@@ -41,6 +41,15 @@ def test_every_preset_loads_and_opens_with_its_purpose(name: str) -> None:
         ({"train": {"min_chosen_drift": float("nan")}}, r"train\.min_chosen_drift = nan: .*finite number"),
         ({"execute": {"timeout_seconds": float("inf")}}, r"execute\.timeout_seconds = inf"),
         ({"warm_start": {"epochs": float("nan")}}, r"warm_start\.epochs = nan"),
+        ({"train": {"adapter": "continued"}}, r"adapter continued: method full trains no adapter; set method to lora"),
+        (
+            {"train": {"adapter": "continued", "method": "lora"}, "warm_start": {}},
+            r"warm_start\.method full changes the base model's own weights.*set warm_start\.method to lora or qlora",
+        ),
+        (
+            {"train": {"adapter": "continued", "method": "qlora"}, "warm_start": {"method": "lora", "lora_rank": 8}},
+            r"warm_start has lora_rank and lora_alpha \(8, 32\), train has \(16, 32\)",
+        ),
         ({"iteration": 1}, r"iteration: unknown key; .*; did you mean iterations\?"),
         ({"name": "x" * 5000}, r"name = 'x{70,80} …"),
     ],
@@ -90,6 +99,13 @@ def test_a_file_that_is_no_mapping_is_one_clear_error(tmp_path: Path, text: str)
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         load_config(path)
+
+
+@pytest.mark.parametrize("objective", ["preference", "rft", "sft", "grpo"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_every_objective_takes_every_method(objective: str, method: str) -> None:
+    train = {"objective": objective, "method": method, "adapter": "fresh" if method == "full" else "continued"}
+    assert parse_config({**MINIMAL, "train": train, "warm_start": {"method": method}}).train.method == method
 
 
 def test_the_resolved_yaml_is_the_same_config() -> None:

@@ -67,8 +67,10 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "sample.endpoints",
         "suite.outside",
         "train.checkpoint_steps",
+        "train.gradient_checkpointing",
         "train.processes",
         "warm_start.checkpoint_steps",
+        "warm_start.gradient_checkpointing",
         "warm_start.processes",
     ]
     assert sorted(name for name, mark in MARKS.items() if mark is HOW_FAR) == [
@@ -81,7 +83,8 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
 
 @pytest.mark.parametrize("name", MARKS)
 def test_a_run_goes_on_with_what_is_marked_changed_and_with_nothing_else(name: str, tmp_path: Path) -> None:
-    raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}, "warm_start": {}}
+    adapters = {"warm_start": {"method": "lora"}, "train": {"method": "lora"}}
+    raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}} | adapters
     config = changed(raw, name)
     assert config, f"no other value of {name} was found: this test would prove nothing"
     (RunDir.create(tmp_path, parse_config(raw)).path / "dev-scores").mkdir()  # something to lose

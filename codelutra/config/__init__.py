@@ -20,11 +20,12 @@ from codelutra.config.run import (
     settings,
     to_yaml,
 )
-from codelutra.config.section import HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
+from codelutra.config.section import ADDED_LATER, HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
 from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 
 __all__ = [
+    "ADDED_LATER",
     "DEFAULT_MODEL",
     "HOW_FAR",
     "LARGEST",

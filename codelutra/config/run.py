@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from codelutra.config.section import HOW_FAR, Mark, Section
+from codelutra.config.section import ADDED_LATER, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 from codelutra.errors import ConfigError
@@ -52,6 +52,25 @@ class RunConfig(Section):
             raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")
         return self
 
+    @model_validator(mode="after")
+    def _one_adapter(self) -> RunConfig:
+        """`train.adapter: continued` is one adapter, from the warm start on."""
+        warm, train = self.warm_start, self.train
+        if not warm or train.adapter != "continued":
+            return self
+        if warm.method == "full":
+            raise ValueError(
+                "train.adapter continued: warm_start.method full changes the base model's own weights, so the adapter would "
+                "not belong to it; set warm_start.method to lora or qlora"
+            )
+        sizes = [(s.lora_rank, s.lora_alpha) for s in (warm, train)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"train.adapter continued: warm_start has lora_rank and lora_alpha {sizes[0]}, train has {sizes[1]}; one "
+                "adapter is trained throughout, so give both sections the same"
+            )
+        return self
+
 
 def settings(config: Section, *without: Mark) -> dict[str, Any]:
     """Values by dotted name ("train.beta"), without the fields that have one of these marks; `dtype: auto` as the number
@@ -62,6 +81,8 @@ def settings(config: Section, *without: Mark) -> dict[str, Any]:
         if name == "learning_rate" and value is None:
             value = OPEN_RATES[type(config).__name__]
         if any(mark in without for mark in field.metadata):
+            continue
+        if ADDED_LATER in field.metadata and without == (SAME_RESULT,) and value == field.default:
             continue
         if isinstance(value, Section):
             values |= {f"{name}.{key}": v for key, v in settings(value, *without).items()}

@@ -20,6 +20,15 @@ class Mark(Enum):
 SAME_RESULT, HOW_FAR = Mark.SAME_RESULT, Mark.HOW_FAR
 
 
+class Added(Enum):
+    """Not a mark: how a field that came later leaves the keys of finished work as they were."""
+
+    LATER = "its default is what was done before there was a choice, so at its default it is in no key of the store"
+
+
+ADDED_LATER = Added.LATER
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 

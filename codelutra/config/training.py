@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from codelutra.config.section import SAME_RESULT, Section
+from codelutra.config.section import ADDED_LATER, SAME_RESULT, Section
 
+Method = Literal["full", "lora", "qlora"]
 OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open learning_rate compares as
 
 
@@ -16,8 +17,12 @@ class TrainSection(Section):
     """What an iteration learns from. preference: pairs, by DPO + λ·SFT (CodeLutra; λ = 0 is plain DPO). rft: SFT on the
     policy's own right answers. sft: SFT on the references, without sampling. grpo: TRL's GRPO on sandbox rewards; it draws
     K answers a problem during training, with transformers (slow on a CPU)."""
-    method: Literal["full", "lora"] = "full"
-    """full trains every weight. lora trains an adapter, in less memory, and merges it in float32 afterwards."""
+    method: Method = "full"
+    """full trains every weight: 16 bytes each. lora trains an adapter over frozen weights (2 bytes each in bfloat16), qlora
+    over weights in 4 bits (it needs a GPU and bitsandbytes). Both merge it in float32 afterwards."""
+    adapter: Annotated[Literal["fresh", "continued"], ADDED_LATER] = "fresh"
+    """For lora and qlora. fresh: every iteration adds a new adapter to the policy before. continued: one adapter over the
+    base model through all iterations, so that vLLM can serve the base model with it; it has to hold all that is learned."""
     beta: float = Field(0.1, gt=0)
     """β of DPO: higher holds the policy closer to the reference model."""
     sft_weight: float = Field(1.0, ge=0)
@@ -48,9 +53,12 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay: higher pulls the weights towards 0."""
     lora_rank: int = Field(16, ge=1)
-    """Rank of the adapter, for method lora. Higher learns more and needs more memory."""
+    """Rank of the adapter, for lora and qlora. Higher learns more and needs more memory."""
     lora_alpha: int = Field(32, ge=1)
     """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
+    gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
+    """Keep one activation a layer and compute the others again in the backward pass: far less memory, a quarter to a third
+    more time. None: where a GPU would not hold them otherwise."""
     checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1)
     """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
     min_chosen_drift: float = -10.0
@@ -65,12 +73,14 @@ class TrainSection(Section):
             raise ValueError(f"{wrong}; choose a micro_batch that divides it")
         if self.processes > 1 and self.objective == "grpo":
             raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
-        if self.method == "lora" and self.objective != "preference":
-            raise ValueError(f"method lora: objective {self.objective} trains all weights; leave method at full")
+        if self.adapter == "continued" and self.method == "full":
+            raise ValueError("adapter continued: method full trains no adapter; set method to lora or qlora")
         return self
 
 
 class WarmStartSection(Section):
+    method: Annotated[Method, ADDED_LATER] = "full"
+    """As in `train`: all weights, or an adapter that is merged afterwards."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the references of the train split. Too many learn them by heart."""
     learning_rate: float | None = Field(None, gt=0)
@@ -87,5 +97,11 @@ class WarmStartSection(Section):
     """Share of steps with a rising learning rate."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
+    lora_rank: Annotated[int, ADDED_LATER] = Field(16, ge=1)
+    """Rank of the adapter, for lora and qlora."""
+    lora_alpha: Annotated[int, ADDED_LATER] = Field(32, ge=1)
+    """Scale of the adapter."""
+    gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
+    """Less memory, more time."""
     checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1)
     """Steps between checkpoints."""

@@ -28,6 +28,7 @@ from codelutra.store.paths import home_dir as home_dir
 from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.splits import shown
+from codelutra.training.bases import require_means_of
 from sandbox import SandboxError, reap_orphans
 from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
@@ -176,6 +177,8 @@ class Run:
         try:
             with self.dir.hold():
                 event = "error"
+                c = self.config
+                require_means_of(c.warm_start, c.train if c.iterations else None)
                 self.dir.settle(self.config)
                 yield
         except CodelutraError as e:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +24,23 @@ from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.start import adapter_base, model_of
+from codelutra.pipeline.start import base_policy as base_policy
 from codelutra.pipeline.usable import require_enough, teachable, to_imitate
 from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
-from codelutra.results.load import chosen_weights
 from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
-from codelutra.store.paths import cache_dir
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training import launch as training
+from codelutra.training.bases import Base
 from codelutra.training.pairs import make_pairs, right_answers
 from codelutra.training.rates import settled
 
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
 VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
-
-
-def base_policy(run: Run) -> Policy:
-    """The model a run starts from, on disk."""
-    model = _model(run, run.config.model)
-    return Policy("base" if run.config.warm_start else "policy-0", str(model.path), model.fingerprint)
-
-
-def _model(run: Run, reference: str) -> models.Model:
-    def tell(text: str) -> None:
-        run.dir.ledger({"event": "note", "text": text})
-
-    chosen = partial(chosen_weights, run.home / "runs")
-    return models.resolve(reference, cache_dir() / "models", policy_of_run=chosen, progress=tell)
 
 
 def problems(run: Run) -> Step:
@@ -66,7 +52,7 @@ def problems(run: Run) -> Step:
     inputs = {"content": digest_of([frame.write_ndjson(), sorted(s.databases())])}
     if config.suite.generated_cases:
         read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **_judging(run)}
-    proposer = _model(run, config.suite.proposals) if config.suite.proposals else None
+    proposer = model_of(run, config.suite.proposals) if config.suite.proposals else None
     if proposer:
         read |= {"dtype": number_format(config.engine.dtype), "max_model_len": config.engine.max_model_len}
         inputs |= {"proposer": proposer.fingerprint}
@@ -167,7 +153,8 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         asked = problems.frame("problems"), expected.frame("expected")
-        here = _training(run, policy, out, work, "warm-start", "warm start")
+        base = adapter_base(run, policy, config)
+        here = _training(run, policy, out, work, "warm-start", "warm start", base)
         return training.warm_start(here, to_imitate(*asked, run.config.suite), config)
 
     return Step(recipe, build)
@@ -179,6 +166,8 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
+    if config.adapter == "continued":
+        inputs |= {"base": base_policy(run).digest}
     read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
         Path(policy.path)
     )
@@ -191,7 +180,8 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     recipe = _recipe("train", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        here = _training(run, policy, out, work, "train", f"train {label}".strip())
+        base = adapter_base(run, policy, config)
+        here = _training(run, policy, out, work, "train", f"train {label}".strip(), base)
         asked = problems.frame("problems"), expected.frame("expected")
         match config.objective:
             case "preference":
@@ -297,10 +287,12 @@ def _judged(
         return frame, {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
 
 
-def _training(run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str) -> training.Training:
+def _training(
+    run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str, base: Base | None
+) -> training.Training:
     heard = run.training_progress(stage, label)
     system, seed, lock = run.suite.system, run.config.seed, run.accelerator_lock
-    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard)
+    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

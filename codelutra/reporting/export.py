@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.reporting.model_card import card
+from codelutra.reporting.model_card import card, has_adapter_of_base
 from codelutra.reporting.report import write_report
 from codelutra.results.findings import policy_row, read_findings
 from codelutra.results.summary import PolicyResult
@@ -50,7 +50,8 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
     try:
         with refusing_full_disk(out.parent, part):
             part.mkdir(parents=True)
-            _copy_model(row, found.manifest(row.path), part, found.mend)
+            left_out = () if has_adapter_of_base(found, row) else ("adapter",)
+            _copy_model(row, found.manifest(row.path), part, found.mend, left_out)
             write_report(run_path, out=part / "report")  # the run's own folder may be another user's
             write_atomic(part / "run.yaml", found.config_text)
             write_atomic(part / "README.md", card(found, row))
@@ -97,9 +98,11 @@ def _of_a_model(name: Path) -> bool:
     return any(name.match(kind) and len(name.parts) == kind.count("/") + 1 for kind in _MODEL_FILES)
 
 
-def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str) -> None:
+def _copy_model(
+    row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str, left_out: tuple[str, ...] = ()
+) -> None:
     """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
-    out where one is not what it was."""
+    out where one is not what it was. The folders `left_out` stay."""
     source = Path(row.path)
     if not (source / "config.json").is_file():
         raise UserError(f"the weights of {row.name} are not at {source} any more; {made_by}")
@@ -108,7 +111,7 @@ def _copy_model(row: PolicyResult, manifest: Manifest | None, to: Path, made_by:
         raise UserError(f"{source / gone[0]} is not there any more; {made_by}")
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         name = file.relative_to(source)
-        if str(name) in _NOT_THE_MODEL or not (str(name) in recorded or _of_a_model(name)):
+        if str(name) in _NOT_THE_MODEL or name.parts[0] in left_out or not (str(name) in recorded or _of_a_model(name)):
             continue
         refuse_foreign(file, source)
         copy = to / name

@@ -23,9 +23,13 @@ from codelutra.results.lineage import lineage
 from codelutra.results.summary import PolicyResult, TestResult, policy_name
 from codelutra.results.table import POLICIES_EXPLAINED, policies_table
 from codelutra.scoring.statistics import Estimate
+from codelutra.training.bases import record_of
 
-_ADAPTER = """ The weights are merged: `adapter/` is in them already. It is what the
-last iteration added to the policy before it, not to the base model, and is there to be looked at."""
+_ADAPTER = """ The weights are merged: `adapter/` is in them already. It is
+an adapter (LoRA) of {base} (fingerprint `{fingerprint}`) and of no other model.
+So that base model with it is this policy too:
+`vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=adapter`.
+"""
 _PAPER = "[CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025)"
 _SAMPLED = "sample programs from the current policy, run them in a sandbox, "
 _OBJECTIVES = {  # train.objective → how one iteration went, tags
@@ -74,12 +78,26 @@ def card(found: Findings, row: PolicyResult) -> str:
         run=one_line(s.run),
         suite=inline(s.suite),
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
-        adapter=_ADAPTER if (Path(row.path) / "adapter").is_dir() else "",
+        adapter=_adapter(found, row),
         made=f"{code(model)}, {made}",
         prompt=_prompt(found, row),
         max_tokens=drawn.max_tokens,
         licence_note=licence_note,
     )
+
+
+def has_adapter_of_base(found: Findings, row: PolicyResult) -> bool:
+    """Whether the adapter beside this policy belongs to the model the run started from. What a later iteration added to the
+    policy before it is of use to nobody who has not that policy."""
+    return record_of(Path(row.path)).get("base") == found.config.model
+
+
+def _adapter(found: Findings, row: PolicyResult) -> str:
+    if not has_adapter_of_base(found, row):
+        return ""
+    said, rank = record_of(Path(row.path)), max(8, found.config.train.lora_rank)
+    known = {"base": code(said["base"]), "fingerprint": one_line(said.get("fingerprint", ""))[:64]}
+    return _ADAPTER.format(**known, rank=1 << (rank - 1).bit_length())
 
 
 def _so_far(found: Findings) -> list[str]:
@@ -96,14 +114,18 @@ def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:
         return "as it came: nothing of it was trained here.", "none", []
     warm = config.warm_start
     first = next((p for p in found.policies if p.label == "policy-0"), row)
-    settings = f"SFT on references, {_rate(warm.learning_rate, first)}, {warm.epochs:g} epochs" if warm else ""
+    settings = ""
+    if warm:
+        how = "" if warm.method == "full" else f"{warm.method}, "
+        settings = f"SFT on references, {how}{_rate(warm.learning_rate, first)}, {warm.epochs:g} epochs"
     if row.label == "policy-0":
         return _OBJECTIVES["sft"][0], settings, ["sft"]
     how, tags = _OBJECTIVES[train.objective]
     after = f"; after a warm start ({settings})" if warm else ""
     rate = _rate(train.learning_rate, row)
     if train.objective != "preference":
-        return how, f"{train.objective}, {rate}{after}", tags
+        by = "" if train.method == "full" else f"{train.method}, "
+        return how, f"{train.objective}, {by}{rate}{after}", tags
     pairs = sum(p.pairs or 0 for p in found.policies[: found.policies.index(row) + 1])
     loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
     settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"

@@ -16,6 +16,7 @@ from typing import Any
 from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
+from codelutra.training.bases import Base
 from codelutra.training.batches import Example
 
 CHECKPOINT_MARK = "whole.json"
@@ -42,6 +43,12 @@ class Job:
     processes: int = 1
     too_long: int = 0  # examples that were left out
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
+    base: Base | None = None  # what an adapter belongs to
+
+    @property
+    def continued(self) -> bool:
+        """Whether the adapter beside policy t-1 is trained on. Else a new one is put over policy t-1."""
+        return self.base is not None and self.base.path != self.policy
 
     @cached_property
     def key(self) -> str:
@@ -56,7 +63,8 @@ class Job:
             del config["micro_batch"]
         batches = [sorted(i for m in step for i in m) for step in self.steps]
         content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*self.examples, *self.replayed)]
-        return digest(weights, config, self.seed, batches, content)
+        adapter = [self.base.fingerprint] if self.base and self.continued else []
+        return digest(weights, config, self.seed, batches, content, *adapter)
 
     def mine(self, step: int) -> list[list[int]]:
         """The micro-batches of a step that this process computes."""

@@ -28,6 +28,7 @@ from codelutra.errors import StageError
 from codelutra.schema import PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import write_atomic
+from codelutra.training.bases import Base, refuse_quantised, require_adapter_of, require_means
 from codelutra.training.rates import settled
 
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -50,6 +51,9 @@ class Training:
     lock: Path
     """Held while the model is in memory."""
     progress: Progress | None = None
+    base: Base | None = None
+    """For lora and qlora: what the adapter belongs to; None: `policy`. Another than `policy`: the adapter beside that is
+    trained on."""
 
 
 def refine(
@@ -93,7 +97,9 @@ def _as_examples(problems: pl.DataFrame) -> pl.DataFrame:
 def _spec(kind: str, training: Training, config: TrainSection | WarmStartSection) -> dict[str, Any]:
     """What the training process is told."""
     paths = {name: str(getattr(training, name)) for name in ("policy", "out", "work", "lock")}
+    base = training.base or Base(training.policy)
     return paths | {
+        "base": {"path": str(base.path), "reference": base.reference, "fingerprint": base.fingerprint},
         "kind": kind,
         "system": training.system,
         "seed": training.seed,
@@ -109,7 +115,12 @@ def _run(
     references: pl.DataFrame | None = None,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Run the process; once more at half the micro-batch (the same effective batch) when memory did not suffice."""
+    """Run the process; once more at half the micro-batch (the same effective batch) and with gradient checkpointing, unless
+    that is off, when memory did not suffice."""
+    refuse_quantised(training.policy)
+    require_means(spec["config"]["method"])
+    if training.base and training.base.path != training.policy:
+        require_adapter_of(training.policy, training.base)
     training.work.mkdir(parents=True, exist_ok=True)
     examples.write_parquet(spec["examples"])
     if references is not None:
@@ -117,8 +128,10 @@ def _run(
         references.write_parquet(spec["references"])
     micro_batch = spec["config"]["micro_batch"]
     smaller = half_micro_batch(micro_batch, spec["config"]["batch_size"])
-    for size in dict.fromkeys((micro_batch, smaller)):
-        spec["config"]["micro_batch"] = size
+    asked = spec["config"]["gradient_checkpointing"]
+    less = True if asked is None else asked
+    for size, checkpointing in dict.fromkeys(((micro_batch, asked), (smaller, less))):
+        spec["config"] |= {"micro_batch": size, "gradient_checkpointing": checkpointing}
         try:
             facts = _process(training, spec, judge)
         except EndedEarlyError as e:
@@ -126,15 +139,22 @@ def _run(
                 raise
         else:
             return facts | {"busy_seconds": facts["seconds"]}  # without waiting for the accelerator
-    ways = f"lower micro_batch or max_length ({spec['config']['max_length']})"
-    if spec["kind"] != "preference":
-        ways += ", or take a smaller model: all weights are trained here, 16 bytes each"
-    elif spec["config"]["method"] != "lora":
-        ways += ", or use train.method lora"
+    ways = ", or ".join([f"lower micro_batch or max_length ({spec['config']['max_length']})", *_less_memory(spec["config"])])
     raise StageError(
         f"out of memory with micro_batch {micro_batch}, and again with {smaller}; {ways}. What was done is kept; see "
         f"{training.log}"
     )
+
+
+def _less_memory(config: dict[str, Any]) -> list[str]:
+    """The knobs that are left when memory does not suffice."""
+    ways = [] if config["gradient_checkpointing"] else ["set gradient_checkpointing true"]
+    match config["method"]:
+        case "full":
+            ways += ["set method lora (or qlora, on a GPU): all weights are trained here, 16 bytes each"]
+        case "lora":
+            ways += ["set method qlora (on a GPU): the frozen weights in half a byte each"]
+    return [*ways, "take a smaller model"]
 
 
 def half_micro_batch(micro_batch: int, batch_size: int) -> int:

@@ -35,6 +35,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = write_tiny_model(tmp_path_factory.mktemp("weights"))
     (directory / "adapter").mkdir()
     (directory / "adapter" / "adapter_config.json").write_text('{"r": 16}')
+    record = {"base": "hf:example/tiny@main", "fingerprint": "ab12" * 16, "method": "lora"}
+    (directory / "adapter" / "codelutra-adapter.json").write_text(json.dumps(record))
     (directory / "codelutra-model.json").write_text('{"licence": "apache-2.0"}')
     return directory
 
@@ -227,9 +229,22 @@ def test_weights_that_changed_since_they_were_scored_are_refused_and_nothing_is_
 
 
 def test_the_card_says_what_the_adapter_beside_merged_weights_is(exported: Path, tmp_path: Path) -> None:
-    assert "`adapter/` is in them already" in (exported / "README.md").read_text()
+    card = (exported / "README.md").read_text()
+    assert "`adapter/` is in them already" in card
+    assert f"an adapter (LoRA) of `hf:example/tiny@main` (fingerprint `{'ab12' * 16}`)" in card
+    assert "--max-lora-rank 16" in card
     full = export(example_run(tmp_path, weights=write_tiny_model(tmp_path / "full")), tmp_path / "out")
     assert "adapter" not in (full / "README.md").read_text()
+
+
+@pytest.mark.parametrize("record", ['{"base": "policy-1", "fingerprint": "ab"}', '{"base": 3}', "[", ""])
+def test_an_adapter_that_is_not_of_the_base_model_stays_where_it_is(record: str, weights: Path, tmp_path: Path) -> None:
+    """What an iteration added to the policy before it is of no use without that policy."""
+    model = shutil.copytree(weights, tmp_path / "model")
+    (model / "adapter" / "codelutra-adapter.json").write_text(record)
+    out = export(example_run(tmp_path / "home", weights=model), tmp_path / "out")
+    assert not (out / "adapter").exists()
+    assert "adapter" not in (out / "README.md").read_text()
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(policy: Path, tmp_path: Path) -> Train:
-    """Train in this process. `into` names the folders, so the same name continues."""
+    """Train in this process. `into` names the folders, so the same name continues. `stop_at`: the step that is the last one
+    before an InterruptedError."""
     from codelutra.training.worker.train import train as in_process
 
     def go(
@@ -30,6 +31,8 @@ def run(policy: Path, tmp_path: Path) -> Train:
         into: str = "a",
         references: pl.DataFrame | None = None,
         bf16: bool | None = None,
+        base: dict[str, str] | None = None,
+        stop_at: int = 0,
         **settings: Any,
     ) -> dict[str, Any]:
         kind, section = ("preference", TrainSection) if "chosen" in examples.columns else ("supervised", WarmStartSection)
@@ -50,6 +53,13 @@ def run(policy: Path, tmp_path: Path) -> Train:
         if references is not None:
             spec["references"] = str(work / "references.parquet")
             answers_of(references).write_parquet(work / "references.parquet")
-        return in_process(spec, lambda event: None)
+        if base:
+            spec["base"] = base
+
+        def heard(event: dict[str, Any]) -> None:
+            if event["event"] == "progress" and event["done"] == stop_at:
+                raise InterruptedError
+
+        return in_process(spec, heard)
 
     return go

@@ -95,7 +95,7 @@ def test_a_prompt_padded_on_the_left_gives_what_it_gives_alone(tmp_path: Path) -
     """As TRL pads the prompts of a step to generate in batches."""
     import torch
 
-    from codelutra.training.worker.train import load_policy
+    from codelutra.training.worker.adapters import load_policy
 
     model = load_policy(write_tiny_model(tmp_path / "policy")).eval()
     ids = torch.tensor([[17, 40, 99, 200]])

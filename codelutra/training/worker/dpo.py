@@ -7,13 +7,11 @@ policy's own to the bit, and the trainer checks that.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import polars as pl
 import torch
 from accelerate.utils import send_to_device
-from peft import LoraConfig
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -46,16 +44,7 @@ class Preference(Stepping, PreparedDPOTrainer):
         }
         sample = {"prompt_ids": [0], "chosen_ids": [0], "rejected_ids": [0]}
         collator = DataCollatorForPreference(pad_token_id=job.tokenizer.pad_token_id)
-        lora = LoraConfig(
-            r=self.config.lora_rank,
-            lora_alpha=self.config.lora_alpha,
-            lora_dropout=0.0,
-            bias="none",
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        adapter = lora if self.config.method == "lora" else None
-        super().__init__(job, model, DPOConfig, sample, settings, data_collator=collator, peft_config=adapter)
+        super().__init__(job, model, DPOConfig, sample, settings, data_collator=collator)
 
     def prepare(self) -> None:
         """Compute the log-probabilities of every answer's tokens under policy t-1, or read them from an earlier start."""
@@ -73,11 +62,10 @@ class Preference(Stepping, PreparedDPOTrainer):
         self.reference_seconds = time.monotonic() - began
 
     def _reference(self, batches: list[list[list[int]]]) -> list[tuple[int, int, list[float]]]:
-        """Rows of REFERENCE from the model as loaded, adapters off."""
-        model = self.accelerator.unwrap_model(self.model).train()
-        adapters_off = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+        """Rows of REFERENCE from the model as loaded, with its adapter: a new one adds nothing yet."""
+        self.accelerator.unwrap_model(self.model).train()
         rows: list[tuple[int, int, list[float]]] = []
-        with torch.no_grad(), adapters_off, self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast():
             for done, batch in enumerate(batches):
                 self.job.emit({"event": "reference", "done": done, "total": len(batches)})
                 for micro in batch:

