@@ -14,8 +14,8 @@ OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open le
 class TrainSection(Section):
     objective: Literal["preference", "rft", "sft", "grpo"] = "preference"
     """What an iteration learns from. preference: pairs, by DPO + λ·SFT (CodeLutra; λ = 0 is plain DPO). rft: SFT on the
-    policy's own right answers. sft: SFT on the references, without sampling. grpo: TRL's GRPO on sandbox rewards; it draws
-    K answers a problem during training, with transformers (slow on a CPU)."""
+    policy's own right answers. sft: SFT on the references, without sampling. grpo: GRPO on all its answers, right ones
+    against wrong ones of the same problem (section `grpo`)."""
     method: Literal["full", "lora"] = "full"
     """full trains every weight. lora trains an adapter, in less memory, and merges it in float32 afterwards."""
     beta: float = Field(0.1, gt=0)
@@ -63,8 +63,6 @@ class TrainSection(Section):
         if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
             wrong = f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}"
             raise ValueError(f"{wrong}; choose a micro_batch that divides it")
-        if self.processes > 1 and self.objective == "grpo":
-            raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
         if self.method == "lora" and self.objective != "preference":
             raise ValueError(f"method lora: objective {self.objective} trains all weights; leave method at full")
         return self
