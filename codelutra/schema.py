@@ -1,6 +1,6 @@
 """Every column that one stage passes to another. Read this file first.
 
-    problems ──► samples ──► outcomes ──► pairs ──► (a trained policy)
+    problems ──► samples ──► outcomes ──► pairs or groups ──► (a trained policy)
         └──────► expected ──────┘└──────► scores
 
 `check` matches each frame that leaves a stage to its schema. Columns are named here and nowhere else.
@@ -105,6 +105,19 @@ PAIRS = _schema(
         "chosen_sample": pl.Int32,  # -1 for the reference
         "rejected_sample": pl.Int32,
         "rejected_ended": pl.Boolean,  # False where it was cut off at max_tokens: training adds no end token then
+    }
+)
+
+GROUPS = _schema(
+    {
+        "problem_id": pl.String,
+        "prompt": pl.String,  # the user message, as in PROBLEMS
+        "completion": pl.String,  # a distinct one of the problem's samples
+        "ended": pl.Boolean,  # False where it was cut off at max_tokens: training adds no end token then
+        "count": pl.Int32,  # samples that said this
+        "status": SETTLED,
+        "reward": pl.Float64,  # 1 for correct, else 0; between them where equal programs had other statuses
+        "advantage": pl.Float64,  # of one such sample against its problem's others
     }
 )
 

@@ -17,7 +17,9 @@ from codelutra.store.artifacts import Artifact
 from flows.naming import named
 from tasks.publish import live_progress, publish
 from tasks.server import claim
-from tasks.stages import answers, base_model, execute, pairs, problems, references, sample, score, train, warm_start
+from tasks.stages import answers, base_model, execute, groups, pairs, problems, references, sample, score, train, warm_start
+
+LESSONS = {"preference": pairs, "rft": answers, "grpo": groups}  # train.objective → what an iteration learns from
 
 
 @flow(name="refine", flow_run_name=named("refine"), on_running=[claim], task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
@@ -49,7 +51,7 @@ def refine_run(run: Run) -> RunSummary:
         policy = Policy.of("policy-0", made)
 
     iterations, objective = run.config.iterations, run.config.train.objective
-    draws = objective in ("preference", "rft")  # the others need no samples of the train problems
+    draws = objective in LESSONS  # sft needs no samples of the train problems
     earlier: list[Artifact] = []
     reason = ""  # of an early end
     for t in range(1, iterations + 2):  # measure policy t-1, then make policy t
@@ -62,9 +64,10 @@ def refine_run(run: Run) -> RunSummary:
         lesson = asked
         if draws:
             record.sampled(policy, score(run, outcomes, asked, expected, "train"), sampling.made(greedy=False), outcomes)
-            lesson = (pairs if objective == "preference" else answers)(run, [*earlier, *outcomes], asked, expected)
+            lesson = LESSONS[objective](run, [*earlier, *outcomes], asked, expected)
             record.learned_from(policy, lesson)
-            earlier += outcomes if run.config.pairs.accumulate else []
+            # GRPO's ratio is to the policy that drew the answers, so it learns from the newest alone.
+            earlier += outcomes if run.config.pairs.accumulate and objective != "grpo" else []
         publish(run, record.summary, row, lesson if objective == "preference" else None)
         if lesson.facts.get("why"):
             reason = f"nothing to learn from in iteration {t}: {lesson.facts['why']}"

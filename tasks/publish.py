@@ -45,6 +45,11 @@ _SHOWN = (
     "step",
     "loss",
     "reward",
+    "ratio",
+    "clip_fraction",
+    "right_drift",
+    "wrong_drift",
+    "entropy",
     "chosen_log_prob",
     "rejected_log_prob",
     "chosen_drift",
@@ -171,7 +176,7 @@ def _numbers(summary: RunSummary, row: PolicyResult) -> str:
     parts += [f"> **{inline(alarm)}**" for alarm in row.alarms]
     if row.funnel:
         counts = Table.of([{"step": k, "count": f"{n:,}"} for k, n in row.funnel.counts.items()], numbers=["count"])
-        parts += ["### From samples to pairs", counts.markdown()]
+        parts += ["### From samples to what is learned from", counts.markdown()]
     return "\n\n".join(parts)
 
 

@@ -72,6 +72,11 @@ def answers(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Ar
     return run.make(stages.answers(run, outcomes, problems, expected))
 
 
+@task(name="groups", **cached_as(stages.groups))
+def groups(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
+    return run.make(stages.groups(run, outcomes, problems, expected))
+
+
 @task(name="warm start", **cached_as(stages.warm_start), timeout_seconds=24 * HOUR)
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Artifact:
     return run.make(stages.warm_start(run, policy, problems, expected))

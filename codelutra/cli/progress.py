@@ -171,6 +171,8 @@ _MADE = {
     "warm-start": "✓ warm start: SFT on references" + _TOOK,
     "train": "✓ trained {label}" + _TOOK,
     "pairs": "✓ {facts[pairs]} pairs",
+    "answers": "✓ {facts[answers]} right answers",
+    "groups": "✓ {facts[answers]} answers in {facts[groups]} groups",
 }
 
 

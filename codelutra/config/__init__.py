@@ -6,9 +6,11 @@ field's mark says what another value means for a run that exists already; withou
     section.py    what every section is, and the marks
     stages.py     suite, engine, sample, execute, pairs, select
     training.py   train, warm_start
+    group.py      grpo
     run.py        the whole: reading, validating, writing
 """
 
+from codelutra.config.group import GrpoSection
 from codelutra.config.run import (
     DEFAULT_MODEL,
     PRESETS,
@@ -35,6 +37,7 @@ __all__ = [
     "SAME_RESULT",
     "EngineSection",
     "ExecuteSection",
+    "GrpoSection",
     "Mark",
     "PairsSection",
     "RunConfig",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from codelutra.config.group import GrpoSection
 from codelutra.config.section import ADDED_LATER, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
@@ -43,6 +44,7 @@ class RunConfig(Section):
     execute: ExecuteSection = ExecuteSection()
     pairs: PairsSection = PairsSection()
     train: TrainSection = TrainSection()
+    grpo: GrpoSection = GrpoSection()
     select: Annotated[SelectSection, HOW_FAR] = SelectSection()
 
     @model_validator(mode="after")

@@ -15,8 +15,8 @@ OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open le
 class TrainSection(Section):
     objective: Literal["preference", "rft", "sft", "grpo"] = "preference"
     """What an iteration learns from. preference: pairs, by DPO + λ·SFT (CodeLutra; λ = 0 is plain DPO). rft: SFT on the
-    policy's own right answers. sft: SFT on the references, without sampling. grpo: TRL's GRPO on sandbox rewards; it draws
-    K answers a problem during training, with transformers (slow on a CPU)."""
+    policy's own right answers. sft: SFT on the references, without sampling. grpo: GRPO on all its answers, right ones
+    against wrong ones of the same problem (section `grpo`)."""
     method: Method = "full"
     """full trains every weight: 16 bytes each. lora trains an adapter over frozen weights (2 bytes each in bfloat16), qlora
     over weights in 4 bits (it needs a GPU and bitsandbytes). Both merge it in float32 afterwards."""
@@ -71,8 +71,6 @@ class TrainSection(Section):
         if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
             wrong = f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}"
             raise ValueError(f"{wrong}; choose a micro_batch that divides it")
-        if self.processes > 1 and self.objective == "grpo":
-            raise ValueError(f"processes {self.processes}: objective grpo trains in one process; leave processes at 1")
         if self.adapter == "continued" and self.method == "full":
             raise ValueError("adapter continued: method full trains no adapter; set method to lora or qlora")
         return self

@@ -31,7 +31,7 @@ METHODS = {
     "codelutra": Method("DPO + λ·SFT on the chosen answer", ()),
     "codelutra-no-reference": Method("the same, chosen answers only from own samples", ("pairs.references=false",)),
     "codelutra-replay": Method("the same, with all references in the SFT term", ("train.replay_references=true",)),
-    "grpo": Method("TRL's GRPO on sandbox rewards, as many samples", ("train.objective=grpo", "train.learning_rate=1e-5")),
+    "grpo": Method("GRPO on all answers, right and wrong (Shao et al. 2402.03300)", ("train.objective=grpo",)),
 }
 
 

@@ -118,7 +118,7 @@ class Recorder:
         self._write()
 
     def learned_from(self, policy: Policy, lesson: Artifact) -> None:
-        """Add the lesson (pairs or right answers) that came from this policy and that the next one learns from."""
+        """Add the lesson (pairs, right answers or groups) that came from this policy and that the next one learns from."""
         row = self._row(policy)
         self._link(f"{row.folder}/{lesson.stage}.parquet", lesson)
         row.funnel = Funnel(**lesson.facts)
@@ -191,6 +191,7 @@ class Recorder:
         for i, row in enumerate(rows):
             before = rows[i - 1] if i else None
             row.pairs = before.funnel.pairs if before and before.funnel else None
+            row.trained_answers = before.funnel.answers if before and before.funnel else None
             row.paired.previous = self._paired(before, row)
             start = self.summary.start
             row.paired.start = self._paired(start if start and rows.index(start) < i else None, row)

@@ -3,7 +3,7 @@ module; here it gets its key.
 
     problems ─► references                      what is asked, what a right answer gives
     Sampling ─► execute ─► score                measure a policy
-                       └─► pairs ─► train       improve it
+                       └─► pairs ─► train       improve it (or the answers, or groups)
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import polars as pl
 
 from codelutra import models
-from codelutra.completions import extract_code
 from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
 from codelutra.execution import outcomes as execution
@@ -26,21 +25,31 @@ from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import adapter_base, model_of
 from codelutra.pipeline.start import base_policy as base_policy
-from codelutra.pipeline.usable import require_enough, teachable, to_imitate
+from codelutra.pipeline.usable import require_enough, to_imitate
 from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
-from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training import launch as training
 from codelutra.training.bases import Base
+from codelutra.training.groups import make_groups
 from codelutra.training.pairs import make_pairs, right_answers
 from codelutra.training.rates import settled
 
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
-VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
+VERSIONS = {
+    "problems": 2,
+    "references": 1,
+    "execute": 2,
+    "score": 2,
+    "pairs": 2,
+    "answers": 2,
+    "groups": 1,
+    "warm-start": 1,
+    "train": 1,
+}
 
 
 def problems(run: Run) -> Step:
@@ -141,6 +150,16 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
     return _frame_step("answers", read, _judged_inputs(outcomes, problems, expected), "answers", made)
 
 
+def groups(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
+    """All answers of a problem, for `train.objective: grpo`, as GROUPS. An empty artifact is a result, as with pairs."""
+    config = run.config.grpo
+
+    def made() -> Made:
+        return make_groups(_concat(outcomes), problems.frame("problems"), expected.frame("expected"), config)
+
+    return _frame_step("groups", config.grouping, _judged_inputs(outcomes, problems, expected), "groups", made)
+
+
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
     """SFT on the usable references of the train split that are shown: policy 0."""
     assert run.config.warm_start is not None
@@ -161,10 +180,11 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
 
 
 def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
-    """Policy t from policy t-1 and its lesson: pairs, or by `train.objective` its right answers, or the problems."""
+    """Policy t from policy t-1 and its lesson: pairs, or by `train.objective` its right answers, groups, or the
+    problems."""
     config = settled(run.config.train, Path(policy.path))
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
-    if config.replay_references or config.objective in ("sft", "grpo"):
+    if config.replay_references or config.objective == "sft":
         inputs |= {"problems": problems.digest, "expected": expected.digest}
     if config.adapter == "continued":
         inputs |= {"base": base_policy(run).digest}
@@ -174,9 +194,8 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
     if config.objective == "grpo":
-        drawn = settings(run.config.sample, SAME_RESULT)
-        del drawn["shard_problems"]  # GRPO draws its own batches
-        read |= {"sample": drawn, **_judging(run)}
+        read |= {f"grpo.{name}": value for name, value in run.config.grpo.training.items()}
+        read |= {"max_tokens": run.config.sample.max_tokens} if run.config.grpo.loss == "dr_grpo" else {}
     recipe = _recipe("train", read, inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -192,34 +211,10 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
             case "sft":
                 return training.warm_start(here, to_imitate(*asked, run.config.suite), _supervised(config))
             case "grpo":
-                judge = rewards(run, problems, expected)
-                return training.grpo(here, teachable(*asked), config, run.config.sample, judge)
+                section, most = run.config.grpo, run.config.sample.max_tokens
+                return training.grpo(here, lesson.frame("groups"), config, section, most)
 
     return Step(recipe, build, label)
-
-
-def rewards(run: Run, problems: Artifact, expected: Artifact) -> Callable[[list[str], list[str]], list[float]]:
-    """1 for a correct answer, else 0, by the same path as all outcomes. Raises StageError on any outage of ours."""
-    languages = dict(problems.frame("problems").select("problem_id", "language").rows())
-
-    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
-        answers = {
-            "problem_id": problem_ids,
-            "sample": range(len(completions)),
-            "completion": completions,
-            "code": [extract_code(c, languages[p]) for p, c in zip(problem_ids, completions, strict=True)],
-        }
-        unknown = {"greedy": False, "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0}
-        frame, _ = _judged(run, pl.DataFrame(answers | unknown, schema=SAMPLES), problems, expected)
-        outages = frame.filter(pl.col("status") == "infra_error")
-        if outages.height:
-            raise StageError(
-                f"{outages.height} of {frame.height} rewards are infrastructure failures ({outages['error'][0]}); training "
-                "stopped at its last checkpoint; see `codelutra doctor`, then give the same command again"
-            )
-        return [float(s == "correct") for s in frame["status"]]
-
-    return judge
 
 
 def _frame_step(

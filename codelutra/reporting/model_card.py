@@ -15,6 +15,7 @@ import polars as pl
 import yaml
 
 from codelutra import __version__
+from codelutra.config import RunConfig
 from codelutra.prompts import TODAY, as_messages, as_text, template_of
 from codelutra.results import text
 from codelutra.results.escapes import code, inline, one_line, paragraph, visible
@@ -39,7 +40,10 @@ _OBJECTIVES = {  # train.objective → how one iteration went, tags
         ["rft", "sft"],
     ),
     "sft": ("fine-tuned on the references of the suite's train problems (SFT).", ["sft"]),
-    "grpo": ("trained by GRPO (Shao et al. 2402.03300): the reward is a sandbox's verdict on each program.", ["grpo"]),
+    "grpo": (
+        f"trained by GRPO (Shao et al. 2402.03300): {_SAMPLED}weigh right against wrong ones of a problem, repeat.",
+        ["grpo"],
+    ),
 }
 
 
@@ -125,11 +129,20 @@ def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:
     rate = _rate(train.learning_rate, row)
     if train.objective != "preference":
         by = "" if train.method == "full" else f"{train.method}, "
-        return how, f"{train.objective}, {by}{rate}{after}", tags
+        return how, f"{_objective(config)}, {by}{rate}{after}", tags
     pairs = sum(p.pairs or 0 for p in found.policies[: found.policies.index(row) + 1])
     loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
     settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"
     return how.format(loss), settings, tags
+
+
+def _objective(config: RunConfig) -> str:
+    """The objective and, of GRPO, what decides its loss."""
+    g = config.grpo
+    if config.train.objective != "grpo":
+        return config.train.objective
+    clipped = f"ε {g.epsilon:g}" + ("" if g.epsilon_high is None else f" to {g.epsilon_high:g}")
+    return f"grpo (advantage {g.advantage}, loss {g.loss}, {g.importance_sampling_level} ratio, {clipped}, KL {g.kl:g})"
 
 
 def _rate(configured: float | None, row: PolicyResult) -> str:

@@ -1,6 +1,6 @@
 """The report of a run: one HTML page that needs nothing else, and its figures as files beside it.
 
-    runs/NAME/report/index.html     the numbers, figures, pairs, failures, config and provenance
+    runs/NAME/report/index.html     the numbers, figures, pairs or groups, failures, config and provenance
     runs/NAME/report/FIGURE.svg …   .png for slides, .json and .csv with what is drawn
 
 It can be written at any time: what is not there yet is left out, and the state of the run stands on top.
@@ -18,14 +18,15 @@ from typing import Any
 import polars as pl
 
 from codelutra import __version__
+from codelutra.reporting import lessons
 from codelutra.reporting.figures.drawing import Drawing, draw
 from codelutra.reporting.figures.policies import run_figures
 from codelutra.reporting.figures.runs import figures_beside
 from codelutra.reporting.figures.stages import STAGES
-from codelutra.reporting.html import Html, cut, folded, grid, join, page, side_by_side, tag
+from codelutra.reporting.html import Html, cut, folded, grid, join, page, tag
 from codelutra.results import text
-from codelutra.results.findings import Findings, headline, libraries, question, read_findings, spread
-from codelutra.results.summary import PolicyResult, iteration_of, policy_name
+from codelutra.results.findings import Findings, headline, libraries, read_findings, spread
+from codelutra.results.summary import PolicyResult, policy_name
 from codelutra.results.table import POLICIES_EXPLAINED, Table, other_modes_table, policies_notes, policies_table
 from codelutra.schema import STATUSES
 from codelutra.scoring.scores import breakdown
@@ -34,9 +35,7 @@ from sandbox.answers import shown
 from sandbox.protocol import decode
 
 Row = dict[str, Any]  # of a frame
-_PAIRS_SHOWN = 3  # an iteration
 _FAILURES_SHOWN = 6
-_CODE_SHOWN = 1200  # characters
 _STATE_LOOKS = {"finished": "good", "running": "wait", "interrupted": "wait"}
 
 
@@ -71,7 +70,8 @@ def render(found: Findings, drawings: list[Drawing], compared: Sequence[Drawing]
         "numbers": ("Numbers", _numbers(found)),
         "figures": ("Figures", _figures([d for d in drawings if d.figure.name != "minutes"])),
         "beside": ("Beside other runs", _figures(list(compared))),
-        "pairs": ("Pairs it learned from", _pairs(found)),
+        "pairs": ("Pairs it learned from", lessons.pairs(found)),
+        "answers": ("Answers it learned from", lessons.answers(found)),
         "failures": ("What still fails", _failures(found)),
         "groups": ("By group", _groups(found)),
         "cost": ("Time and tokens", _cost(found, _figures([d for d in drawings if d.figure.name == "minutes"]))),
@@ -148,29 +148,6 @@ def _figure(drawing: Drawing) -> Html:
     return tag("figure", Html(drawing.inline()), tag("figcaption", caption, *files))
 
 
-def _pairs(found: Findings) -> Html | None:
-    parts = []
-    for row in found.policies:
-        frame = found.frame(f"{row.folder}/pairs.parquet")
-        if not row.funnel or frame is None or frame.is_empty():
-            continue
-        kinds = dict(frame["rejected_status"].value_counts(sort=True).rows())
-        against = ", ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in kinds.items())
-        stood_in = row.funnel.pairs_from_references or 0
-        intro = f"{frame.height:,} pairs of {frame['problem_id'].n_unique():,} problems, from the answers of {row.name}. "
-        intro += f"Rejected: {against}. " + (f"In {stood_in:,} the reference is the chosen answer." if stood_in else "")
-        parts += [tag("h3", f"Pairs that policy {iteration_of(row.label) + 1} learned from"), tag("p", intro, class_="soft")]
-        parts += [_pair(p) for p in spread(frame, _PAIRS_SHOWN).rows(named=True)]
-    return join(*parts) if parts else None
-
-
-def _pair(p: Row) -> Html:
-    source = "the reference" if p["chosen_source"] == "reference" else f"sample {p['chosen_sample']}"
-    rejected = join(f"rejected: sample {p['rejected_sample']} ", _pill(p["rejected_status"]))
-    chosen = join(f"chosen: {source} ", _pill("correct"))
-    return _card(p, (rejected, p["rejected"]), (chosen, p["chosen"]))
-
-
 def _failures(found: Findings) -> Html | None:
     """Dev problems the chosen policy gets wrong: the most frequent statuses take turns."""
     best = found.best
@@ -196,17 +173,10 @@ def _failures(found: Findings) -> Html | None:
 
 
 def _failure(r: Row) -> Html:
-    wrote = (join("it wrote ", _pill(r["status"])), r["code"] or r["completion"])
+    wrote = (join("it wrote ", lessons.pill(r["status"])), r["code"] or r["completion"])
     told = {"error": cut(r["error"].strip(), 400), "gave": readable(r["output"]), "expected": readable(r["expected"] or "")}
     said = [tag("p", tag("b", f"{kind} "), tag("code", what), class_="said") for kind, what in told.items() if what]
-    return _card(r, wrote, ("reference", r["reference"]), *said)
-
-
-def _card(problem: Row, left: tuple[str, str], right: tuple[str, str], *more: Html) -> Html:
-    """A problem, two (label, program) for it, and what more there is to say."""
-    (left_label, left_code), (right_label, right_code) = left, right
-    programs = side_by_side((left_label, cut(left_code, _CODE_SHOWN)), (right_label, cut(right_code, _CODE_SHOWN)))
-    return tag("div", _asked(problem["problem_id"], problem["prompt"]), programs, *more, class_="card")
+    return lessons.card(r, wrote, ("reference", r["reference"]), *said)
 
 
 def readable(output: str, most: int = 240) -> str:
@@ -231,17 +201,6 @@ def readable(output: str, most: int = 240) -> str:
     return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {cells}" if rows else "no rows", most)
 
 
-def _asked(problem_id: str, prompt: str) -> Html:
-    whole = prompt.strip()
-    asked = question(whole)
-    more = folded("whole prompt", tag("pre", whole)) if whole != asked else Html("")
-    return join(tag("p", tag("b", asked), " ", tag("span", problem_id, class_="soft"), class_="ask"), more)
-
-
-def _pill(status: str) -> Html:
-    return tag("span", status.replace("_", " "), class_="pill good" if status == "correct" else "pill bad")
-
-
 def _groups(found: Findings) -> Html | None:
     """dev pass@1 by database or library, for the first, policy 0 and the chosen policy."""
     shown = [p for i, p in enumerate(found.policies) if i == 0 or p is found.summary.start or p is found.best]
@@ -262,10 +221,11 @@ def _groups(found: Findings) -> Html | None:
 def _cost(found: Findings, drawn: Html) -> Html | None:
     if not found.policies:
         return None
+    stages = [k for k in STAGES if any(k in p.seconds for p in found.policies)]
     rows = [
         {
             "policy": p.name,
-            **{f"{k}, min": f"{p.seconds[k] / 60:.1f}" if k in p.seconds else "" for k in STAGES},
+            **{f"{k}, min": f"{p.seconds[k] / 60:.1f}" if k in p.seconds else "" for k in stages},
             "tokens sampled": f"{p.tokens:,}",
             "tokens / s": f"{p.tokens / p.seconds['sample']:,.0f}" if p.seconds.get("sample") else "",
         }

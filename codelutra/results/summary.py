@@ -101,7 +101,8 @@ class Training(_Part):
 
 
 class Funnel(_Part):
-    """From problems and samples to what the next policy learns from: pairs, or own right answers (`rft`)."""
+    """From problems and samples to what the next policy learns from: pairs, own right answers (`rft`), or groups
+    (`grpo`)."""
 
     problems: int = 0
     usable_reference: int = 0
@@ -115,6 +116,7 @@ class Funnel(_Part):
     paired_problems: int | None = None
     pairs: int | None = None
     pairs_from_references: int | None = None
+    groups: int | None = None
     answers: int | None = None
     why: str = ""
     """Why there is nothing to learn from; "" where there is something."""
@@ -151,6 +153,8 @@ class PolicyResult(_Part):
     paired: PairedTests = PairedTests()
     pairs: int | None = None
     """Pairs it was trained on."""
+    trained_answers: int | None = None
+    """Distinct answers it was trained on, where those are no pairs (`rft`, `grpo`)."""
     training: Training | None = None
     train: TrainSamples | None = None
     funnel: Funnel | None = None
@@ -289,6 +293,7 @@ class RunSummary(_Part):
             "samples": self.samples,
             "tokens": sum(p.tokens for p in self.policies),
             "pairs": [p.pairs for p in self.policies if p.pairs],
+            "answers": [p.trained_answers for p in self.policies if p.trained_answers],
             "minutes": round(self.work_minutes, 1),
             "training_minutes": round(sum(p.seconds.get("train", 0.0) for p in self.policies) / 60, 1),
         }

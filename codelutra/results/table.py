@@ -51,23 +51,27 @@ _POLICIES: dict[str, Callable[[PolicyResult], str]] = {
     "tokens": text.length,
     "against the one before": lambda p: text.paired(p.paired.previous),
     "pairs": lambda p: f"{p.pairs:,}" if p.pairs else "",
+    "answers": lambda p: f"{p.trained_answers:,}" if p.trained_answers else "",
     "min": lambda p: f"{p.minutes:.1f}",
 }
 POLICIES_EXPLAINED = (
     "pass@1: share of dev problems whose greedy answer is correct when it is run, with Wilson's interval. executable: "
     "answers that ran to their end. ends: answers that stopped at an end token, not at sample.max_tokens. tokens: mean "
     "length of an answer, and how much longer than the policy before. +a −b: problems solved that the policy before did "
-    "not solve, and the other way round; p of the exact McNemar test. pairs: what it was trained on. min: minutes to make "
+    "not solve, and the other way round; p of the exact McNemar test. pairs or answers: what it was trained on. min: "
+    "minutes to make "
     "and measure it. The chosen policy stands out."
 )
 
 
 def policies_table(summary: RunSummary) -> Table:
     """One row a policy, the chosen one standing out."""
-    rows = [[cell(p) for cell in _POLICIES.values()] for p in summary.policies]
-    numbers = frozenset(_POLICIES) - {"policy", "against the one before"}
+    unused = "pairs" if any(p.trained_answers for p in summary.policies) else "answers"
+    columns = {name: cell for name, cell in _POLICIES.items() if name != unused}
+    rows = [[cell(p) for cell in columns.values()] for p in summary.policies]
+    numbers = frozenset(columns) - {"policy", "against the one before"}
     best = next((i for i, p in enumerate(summary.policies) if p.label == summary.best), None)
-    return Table(list(_POLICIES), rows, numbers, best)
+    return Table(list(columns), rows, numbers, best)
 
 
 def policies_notes(summary: RunSummary) -> list[str]:

@@ -85,7 +85,8 @@ def training(measures: Mapping[str, float] | None, before: str = "  ·  ") -> st
     """A step of training in words: summed log-probabilities of an answer in nats, in brackets how far they moved from the
     reference model's; "" where there is nothing to say."""
     m = measures or {}
-    said = [f"{name} {m[name]:.3f}" for name in ("loss", "reward") if name in m]
+    said = [f"loss {m['loss']:.3f}"] if "loss" in m else []
+    said += [f"{side} answers {m[f'{side}_drift']:+.2f}" for side in ("right", "wrong") if f"{side}_drift" in m]
     said += [
         f"{side} {m[f'{side}_log_prob']:.1f} ({m[f'{side}_drift']:+.1f})"
         for side in ("chosen", "rejected")

@@ -1,4 +1,4 @@
-"""Pairs and references → token ids, and the plan of optimizer steps and micro-batches. Needs no torch."""
+"""Pairs, groups and references → token ids, and the plan of optimizer steps and micro-batches. Needs no torch."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ class Example:
         return sum(len(self.prompt) + len(a) for a in self.answers)
 
 
+@dataclass(frozen=True)
+class Graded(Example):
+    """One answer of a group. `weight` is the number of samples that said it."""
+
+    reward: float = 0.0
+    advantage: float = 0.0
+
+
 def pair_examples(
     pairs: pl.DataFrame, tokenizer: Any, system: str, max_length: int, extra_answers: int = 0
 ) -> list[Example]:
@@ -61,6 +69,17 @@ def answer_examples(examples: pl.DataFrame, tokenizer: Any, system: str, max_len
     return _encode([(i, prompt, [(answer, True)]) for i, prompt, answer in rows], tokenizer, system, max_length)
 
 
+def group_examples(groups: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Graded]:
+    """GROUPS as examples; those longer than `max_length` are left out."""
+    prompts = {p: prompt_ids(tokenizer, system, p) for p in groups["prompt"].unique()}
+    said = "problem_id", "prompt", "completion", "ended", "count", "reward", "advantage"
+    made = [
+        Graded(problem_id, prompts[prompt], (answer_ids(tokenizer, answer, ended=ended),), float(count), reward, advantage)
+        for problem_id, prompt, answer, ended, count, reward, advantage in groups.select(said).rows()
+    ]
+    return [e for e in made if len(e.prompt) + len(e.answers[0]) <= max_length]
+
+
 def _encode(
     rows: Sequence[tuple[str, str, list[tuple[str, bool]]]], tokenizer: Any, system: str, max_length: int
 ) -> list[Example]:
@@ -78,7 +97,14 @@ def _chosen(e: Example) -> tuple[str, tuple[int, ...]]:
 
 
 def plan(
-    examples: Sequence[Example], epochs: float, batch_size: int, micro_batch: int, seed: int, processes: int = 1
+    examples: Sequence[Example],
+    epochs: float,
+    batch_size: int,
+    micro_batch: int,
+    seed: int,
+    processes: int = 1,
+    *,
+    grouped: bool = False,
 ) -> list[list[list[int]]]:
     """Optimizer steps, each a list of micro-batches, each a list of indices.
 
@@ -87,11 +113,18 @@ def plan(
     alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time and go into the same
     micro-batch: there prefixes are shared, or little is padded. The number of micro-batches is a multiple of `processes`,
     so that each process gets as many. Raises ValueError if a batch has fewer examples than there are processes.
+
+    `grouped`: the answers to one problem stay in one batch, so that right and wrong ones are weighed against each other in
+    the same step. Batches then have about `batch_size` examples.
     """
     draw = random.Random(seed)
-    order = _shuffled(examples, max(1, batch_size // 4), draw)
+    if grouped:
+        drawn = _whole_groups(examples, batch_size, draw)
+    else:
+        order = _shuffled(examples, max(1, batch_size // 4), draw)
+        drawn = _evenly(order, math.ceil(len(order) / batch_size))
     batches = []
-    for batch in _evenly(order, math.ceil(len(order) / batch_size)):
+    for batch in drawn:
         batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
         if len(batch) < processes:
             raise ValueError(f"a batch of {len(batch)} for {processes} processes")
@@ -104,14 +137,23 @@ def plan(
     return steps[:wanted]
 
 
-def whole_batches(count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
-    """Steps of GRPO as lists of problems: seeded shuffles, all batches whole (TRL drops what does not fill one)."""
-    draw, size = random.Random(seed), min(batch_size, count)
-    wanted, made = max(1, round(epochs * (count // size))), list[list[int]]()
-    while len(made) < wanted:
-        order = draw.sample(range(count), count)
-        made += [order[i : i + size] for i in range(0, count - size + 1, size)]
-    return made[:wanted]
+def _whole_groups(examples: Sequence[Example], batch_size: int, draw: random.Random) -> list[list[int]]:
+    """Batches of whole groups, the largest dealt out first, each to the batch that has least.
+
+    A group larger than a batch is cut into parts of even sizes, its answers dealt out in the order of their advantages.
+    """
+    groups: dict[str, list[int]] = {}
+    for i in sorted(range(len(examples)), key=lambda i: (getattr(examples[i], "advantage", 0.0), examples[i].answers)):
+        groups.setdefault(examples[i].problem_id, []).append(i)
+    parts = []
+    for name in sorted(groups):
+        cuts = math.ceil(len(groups[name]) / batch_size)
+        parts += [groups[name][at::cuts] for at in range(cuts)]
+    draw.shuffle(parts)
+    batches: list[list[int]] = [[] for _ in range(math.ceil(len(examples) / batch_size))]
+    for part in sorted(parts, key=len, reverse=True):
+        min(batches, key=len).extend(part)
+    return [batch for batch in batches if batch]
 
 
 def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -> list[int]:

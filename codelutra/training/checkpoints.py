@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
+from codelutra.config import SAME_RESULT, GrpoSection, TrainSection, WarmStartSection, settings
 from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
 from codelutra.training.bases import Base
@@ -21,7 +21,6 @@ from codelutra.training.batches import Example
 
 CHECKPOINT_MARK = "whole.json"
 Emit = Callable[[dict[str, Any]], None]
-Judge = Callable[[list[str], list[str]], list[float]]  # (problem ids, completions) → rewards
 
 
 @dataclass
@@ -42,6 +41,8 @@ class Job:
     rank: int = 0  # of this process among the `processes` that share every step; rank 0 writes for all
     processes: int = 1
     too_long: int = 0  # examples that were left out
+    group: GrpoSection | None = None  # of GRPO
+    max_tokens: int = 0  # of GRPO: sample.max_tokens
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
     base: Base | None = None  # what an adapter belongs to
 
@@ -54,15 +55,19 @@ class Job:
     def key(self) -> str:
         """Digest of everything that decides the weights. A checkpoint with another key is not continued.
 
-        The number of processes changes only memory and time. So does the micro-batch, unless the loss has a token mean.
+        The number of processes changes only memory and time. So does the micro-batch, unless the loss has a mean over the
+        tokens of one.
         """
         files = sorted(f for kind in ("*.safetensors", "*.bin") for f in self.policy.glob(kind))
         weights = [(f.name, sha256_file(f)) for f in files]
         config = settings(self.config, SAME_RESULT)
-        if config.get("sft_norm") != "token":
+        by_micro_batch = self.group.loss == "bnpo" if self.group else config.get("sft_norm") == "token"
+        if not by_micro_batch:
             del config["micro_batch"]
+        if self.group:
+            config |= {"grpo": self.group.training, "max_tokens": self.max_tokens}
         batches = [sorted(i for m in step for i in m) for step in self.steps]
-        content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*self.examples, *self.replayed)]
+        content = [tuple(vars(e).values()) for e in (*self.examples, *self.replayed)]
         adapter = [self.base.fingerprint] if self.base and self.continued else []
         return digest(weights, config, self.seed, batches, content, *adapter)
 

@@ -3,7 +3,7 @@
     refine      DPO(β; reference = policy t-1) + λ·SFT(chosen), on pairs (Rafailov et al. 2305.18290; 2411.05199)
     warm_start  SFT on the references of train problems
     supervise   SFT on any (prompt, completion) rows
-    grpo        policy gradient on rewards that the caller gives while it runs
+    grpo        GRPO on groups: all answers of a problem, right ones against wrong ones (Shao et al. 2402.03300)
 
 Each writes a policy directory that transformers and vLLM load, and returns the training's summary. Called again with the
 same `work` folder, it resumes from the last whole checkpoint.
@@ -23,16 +23,15 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.config import SampleSection, TrainSection, WarmStartSection
+from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError
-from codelutra.schema import PAIRS, PROBLEMS, check
+from codelutra.schema import GROUPS, PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import write_atomic
 from codelutra.training.bases import Base, refuse_quantised, require_adapter_of, require_means
 from codelutra.training.rates import settled
 
 Progress = Callable[[int, int, dict[str, Any]], None]
-Judge = Callable[[list[str], list[str]], list[float]]
 EXAMPLES = pl.Schema({"problem_id": pl.String, "prompt": pl.String, "completion": pl.String})
 
 
@@ -82,12 +81,16 @@ def supervise(training: Training, examples: pl.DataFrame, config: WarmStartSecti
 
 
 def grpo(
-    training: Training, problems: pl.DataFrame, config: TrainSection, sample: SampleSection, judge: Judge
+    training: Training, groups: pl.DataFrame, config: TrainSection, section: GrpoSection, max_tokens: int
 ) -> dict[str, Any]:
-    """GRPO on `problems` (PROBLEMS, train rows). `judge` (problem ids, completions) → rewards is called in this process
-    while the training process waits."""
-    spec = _spec("grpo", training, config) | {"sample": sample.model_dump(mode="json")}
-    return _run(training, spec, _as_examples(problems), judge=judge)
+    """Train on GROUPS. `max_tokens`: `sample.max_tokens`, which `loss: dr_grpo` divides by."""
+    if check(groups, GROUPS).is_empty():
+        raise StageError(
+            "there are no groups to train on: no problem has both right and wrong samples; more samples "
+            "(sample.samples_per_problem) or another sample.temperature help"
+        )
+    spec = _spec("grpo", training, config) | {"grpo": section.model_dump(mode="json"), "max_tokens": max_tokens}
+    return _run(training, spec, groups)
 
 
 def _as_examples(problems: pl.DataFrame) -> pl.DataFrame:
@@ -109,11 +112,7 @@ def _spec(kind: str, training: Training, config: TrainSection | WarmStartSection
 
 
 def _run(
-    training: Training,
-    spec: dict[str, Any],
-    examples: pl.DataFrame,
-    references: pl.DataFrame | None = None,
-    judge: Judge | None = None,
+    training: Training, spec: dict[str, Any], examples: pl.DataFrame, references: pl.DataFrame | None = None
 ) -> dict[str, Any]:
     """Run the process; once more at half the micro-batch (the same effective batch) and with gradient checkpointing, unless
     that is off, when memory did not suffice."""
@@ -133,7 +132,7 @@ def _run(
     for size, checkpointing in dict.fromkeys(((micro_batch, asked), (smaller, less))):
         spec["config"] |= {"micro_batch": size, "gradient_checkpointing": checkpointing}
         try:
-            facts = _process(training, spec, judge)
+            facts = _process(training, spec)
         except EndedEarlyError as e:
             if not e.out_of_memory:
                 raise
@@ -163,7 +162,7 @@ def half_micro_batch(micro_batch: int, batch_size: int) -> int:
     return next((n for n in range(half, 1, -1) if batch_size % n == 0), 1)
 
 
-def _process(training: Training, spec: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
+def _process(training: Training, spec: dict[str, Any]) -> dict[str, Any]:
     """One training process from start to end, or several: they share our pipe, so the spec comes to them in a file."""
     file = training.work / "spec.json"
     write_atomic(file, json.dumps(spec))
@@ -174,9 +173,6 @@ def _process(training: Training, spec: dict[str, Any], judge: Judge | None) -> d
             match child.hear():
                 case {"event": "done", **facts}:
                     return facts
-                case {"event": "judge", "problem_ids": problem_ids, "completions": completions}:
-                    assert judge is not None
-                    child.send(judge(problem_ids, completions))
                 case {"event": kind, **said} if training.progress:
                     training.progress(said.pop("done", 0), said.pop("total", 0), {"doing": kind, **said})
 

@@ -43,7 +43,7 @@ def make_pairs(
     answers = _answers(_usable(outcomes, known, config), outcomes, known, normalised, config)
     matches = _MATCH[config.order](answers, _counts(answers, known, config), outcomes)
     pairs = _texts(matches, answers, outcomes, known)
-    counts = _funnel(outcomes, problems, expected) | {
+    counts = funnel(outcomes, problems, expected) | {
         "paired_problems": pairs["problem_id"].n_unique(),
         "pairs": pairs.height,
         "pairs_from_references": pairs.select((pl.col("chosen_source") == "reference").sum()).item(),
@@ -70,10 +70,10 @@ def right_answers(
         .select("problem_id", "prompt", "completion")
     )
     why = "" if distinct.height else "no sample was right"
-    return distinct, {**_funnel(outcomes, problems, expected), "why": why, "answers": distinct.height}
+    return distinct, {**funnel(outcomes, problems, expected), "why": why, "answers": distinct.height}
 
 
-def _funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
+def funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
     train = problems.filter(pl.col("split") == "train").select("problem_id")
     usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
     counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING) & ASKED

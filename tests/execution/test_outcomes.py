@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.config import ExecuteSection, PairsSection, RunConfig, SuiteSection, TrainSection
+from codelutra.config import ExecuteSection, PairsSection, RunConfig, SuiteSection
 from codelutra.errors import StageError
 from codelutra.execution.cache import OutcomeCache
 from codelutra.execution.outcomes import execute, infra_share
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
-from codelutra.pipeline.run import Policy, open_run
+from codelutra.pipeline.run import open_run
 from codelutra.schema import OUTCOMES, STATUS
 from codelutra.scoring.scores import score_problems
 from codelutra.suites.base import Job, open_suite
@@ -305,21 +305,11 @@ def test_what_programs_may_use_is_in_the_key_of_all_that_depends_on_it(tmp_path:
     keys = []
     for name, limits in (("one", {}), ("two", other)):
         config = RunConfig(
-            name=name,
-            suite=SuiteSection(name="starter-sql", train=8, dev=4, test=0),
-            train=TrainSection(objective="grpo"),
-            execute=ExecuteSection(**limits),
+            name=name, suite=SuiteSection(name="starter-sql", train=8, dev=4, test=0), execute=ExecuteSection(**limits)
         )
         with open_run(tmp_path, config) as run:
             asked = run.make(stages.problems(run))
-            policy = Policy("policy-0", str(tmp_path), "0" * 64)
-            keys.append(
-                (
-                    stages.references(run, asked).recipe.key,
-                    stages.execute(run, asked, asked, asked).recipe.key,
-                    stages.train(run, policy, asked, asked, asked).recipe.key,
-                )
-            )
+            keys.append((stages.references(run, asked).recipe.key, stages.execute(run, asked, asked, asked).recipe.key))
     assert all(a != b for a, b in zip(*keys, strict=True))
 
 

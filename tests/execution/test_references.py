@@ -17,7 +17,7 @@ from codelutra.pipeline import stages
 from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run
 from codelutra.results.text import problem_counts
-from codelutra.schema import OUTCOMES
+from codelutra.schema import OUTCOMES, SAMPLES
 from codelutra.store.artifacts import Recipe, Step, write_frame
 from codelutra.suites.splits import shown
 from tests.helpers.loop import small_config
@@ -115,15 +115,24 @@ def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> Non
         asked = run.make(stages.problems(run))
         expected = run.make(stages.references(run, asked))
         assert set(expected.frame("expected")["status"]) == {"correct"}
-        reward = stages.rewards(run, asked, expected)
         tried = [
-            ("a", "SELECT * FROM item", 1.0),
-            ("a", "SELECT name FROM item", 0.0),
-            ("a", "SELECT 1, 2", 0.0),
-            ("b", "SELECT price FROM item ORDER BY price", 1.0),
-            ("b", "SELECT price FROM item", 0.0),
+            ("a", "SELECT * FROM item", "correct"),
+            ("a", "SELECT name FROM item", "wrong"),
+            ("a", "SELECT 1, 2", "wrong"),
+            ("b", "SELECT price FROM item ORDER BY price", "correct"),
+            ("b", "SELECT price FROM item", "wrong"),
         ]
-        assert reward([i for i, _, _ in tried], [code for _, code, _ in tried]) == [right for _, _, right in tried]
+        answers = [(problem, n, code, code) for n, (problem, code, _) in enumerate(tried)]
+        named = pl.DataFrame(answers, schema=["problem_id", "sample", "completion", "code"], orient="row")
+        counts = {"greedy": False, "finish_reason": pl.lit("stop"), "prompt_tokens": 9, "completion_tokens": 9}
+
+        def draw(out: Path, work: Path) -> dict[str, Any]:
+            write_frame(named.with_columns(**counts).cast(dict(SAMPLES)), out / "samples.parquet")
+            return {}
+
+        drawn = run.make(Step(Recipe("sample", 0, {}, {}), draw))
+        judged = run.make(stages.execute(run, drawn, asked, expected)).frame("outcomes").sort("sample")
+        assert judged["status"].to_list() == [status for *_, status in tried]
         record = Recorder(run)
         record.prepared(asked, expected)
         assert problem_counts(record.summary) == "2 train (0 with a reference), 1 dev"

@@ -43,7 +43,7 @@ def test_every_method_is_a_valid_config_and_they_differ_only_where_they_say() ->
         made = arm("demo", ("train.learning_rate=3e-5",), method, 1).config
         assert made.suite.model_copy(update={"shots": 0}) == plain.suite
         assert made.sample == plain.sample
-        assert made.train.learning_rate == (1e-5 if method == "grpo" else 3e-5)
+        assert made.train.learning_rate == 3e-5
     assert arm("demo", (), "dpo", 0).config.train.sft_weight == 0
     assert arm("demo", (), "base", 0).config.warm_start is None
 

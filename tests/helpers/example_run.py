@@ -99,7 +99,8 @@ def example_run(
                 drawn, judged = played.answers("train", skill, config.sample.samples_per_problem)
                 scores = run.make(stages.score(run, [judged], played.problems, played.expected, "train"))
                 record.sampled(policy, scores, [drawn], [judged])
-                record.learned_from(policy, run.make(stages.pairs(run, [judged], played.problems, played.expected)))
+                lesson = {"grpo": stages.groups, "rft": stages.answers}.get(config.train.objective, stages.pairs)
+                record.learned_from(policy, run.make(lesson(run, [judged], played.problems, played.expected)))
         if finished:
             _, judged = played.answers("test", skills[-1], 1)
             record.tested(run.make(stages.score(run, [judged], played.problems, played.expected, "test")))

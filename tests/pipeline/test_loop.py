@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,15 @@ import docker
 import polars as pl
 import pytest
 
-from codelutra.schema import OUTCOMES, PAIRS, PROBLEMS, SAMPLES
+from codelutra.config import load_config
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Run
+from codelutra.pipeline.sampler import measure_plan
+from codelutra.reporting.report import render
+from codelutra.results.findings import read_findings
+from codelutra.results.load import read_summary
+from codelutra.schema import GROUPS, OUTCOMES, PAIRS, PROBLEMS, SAMPLES
+from codelutra.store.artifacts import Step, write_frame
 from tests.helpers.loop import Command, Event, prefect_server, processes_of, small_config
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -138,6 +147,63 @@ def test_runs_that_differ_in_lambda_share_all_that_does_not_read_it(tiny: Path, 
     assert {("warm-start", ""), ("sample", "policy-0"), ("execute", "policy-0"), ("pairs", "")} <= shared
     assert ("train", "policy 1") in fresh
     assert not {("warm-start", ""), ("sample", "policy-0"), ("execute", "policy-0"), ("pairs", "")} & fresh
+
+
+def played(run: Run) -> None:
+    """Put samples of policy 0 into the store as its engine would: to every problem two equal wrong answers, one right."""
+    asked = run.make(stages.problems(run))
+    expected = run.make(stages.references(run, asked))
+    with measure_plan(run, stages.base_policy(run), asked, expected, "dev", train=True) as sampling:
+        for shard, step in zip(sampling.shards, sampling.steps, strict=True):
+            said = shard.problems.select("problem_id", right="reference", wrong=pl.lit("SELECT 'no'"))
+            order = ["wrong"] if shard.greedy else ["wrong", "right", "wrong"]
+            rows = pl.concat(
+                said.select("problem_id", sample=pl.lit(n), completion=side, code=side) for n, side in enumerate(order)
+            )
+            counts = {"greedy": shard.greedy, "finish_reason": pl.lit("stop"), "prompt_tokens": 9, "completion_tokens": 5}
+            answers = rows.with_columns(**counts).cast(dict(SAMPLES)).select(list(SAMPLES))
+
+            def draw(out: Path, work: Path, frame: pl.DataFrame = answers) -> dict[str, Any]:
+                write_frame(frame, out / "samples.parquet")
+                return {"rows": frame.height, "seconds": 1.0, "tokens": 5 * frame.height}
+
+            run.make(Step(step.recipe, draw, step.label))
+
+
+def test_grpo_learns_from_the_iteration_s_own_samples_at_no_further_ones(tiny: Path, tmp_path: Path) -> None:
+    config = small_config(
+        tmp_path / "groups.yaml",
+        tiny,
+        warm_start=None,
+        iterations=1,
+        suite={"name": "starter-sql", "train": 6, "dev": 4, "test": 0},
+        sample={"samples_per_problem": 3, "max_tokens": 16, "shard_problems": 8},
+        train={"objective": "grpo", "batch_size": 4, "micro_batch": 4, "checkpoint_steps": 1, "max_length": 512},
+    )
+    with Run(tmp_path, load_config(config)) as run:
+        played(run)
+    command = Command(config, tmp_path)
+    code, _, err = command.finish()
+    assert code == 0, err
+    drawn = {
+        e["label"] for e in command.events() if e["event"] == "made" and e["stage"] == "sample" and e["pid"] != os.getpid()
+    }
+    assert {label.split("/")[0] for label in drawn} == {"policy-1"}, "what the policy had drawn is what it learned from"
+    groups = pl.read_parquet(command.run / "policy-0/groups.parquet")
+    assert groups.schema == GROUPS
+    assert groups.height == 12
+    assert set(groups.select("status", "count").rows()) == {("correct", 1), ("wrong", 2)}
+    summary = read_summary(tmp_path / "runs", "groups")
+    before, after = summary.policies
+    assert before.funnel is not None
+    assert (before.funnel.groups, before.funnel.answers) == (6, 12)
+    assert (after.trained_answers, after.pairs) == (12, None)
+    assert after.training is not None
+    told = after.training.facts
+    assert (told["examples"], told["steps"]) == (12, 3)
+    assert told["reference_gap"] < 1e-3
+    assert "12 distinct answers in 6 groups" in render(read_findings(command.run), [])
+    assert "12 answers in 6 groups" in err
 
 
 WITHOUT_PREFECT = """

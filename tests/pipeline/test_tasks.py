@@ -37,11 +37,11 @@ from flows.evaluate import evaluate
 from flows.retrain import retrain
 from tasks import publish
 from tasks.options import is_transient
-from tasks.stages import execute, pairs, problems, references, sample, score, train, warm_start
+from tasks.stages import answers, execute, groups, pairs, problems, references, sample, score, train, warm_start
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
 
-STAGE_TASKS = (problems, references, sample, execute, score, pairs, warm_start, train)
+STAGE_TASKS = (problems, references, sample, execute, score, pairs, answers, groups, warm_start, train)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +95,7 @@ def test_every_stage_task_has_a_key_of_its_own_and_keeps_its_result(stage: Any) 
     assert stage.cache_key_fn is not None
     assert stage.persist_result is True
     in_threads = (sample, execute)  # where Prefect cannot end them, and would warn at every task
-    assert bool(stage.timeout_seconds) == (stage not in (problems, score, pairs, *in_threads))
+    assert bool(stage.timeout_seconds) == (stage not in (problems, score, pairs, answers, groups, *in_threads))
 
 
 @pytest.mark.parametrize(("error", "tries"), [(StageError("diverged"), 1), (OSError("connection reset"), 3)])

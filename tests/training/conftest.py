@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from codelutra.config import TrainSection, WarmStartSection
+from codelutra.config import GrpoSection, TrainSection, WarmStartSection
+from codelutra.errors import StageError
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.training import SMALL, SYSTEM, Train, answers_of
 
@@ -21,7 +22,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(policy: Path, tmp_path: Path) -> Train:
     """Train in this process. `into` names the folders, so the same name continues. `stop_at`: the step that is the last one
-    before an InterruptedError."""
+    before an InterruptedError; `until`: the last step that is kept."""
     from codelutra.training.worker.train import train as in_process
 
     def go(
@@ -33,12 +34,16 @@ def run(policy: Path, tmp_path: Path) -> Train:
         bf16: bool | None = None,
         base: dict[str, str] | None = None,
         stop_at: int = 0,
+        grpo: GrpoSection | None = None,
+        until: int = 0,
         **settings: Any,
     ) -> dict[str, Any]:
-        kind, section = ("preference", TrainSection) if "chosen" in examples.columns else ("supervised", WarmStartSection)
+        kinds = {"chosen": "preference", "advantage": "grpo"}
+        kind = next((k for column, k in kinds.items() if column in examples.columns), "supervised")
+        section = WarmStartSection if kind == "supervised" else TrainSection
         work = tmp_path / into / "work"
         work.mkdir(parents=True, exist_ok=True)
-        (examples if kind == "preference" else answers_of(examples)).write_parquet(work / "examples.parquet")
+        (answers_of(examples) if kind == "supervised" else examples).write_parquet(work / "examples.parquet")
         spec = {
             "kind": kind,
             "policy": str(start),
@@ -49,6 +54,8 @@ def run(policy: Path, tmp_path: Path) -> Train:
             "out": str(tmp_path / into / "out"),
             "work": str(work),
             "examples": str(work / "examples.parquet"),
+            "grpo": (grpo or GrpoSection()).model_dump(mode="json"),
+            "max_tokens": 64,
         }
         if references is not None:
             spec["references"] = str(work / "references.parquet")
@@ -59,6 +66,8 @@ def run(policy: Path, tmp_path: Path) -> Train:
         def heard(event: dict[str, Any]) -> None:
             if event["event"] == "progress" and event["done"] == stop_at:
                 raise InterruptedError
+            if until and event["event"] == "progress" and event["done"] > until:
+                raise StageError("enough")
 
         return in_process(spec, heard)
 

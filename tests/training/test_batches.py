@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from codelutra.training.batches import Example, plan, whole_batches
+from codelutra.training.batches import Example, Graded, plan
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import encoded, some_pairs
 
@@ -46,12 +46,32 @@ def test_a_batch_mixes_schemas_of_which_a_micro_batch_has_one() -> None:
         assert len({examples[i].prompt[0] for micro in step for i in micro}) > 1
 
 
-def test_batches_are_whole_and_each_pass_uses_a_problem_at_most_once() -> None:
-    made = whole_batches(10, 4, 2.0, seed=0)
-    assert [len(b) for b in made] == [4, 4, 4, 4]
-    assert len(set(made[0] + made[1])) == 8
-    assert made == whole_batches(10, 4, 2.0, seed=0) != whole_batches(10, 4, 2.0, seed=1)
-    assert whole_batches(3, 16, 1.0, seed=0)[0].__len__() == 3
+def group(name: int, answers: int) -> list[Graded]:
+    """One right answer among so many."""
+    return [Graded(str(name), [name, 7, 7], ([i],), advantage=1.0 if i == 0 else -1 / (answers - 1)) for i in range(answers)]
+
+
+def test_the_answers_to_a_problem_are_learnt_from_in_the_same_step() -> None:
+    examples = [e for name, answers in enumerate((5, 3, 8, 2, 2, 4, 6, 2)) for e in group(name, answers)]
+    steps = plan(examples, 1, batch_size=8, micro_batch=4, seed=0, grouped=True)
+    assert sorted(i for step in steps for micro in step for i in micro) == list(range(32))
+    members = [[examples[i] for micro in step for i in micro] for step in steps]
+    assert [sum(e.advantage for e in batch) for batch in members] == pytest.approx([0] * 4)
+    assert {len(batch) for batch in members} <= {7, 8, 9}, "about as even as whole groups allow"
+    assert max(len(micro) for step in steps for micro in step) <= 4
+    again = plan(examples[::-1], 1, 8, 4, seed=0, grouped=True)
+    said = [sorted((examples[::-1][i].problem_id, examples[::-1][i].answers) for m in step for i in m) for step in again]
+    assert said == [sorted((e.problem_id, e.answers) for e in batch) for batch in members], "whatever order they came in"
+    assert plan(examples, 1, 8, 4, seed=1, grouped=True) != steps
+
+
+def test_a_group_larger_than_a_batch_has_right_and_wrong_answers_in_each_part() -> None:
+    right = [Graded("p", [1], ([i],), advantage=0.5) for i in range(6)]
+    wrong = [Graded("p", [1], ([9, i],), advantage=-0.3) for i in range(10)]
+    steps = plan([*right, *wrong], 1, batch_size=6, micro_batch=6, seed=0, grouped=True)
+    parts = [[i < 6 for micro in step for i in micro] for step in steps]
+    assert sorted(map(len, parts)) == [5, 5, 6]
+    assert {sum(part) for part in parts} == {2}
 
 
 def test_an_answer_that_was_cut_off_gets_no_end_token() -> None:

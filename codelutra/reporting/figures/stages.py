@@ -1,4 +1,4 @@
-"""How an iteration's material and time went: from problems and samples to pairs, and minutes by stage."""
+"""How an iteration's material and time went: from problems and samples to pairs or groups, and minutes by stage."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from codelutra.reporting.figures.drawing import BLUE, GREEN, ORANGE, PURPLE, SER
 from codelutra.reporting.figures.marks import grouped, legend_below, write_beside
 from codelutra.results.summary import PolicyResult, iteration_of
 
-STAGES = ("sample", "execute", "pairs", "train")
-_STAGE_COLOURS = dict(zip(STAGES, (BLUE, ORANGE, PURPLE, GREEN), strict=True))
+STAGES = ("sample", "execute", "pairs", "answers", "groups", "train")  # a run has one of the three before `train`
+_STAGE_COLOURS = dict(zip(STAGES, (BLUE, ORANGE, PURPLE, PURPLE, PURPLE, GREEN), strict=True))
 
 
 def funnel_figure(policies: Sequence[PolicyResult]) -> Figure | None:
-    """From problems and samples to pairs, by iteration."""
+    """From problems and samples to pairs (or to the answers of groups), by iteration."""
+    in_groups = any(p.funnel and p.funnel.groups is not None for p in policies)
+    made = "groups" if in_groups else "pairs"
     steps = {
-        "problems": ("problems", "usable_reference", "right_and_wrong", "paired_problems"),
-        "samples": ("samples", "executable", "correct", "pairs"),
+        "problems": ("problems", "usable_reference", "right_and_wrong", "groups" if in_groups else "paired_problems"),
+        "samples": ("samples", "executable", "correct", "answers" if in_groups else "pairs"),
     }
     rows: list[Row] = [
         {"iteration": iteration_of(p.label) + 1, "from": p.name, "unit": unit, "step": step, "count": counts[step]}
         for p in policies
-        if p.funnel and p.funnel.pairs is not None and (counts := p.funnel.model_dump())
+        if p.funnel and (counts := p.funnel.model_dump())[made] is not None
         for unit, names in steps.items()
         for step in names
     ]
@@ -46,8 +48,13 @@ def funnel_figure(policies: Sequence[PolicyResult]) -> Figure | None:
         "Left, train problems: a pair needs a right and a wrong answer to the same problem, and where no sample is right "
         "the reference may stand in. Right, samples drawn for them."
     )
+    if in_groups:
+        caption = (
+            "Left, train problems: a group needs right and wrong answers to the same problem. Right, samples drawn for them "
+            "and the distinct answers that are learned from."
+        )
     height = 3.2 + 0.3 * max(0, len(grouped(rows, "iteration")) - 2)
-    return Figure("funnel", "From samples to pairs", caption, rows, draw, (5.4, height))
+    return Figure("funnel", f"From samples to {made}", caption, rows, draw, (5.4, height))
 
 
 def minutes_figure(policies: Sequence[PolicyResult]) -> Figure:
@@ -67,7 +74,8 @@ def minutes_figure(policies: Sequence[PolicyResult]) -> Figure:
         legend_below(figure, 4)
 
     caption = (
-        "Time spent in each stage for a policy: training that made it, sampling and executing its answers, pairing them. "
+        "Time spent in each stage for a policy: training that made it, sampling and executing its answers, pairing or "
+        "grouping them. "
         "Execution runs while sampling goes on, so bars overlap in time."
     )
     return Figure("minutes", "Where the time went", caption, rows, draw, (5.4, 1.6 + 0.55 * len(names)))

@@ -61,10 +61,12 @@ def loss_figure(training: Training) -> Figure | None:
         _iteration_marks(ax, rows, name=False)
         ax.set_ylabel("loss (nats)")
         ax.set_xlabel("optimizer step, trainings end to end")
-        ax.set_ylim(0, None)
+        ax.set_ylim(min(0, *(r["loss"] for r in rows)), None)  # GRPO's is below 0 where right answers became likelier
         ax.legend(loc="best")
 
-    caption = "Loss of the warm start: mean over answer tokens. Loss of an iteration: DPO + λ·SFT. The scales differ."
+    caption = (
+        "Loss of the warm start: mean over answer tokens. Loss of an iteration: that of its objective. The scales differ."
+    )
     return Figure("loss", "Training loss", caption, rows, draw)
 
 

@@ -26,11 +26,6 @@ def one(parent: Parent, spec: dict[str, Any]) -> None:
         if first:
             parent.tell(event)
 
-    def judge(problem_ids: list[str], completions: list[str]) -> list[float]:
-        emit({"event": "judge", "problem_ids": problem_ids, "completions": completions})
-        rewards: list[float] = parent.hear()
-        return rewards
-
     with parent.holding(Path(spec["lock"])) if first else contextlib.nullcontext():
         if first:
             may_load.touch()
@@ -38,7 +33,7 @@ def one(parent: Parent, spec: dict[str, Any]) -> None:
             time.sleep(0.05)
         from codelutra.training.worker.train import train
 
-        emit({"event": "done", **train(spec, emit, judge)})
+        emit({"event": "done", **train(spec, emit)})
 
 
 def launch(spec_file: str, processes: int) -> None:

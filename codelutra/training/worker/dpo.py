@@ -1,33 +1,24 @@
-"""DPO (TRL's `loss_type`, β) + λ·SFT(chosen), on pairs. The reference model is policy t-1, as log-probabilities.
-
-They are computed once, before the first update, in the same micro-batches as training. So at step 0 they equal the
-policy's own to the bit, and the trainer checks that.
-"""
+"""DPO (TRL's `loss_type`, β) + λ·SFT(chosen), on pairs. The reference model is policy t-1 (reference.py)."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import polars as pl
 import torch
 from accelerate.utils import send_to_device
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from codelutra.config import TrainSection
-from codelutra.errors import StageError
-from codelutra.training.checkpoints import Job, digest
+from codelutra.training.checkpoints import Job
+from codelutra.training.worker.reference import Referenced
 from codelutra.training.worker.sft import collate_answers
-from codelutra.training.worker.steps import Stepping
 from codelutra.training.worker.trl_internals import PreparedDPOTrainer
 
-STEP_0_TOLERANCE = 1e-3  # nats an answer. Expected: equal bits. The reference of another policy is off by tenths to tens
-REFERENCE = pl.Schema({"example": pl.Int64(), "answer": pl.Int64(), "log_probs": pl.List(pl.Float32())})
 DRIFT_WINDOW = 5  # steps the drift alarm averages over: the mean of one batch is noise
 
 
-class Preference(Stepping, PreparedDPOTrainer):
+class Preference(Referenced, PreparedDPOTrainer):
     def __init__(self, job: Job, model: Any) -> None:
         assert isinstance(job.config, TrainSection)
         self.config: TrainSection = job.config
@@ -46,39 +37,13 @@ class Preference(Stepping, PreparedDPOTrainer):
         collator = DataCollatorForPreference(pad_token_id=job.tokenizer.pad_token_id)
         super().__init__(job, model, DPOConfig, sample, settings, data_collator=collator)
 
-    def prepare(self) -> None:
-        """Compute the log-probabilities of every answer's tokens under policy t-1, or read them from an earlier start."""
-        super().prepare()
-        began, job = time.monotonic(), self.job
-        first_met = {id(b): step for step, b in reversed(list(enumerate(job.steps)))}
-        batches = [job.mine(step) for step in sorted(first_met.values())]
-        file = job.work / f"reference-{digest(job.key, batches)[:16]}.parquet"  # each process has its own
-        if not file.exists():
-            pl.DataFrame(self._reference(batches), schema=REFERENCE, orient="row").write_parquet(file.with_suffix(".part"))
-            file.with_suffix(".part").rename(file)
-        self.reference = {
-            (i, answer): torch.tensor(values) for i, answer, values in pl.read_parquet(file, glob=False).rows()
-        }
-        self.reference_seconds = time.monotonic() - began
+    def owners(self, micro: list[int]) -> list[tuple[int, int]]:
+        return [(i, answer) for answer in (0, 1) for i in micro]
 
-    def _reference(self, batches: list[list[list[int]]]) -> list[tuple[int, int, list[float]]]:
-        """Rows of REFERENCE from the model as loaded, with its adapter: a new one adds nothing yet."""
-        self.accelerator.unwrap_model(self.model).train()
-        rows: list[tuple[int, int, list[float]]] = []
-        with torch.no_grad(), self.accelerator.autocast():
-            for done, batch in enumerate(batches):
-                self.job.emit({"event": "reference", "done": done, "total": len(batches)})
-                for micro in batch:
-                    inputs = send_to_device(self._collate_pairs(micro), self.accelerator.device)
-                    mask = inputs.pop("completion_mask")
-                    labels = inputs["input_ids"].masked_fill(mask == 0, -100)
-                    found = self.model(**inputs, labels=labels, fused_lm_head=True).log_probs
-                    owners = [(i, answer) for answer in (0, 1) for i in micro]
-                    rows += [
-                        (*owner, values[seen.bool()].tolist())
-                        for owner, values, seen in zip(owners, found.float().cpu(), mask[:, 1:].cpu(), strict=True)
-                    ]
-        return rows
+    def scored(self, micro: list[int]) -> Any:
+        inputs = self._collate_pairs(micro)
+        mask = inputs.pop("completion_mask")
+        return {**inputs, "labels": inputs["input_ids"].masked_fill(mask == 0, -100)}
 
     def _collate_pairs(self, micro: list[int]) -> Any:
         examples = [self.job.examples[i] for i in micro]
@@ -88,9 +53,7 @@ class Preference(Stepping, PreparedDPOTrainer):
 
     def collate(self, micro: list[int]) -> Any:
         inputs = self._collate_pairs(micro)
-        mask = inputs["completion_mask"][:, 1:].bool()
-        known = torch.cat([self.reference[i, answer] for answer in (0, 1) for i in micro])
-        inputs["reference"] = torch.zeros(mask.shape).masked_scatter(mask, known)
+        inputs["reference"] = self.known(micro, inputs["completion_mask"][:, 1:].bool())
         inputs["weights"] = torch.tensor([self.job.examples[i].weight for i in micro])
         return inputs
 
@@ -118,7 +81,7 @@ class Preference(Stepping, PreparedDPOTrainer):
         loss = super().compute_loss(watched, inputs)
         log_probs, mask = seen[0].log_probs, inputs["completion_mask"][:, 1:].bool()
         drift = log_probs.detach() - reference
-        self._check_reference(drift)
+        self.check_reference(drift)
         weight, share = self.config.sft_weight, weights.numel() / self.pairs
         chosen = log_probs.chunk(2)[0]
         if self.by_token:
@@ -144,17 +107,6 @@ class Preference(Stepping, PreparedDPOTrainer):
         nll = nll * self.replay_part
         self.parts.append({"replay": nll.item()})
         return self.config.sft_weight * nll * job.processes
-
-    def _check_reference(self, drift: Any) -> None:
-        if self.state.global_step:
-            return
-        self.reference_gap = max(self.reference_gap or 0.0, drift.sum(1).abs().max().item())
-        if not self.reference_gap < STEP_0_TOLERANCE:
-            raise StageError(
-                f"before the first update an answer's log-probability differs by {self.reference_gap:.3g} nats from the "
-                f"reference model's (allowed: {STEP_0_TOLERANCE}), so the reference is not policy t-1 ({self.job.policy}); "
-                f"remove {self.job.work} and run again"
-            )
 
     def watch(self, row: dict[str, Any]) -> None:
         alarm = drift_alarm(self.job.rows, self.config.min_chosen_drift)

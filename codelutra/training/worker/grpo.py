@@ -1,67 +1,129 @@
-"""GRPO (Shao et al. 2402.03300), for comparison: TRL's trainer as it is, its reward the sandbox's verdict.
+"""GRPO (Shao et al. 2402.03300) on answers that are there: the clipped surrogate over groups, in TRL's variants.
 
-transformers draws the answers while it trains; K answers to each of `batch_size` problems make one optimizer step.
+The answers are policy t-1's own samples, so its log-probabilities are the old ones of the importance ratio, and those of the
+reference model in the KL term. Without drawing new answers while it trains, the policy moves away from the one that drew
+them; the ratio's clipping bounds how far that is followed.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
+import torch
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import disable_dropout_in_model
 
-from codelutra.prompts import end_ids
-from codelutra.sampling.engine import stop_ids
-from codelutra.training.checkpoints import Job, Judge
-from codelutra.training.worker.steps import Recorded, arguments
-
-_LOGGED = {
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "entropy": "entropy",
-    "completions/mean_length": "answer_tokens",
-    "completions/clipped_ratio": "cut_at_max_tokens",
-    "frac_reward_zero_std": "groups_without_signal",
-}
+from codelutra.config import GrpoSection
+from codelutra.training.batches import Graded
+from codelutra.training.checkpoints import Job
+from codelutra.training.worker.reference import Referenced
+from codelutra.training.worker.sft import collate_answers
 
 
-class Grpo(Recorded, GRPOTrainer):
-    def __init__(self, job: Job, model: Any, sample: dict[str, Any], judge: Judge) -> None:
-        """The steps of `job` hold indices into its examples. `sample` is the config's section of that name."""
-        self.judge = judge
-        self.prompt_of = {e.problem_id: e.prompt for e in job.examples}
-        self.began, self.tokens = time.monotonic(), 0.0  # when the last row was written, and all tokens until then
-        k = sample["samples_per_problem"]
-        answers = len(job.steps[0][0]) * k  # of one optimizer step
-        at_once = next(n for n in range(min(2 * job.config.micro_batch, answers), 0, -1) if answers % n == 0)
-        args = GRPOConfig(
-            **arguments(job),
-            max_steps=len(job.steps),
-            shuffle_dataset=False,
-            per_device_train_batch_size=at_once,
-            gradient_accumulation_steps=answers // at_once,
-            num_generations=k,
-            max_completion_length=sample["max_tokens"],
-            temperature=sample["temperature"],
-            top_p=sample["top_p"],
-            min_p=sample["min_p"] or None,
-            beta=0.0,
+def surrogate(drift: Any, advantages: Any, mask: Any, config: GrpoSection) -> tuple[Any, Any]:
+    """The loss of each token, and where it is clipped: both (answers, tokens).
+
+    -min(ρ·A, clip(ρ, 1 - ε, 1 + ε_high)·A) + kl · ρ·(1/ρ_t - 1 + log ρ_t). `drift` (answers, tokens) is log ρ_t: the
+    policy's log-probability minus the old one, 0 outside `mask`. ρ is ρ_t, or its geometric mean over an answer.
+    `advantages`: (answers,). The KL term is the policy's divergence from the old one, of which the answers are samples:
+    hence the factor ρ (2512.02556; TRL's `use_bias_correction_kl`).
+    """
+    log_ratio, advantages = drift, advantages[:, None]
+    if config.importance_sampling_level == "sequence":
+        log_ratio = (drift.sum(-1) / mask.sum(-1))[:, None].expand_as(drift)
+    ratio, high = log_ratio.exp(), config.epsilon if config.epsilon_high is None else config.epsilon_high
+    clipped = ratio.clamp(1 - config.epsilon, 1 + high)
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    if config.kl:
+        loss = loss + config.kl * ratio * ((-drift).exp() - 1 + drift)
+    return loss, mask & (clipped * advantages < ratio * advantages)
+
+
+class Grpo(Referenced, SFTTrainer):
+    def __init__(self, job: Job, model: Any) -> None:
+        assert job.group is not None
+        self.config = job.group
+        disable_dropout_in_model(model)
+        ready = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+        super().__init__(job, model, SFTConfig, {"input_ids": [0], "labels": [0]}, ready)
+
+    def owners(self, micro: list[int]) -> list[tuple[int, int]]:
+        return [(i, 0) for i in micro]
+
+    def scored(self, micro: list[int]) -> Any:
+        return collate_answers(self.job, [self.job.examples[i] for i in micro])
+
+    def collate(self, micro: list[int]) -> Any:
+        inputs, members = self.scored(micro), self._graded(micro)
+        inputs["reference"] = self.known(micro, inputs["labels"][:, 1:] != -100)
+        inputs["counts"] = torch.tensor([e.weight for e in members])
+        inputs["rewards"] = torch.tensor([e.reward for e in members], dtype=torch.float32)
+        inputs["advantages"] = torch.tensor([self._weighed(e) for e in members], dtype=torch.float32)
+        return inputs
+
+    def _graded(self, indices: list[int]) -> list[Graded]:
+        return [e for i in indices if isinstance(e := self.job.examples[i], Graded)]
+
+    def _weighed(self, e: Graded) -> float:
+        return e.advantage if e.advantage > 0 else e.advantage * self.config.negative_weight
+
+    def before_step(self, step: int, micros: list[Any]) -> None:
+        """What the sums over a step's micro-batches, and over the processes, are divided by."""
+        job = self.job
+        members = [e for micro in job.steps[step] for e in self._graded(micro)]
+        self.micros, self.micros_here = len(job.steps[step]), len(micros)
+        self.samples = sum(e.weight for e in members)
+        self.tokens = sum(e.weight * len(e.answers[0]) for e in members)
+        self.sides = {side: sum(e.weight for e in members if (e.reward > 0) is side) for side in (True, False)}
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        reference, counts, rewards, advantages = (
+            inputs.pop(name) for name in ("reference", "counts", "rewards", "advantages")
         )
-        model.generation_config.eos_token_id = stop_ids(job.policy, *end_ids(job.tokenizer))  # as when it is sampled from
-        asked = [job.examples[i].problem_id for step in job.steps for i in step[0]]
-        # TRL takes prompts as text; `_tokenize_prompts` makes the tokens of a problem's name.
-        dataset = Dataset.from_list([{"problem_id": name, "prompt": name} for name in asked])
-        super().__init__(job, model=model, reward_funcs=self.reward, args=args, train_dataset=dataset)
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        out, mask = model(**inputs, **router, use_cache=False, fused_lm_head=True), inputs["labels"][:, 1:] != -100
+        drift = (out.log_probs - reference).masked_fill(~mask, 0.0)
+        self.check_reference(drift.detach())
+        tokens, clipped = surrogate(drift, advantages, mask, self.config)
+        loss = self._mean(tokens * mask, mask, counts)
+        now = {"loss": loss, "clipped": clipped, "drift": drift, "entropy": out.entropy}
+        with torch.no_grad():
+            self.parts.append(self._measures(now, mask, counts, rewards, advantages))
+        if self.aux_loss_enabled:  # a mean, not a sum over the step
+            loss = loss + self.router_aux_loss_coef * out.aux_loss / self.micros
+        return loss * self.job.processes
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [list(self.prompt_of[name]) for name in prompts], None, {}  # what is trained on is what is sampled from
+    def _mean(self, losses: Any, mask: Any, counts: Any) -> Any:
+        """This micro-batch's part of the step's loss. An answer that `count` samples gave is that many answers."""
+        by_answer, lengths = losses.sum(-1), mask.sum(-1)
+        match self.config.loss:
+            case "grpo":
+                return (counts * by_answer / lengths).sum() / self.samples
+            case "dapo":
+                return (counts * by_answer).sum() / self.tokens
+            case "dr_grpo":
+                return (counts * by_answer).sum() / (self.samples * self.job.max_tokens)
+            case "bnpo":
+                return (counts * by_answer).sum() / (counts * lengths).sum() / self.micros
 
-    def reward(self, completion_ids: list[list[int]], problem_id: list[str], **_: Any) -> list[float]:
-        return self.judge(problem_id, self.job.tokenizer.batch_decode(completion_ids, skip_special_tokens=True))
+    def _measures(self, now: dict[str, Any], mask: Any, counts: Any, rewards: Any, advantages: Any) -> dict[str, float]:
+        """This micro-batch's part of the step's means, over tokens or answers of samples.
 
-    def measured(self, logs: dict[str, float]) -> dict[str, float]:
-        now, before = time.monotonic(), self.tokens or sum(r["tokens"] for r in self.job.rows)  # resumed steps' too
-        values = {"tokens": int(logs["num_tokens"] - before), "seconds": round(now - self.began, 3)}
-        self.began, self.tokens = now, logs["num_tokens"]
-        return values | {name: logs[theirs] for theirs, name in _LOGGED.items() if theirs in logs}
+        `kl` is KL(reference ‖ policy) as in dpo.py: mean(ρ - 1 - log ρ). `…_drift`: nats an answer, of right and of wrong
+        ones.
+        """
+        by_token = counts[:, None] * mask / self.tokens
+        drift = now["drift"].clamp(max=20)
+        sums, right = counts * now["drift"].sum(-1), rewards > 0
+        values = {
+            "ratio": (by_token * drift.exp()).sum(),
+            "clip_fraction": (by_token * now["clipped"]).sum(),
+            "kl": (by_token * (drift.expm1() - drift)).sum(),
+            "entropy": (by_token * now["entropy"]).sum(),
+            "reward": (counts * rewards).sum() / self.samples,
+            "positive_advantage": (counts * advantages.clamp(min=0)).sum() / self.samples,
+            "negative_advantage": (counts * advantages.clamp(max=0)).sum() / self.samples,
+            "right_drift": sums[right].sum() / max(1.0, self.sides[True]),
+            "wrong_drift": sums[~right].sum() / max(1.0, self.sides[False]),
+        }
+        return {name: value.item() for name, value in values.items()}

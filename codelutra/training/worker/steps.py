@@ -1,7 +1,8 @@
 """What our trainers add to TRL's. The losses, the optimizer and the loop are TRL's and transformers'.
 
-Recorded        records of steps, whole checkpoints             grpo.py
-└── Stepping    and batches that are our plan's whole steps     sft.py, dpo.py
+Recorded            records of steps, whole checkpoints
+└── Stepping        and batches that are our plan's whole steps     sft.py
+    └── Referenced  and log-probabilities of policy t-1             reference.py: dpo.py, grpo.py
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Checkpoints(TrainerCallback):
 class Recorded(Trainer):
     """A mixin that stands before a TRL trainer. It records every step of a job and leaves whole checkpoints."""
 
-    way: Way | None = None  # how log-probabilities are computed; GRPO computes them as TRL does
+    way: Way | None = None  # how log-probabilities are computed
     reference_seconds = 0.0
     reference_gap: float | None = None  # the largest |log-probability - reference| seen at step 0, nats an answer
 

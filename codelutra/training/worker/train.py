@@ -17,32 +17,37 @@ import polars as pl
 import torch
 from transformers import AutoTokenizer, set_seed
 
-from codelutra.config import TrainSection, WarmStartSection
+from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
 from codelutra.store.files import refuse_foreign
 from codelutra.training.bases import Base
-from codelutra.training.batches import Example, answer_examples, pair_examples, plan, whole_batches
-from codelutra.training.checkpoints import Emit, Job, Judge, last_whole_checkpoint, resume
+from codelutra.training.batches import Example, answer_examples, group_examples, pair_examples, plan
+from codelutra.training.checkpoints import Emit, Job, last_whole_checkpoint, resume
 from codelutra.training.worker.adapters import load, save
 from codelutra.training.worker.dpo import Preference, drift_alarm
+from codelutra.training.worker.grpo import Grpo
 from codelutra.training.worker.precision import PolicyBefore
 from codelutra.training.worker.sft import Supervised
 from codelutra.training.worker.steps import require_finite
 
 KEPT = ("tokenizer*", "chat_template*", "generation_config.json", "*tokens*.json", "vocab*", "merges.txt", "*.model")
+WATCHED = (  # of a training's last step
+    *("chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin", "accuracy", "kl", "sft"),
+    *("ratio", "clip_fraction", "entropy", "reward", "right_drift", "wrong_drift"),
+)
 
 
-def train(spec: dict[str, Any], emit: Emit, judge: Judge | None = None) -> dict[str, Any]:
-    """Train as `spec` says (see `launch.py`) and return the summary. `judge` is only asked by GRPO."""
+def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Train as `spec` says (see `launch.py`) and return the summary."""
     started = time.monotonic()
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     set_seed(spec["seed"])
     job = _planned(spec, emit, rank, processes)
     before = PolicyBefore.of(job) if _is_approximate(job) and not rank else None
-    trainer = _trainer(spec, job, judge)
+    trainer = _trainer(spec, job)
     trainer.prepare()
     gap = before and before.gap(trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.autocast())
     with trainer.accelerator.main_process_first():
@@ -69,10 +74,8 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     tokenizer, frame = _tokenizer(Path(spec["policy"])), pl.read_parquet(spec["examples"], glob=False)
     examples, replayed = _examples(spec, frame, tokenizer, config.max_length)
     try:
-        if spec["kind"] == "grpo":
-            steps = [[batch] for batch in whole_batches(len(examples), config.batch_size, config.epochs, spec["seed"])]
-        else:
-            steps = plan(examples, config.epochs, config.batch_size, config.micro_batch, spec["seed"], processes)
+        sizes, grouped = (config.epochs, config.batch_size, config.micro_batch), spec["kind"] == "grpo"
+        steps = plan(examples, *sizes, spec["seed"], processes, grouped=grouped)
     except ValueError as e:
         raise UserError(
             f"processes {processes}, batch_size {config.batch_size}, {len(examples)} examples: {e}; every process needs an "
@@ -85,7 +88,10 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     named = spec.get("base") or {"path": policy}
     base = Base(Path(named["path"]), named.get("reference", ""), named.get("fingerprint", ""))
     made = (config, spec["seed"], examples, steps, replayed, tokenizer)
-    return Job(policy, out, work, *made, emit, bf16, rank, processes, long, base=base)
+    job = Job(policy, out, work, *made, emit, bf16, rank, processes, long, base=base)
+    if spec["kind"] == "grpo":
+        job.group, job.max_tokens = GrpoSection.model_validate(spec["grpo"]), spec["max_tokens"]
+    return job
 
 
 def _tokenizer(policy: Path) -> Any:
@@ -108,15 +114,8 @@ def _examples(
             examples, what = pair_examples(frame, tokenizer, system, max_length, len(replayed)), "pairs"
         case "supervised":
             examples, what = answer_examples(frame, tokenizer, system, max_length), "examples"
-        case "grpo":  # no answer is known yet: the policy writes them while it is trained
-            answer = spec["sample"]["max_tokens"]
-            unanswered = frame.with_columns(completion=pl.lit(""))
-            examples = answer_examples(unanswered, tokenizer, system, max_length - answer + 1)  # + the end token
-            if not examples:
-                raise StageError(
-                    f"all {frame.height} prompts are longer than max_length {max_length} less sample.max_tokens {answer}; "
-                    "raise the one or lower the other"
-                )
+        case "grpo":
+            examples, what = [*group_examples(frame, tokenizer, system, max_length)], "answers"
     if not examples:
         raise StageError(
             f"all {frame.height} {what} are longer than max_length {max_length} tokens (prompt + answer); raise max_length "
@@ -125,17 +124,15 @@ def _examples(
     return examples, replayed
 
 
-def _trainer(spec: dict[str, Any], job: Job, judge: Judge | None) -> Any:
+def _trainer(spec: dict[str, Any], job: Job) -> Any:
     model = load(job)
     match spec["kind"]:
         case "preference":
             return Preference(job, model)
         case "supervised":
             return Supervised(job, model)
-    from codelutra.training.worker.grpo import Grpo  # imports vLLM, which takes seconds
-
-    assert judge is not None
-    return Grpo(job, model, spec["sample"], judge)
+        case "grpo":
+            return Grpo(job, model)
 
 
 def _save(trainer: Any) -> None:
@@ -166,7 +163,6 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
     made = job.rows[resumed:]
     first, last = job.rows[0], job.rows[-1]
     alarm = drift_alarm(job.rows, job.config.min_chosen_drift) if "chosen_drift" in last else None
-    watched = ("chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin", "accuracy", "kl", "sft")
     return {
         "steps": trainer.state.global_step,
         "planned_steps": len(job.steps),
@@ -185,7 +181,7 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],
-        "last": {n: last[n] for n in watched if n in last},
+        "last": {n: last[n] for n in WATCHED if n in last},
         "reference_gap": trainer.reference_gap,
         "drift_alarm_step": alarm,
         "stopped_early": "drift" if alarm and trainer.state.global_step < len(job.steps) else None,
