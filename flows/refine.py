@@ -48,9 +48,9 @@ def refine_run(run: Run) -> RunSummary:
         made = warm_start(run, policy, asked, expected)
         policy = Policy.of("policy-0", made)
 
-    iterations, objective = run.config.iterations, run.config.train.objective
+    iterations, objective, start = run.config.iterations, run.config.train.objective, policy
     draws = objective in ("preference", "rft")  # the others need no samples of the train problems
-    earlier: list[Artifact] = []
+    earlier: list[Artifact] = []  # outcomes of the iterations before
     reason = ""  # of an early end
     for t in range(1, iterations + 2):  # measure policy t-1, then make policy t
         with measure_plan(run, policy, asked, expected, "dev", train=draws and t <= iterations) as sampling:
@@ -59,17 +59,18 @@ def refine_run(run: Run) -> RunSummary:
                 publish(run, record.summary, row)
                 break
             outcomes = shards(run, sampling, asked, expected, greedy=False)
-        lesson = asked
+        lesson, imitated, why = asked, None, ""
         if draws:
             record.sampled(policy, score(run, outcomes, asked, expected, "train"), sampling.made(greedy=False), outcomes)
-            lesson = (pairs if objective == "preference" else answers)(run, [*earlier, *outcomes], asked, expected)
-            record.learned_from(policy, lesson)
-            earlier += outcomes if run.config.pairs.accumulate else []
+            lesson, imitated = learn(run, outcomes, earlier, asked, expected)
+            why = record.learned_from(policy, lesson, imitated)
+            earlier += outcomes
         publish(run, record.summary, row, lesson if objective == "preference" else None)
-        if lesson.facts.get("why"):
-            reason = f"nothing to learn from in iteration {t}: {lesson.facts['why']}"
+        if why:
+            reason = f"nothing to learn from in iteration {t}: {why}"
             break
-        made = train(run, policy, lesson, asked, expected, f"policy {t}")
+        trained = start if run.config.train.restarts else policy
+        made = train(run, trained, lesson, asked, expected, f"policy {t}", imitated)
         policy = Policy.of(f"policy-{t}", made)
 
     if run.config.select.test and asked.facts["splits"].get("test"):
@@ -92,6 +93,20 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
     record.only_tested(policy, sampling.made(greedy=True), outcomes, made)
     record.tested(score(run, outcomes, asked, expected, "test"))
     return record.finish(reason)
+
+
+def learn(
+    run: Run, outcomes: list[Artifact], earlier: list[Artifact], asked: Artifact, expected: Artifact
+) -> tuple[Artifact, Artifact | None]:
+    """What the next policy learns from: pairs, and the right answers beside them; or (`rft`) right answers."""
+    config, every = run.config, [*earlier, *outcomes]
+    right = None
+    if config.train.imitates_samples:
+        all_of_them = config.pairs.accumulate or config.train.sft_earlier
+        right = answers(run, every if all_of_them else outcomes, asked, expected)
+        if config.train.objective == "rft":
+            return right, None
+    return pairs(run, every if config.pairs.accumulate else outcomes, asked, expected), right
 
 
 def measure(

@@ -78,5 +78,13 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
 
 
 @task(task_run_name="train {label}", **cached_as(stages.train), timeout_seconds=48 * HOUR)
-def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
-    return run.make(stages.train(run, policy, lesson, problems, expected, label))
+def train(
+    run: Run,
+    policy: Policy,
+    lesson: Artifact,
+    problems: Artifact,
+    expected: Artifact,
+    label: str,
+    imitated: Artifact | None = None,
+) -> Artifact:
+    return run.make(stages.train(run, policy, lesson, problems, expected, label, imitated))

@@ -14,17 +14,19 @@ from codelutra.config.run import (
     PRESETS,
     RUN_NAME,
     RunConfig,
+    in_key,
     load_config,
     parse_config,
     preset_names,
     settings,
     to_yaml,
 )
-from codelutra.config.section import HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
+from codelutra.config.section import ADDED, HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
 from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 
 __all__ = [
+    "ADDED",
     "DEFAULT_MODEL",
     "HOW_FAR",
     "LARGEST",
@@ -43,6 +45,7 @@ __all__ = [
     "SuiteSection",
     "TrainSection",
     "WarmStartSection",
+    "in_key",
     "load_config",
     "parse_config",
     "preset_names",

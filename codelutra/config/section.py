@@ -20,6 +20,15 @@ class Mark(Enum):
 SAME_RESULT, HOW_FAR = Mark.SAME_RESULT, Mark.HOW_FAR
 
 
+class Added(Enum):
+    """Stands on fields that came after version 0.1.0, beside a mark or without one."""
+
+    ADDED = "at its default it is in no key of the store, so what was made before it came is found"
+
+
+ADDED = Added.ADDED
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 import polars as pl
 
 from codelutra.errors import UserError
-from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.run import BOUNDS, Policy, Run
 from codelutra.results import text
 from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
 from codelutra.results.summary import (
@@ -117,13 +117,21 @@ class Recorder:
         self._drawn(row, "train", samples, outcomes)
         self._write()
 
-    def learned_from(self, policy: Policy, lesson: Artifact) -> None:
-        """Add the lesson (pairs or right answers) that came from this policy and that the next one learns from."""
+    def learned_from(self, policy: Policy, lesson: Artifact, imitated: Artifact | None = None) -> str:
+        """Add the lesson (pairs or right answers) that came from this policy and that the next one learns from, and the
+        answers that are imitated beside pairs. Returns why there is nothing to learn from, "" where there is something."""
         row = self._row(policy)
-        self._link(f"{row.folder}/{lesson.stage}.parquet", lesson)
-        row.funnel = Funnel(**lesson.facts)
-        row.seconds[lesson.stage] = lesson.seconds
+        for artifact in filter(None, (lesson, imitated)):
+            self._link(f"{row.folder}/{artifact.stage}.parquet", artifact)
+            row.seconds[artifact.stage] = artifact.seconds
+        row.funnel = Funnel(**((imitated.facts if imitated else {}) | lesson.facts))
+        if row.funnel.why and imitated and row.funnel.answers:
+            alone = f"the next policy learns from {row.funnel.answers} right answers alone"
+            text = f"no pairs from {row.name} ({row.funnel.why}): {alone}"
+            self._run.dir.ledger({"event": "note", "label": row.label, "text": text})
+            row.funnel.why = ""
         self._write()
+        return row.funnel.why
 
     def only_tested(
         self, policy: Policy, samples: Sequence[Artifact], outcomes: Sequence[Artifact], made: Artifact | None
@@ -205,11 +213,12 @@ class Recorder:
         """Of row `i`: chosen answers that became unlikely, answers that no longer end by themselves."""
         rows, row, found = self.summary.policies, self.summary.policies[i], []
         if row.training and (step := row.training.drift_alarm_step):
-            bound = -self._run.config.train.min_chosen_drift
+            per = row.training.drift_alarm_per or "answer"
+            bound = -float(getattr(self._run.config.train, BOUNDS[per]))
             ended = "; training stopped there" if row.training.stopped_early else ""
             found.append(
-                f"Training of {row.name}: from step {step} on the chosen answers were more than {bound:g} nats less likely "
-                f"than under the policy before{ended}."
+                f"Training of {row.name}: from step {step} on the chosen answers were more than {bound:g} nats "
+                f"{'a token ' if per == 'token' else ''}less likely than under the policy before{ended}."
             )
         for split, now in sorted(row.answers.items()):
             before = next((r for r in reversed(rows[:i]) if split in r.answers), None)

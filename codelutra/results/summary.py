@@ -91,7 +91,9 @@ class Training(_Part):
 
     model_config = ConfigDict(extra="allow")
     drift_alarm_step: int | None = None
-    """First step at which chosen answers fell below train.min_chosen_drift."""
+    """First step at which chosen answers fell below train.min_chosen_drift or train.min_chosen_drift_per_token."""
+    drift_alarm_per: Literal["answer", "token"] | None = None
+    """Which of the two."""
     stopped_early: str | None = None
 
     @property
@@ -116,6 +118,7 @@ class Funnel(_Part):
     pairs: int | None = None
     pairs_from_references: int | None = None
     answers: int | None = None
+    answers_from_references: int | None = None
     why: str = ""
     """Why there is nothing to learn from; "" where there is something."""
 

@@ -78,7 +78,13 @@ def _chosen(e: Example) -> tuple[str, tuple[int, ...]]:
 
 
 def plan(
-    examples: Sequence[Example], epochs: float, batch_size: int, micro_batch: int, seed: int, processes: int = 1
+    examples: Sequence[Example],
+    epochs: float,
+    batch_size: int,
+    micro_batch: int,
+    seed: int,
+    processes: int = 1,
+    at_least: int = 0,
 ) -> list[list[list[int]]]:
     """Optimizer steps, each a list of micro-batches, each a list of indices.
 
@@ -87,21 +93,42 @@ def plan(
     alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time and go into the same
     micro-batch: there prefixes are shared, or little is padded. The number of micro-batches is a multiple of `processes`,
     so that each process gets as many. Raises ValueError if a batch has fewer examples than there are processes.
+
+    With `at_least` a pass has no fewer steps than that: batches are smaller, and where there are more steps than batches
+    some steps are empty.
     """
     draw = random.Random(seed)
     order = _shuffled(examples, max(1, batch_size // 4), draw)
-    batches = []
-    for batch in _evenly(order, math.ceil(len(order) / batch_size)):
+    batches: list[list[list[int]]] = []
+    parts = math.ceil(len(order) / batch_size)
+    parts = max(parts, min(at_least, len(order) // processes))
+    for batch in _evenly(order, parts) if parts else []:
         batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
         if len(batch) < processes:
             raise ValueError(f"a batch of {len(batch)} for {processes} processes")
         rounds = min(math.ceil(len(batch) / micro_batch / processes), len(batch) // processes)
         batches.append(_evenly(batch, rounds * processes))
+    batches += [[] for _ in range(at_least - parts)]
     steps: list[list[list[int]]] = []
     wanted = max(1, round(epochs * len(batches)))
     while len(steps) < wanted:
         steps += draw.sample(batches, len(batches))
+    if first := next((i for i, step in enumerate(steps) if step), 0):
+        steps[0], steps[first] = steps[first], steps[0]  # the reference model is checked there
     return steps[:wanted]
+
+
+def spread(answers: Sequence[Example], steps: int, a_pass: int, seed: int) -> list[list[int]]:
+    """Which answers (indices) each of `steps` imitates beside its pairs: all of them once in `a_pass` steps, evenly.
+
+    Like pairs they are shuffled a quarter of a step at a time, and a step keeps its members from pass to pass.
+    """
+    draw = random.Random(seed + 1)  # not the order of the pairs
+    order = _shuffled(answers, max(1, len(answers) // a_pass // 4), draw)
+    batches, made = _evenly(order, a_pass), list[list[int]]()
+    while len(made) < steps:
+        made += draw.sample(batches, len(batches))
+    return made[:steps]
 
 
 def whole_batches(count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
+from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
 from codelutra.training.batches import Example
@@ -34,13 +34,14 @@ class Job:
     seed: int
     examples: list[Example]
     steps: list[list[list[int]]]
-    replayed: list[Example]
+    replayed: list[Example]  # answers that the SFT term imitates beside the pairs
     tokenizer: Any
     emit: Emit
     bf16: bool = True  # autocast; weights are float32 either way
     rank: int = 0  # of this process among the `processes` that share every step; rank 0 writes for all
     processes: int = 1
     too_long: int = 0  # examples that were left out
+    drawn: list[list[int]] | None = None  # which of `replayed` each step imitates; None: a slice of them, in their order
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
 
     @cached_property
@@ -51,19 +52,22 @@ class Job:
         """
         files = sorted(f for kind in ("*.safetensors", "*.bin") for f in self.policy.glob(kind))
         weights = [(f.name, sha256_file(f)) for f in files]
-        config = settings(self.config, SAME_RESULT)
-        if config.get("sft_norm") != "token":
+        config = in_key(self.config)
+        if config.get("sft_norm") != "token" or "sft_on" in config:
             del config["micro_batch"]
         batches = [sorted(i for m in step for i in m) for step in self.steps]
         content = [(e.problem_id, e.prompt, e.answers, e.weight) for e in (*self.examples, *self.replayed)]
-        return digest(weights, config, self.seed, batches, content)
+        drawn = [] if self.drawn is None else [self.drawn]
+        return digest(weights, config, self.seed, batches, content, *drawn)
 
     def mine(self, step: int) -> list[list[int]]:
         """The micro-batches of a step that this process computes."""
         return self.steps[step][self.rank :: self.processes]
 
     def replayed_at(self, step: int) -> list[Example]:
-        """The references that a step replays: all of them once in a whole pass over the pairs."""
+        """The answers that a step imitates beside its pairs: all of them once in a whole pass over the pairs."""
+        if self.drawn is not None:
+            return [self.replayed[i] for i in self.drawn[step]]
         batches = math.ceil(len(self.examples) / self.config.batch_size)
         at = step % batches
         return self.replayed[at * len(self.replayed) // batches : (at + 1) * len(self.replayed) // batches]

@@ -6,6 +6,7 @@ examples ─► plan (optimizer batches ─► micro-batches) ─► reference l
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -22,7 +23,7 @@ from codelutra.errors import StageError, UserError
 from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
 from codelutra.store.files import refuse_foreign
-from codelutra.training.batches import Example, answer_examples, pair_examples, plan, whole_batches
+from codelutra.training.batches import Example, answer_examples, pair_examples, plan, spread, whole_batches
 from codelutra.training.checkpoints import Emit, Job, Judge, last_whole_checkpoint, resume
 from codelutra.training.worker.dpo import Preference, drift_alarm
 from codelutra.training.worker.log_probs import load_causal
@@ -58,12 +59,13 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     section = WarmStartSection if spec["kind"] == "supervised" else TrainSection
     config: Any = section.model_validate(spec["config"])
     tokenizer, frame = _tokenizer(Path(spec["policy"])), pl.read_parquet(spec["examples"], glob=False)
+    drawn: list[list[int]] | None = None
     examples, replayed = _examples(spec, frame, tokenizer, config.max_length)
     try:
         if spec["kind"] == "grpo":
             steps = [[batch] for batch in whole_batches(len(examples), config.batch_size, config.epochs, spec["seed"])]
         else:
-            steps = plan(examples, config.epochs, config.batch_size, config.micro_batch, spec["seed"], processes)
+            steps, drawn = _steps(examples, replayed, config, spec["seed"], processes)
     except ValueError as e:
         raise UserError(
             f"processes {processes}, batch_size {config.batch_size}, {len(examples)} examples: {e}; every process needs an "
@@ -74,8 +76,37 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     bf16 = multiplies_bf16() if spec.get("bf16") is None else spec["bf16"]
     long = frame.height - len(examples)
     return Job(
-        policy, out, work, config, spec["seed"], examples, steps, replayed, tokenizer, emit, bf16, rank, processes, long
+        policy,
+        out,
+        work,
+        config,
+        spec["seed"],
+        examples,
+        steps,
+        replayed,
+        tokenizer,
+        emit,
+        bf16,
+        rank,
+        processes,
+        long,
+        drawn=drawn,
     )
+
+
+def _steps(
+    examples: list[Example], answers: list[Example], config: Any, seed: int, processes: int
+) -> tuple[list[list[list[int]]], list[list[int]] | None]:
+    """The plan of the pairs or examples and, where the SFT term imitates answers of its own, which of them each step does.
+
+    A pass over both has as many steps as the larger of the two needs. Raises ValueError as `plan` does.
+    """
+    sizes = config.epochs, config.batch_size, config.micro_batch
+    if not (answers and config.sft_on != "chosen"):
+        return plan(examples, *sizes, seed, processes), None
+    a_pass = math.ceil(max(len(examples), len(answers)) / config.batch_size)
+    steps = plan(examples, *sizes, seed, processes, at_least=a_pass)
+    return steps, spread(answers, len(steps), a_pass, seed)
 
 
 def _tokenizer(policy: Path) -> Any:
@@ -96,6 +127,8 @@ def _examples(
             if spec.get("references"):
                 replayed = answer_examples(pl.read_parquet(spec["references"], glob=False), tokenizer, system, max_length)
             examples, what = pair_examples(frame, tokenizer, system, max_length, len(replayed)), "pairs"
+            if replayed and spec["config"]["sft_on"] != "chosen":
+                return examples, replayed  # without a pair it is SFT
         case "supervised":
             examples, what = answer_examples(frame, tokenizer, system, max_length), "examples"
         case "grpo":  # no answer is known yet: the policy writes them while it is trained
@@ -169,7 +202,9 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     made = job.rows[resumed:]
     first, last = job.rows[0], job.rows[-1]
-    alarm = drift_alarm(job.rows, job.config.min_chosen_drift) if "chosen_drift" in last else None
+    told = next((row for row in reversed(job.rows) if "chosen_drift" in row), last)  # some steps may have no pairs
+    alarm = drift_alarm(job.rows, job.config) if isinstance(job.config, TrainSection) else None
+    shares = [row["dpo_share"] for row in job.rows if "dpo_share" in row]
     watched = ("chosen_log_prob", "rejected_log_prob", "chosen_drift", "rejected_drift", "margin", "accuracy", "kl", "sft")
     return {
         "steps": trainer.state.global_step,
@@ -188,8 +223,10 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],
-        "last": {n: last[n] for n in watched if n in last},
+        "last": {n: told[n] for n in watched if n in told},
+        "dpo_share": round(sum(shares) / len(shares), 4) if shares else None,
         "reference_gap": trainer.reference_gap,
-        "drift_alarm_step": alarm,
+        "drift_alarm_step": alarm and alarm["step"],
+        "drift_alarm_per": alarm and alarm["per"],
         "stopped_early": "drift" if alarm and trainer.state.global_step < len(job.steps) else None,
     }
