@@ -19,18 +19,37 @@ _NO_TRAINING: Overrides = ("iterations=0", "warm_start=null")
 class Method:
     what: str
     overrides: Overrides
+    """What defines it: wins over the user's `--set`."""
+    unless_set: Overrides = ()
+    """What suits it: wins over the config, not over `--set`."""
 
+
+_OPEN_RATE: Overrides = ("train.learning_rate=null",)  # by objective and size (training/rates.py)
 
 METHODS = {
     "base": Method("the model as it comes", _NO_TRAINING),
     "base-few-shot": Method("the model as it comes, with worked examples in the prompt", (*_NO_TRAINING, "suite.shots=3")),
     "warm-start": Method("SFT on the references, once", ("iterations=0",)),
     "sft": Method("SFT on the references, again in every iteration", ("train.objective=sft",)),
-    "rft": Method("SFT on own right answers (Yuan et al. 2308.01825)", ("train.objective=rft",)),
-    "dpo": Method("DPO on the same pairs, no SFT term (λ = 0)", ("train.sft_weight=0",)),
-    "codelutra": Method("DPO + λ·SFT on the chosen answer", ()),
+    "rft": Method("SFT on own right answers alone (STaR, 2203.14465)", ("train.objective=rft", "train.sft_on=chosen")),
+    "rft-references": Method(
+        "SFT on references and own right answers (RFT, Yuan et al. 2308.01825)",
+        ("train.objective=rft", "train.sft_on=right+references"),
+    ),
+    "dpo": Method(
+        "DPO on the same pairs, no SFT term (λ = 0), at a rate of its own",
+        ("train.sft_weight=0", "train.sft_on=chosen", "train.replay_references=false"),
+        unless_set=_OPEN_RATE,
+    ),
+    "control": Method("codelutra without its DPO term: the same answers imitated, the same steps", ("train.dpo_weight=0",)),
+    "codelutra": Method("DPO + λ·SFT, as the config says", ()),
     "codelutra-no-reference": Method("the same, chosen answers only from own samples", ("pairs.references=false",)),
-    "codelutra-replay": Method("the same, with all references in the SFT term", ("train.replay_references=true",)),
+    "codelutra-replay": Method(
+        "the same, with all references in the SFT term", ("train.replay_references=true", "train.sft_on=chosen")
+    ),
+    "codelutra-right": Method(
+        "the same, the SFT term on references and all own right answers", ("train.sft_on=right+references",)
+    ),
     "grpo": Method("TRL's GRPO on sandbox rewards, as many samples", ("train.objective=grpo", "train.learning_rate=1e-5")),
 }
 
@@ -53,8 +72,9 @@ def chosen_seeds(text: str) -> list[int]:
 
 
 def arm(source: str, overrides: Overrides, method: str, seed: int) -> Arm:
-    """The run of one method and seed. Where a method is defined by a value (λ = 0 of `dpo`), it wins over `overrides`.
-    Raises ConfigError."""
+    """The run of one method and seed. Where a method is defined by a value (λ = 0 of `dpo`), it wins over `overrides`;
+    what only suits it (the learning rate of `dpo`) does not. Raises ConfigError."""
     name = load_config(source, overrides).name
-    more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
+    made = METHODS[method]
+    more = (*made.unless_set, *overrides, *made.overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
     return Arm.of(method, source, more, seed)
