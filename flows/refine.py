@@ -17,7 +17,7 @@ from codelutra.store.artifacts import Artifact
 from flows.naming import named
 from tasks.publish import live_progress, publish
 from tasks.server import claim
-from tasks.stages import answers, base_model, execute, pairs, problems, references, sample, score, train, warm_start
+from tasks.stages import answers, base_model, execute, pairs, problems, references, sample, score, train, vote, warm_start
 
 
 @flow(name="refine", flow_run_name=named("refine"), on_running=[claim], task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
@@ -74,10 +74,26 @@ def refine_run(run: Run) -> RunSummary:
         policy = Policy.of(f"policy-{t}", made)
 
     if run.config.select.test and asked.facts["splits"].get("test"):
-        with measure_plan(run, record.chosen(), asked, expected, "test") as sampling:
-            outcomes = shards(run, sampling, asked, expected, greedy=True)
-        record.tested(score(run, outcomes, asked, expected, "test"))
+        outcomes, again, _ = answers_to_test(run, record.chosen(), asked, expected)
+        record.tested(*test_scores(run, outcomes, again, asked, expected))
     return record.finish(reason)
+
+
+def answers_to_test(
+    run: Run, policy: Policy, asked: Artifact, expected: Artifact
+) -> tuple[list[Artifact], list[Artifact], list[Artifact]]:
+    """Outcomes of the greedy answers and of those drawn besides (`select.samples`), and the greedy samples."""
+    with measure_plan(run, policy, asked, expected, "test", samples=run.config.select.samples) as sampling:
+        greedy, again = (shards(run, sampling, asked, expected, greedy=g) for g in (True, False))
+    return greedy, again, sampling.made(greedy=True)
+
+
+def test_scores(
+    run: Run, outcomes: list[Artifact], again: list[Artifact], asked: Artifact, expected: Artifact
+) -> tuple[Artifact, Artifact | None]:
+    """Scores of a policy's answers to the test split and, where several were drawn, of their vote."""
+    scores = score(run, [*outcomes, *again], asked, expected, "test")
+    return scores, vote(run, again, asked, expected, "test") if again else None
 
 
 def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expected: Artifact) -> RunSummary:
@@ -88,10 +104,9 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
         policy = Policy.of("policy-0", made)
     elif run.config.warm_start:
         reason += " It has no train problem either: there was no warm start."
-    with measure_plan(run, policy, asked, expected, "test") as sampling:
-        outcomes = shards(run, sampling, asked, expected, greedy=True)
-    record.only_tested(policy, sampling.made(greedy=True), outcomes, made)
-    record.tested(score(run, outcomes, asked, expected, "test"))
+    outcomes, again, samples = answers_to_test(run, policy, asked, expected)
+    record.only_tested(policy, samples, outcomes, made)
+    record.tested(*test_scores(run, outcomes, again, asked, expected))
     return record.finish(reason)
 
 

@@ -22,6 +22,8 @@ class Method:
     """What defines it: wins over the user's `--set`."""
     unless_set: Overrides = ()
     """What suits it: wins over the config, not over `--set`."""
+    votes: bool = False
+    """Its number is that of the answer most samples give, not of the greedy one."""
 
 
 _OPEN_RATE: Overrides = ("train.learning_rate=null",)  # by objective and size (training/rates.py)
@@ -29,6 +31,12 @@ _OPEN_RATE: Overrides = ("train.learning_rate=null",)  # by objective and size (
 METHODS = {
     "base": Method("the model as it comes", _NO_TRAINING),
     "base-few-shot": Method("the model as it comes, with worked examples in the prompt", (*_NO_TRAINING, "suite.shots=3")),
+    "self-consistency": Method(
+        "the model as it comes; of 16 samples a problem the result that most programs give",
+        _NO_TRAINING,
+        unless_set=("select.samples=16",),
+        votes=True,
+    ),
     "warm-start": Method("SFT on the references, once", ("iterations=0",)),
     "sft": Method("SFT on the references, again in every iteration", ("train.objective=sft",)),
     "rft": Method("SFT on own right answers alone (STaR, 2203.14465)", ("train.objective=rft", "train.sft_on=chosen")),
@@ -73,8 +81,12 @@ def chosen_seeds(text: str) -> list[int]:
 
 def arm(source: str, overrides: Overrides, method: str, seed: int) -> Arm:
     """The run of one method and seed. Where a method is defined by a value (λ = 0 of `dpo`), it wins over `overrides`;
-    what only suits it (the learning rate of `dpo`) does not. Raises ConfigError."""
+    what only suits it (the learning rate of `dpo`) does not. Raises ConfigError, and
+    UserError where nothing is left of the method."""
     name = load_config(source, overrides).name
     made = METHODS[method]
     more = (*made.unless_set, *overrides, *made.overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
-    return Arm.of(method, source, more, seed)
+    planned = Arm.of(method, source, more, seed)
+    if made.votes and not planned.config.select.samples:
+        raise UserError(f"{method} needs samples to vote on, and select.samples is 0; leave it out, or set it to 16")
+    return planned

@@ -34,6 +34,7 @@ from codelutra.results.summary import (
 )
 from codelutra.scoring.scores import mcnemar, pass_at_1
 from codelutra.scoring.selection import Decision, PolicyScore, decide
+from codelutra.scoring.statistics import Estimate
 from codelutra.store.artifacts import Artifact
 from codelutra.suites.splits import shown
 
@@ -142,15 +143,20 @@ class Recorder:
         self.summary.best = policy.label
         self._write()
 
-    def tested(self, scores: Artifact) -> None:
-        """Add the test numbers of the chosen policy."""
+    def tested(self, scores: Artifact, votes: Artifact | None = None) -> None:
+        """Add the test numbers of the chosen policy, and of the vote of its samples where several were drawn."""
         assert self.summary.best is not None
         self._link("test-scores", scores)
+        if votes:
+            self._link("test-votes", votes)
         self.summary.test = TestResult(
             policy=self.summary.best,
             **asdict(pass_at_1(scores.frame("scores"))),
             statuses=scores.facts["statuses"],
             other_modes=scores.facts.get("other_modes", {}),
+            mean=Estimate(**scores.facts["pass@k"]["1"]) if votes else None,
+            samples=scores.facts["samples"] if votes else 0,
+            vote=pass_at_1(votes.frame("scores")) if votes else None,
         )
         self._write()
 

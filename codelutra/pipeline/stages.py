@@ -26,12 +26,13 @@ from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.cases import with_cases
 from codelutra.pipeline.run import Policy, Run
-from codelutra.pipeline.usable import require_enough, teachable, to_imitate
+from codelutra.pipeline.usable import normalised_codes, require_enough, teachable, to_imitate
 from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
 from codelutra.results.load import chosen_weights
 from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
+from codelutra.scoring.vote import voted
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
 from codelutra.store.paths import cache_dir
 from codelutra.suites.splits import digests, shown
@@ -40,7 +41,17 @@ from codelutra.training.pairs import make_pairs, right_answers
 from codelutra.training.rates import settled
 
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
-VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2, "answers": 2, "warm-start": 1, "train": 1}
+VERSIONS = {
+    "problems": 2,
+    "references": 1,
+    "execute": 2,
+    "score": 2,
+    "pairs": 2,
+    "answers": 2,
+    "vote": 1,
+    "warm-start": 1,
+    "train": 1,
+}
 
 
 def base_policy(run: Run) -> Policy:
@@ -129,6 +140,15 @@ def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     return _frame_step("score", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
 
 
+def vote(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:
+    """As `score`, of the answers that most samples of a problem give: self-consistency."""
+
+    def made() -> Made:
+        return score_problems(voted(_concat(outcomes)), problems.frame("problems"), expected.frame("expected"), split)
+
+    return _frame_step("vote", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
+
+
 def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
     """Right and wrong answers side by side, as PAIRS. An empty artifact is a result: its facts tell why."""
     config, seed = run.config.pairs, run.config.seed
@@ -137,7 +157,7 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     def made() -> Made:
         asked = shown(problems.frame("problems"), run.config.suite).filter(pl.col("split") == "train")
         frame = _concat(outcomes)
-        normalised = _normalised(run, frame, asked)
+        normalised = normalised_codes(run.suite, frame, asked)
         return make_pairs(frame, asked, expected.frame("expected"), config, seed=seed, normalised=normalised)
 
     return _frame_step("pairs", read, _judged_inputs(outcomes, problems, expected), "pairs", made)
@@ -154,7 +174,7 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
         every, judged, frame = problems.frame("problems"), expected.frame("expected"), _concat(outcomes)
         asked = every.filter(pl.col("split") == "train")
         told = to_imitate(every, judged, run.config.suite) if run.config.train.imitates_references else None
-        return right_answers(frame, asked, judged, normalised=_normalised(run, frame, asked), references=told)
+        return right_answers(frame, asked, judged, normalised=normalised_codes(run.suite, frame, asked), references=told)
 
     return _frame_step("answers", read, _judged_inputs(outcomes, problems, expected), "answers", made)
 
@@ -318,15 +338,6 @@ def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: A
 
 def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:
     return pl.concat([a.frame("outcomes") for a in outcomes])
-
-
-def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    codes = (
-        outcomes.select("problem_id", "code")
-        .vstack(asked.filter(pl.col("reference") != "").select("problem_id", code="reference"))
-        .unique(maintain_order=True)
-    )
-    return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
 
 
 def _references_shown(run: Run) -> dict[str, Any]:

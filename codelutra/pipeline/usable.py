@@ -6,6 +6,7 @@ import polars as pl
 
 from codelutra.config import RunConfig, SuiteSection
 from codelutra.errors import UserError
+from codelutra.suites.base import Suite
 from codelutra.suites.splits import shown
 
 
@@ -62,3 +63,14 @@ def to_imitate(problems: pl.DataFrame, expected: pl.DataFrame, section: SuiteSec
     """Those of `teachable` whose reference the model may see."""
     seen = shown(problems, section).filter(pl.col("reference") != "")
     return teachable(problems, expected).join(seen, on="problem_id", how="semi", maintain_order="left")
+
+
+def normalised_codes(suite: Suite, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """(problem_id, code, normalised) of all programs in OUTCOMES and all references of the problems asked: what tells which
+    programs are the same."""
+    codes = (
+        outcomes.select("problem_id", "code")
+        .vstack(asked.filter(pl.col("reference") != "").select("problem_id", code="reference"))
+        .unique(maintain_order=True)
+    )
+    return codes.with_columns(normalised=pl.Series([suite.normalise(c) for c in codes["code"]], dtype=pl.String))

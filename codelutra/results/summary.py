@@ -190,6 +190,12 @@ class TestResult(_Part):
     left_out: int = 0
     statuses: dict[str, dict[str, int]] = {}
     other_modes: dict[str, ModeRate] = {}
+    samples: int = 0
+    """Drawn at temperature besides (select.samples a problem)."""
+    mean: Estimate | None = None
+    """Mean share of those that are right; the interval is over problems."""
+    vote: Estimate | None = None
+    """pass@1 of the answer that most of those give (self-consistency)."""
 
 
 class Progress(_Part):

@@ -45,7 +45,21 @@ def test_every_method_is_a_valid_config_and_they_differ_only_where_they_say() ->
         assert made.sample == plain.sample
         assert made.train.learning_rate == (1e-5 if method == "grpo" else 3e-5)
     assert arm("demo", (), "dpo", 0).config.train.sft_weight == 0
+    assert arm("demo", (), "dpo", 0).config.train.learning_rate is None, "that of the preset is for a loss with an SFT term"
     assert arm("demo", (), "base", 0).config.warm_start is None
+
+
+def test_the_control_and_rft_imitate_what_codelutra_does() -> None:
+    """So whatever the control lacks is what wrong answers are worth, and RFT lacks that and the plan of steps."""
+    ours, control, rft = (
+        arm("demo", ("train.sft_on=right+references",), m, 0).config.train
+        for m in ("codelutra", "control", "rft-references")
+    )
+    assert control == ours.model_copy(update={"dpo_weight": 0.0})
+    assert rft == ours.model_copy(update={"objective": "rft"})
+    assert rft.imitates_references
+    own = arm("demo", ("train.sft_on=right+references",), "rft", 0).config.train
+    assert (own.imitates_samples, own.imitates_references) == (True, False)
 
 
 @pytest.mark.parametrize("names", ["sft,grop", "", ","])
@@ -74,7 +88,7 @@ def test_seeds_are_averaged_within_a_problem_so_repeating_one_adds_no_certainty(
     a, b = scores(*[True] * 10, *[False] * 20), scores(*[True] * 14, *[False] * 16)
     once, thrice = difference([a], [b]), difference([a] * 3, [b] * 3)
     assert thrice.n == once.n == 30
-    assert (thrice.value, thrice.p, thrice.low) == (once.value, once.p, once.low)
+    assert (thrice.value, thrice.p, thrice.low) == pytest.approx((once.value, once.p, once.low))
 
 
 def test_a_method_against_itself_is_no_difference() -> None:

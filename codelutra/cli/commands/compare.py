@@ -48,6 +48,10 @@ def compare(
     from codelutra.experiments.methods import chosen_methods, chosen_seeds
 
     experiment = comparison(config, tuple(set_ or ()), chosen_methods(methods), chosen_seeds(seeds))
+    if not only_table:
+        from codelutra.experiments.power import foresight
+
+        print(visible(foresight(experiment.arms[0].config, len(chosen_seeds(seeds)))), file=sys.stderr)
     _run_experiment(experiment, home, json_, only_table=only_table)
 
 
