@@ -6,7 +6,7 @@ are averaged problem by problem, so tests are over problems, never over problems
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,17 @@ class MethodResult:
     """Seeds that both have; where they share none, all of either were compared."""
 
 
-def comparison(source: str, overrides: Overrides, methods: Sequence[str], seeds: Sequence[int]) -> Experiment:
-    """Every method once with each seed. Raises ConfigError: all arms are valid before the first one runs."""
-    arms = [arm(source, overrides, method, seed) for seed in seeds for method in methods]
+def comparison(
+    source: str,
+    overrides: Overrides,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    tuned: Mapping[str, Overrides] | None = None,
+) -> Experiment:
+    """Every method once with each seed, at the settings that were `tuned` for it. Raises ConfigError: all arms are valid
+    before the first one runs."""
+    chosen = tuned or {}
+    arms = [arm(source, overrides, method, seed, chosen.get(method, ())) for seed in seeds for method in methods]
     return Experiment("comparison", load_config(source, overrides).name, arms, _result)
 
 
@@ -95,6 +103,7 @@ def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
     return {
         "method": r.method,
         "what": METHODS[r.method].what,
+        "trained_with": {k: getattr(r.runs[0].arm.config.train, k) for k in ("learning_rate", "epochs")},
         "test": asdict(r.test),
         "mean_at_n": asdict(mean) if (mean := _mean_at_n(r)) else None,
         "against": against,

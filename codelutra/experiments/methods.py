@@ -25,6 +25,11 @@ class Method:
     votes: bool = False
     """Its number is that of the answer most samples give, not of the greedy one."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether iterations train it, so that it has a rate and passes of its own (`tuning.py`)."""
+        return not any(text.startswith("iterations=") for text in self.overrides)
+
 
 _OPEN_RATE: Overrides = ("train.learning_rate=null",)  # by objective and size (training/rates.py)
 
@@ -79,13 +84,14 @@ def chosen_seeds(text: str) -> list[int]:
         raise UserError(f"--seeds {text!r}: write whole numbers with commas between, e.g. --seeds 0,1,2") from e
 
 
-def arm(source: str, overrides: Overrides, method: str, seed: int) -> Arm:
-    """The run of one method and seed. Where a method is defined by a value (λ = 0 of `dpo`), it wins over `overrides`;
-    what only suits it (the learning rate of `dpo`) does not. Raises ConfigError, and
-    UserError where nothing is left of the method."""
+def arm(source: str, overrides: Overrides, method: str, seed: int, tuned: Overrides = ()) -> Arm:
+    """The run of one method and seed, with the settings that were `tuned` for it. Where a method is defined by a value
+    (λ = 0 of `dpo`), it wins over `overrides`; what only suits it (the learning rate of `dpo`) does not. Raises ConfigError,
+    and UserError where nothing is left of the method."""
     name = load_config(source, overrides).name
     made = METHODS[method]
-    more = (*made.unless_set, *overrides, *made.overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
+    named = f"name={name}-{method}{'-tuned' if tuned else ''}-s{seed}"
+    more = (*made.unless_set, *tuned, *overrides, *made.overrides, f"seed={seed}", named)
     planned = Arm.of(method, source, more, seed)
     if made.votes and not planned.config.select.samples:
         raise UserError(f"{method} needs samples to vote on, and select.samples is 0; leave it out, or set it to 16")

@@ -95,6 +95,8 @@ class Training(_Part):
     drift_alarm_per: Literal["answer", "token"] | None = None
     """Which of the two."""
     stopped_early: str | None = None
+    dpo_share: float | None = None
+    """Of the gradient, mean over steps (training/worker/sft_term.py); None where there are no pairs."""
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
         tmp_path / "restarting.yaml",
         tiny,
         warm_start=None,
-        suite={"name": "starter-sql", "train": 12, "dev": 6, "test": 0},
+        suite={"name": "starter-sql", "train": 12, "dev": 6, "test": 4},
+        select={"patience": 5, "samples": 3},
         pairs={"references": False},
         train=train | {"sft_on": "right+references", "start": "first"},
     )
@@ -163,6 +164,9 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
     assert (command.run / "policy-0/answers.parquet").is_file()
     trained = [e for e in command.events() if e.get("stage") == "train" and e["event"] in ("made", "reused")]
     assert len({e["key"] for e in trained}) == 1, "policy 2 is made of policy 0 too, of the same answers"
+    test = json.loads(out)["test"]
+    assert (test["n"], test["samples"], test["mean"]["n"], test["vote"]["n"]) == (4, 12, 4, 4), "select.samples"
+    assert (command.run / "test-votes/scores.parquet").is_file()
 
 
 WITHOUT_PREFECT = """

@@ -13,6 +13,7 @@ from codelutra.config import TrainSection
 from codelutra.errors import StageError
 from codelutra.training.batches import plan
 from codelutra.training.checkpoints import Job
+from codelutra.training.worker.dpo import drift_alarm
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import SYSTEM, Train, answer_log_probs, encoded, some_pairs, some_problems, weights
 
@@ -173,3 +174,21 @@ def test_training_stops_where_chosen_answers_drift_when_asked_to(run: Train) -> 
     summary = run(some_pairs(12), min_chosen_drift=1000.0, stop_on_drift=True)
     assert (summary["drift_alarm_step"], summary["steps"], summary["stopped_early"]) == (1, 1, "drift")
     assert run(some_pairs(12), into="b", min_chosen_drift=-1000.0, stop_on_drift=True)["drift_alarm_step"] is None
+
+
+def test_the_drift_of_short_answers_is_seen_by_the_token() -> None:
+    """Six nats off 12 tokens are no 10 nats an answer, and half a nat a token. Steps without a pair say nothing."""
+    rows = [{"step": i, "chosen_drift": -i, "chosen_drift_per_token": -i / 12} for i in range(1, 9)]
+    rows.insert(3, {"step": 100})
+    assert drift_alarm(rows, TrainSection(min_chosen_drift_per_token=-0.51)) is None
+    assert drift_alarm(rows, TrainSection(min_chosen_drift_per_token=-0.49))["step"] == 8  # type: ignore[index]
+    found = drift_alarm(rows, TrainSection(min_chosen_drift_per_token=-0.25))
+    assert found == {"step": 6, "per": "token", "drift": pytest.approx(-4 / 12, abs=1e-3)}
+    assert drift_alarm(rows, TrainSection(min_chosen_drift=-2.4, min_chosen_drift_per_token=-9)) == {
+        "step": 4,
+        "per": "answer",
+        "drift": -2.5,
+    }
+    older = [{"step": 1, "chosen_drift": -11.0}]
+    assert drift_alarm(older, TrainSection()) == {"step": 1, "per": "answer", "drift": -11.0}
+    assert drift_alarm([{"step": 1}], TrainSection()) is None
