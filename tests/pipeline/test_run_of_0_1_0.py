@@ -159,9 +159,10 @@ def test_it_is_retrained_because_answers_are_judged_otherwise(tmp_path: Path) ->
     shown = said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home")
     assert "nothing new since the last retraining" not in shown
     first, second = json.loads((old / "home/promoted/old/record.json").read_text())
-    assert {k: first[k] for k in before[0] if k not in ("title", "problems")} == {
-        k: v for k, v in before[0].items() if k not in ("title", "problems")
+    assert {k: first[k] for k in before[0] if k not in ("title", "problems", "test")} == {
+        k: v for k, v in before[0].items() if k not in ("title", "problems", "test")
     }
+    assert first["test"].items() >= before[0]["test"].items(), "and what later versions measure besides"
     assert second["problems"].items() >= before[0]["problems"].items(), "the problems are the same"
     assert "nothing new since the last retraining" in said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home")
 

@@ -77,7 +77,7 @@ def test_losses_and_gradients_are_those_of_trl_as_it_comes(policy: Path, run: Tr
 
 def test_the_sequence_norm_sums_over_an_answer_and_averages_over_answers(policy: Path, run: Train, tmp_path: Path) -> None:
     pairs = some_pairs(4)
-    run(pairs, bf16=False, sft_weight=0.5)
+    run(pairs, bf16=False, sft_norm="sequence", sft_weight=0.5)
     first = pl.read_ndjson(tmp_path / "a/out/training.jsonl").row(0, named=True)
     examples = encoded(pairs)
     expected = -sum(e.weight * answer_log_probs(policy, e)[0] for e in examples) / 4
@@ -88,7 +88,7 @@ def test_the_sequence_norm_sums_over_an_answer_and_averages_over_answers(policy:
 
 def test_the_micro_batch_changes_memory_not_the_result(run: Train, tmp_path: Path) -> None:
     for micro_batch in (1, 4):
-        run(some_pairs(8), into=f"m{micro_batch}", micro_batch=micro_batch, bf16=False)
+        run(some_pairs(8), into=f"m{micro_batch}", micro_batch=micro_batch, bf16=False, sft_norm="sequence")
     one, four = (pl.read_ndjson(tmp_path / f"m{m}/out/training.jsonl").to_dicts() for m in (1, 4))
     for name in ("loss", "grad_norm", "chosen_log_prob", "rejected_log_prob"):
         assert one[0][name] == pytest.approx(four[0][name], rel=1e-4)
