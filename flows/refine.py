@@ -17,9 +17,20 @@ from codelutra.store.artifacts import Artifact
 from flows.naming import named
 from tasks.publish import live_progress, publish
 from tasks.server import claim
-from tasks.stages import answers, base_model, execute, groups, pairs, problems, references, sample, score, train, warm_start
-
-LESSONS = {"preference": pairs, "rft": answers, "grpo": groups}  # train.objective → what an iteration learns from
+from tasks.stages import (
+    answers,
+    base_model,
+    execute,
+    groups,
+    pairs,
+    problems,
+    references,
+    sample,
+    score,
+    train,
+    vote,
+    warm_start,
+)
 
 
 @flow(name="refine", flow_run_name=named("refine"), on_running=[claim], task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
@@ -50,9 +61,9 @@ def refine_run(run: Run) -> RunSummary:
         made = warm_start(run, policy, asked, expected)
         policy = Policy.of("policy-0", made)
 
-    iterations, objective = run.config.iterations, run.config.train.objective
-    draws = objective in LESSONS  # sft needs no samples of the train problems
-    earlier: list[Artifact] = []
+    iterations, objective, start = run.config.iterations, run.config.train.objective, policy
+    draws = objective != "sft"  # which needs no samples of the train problems
+    earlier: list[Artifact] = []  # outcomes of the iterations before
     reason = ""  # of an early end
     for t in range(1, iterations + 2):  # measure policy t-1, then make policy t
         with measure_plan(run, policy, asked, expected, "dev", train=draws and t <= iterations) as sampling:
@@ -61,25 +72,41 @@ def refine_run(run: Run) -> RunSummary:
                 publish(run, record.summary, row)
                 break
             outcomes = shards(run, sampling, asked, expected, greedy=False)
-        lesson = asked
+        lesson, imitated, why = asked, None, ""
         if draws:
             record.sampled(policy, score(run, outcomes, asked, expected, "train"), sampling.made(greedy=False), outcomes)
-            lesson = LESSONS[objective](run, [*earlier, *outcomes], asked, expected)
-            record.learned_from(policy, lesson)
-            # GRPO's ratio is to the policy that drew the answers, so it learns from the newest alone.
-            earlier += outcomes if run.config.pairs.accumulate and objective != "grpo" else []
+            lesson, imitated = learn(run, outcomes, earlier, asked, expected)
+            why = record.learned_from(policy, lesson, imitated)
+            earlier += outcomes
         publish(run, record.summary, row, lesson if objective == "preference" else None)
-        if lesson.facts.get("why"):
-            reason = f"nothing to learn from in iteration {t}: {lesson.facts['why']}"
+        if why:
+            reason = f"nothing to learn from in iteration {t}: {why}"
             break
-        made = train(run, policy, lesson, asked, expected, f"policy {t}")
+        trained = start if run.config.train.restarts else policy
+        made = train(run, trained, lesson, asked, expected, f"policy {t}", imitated)
         policy = Policy.of(f"policy-{t}", made)
 
     if run.config.select.test and asked.facts["splits"].get("test"):
-        with measure_plan(run, record.chosen(), asked, expected, "test") as sampling:
-            outcomes = shards(run, sampling, asked, expected, greedy=True)
-        record.tested(score(run, outcomes, asked, expected, "test"))
+        outcomes, again, _ = answers_to_test(run, record.chosen(), asked, expected)
+        record.tested(*test_scores(run, outcomes, again, asked, expected))
     return record.finish(reason)
+
+
+def answers_to_test(
+    run: Run, policy: Policy, asked: Artifact, expected: Artifact
+) -> tuple[list[Artifact], list[Artifact], list[Artifact]]:
+    """Outcomes of the greedy answers and of those drawn besides (`select.samples`), and the greedy samples."""
+    with measure_plan(run, policy, asked, expected, "test", samples=run.config.select.samples) as sampling:
+        greedy, again = (shards(run, sampling, asked, expected, greedy=g) for g in (True, False))
+    return greedy, again, sampling.made(greedy=True)
+
+
+def test_scores(
+    run: Run, outcomes: list[Artifact], again: list[Artifact], asked: Artifact, expected: Artifact
+) -> tuple[Artifact, Artifact | None]:
+    """Scores of a policy's answers to the test split and, where several were drawn, of their vote."""
+    scores = score(run, [*outcomes, *again], asked, expected, "test")
+    return scores, vote(run, again, asked, expected, "test") if again else None
 
 
 def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expected: Artifact) -> RunSummary:
@@ -90,11 +117,26 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
         policy = Policy.of("policy-0", made)
     elif run.config.warm_start:
         reason += " It has no train problem either: there was no warm start."
-    with measure_plan(run, policy, asked, expected, "test") as sampling:
-        outcomes = shards(run, sampling, asked, expected, greedy=True)
-    record.only_tested(policy, sampling.made(greedy=True), outcomes, made)
-    record.tested(score(run, outcomes, asked, expected, "test"))
+    outcomes, again, samples = answers_to_test(run, policy, asked, expected)
+    record.only_tested(policy, samples, outcomes, made)
+    record.tested(*test_scores(run, outcomes, again, asked, expected))
     return record.finish(reason)
+
+
+def learn(
+    run: Run, outcomes: list[Artifact], earlier: list[Artifact], asked: Artifact, expected: Artifact
+) -> tuple[Artifact, Artifact | None]:
+    """What the next policy learns from: pairs, and the right answers beside them; or right answers (`rft`), or groups."""
+    config, every = run.config, [*earlier, *outcomes]
+    if config.train.objective == "grpo":  # its ratio is to the policy that drew the answers: the newest alone
+        return groups(run, outcomes, asked, expected), None
+    right = None
+    if config.train.imitates_samples:
+        all_of_them = config.pairs.accumulate or config.train.sft_earlier
+        right = answers(run, every if all_of_them else outcomes, asked, expected)
+        if config.train.objective == "rft":
+            return right, None
+    return pairs(run, every if config.pairs.accumulate else outcomes, asked, expected), right
 
 
 def measure(

@@ -57,6 +57,7 @@ _SHOWN = (
     "margin",
     "accuracy",
     "kl",
+    "dpo_share",
     "grad_norm",
     "learning_rate",
 )  # of a line of training.jsonl

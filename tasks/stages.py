@@ -62,6 +62,11 @@ def score(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Arti
     return run.make(stages.score(run, outcomes, problems, expected, split))
 
 
+@task(task_run_name="vote {split}", **cached_as(stages.vote))
+def vote(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Artifact, split: str) -> Artifact:
+    return run.make(stages.vote(run, outcomes, problems, expected, split))
+
+
 @task(name="pairs", **cached_as(stages.pairs))
 def pairs(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
     return run.make(stages.pairs(run, outcomes, problems, expected))
@@ -83,5 +88,13 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
 
 
 @task(task_run_name="train {label}", **cached_as(stages.train), timeout_seconds=48 * HOUR)
-def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
-    return run.make(stages.train(run, policy, lesson, problems, expected, label))
+def train(
+    run: Run,
+    policy: Policy,
+    lesson: Artifact,
+    problems: Artifact,
+    expected: Artifact,
+    label: str,
+    imitated: Artifact | None = None,
+) -> Artifact:
+    return run.make(stages.train(run, policy, lesson, problems, expected, label, imitated))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from codelutra.config import PRESETS, RunConfig, load_config, parse_config, preset_names, to_yaml
+from codelutra.config import PRESETS, RunConfig, in_key, load_config, parse_config, preset_names, to_yaml
 from codelutra.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {"name": "x", "suite": {"name": "starter-sql"}}
@@ -30,6 +30,11 @@ def test_every_preset_loads_and_opens_with_its_purpose(name: str) -> None:
         ({"sample": {"temperature": 0}}, r"sample\.temperature = 0"),
         ({"name": "../x"}, r"name = '\.\./x'"),
         ({"train": {"batch_size": 10, "micro_batch": 4}}, r"batch_size 10 is not a multiple of micro_batch 4"),
+        ({"train": {"dpo_weight": 0, "sft_weight": 0}}, r"dpo_weight 0 and sft_weight 0: .*nothing would be learned"),
+        ({"train": {"sft_on": "wrong"}}, r"train\.sft_on = 'wrong'"),
+        ({"train": {"loss_type": ["sigmoid"]}}, r"train\.loss_type = "),
+        ({"train": 3}, r"train = 3"),
+        ({"train": {"start": "first"}, "pairs": 3}, r"pairs = 3"),
         ({"sample": {"max_tokens": 2048}}, r"leaves no room for a prompt"),
         ({"suite": {"name": "s", "train": 1}}, r"suite\.train = 1"),
         ({"seed": -1}, r"seed = -1: .*greater than or equal to 0"),
@@ -122,3 +127,63 @@ def test_every_field_says_what_it_trades() -> None:
             if not field.description and not nested:
                 silent.append(f"{section.__name__}.{name}")
     assert silent == []
+
+
+SMALL_RATE = {"learning_rate": 4e-5}
+OF_0_1_0 = {
+    "objective": "preference",
+    "method": "full",
+    "beta": 0.1,
+    "sft_weight": 1.0,
+    "sft_norm": "sequence",
+    "loss_type": "sigmoid",
+    "replay_references": False,
+    "epochs": 1.0,
+    "batch_size": 16,
+    "micro_batch": 8,
+    "warmup": 0.1,
+    "weight_decay": 0.0,
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "min_chosen_drift": -10.0,
+    "stop_on_drift": False,
+}
+MEASURED = {
+    "demo": SMALL_RATE | {"max_length": 512},
+    "few-references": SMALL_RATE | {"max_length": 512, "epochs": 4.0, "replay_references": True},
+    "mbpp": SMALL_RATE | {"max_length": 1024},
+    "spider-general": {"learning_rate": 1e-5, "max_length": 1024},
+    "spider-in-domain": SMALL_RATE | {"max_length": 768, "micro_batch": 16},
+    "starter-python": SMALL_RATE | {"max_length": 512},
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_preset_trains_as_it_was_measured_under_the_same_key(name: str) -> None:
+    assert in_key(load_config(name).train) == OF_0_1_0 | MEASURED[name]
+
+
+@pytest.mark.parametrize(
+    ("train", "beta"),
+    [
+        ({}, 0.1),
+        ({"loss_type": "hinge"}, 0.1),
+        ({"loss_type": "ipo"}, 1.0),
+        ({"loss_type": "sigmoid_norm", "beta": None}, 5.0),
+        ({"loss_type": "sppo_hard"}, 1.0),
+        ({"loss_type": "ipo", "beta": 0.1}, 0.1),
+    ],
+)
+def test_each_loss_has_a_beta_of_its_own_where_none_is_given(train: dict[str, Any], beta: float) -> None:
+    assert parse_config({**MINIMAL, "train": train}).train.beta == beta
+
+
+def test_what_restarts_learns_from_all_data_so_far_unless_told_otherwise() -> None:
+    first = ("train.start=first",)
+    assert not load_config("demo").pairs.accumulate
+    assert load_config("demo", first).pairs.accumulate
+    assert not load_config("demo", (*first, "pairs.accumulate=false")).pairs.accumulate
+    assert load_config("demo", (*first, "pairs.order=random")).pairs.order == "random"
+    assert not load_config("demo", (*first, "train.objective=sft")).train.restarts, (
+        "it would make one policy again and again"
+    )

@@ -77,6 +77,7 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "iterations",
         "select.alpha",
         "select.patience",
+        "select.samples",
         "select.test",
     ]
 

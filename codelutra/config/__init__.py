@@ -16,18 +16,19 @@ from codelutra.config.run import (
     PRESETS,
     RUN_NAME,
     RunConfig,
+    in_key,
     load_config,
     parse_config,
     preset_names,
     settings,
     to_yaml,
 )
-from codelutra.config.section import ADDED_LATER, HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
+from codelutra.config.section import ADDED, HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
 from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 
 __all__ = [
-    "ADDED_LATER",
+    "ADDED",
     "DEFAULT_MODEL",
     "HOW_FAR",
     "LARGEST",
@@ -47,6 +48,7 @@ __all__ = [
     "SuiteSection",
     "TrainSection",
     "WarmStartSection",
+    "in_key",
     "load_config",
     "parse_config",
     "preset_names",

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from codelutra.config.group import GrpoSection
-from codelutra.config.section import ADDED_LATER, HOW_FAR, SAME_RESULT, Mark, Section
+from codelutra.config.section import ADDED, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 from codelutra.errors import ConfigError
@@ -47,6 +47,17 @@ class RunConfig(Section):
     grpo: GrpoSection = GrpoSection()
     select: Annotated[SelectSection, HOW_FAR] = SelectSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _accumulating(cls, raw: Any) -> Any:
+        """From the start policy anew, each iteration learns from all data so far, unless the config says otherwise."""
+        if not (isinstance(raw, dict) and isinstance(raw.get("train"), dict) and raw["train"].get("start") == "first"):
+            return raw
+        pairs = {} if raw.get("pairs") is None else raw["pairs"]
+        if isinstance(pairs, dict) and pairs.get("accumulate") is None:
+            return raw | {"pairs": pairs | {"accumulate": True}}
+        return raw
+
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         if self.sample.max_tokens >= self.engine.max_model_len:
@@ -76,7 +87,7 @@ class RunConfig(Section):
 
 def settings(config: Section, *without: Mark) -> dict[str, Any]:
     """Values by dotted name ("train.beta"), without the fields that have one of these marks; `dtype: auto` as the number
-    format it means on this machine. `settings(section, SAME_RESULT)` is what the store's keys are made of."""
+    format it means on this machine."""
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -84,12 +95,23 @@ def settings(config: Section, *without: Mark) -> dict[str, Any]:
             value = OPEN_RATES[type(config).__name__]
         if any(mark in without for mark in field.metadata):
             continue
-        if ADDED_LATER in field.metadata and without == (SAME_RESULT,) and value == field.default:
-            continue
         if isinstance(value, Section):
             values |= {f"{name}.{key}": v for key, v in settings(value, *without).items()}
         else:
             values[name] = number_format(value) if name == "dtype" else list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def in_key(config: Section) -> dict[str, Any]:
+    """Of `settings` what the store's keys are made of."""
+    values = settings(config, SAME_RESULT)
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            kept = in_key(value)
+            values = {k: v for k, v in values.items() if not k.startswith(f"{name}.") or k[len(name) + 1 :] in kept}
+        elif ADDED in field.metadata and value == field.default:
+            values.pop(name, None)
     return values
 
 

@@ -21,12 +21,12 @@ SAME_RESULT, HOW_FAR = Mark.SAME_RESULT, Mark.HOW_FAR
 
 
 class Added(Enum):
-    """Not a mark: how a field that came later leaves the keys of finished work as they were."""
+    """Stands on fields that came after version 0.1.0, beside a mark or without one."""
 
-    LATER = "its default is what was done before there was a choice, so at its default it is in no key of the store"
+    ADDED = "at its default it is in no key of the store, so what was made before it came is found"
 
 
-ADDED_LATER = Added.LATER
+ADDED = Added.ADDED
 
 
 class Section(BaseModel):

@@ -128,3 +128,6 @@ class SelectSection(Section):
     """Significance level of the paired tests in the report."""
     test: bool = True
     """Score the chosen policy on the test split at the end. Turn it off while you try settings: use test once."""
+    samples: int = Field(0, ge=0, le=1024)
+    """Also draw this many answers to each test problem at sample.temperature: their mean has half the noise of one greedy
+    answer, and their vote is self-consistency. 8 take about as long as the greedy answers of eight splits."""

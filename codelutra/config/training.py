@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from codelutra.config.section import ADDED_LATER, SAME_RESULT, Section
+from codelutra.config.section import ADDED, SAME_RESULT, Section
 
 Method = Literal["full", "lora", "qlora"]
 OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open learning_rate compares as
+
+# β where a config has none, for losses that 0.1 makes no sense of; all others take 0.1.
+BETAS = {
+    "ipo": 1.0,  # aims at a margin of 1/(2β) nats a token (2310.12036, eq. 17): half a nat, where 0.1 aims at 5
+    "sigmoid_norm": 5.0,  # Tülu 3 (2411.15124): margins are means over tokens, some 30 times smaller than DPO's sums
+    "sppo_hard": 1.0,  # aims at ±1/(2β) nats an answer (2405.00675, eq. 4.7) and pulls with 1/β: 0.1 pulls 200 times DPO
+}
 
 
 class TrainSection(Section):
@@ -20,28 +27,41 @@ class TrainSection(Section):
     method: Method = "full"
     """full trains every weight: 16 bytes each. lora trains an adapter over frozen weights (2 bytes each in bfloat16), qlora
     over weights in 4 bits (it needs a GPU and bitsandbytes). Both merge it in float32 afterwards."""
-    adapter: Annotated[Literal["fresh", "continued"], ADDED_LATER] = "fresh"
+    adapter: Annotated[Literal["fresh", "continued"], ADDED] = "fresh"
     """For lora and qlora. fresh: every iteration adds a new adapter to the policy before. continued: one adapter over the
     base model through all iterations, so that vLLM can serve the base model with it; it has to hold all that is learned."""
+    start: Annotated[Literal["previous", "first"], ADDED] = "previous"
+    """Which policy an iteration trains. previous: the one before; drift adds up. first: policy 0 anew, on the data of all
+    iterations so far (V-STaR, ReST-EM), which takes longer. For objectives preference and rft."""
     beta: float = Field(0.1, gt=0)
-    """β of DPO: higher holds the policy closer to the reference model."""
+    """β of DPO: higher holds the policy closer to the reference model. Absent: by loss_type, 0.1 for sigmoid."""
+    dpo_weight: Annotated[float, ADDED] = Field(1.0, ge=0)
+    """Weight of the preference loss. 0 leaves the SFT term alone on the same answers in the same steps: the control that
+    tells what wrong answers are worth."""
     sft_weight: float = Field(1.0, ge=0)
     """λ, the weight of the SFT term on chosen answers. 0 is plain DPO, which lowers both log-probabilities."""
-    sft_norm: Literal["token", "sequence"] = "sequence"
-    """token: TRL's mean over the answer tokens of a micro-batch. sequence: each answer's summed log-probability (the scale
-    of the DPO term), averaged over answers."""
+    sft_norm: Literal["token", "sequence"] = "token"
+    """token: mean over answer tokens, the scale of iterative RPO (2404.19733; λ = 1, β = 0.1 there). sequence: each answer's
+    summed log-probability, averaged over answers: 20 to 50 times the weight, so λ = 1 leaves DPO a few percent."""
+    sft_on: Annotated[Literal["chosen", "right", "right+references"], ADDED] = "chosen"
+    """What the SFT term imitates. chosen: the chosen answers of the pairs. right: every distinct right sample, paired or
+    not. right+references: those and the references that are shown. For objective rft, chosen means right."""
+    sft_earlier: Annotated[bool, ADDED] = False
+    """Let the SFT term imitate the right samples of earlier iterations too, while pairs stay on-policy."""
     loss_type: Literal[
         "sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "discopop"
     ] = "sigmoid"
     """TRL's name of the preference loss; sigmoid is DPO. Losses that need more than a pair and β are not offered."""
     replay_references: bool = False
-    """Add the references of all train problems to the SFT term. Keeps what the warm start taught."""
+    """Add the references of all train problems to the SFT term. Keeps what the warm start taught. (With sft_on right it says
+    right+references.)"""
     learning_rate: float | None = Field(None, gt=0)
     """Too small changes nothing, too large breaks the model in 25 steps. None: by the model's size (training/rates.py)."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the pairs. More fit them better and drift further from the policy before."""
     batch_size: int = Field(16, ge=1)
-    """Pairs per optimizer step. Larger batches make fewer, steadier steps."""
+    """Pairs per optimizer step; with sft_on right, of pairs or of right answers, whichever there are more of. Larger batches
+    make fewer, steadier steps."""
     micro_batch: int = Field(8, ge=1)
     """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
@@ -63,8 +83,18 @@ class TrainSection(Section):
     """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
     min_chosen_drift: float = -10.0
     """Nats. The run reports when the mean log-probability of chosen answers is this far below the reference model's."""
+    min_chosen_drift_per_token: Annotated[float, ADDED] = -0.5
+    """The same in nats a token, where the bound above is blind: 10 nats are all of a short answer's log-probability."""
     stop_on_drift: bool = False
     """Stop training at that step and keep its weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beta_of_the_loss(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("beta") is None:
+            loss = raw.get("loss_type")
+            return raw | {"beta": BETAS.get(loss, 0.1) if isinstance(loss, str) else 0.1}
+        return raw
 
     @model_validator(mode="after")
     def _batch(self) -> TrainSection:
@@ -73,11 +103,30 @@ class TrainSection(Section):
             raise ValueError(f"{wrong}; choose a micro_batch that divides it")
         if self.adapter == "continued" and self.method == "full":
             raise ValueError("adapter continued: method full trains no adapter; set method to lora or qlora")
+        if self.objective == "preference" and not (self.dpo_weight or self.sft_weight):
+            raise ValueError("dpo_weight 0 and sft_weight 0: the loss is 0 and nothing would be learned; raise one of them")
         return self
+
+    @property
+    def imitates_samples(self) -> bool:
+        """Whether answers of the policy that are in no pair are imitated."""
+        return self.objective == "rft" or (self.objective == "preference" and self.sft_on != "chosen")
+
+    @property
+    def imitates_references(self) -> bool:
+        """Whether the references that are shown join the policy's own right answers."""
+        return self.imitates_samples and (
+            self.sft_on == "right+references" or (self.replay_references and self.sft_on == "right")
+        )
+
+    @property
+    def restarts(self) -> bool:
+        """Whether every iteration trains the start policy."""
+        return self.start == "first" and self.objective in ("preference", "rft")
 
 
 class WarmStartSection(Section):
-    method: Annotated[Method, ADDED_LATER] = "full"
+    method: Annotated[Method, ADDED] = "full"
     """As in `train`: all weights, or an adapter that is merged afterwards."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the references of the train split. Too many learn them by heart."""
@@ -95,9 +144,9 @@ class WarmStartSection(Section):
     """Share of steps with a rising learning rate."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
-    lora_rank: Annotated[int, ADDED_LATER] = Field(16, ge=1)
+    lora_rank: Annotated[int, ADDED] = Field(16, ge=1)
     """Rank of the adapter, for lora and qlora."""
-    lora_alpha: Annotated[int, ADDED_LATER] = Field(32, ge=1)
+    lora_alpha: Annotated[int, ADDED] = Field(32, ge=1)
     """Scale of the adapter."""
     gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
     """Less memory, more time."""

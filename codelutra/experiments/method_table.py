@@ -1,12 +1,12 @@
 """Methods compared: finished runs of several methods → one table. Who is better, by how much, at what cost.
 
 Numbers are of the test split, which every run scored once, with the policy its dev split chose. Several seeds of a method
-are averaged problem by problem, so intervals and tests are over problems, never over problems × seeds.
+are averaged problem by problem, so tests are over problems, never over problems × seeds; intervals are over both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,23 @@ class MethodResult:
     """Seeds that both have; where they share none, all of either were compared."""
 
 
-def comparison(source: str, overrides: Overrides, methods: Sequence[str], seeds: Sequence[int]) -> Experiment:
-    """Every method once with each seed. Raises ConfigError: all arms are valid before the first one runs."""
-    arms = [arm(source, overrides, method, seed) for seed in seeds for method in methods]
+def comparison(
+    source: str,
+    overrides: Overrides,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    tuned: Mapping[str, Overrides] | None = None,
+) -> Experiment:
+    """Every method once with each seed, at the settings that were `tuned` for it. Raises ConfigError: all arms are valid
+    before the first one runs."""
+    chosen = tuned or {}
+    arms = [arm(source, overrides, method, seed, chosen.get(method, ())) for seed in seeds for method in methods]
     return Experiment("comparison", load_config(source, overrides).name, arms, _result)
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """A run that is missing, unfinished or without a test split is named in `missing` and left out of its method's row."""
-    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and "test" in run.scores())
+    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and _measured(run) in run.scores())
     found: dict[str, list[Finished]] = {}
     for run in runs:
         found.setdefault(run.arm.label, []).append(run)
@@ -61,14 +69,14 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     title = f"{first.suite}: test split, policies chosen on dev"
     wide = _table(rows, base, narrow=False)
     narrow = _table(rows, base, narrow=True).without("seeds", "dev pass@1", "samples")
-    drawn = [(r.method, r.test, [f.summary.test.value for f in r.runs if f.summary.test]) for r in rows]
+    drawn = [(r.method, r.test, [mean_pass_at_1([f.scores()[_measured(f)]]).value for f in r.runs]) for r in rows]
     return Result(title, data, wide, narrow, missing, methods_figure(first.suite, drawn, AGAINST))
 
 
 def _method(method: str, found: dict[str, list[Finished]]) -> MethodResult:
     runs, ours = found[method], found.get(AGAINST, [])
     common = sorted({f.arm.seed for f in runs} & {f.arm.seed for f in ours})
-    scores = {f.folder: f.scores()["test"] for f in (*runs, *ours)}
+    scores = {f.folder: f.scores()[_measured(f)] for f in (*runs, *ours)}
     ahead = None
     if method != AGAINST and ours:
         sides = [[scores[f.folder] for f in side if not common or f.arm.seed in common] for side in (runs, ours)]
@@ -76,12 +84,28 @@ def _method(method: str, found: dict[str, list[Finished]]) -> MethodResult:
     return MethodResult(method, runs, mean_pass_at_1([scores[f.folder] for f in runs]), ahead, common)
 
 
+def _measured(run: Finished) -> str:
+    """Which of a run's scores are its method's."""
+    return "vote" if METHODS[run.arm.label].votes else "test"
+
+
+def _mean_at_n(r: MethodResult) -> Estimate | None:
+    """Where every run drew several answers to the test problems: how many of them are right."""
+    means = [f.summary.test.mean for f in r.runs if f.summary.test and f.summary.test.mean]
+    if len(means) < len(r.runs):
+        return None
+    value, low, high = (sum(getattr(m, side) for m in means) / len(means) for side in ("value", "low", "high"))
+    return Estimate(value, low, high, means[0].n, means[0].correct)
+
+
 def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
     against = {"method": AGAINST, "seeds": list(r.ahead_seeds), **asdict(r.ahead)} if r.ahead else None
     return {
         "method": r.method,
         "what": METHODS[r.method].what,
+        "trained_with": {k: getattr(r.runs[0].arm.config.train, k) for k in ("learning_rate", "epochs")},
         "test": asdict(r.test),
+        "mean_at_n": asdict(mean) if (mean := _mean_at_n(r)) else None,
         "against": against,
         "runs": [{"seed": f.arm.seed, **f.summary.brief()} for f in r.runs],
         "times_base": round(r.test.value / base, 2) if base else None,
@@ -90,7 +114,7 @@ def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
 
 def _table(rows: Sequence[MethodResult], base: float, *, narrow: bool) -> Table:
     """One row a method; `narrow` leaves out the interval of the difference."""
-    cells = []
+    cells, drew = [], any(map(_mean_at_n, rows))
     for r in rows:
         runs = [f.summary for f in r.runs]
         dev = [s.chosen.dev for s in runs if s.chosen and s.chosen.dev.n]
@@ -100,6 +124,7 @@ def _table(rows: Sequence[MethodResult], base: float, *, narrow: bool) -> Table:
                 "seeds": str(len(runs)),
                 "dev pass@1": f"{sum(e.value for e in dev) / len(dev):.1%}" if dev else "",
                 "test pass@1 [95 %]": text.rate(r.test),
+                **({"mean of samples": f"{m.value:.1%}" if (m := _mean_at_n(r)) else ""} if drew and not narrow else {}),
                 "× base": f"{r.test.value / base:.2f}" if base else "",
                 _AHEAD: _ahead(r.ahead, narrow) if r.ahead else "",
                 "samples": f"{sum(s.samples for s in runs) // len(runs):,}",

@@ -19,18 +19,50 @@ _NO_TRAINING: Overrides = ("iterations=0", "warm_start=null")
 class Method:
     what: str
     overrides: Overrides
+    """What defines it: wins over the user's `--set`."""
+    unless_set: Overrides = ()
+    """What suits it: wins over the config, not over `--set`."""
+    votes: bool = False
+    """Its number is that of the answer most samples give, not of the greedy one."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether iterations train it, so that it has a rate and passes of its own (`tuning.py`)."""
+        return not any(text.startswith("iterations=") for text in self.overrides)
+
+
+_OPEN_RATE: Overrides = ("train.learning_rate=null",)  # by objective and size (training/rates.py)
 
 METHODS = {
     "base": Method("the model as it comes", _NO_TRAINING),
     "base-few-shot": Method("the model as it comes, with worked examples in the prompt", (*_NO_TRAINING, "suite.shots=3")),
+    "self-consistency": Method(
+        "the model as it comes; of 16 samples a problem the result that most programs give",
+        _NO_TRAINING,
+        unless_set=("select.samples=16",),
+        votes=True,
+    ),
     "warm-start": Method("SFT on the references, once", ("iterations=0",)),
     "sft": Method("SFT on the references, again in every iteration", ("train.objective=sft",)),
-    "rft": Method("SFT on own right answers (Yuan et al. 2308.01825)", ("train.objective=rft",)),
-    "dpo": Method("DPO on the same pairs, no SFT term (λ = 0)", ("train.sft_weight=0",)),
-    "codelutra": Method("DPO + λ·SFT on the chosen answer", ()),
+    "rft": Method("SFT on own right answers alone (STaR, 2203.14465)", ("train.objective=rft", "train.sft_on=chosen")),
+    "rft-references": Method(
+        "SFT on references and own right answers (RFT, Yuan et al. 2308.01825)",
+        ("train.objective=rft", "train.sft_on=right+references"),
+    ),
+    "dpo": Method(
+        "DPO on the same pairs, no SFT term (λ = 0), at a rate of its own",
+        ("train.sft_weight=0", "train.sft_on=chosen", "train.replay_references=false"),
+        unless_set=_OPEN_RATE,
+    ),
+    "control": Method("codelutra without its DPO term: the same answers imitated, the same steps", ("train.dpo_weight=0",)),
+    "codelutra": Method("DPO + λ·SFT, as the config says", ()),
     "codelutra-no-reference": Method("the same, chosen answers only from own samples", ("pairs.references=false",)),
-    "codelutra-replay": Method("the same, with all references in the SFT term", ("train.replay_references=true",)),
+    "codelutra-replay": Method(
+        "the same, with all references in the SFT term", ("train.replay_references=true", "train.sft_on=chosen")
+    ),
+    "codelutra-right": Method(
+        "the same, the SFT term on references and all own right answers", ("train.sft_on=right+references",)
+    ),
     "grpo": Method("GRPO on all answers, right and wrong (Shao et al. 2402.03300)", ("train.objective=grpo",)),
 }
 
@@ -52,9 +84,15 @@ def chosen_seeds(text: str) -> list[int]:
         raise UserError(f"--seeds {text!r}: write whole numbers with commas between, e.g. --seeds 0,1,2") from e
 
 
-def arm(source: str, overrides: Overrides, method: str, seed: int) -> Arm:
-    """The run of one method and seed. Where a method is defined by a value (λ = 0 of `dpo`), it wins over `overrides`.
-    Raises ConfigError."""
+def arm(source: str, overrides: Overrides, method: str, seed: int, tuned: Overrides = ()) -> Arm:
+    """The run of one method and seed, with the settings that were `tuned` for it. Where a method is defined by a value
+    (λ = 0 of `dpo`), it wins over `overrides`; what only suits it (the learning rate of `dpo`) does not. Raises ConfigError,
+    and UserError where nothing is left of the method."""
     name = load_config(source, overrides).name
-    more = (*overrides, *METHODS[method].overrides, f"seed={seed}", f"name={name}-{method}-s{seed}")
-    return Arm.of(method, source, more, seed)
+    made = METHODS[method]
+    named = f"name={name}-{method}{'-tuned' if tuned else ''}-s{seed}"
+    more = (*made.unless_set, *tuned, *overrides, *made.overrides, f"seed={seed}", named)
+    planned = Arm.of(method, source, more, seed)
+    if made.votes and not planned.config.select.samples:
+        raise UserError(f"{method} needs samples to vote on, and select.samples is 0; leave it out, or set it to 16")
+    return planned

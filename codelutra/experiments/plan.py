@@ -91,12 +91,13 @@ class Finished:
     folder: Path
 
     def scores(self) -> dict[str, pl.DataFrame]:
-        """Split → SCORES of what was measured first on dev and, where it is there, of what was chosen on test. Raises
-        UserError where they are damaged."""
+        """Split → SCORES of what was measured first on dev and, where it is there, of what was chosen on test; "vote": of
+        the vote of its samples on test. Raises UserError where they are damaged."""
         s, found = self.summary, {}
         told = {
             "dev": (f"{s.first.folder}/dev-scores", s.first.dev if s.first.dev.n else None),
             "test": ("test-scores", s.test),
+            "vote": ("test-votes", s.test and s.test.vote),
         }
         for split, (artifact, said) in told.items():
             with contextlib.suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, TypeAdapter
 
-from codelutra.config import SAME_RESULT, RunConfig, load_config, settings
+from codelutra.config import RunConfig, in_key, load_config, settings
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Overrides
 from codelutra.results import text
@@ -170,7 +170,7 @@ def keeping_sides(config: RunConfig, sides: list[str]) -> Overrides:
 def _made_of(config: RunConfig, more: Sequence[str] = ()) -> str:
     """Digest of problems and settings: those that change a result, and `more`."""
     suite = open_suite(config.suite)
-    read = {k: v for k, v in settings(config, SAME_RESULT).items() if k not in _WHERE}
+    read = {k: v for k, v in in_key(config).items() if k not in _WHERE}
     read |= {k: v for k, v in settings(config).items() if k in more}
     return digest_of([read, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
 

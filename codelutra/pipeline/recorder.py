@@ -15,7 +15,7 @@ from dataclasses import asdict
 import polars as pl
 
 from codelutra.errors import UserError
-from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.run import BOUNDS, Policy, Run
 from codelutra.results import text
 from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
 from codelutra.results.summary import (
@@ -34,6 +34,7 @@ from codelutra.results.summary import (
 )
 from codelutra.scoring.scores import mcnemar, pass_at_1
 from codelutra.scoring.selection import Decision, PolicyScore, decide
+from codelutra.scoring.statistics import Estimate
 from codelutra.store.artifacts import Artifact
 from codelutra.suites.splits import shown
 
@@ -117,13 +118,21 @@ class Recorder:
         self._drawn(row, "train", samples, outcomes)
         self._write()
 
-    def learned_from(self, policy: Policy, lesson: Artifact) -> None:
-        """Add the lesson (pairs, right answers or groups) that came from this policy and that the next one learns from."""
+    def learned_from(self, policy: Policy, lesson: Artifact, imitated: Artifact | None = None) -> str:
+        """Add the lesson (pairs, right answers or groups) that came from this policy and that the next one learns from, and
+        the answers that are imitated beside pairs. Returns why there is nothing to learn from, "" where there is some."""
         row = self._row(policy)
-        self._link(f"{row.folder}/{lesson.stage}.parquet", lesson)
-        row.funnel = Funnel(**lesson.facts)
-        row.seconds[lesson.stage] = lesson.seconds
+        for artifact in filter(None, (lesson, imitated)):
+            self._link(f"{row.folder}/{artifact.stage}.parquet", artifact)
+            row.seconds[artifact.stage] = artifact.seconds
+        row.funnel = Funnel(**((imitated.facts if imitated else {}) | lesson.facts))
+        if row.funnel.why and imitated and row.funnel.answers:
+            alone = f"the next policy learns from {row.funnel.answers} right answers alone"
+            text = f"no pairs from {row.name} ({row.funnel.why}): {alone}"
+            self._run.dir.ledger({"event": "note", "label": row.label, "text": text})
+            row.funnel.why = ""
         self._write()
+        return row.funnel.why
 
     def only_tested(
         self, policy: Policy, samples: Sequence[Artifact], outcomes: Sequence[Artifact], made: Artifact | None
@@ -134,15 +143,20 @@ class Recorder:
         self.summary.best = policy.label
         self._write()
 
-    def tested(self, scores: Artifact) -> None:
-        """Add the test numbers of the chosen policy."""
+    def tested(self, scores: Artifact, votes: Artifact | None = None) -> None:
+        """Add the test numbers of the chosen policy, and of the vote of its samples where several were drawn."""
         assert self.summary.best is not None
         self._link("test-scores", scores)
+        if votes:
+            self._link("test-votes", votes)
         self.summary.test = TestResult(
             policy=self.summary.best,
             **asdict(pass_at_1(scores.frame("scores"))),
             statuses=scores.facts["statuses"],
             other_modes=scores.facts.get("other_modes", {}),
+            mean=Estimate(**scores.facts["pass@k"]["1"]) if votes else None,
+            samples=scores.facts["samples"] if votes else 0,
+            vote=pass_at_1(votes.frame("scores")) if votes else None,
         )
         self._write()
 
@@ -206,11 +220,12 @@ class Recorder:
         """Of row `i`: chosen answers that became unlikely, answers that no longer end by themselves."""
         rows, row, found = self.summary.policies, self.summary.policies[i], []
         if row.training and (step := row.training.drift_alarm_step):
-            bound = -self._run.config.train.min_chosen_drift
+            per = row.training.drift_alarm_per or "answer"
+            bound = -float(getattr(self._run.config.train, BOUNDS[per]))
             ended = "; training stopped there" if row.training.stopped_early else ""
             found.append(
-                f"Training of {row.name}: from step {step} on the chosen answers were more than {bound:g} nats less likely "
-                f"than under the policy before{ended}."
+                f"Training of {row.name}: from step {step} on the chosen answers were more than {bound:g} nats "
+                f"{'a token ' if per == 'token' else ''}less likely than under the policy before{ended}."
             )
         for split, now in sorted(row.answers.items()):
             before = next((r for r in reversed(rows[:i]) if split in r.answers), None)

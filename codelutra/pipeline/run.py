@@ -34,6 +34,7 @@ from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
 from sandbox.pool import Pool
 
+BOUNDS = {"answer": "min_chosen_drift", "token": "min_chosen_drift_per_token"}  # of the drift alarm
 Measures = dict[str, float]  # what a step of training was like: a line of training.jsonl
 Progress = Callable[[str, int, int, str, Measures], None]
 
@@ -129,7 +130,8 @@ class Run:
                 case "drift":
                     text = (
                         f"{label}: at step {event['step']} the chosen answers' log-probability stands "
-                        f"{event['chosen_drift']:.1f} nats from the reference model's (train.min_chosen_drift)"
+                        f"{event['drift']:.2g} nats {'a token ' if event['per'] == 'token' else ''}from the reference "
+                        f"model's (train.{BOUNDS[event['per']]})"
                     )
                     self.dir.ledger({"event": "note", "text": text})
 

@@ -21,7 +21,7 @@ from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import teachable
 from codelutra.prompts import in_keys
-from codelutra.sampling.shards import Shard, plan_shards, sample_shards
+from codelutra.sampling.shards import Shard, plan_again, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
 from codelutra.store.files import locked
@@ -145,9 +145,10 @@ class Sampling:
 
 
 def measure_plan(
-    run: Run, policy: Policy, problems: Artifact, expected: Artifact, split: str, *, train: bool = False
+    run: Run, policy: Policy, problems: Artifact, expected: Artifact, split: str, *, train: bool = False, samples: int = 0
 ) -> Sampling:
-    """The shards that measure a policy on `split` (greedy), first, and then sample the train problems if `train`.
+    """The shards that measure a policy on `split` (greedy), first, and then sample the train problems if `train`, or
+    those of `split` again, `samples` times at temperature.
 
     Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator. Raises
     UserError where none is left.
@@ -161,7 +162,10 @@ def measure_plan(
             "`codelutra check` on the same config says what is wrong with them"
         )
     asked = pl.concat([frame.filter(pl.col("split") == split), train_rows])
-    return Sampling(run, policy, plan_shards(asked, run.config.sample, (split, "train") if train else (split,)))
+    shards = plan_shards(asked, run.config.sample, (split, "train") if train else (split,))
+    if samples:
+        shards += plan_again(asked, run.config.sample, split, samples, len(shards))
+    return Sampling(run, policy, shards)
 
 
 class _EnoughError(Exception):
@@ -193,7 +197,12 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     dtype = "bfloat16" if s.endpoints and e.dtype == "auto" else number_format(e.dtype)
     config = {"max_tokens": s.max_tokens, "dtype": dtype, "max_model_len": e.max_model_len, "greedy": shard.greedy}
     if not shard.greedy:
-        config |= {"k": s.samples_per_problem, "temperature": s.temperature, "top_p": s.top_p, "seed": run.config.seed}
+        config |= {
+            "k": shard.samples or s.samples_per_problem,
+            "temperature": s.temperature,
+            "top_p": s.top_p,
+            "seed": run.config.seed,
+        }
         config |= {"min_p": s.min_p} if s.min_p else {}
     config |= in_keys(Path(policy.path))
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])

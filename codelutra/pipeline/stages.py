@@ -15,22 +15,22 @@ from typing import Any
 
 import polars as pl
 
-from codelutra import models
-from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
+from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import StageError
 from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
+from codelutra.pipeline.cases import with_cases
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import adapter_base, model_of
 from codelutra.pipeline.start import base_policy as base_policy
-from codelutra.pipeline.usable import require_enough, to_imitate
+from codelutra.pipeline.usable import normalised_codes, require_enough, to_imitate
 from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
 from codelutra.scoring.scores import score_problems
+from codelutra.scoring.vote import voted
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
-from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training import launch as training
 from codelutra.training.bases import Base
@@ -47,6 +47,7 @@ VERSIONS = {
     "pairs": 2,
     "answers": 2,
     "groups": 1,
+    "vote": 1,
     "warm-start": 1,
     "train": 1,
 }
@@ -67,7 +68,7 @@ def problems(run: Run) -> Step:
         inputs |= {"proposer": proposer.fingerprint}
 
     def made() -> Made:
-        extended = _with_cases(run, frame, proposer)
+        extended = with_cases(run, frame, proposer)
         facts = {
             "suite": s.name,
             "suite_version": s.version,
@@ -124,29 +125,42 @@ def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
     return _frame_step("score", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
 
 
+def vote(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:
+    """As `score`, of the answers that most samples of a problem give: self-consistency."""
+
+    def made() -> Made:
+        return score_problems(voted(_concat(outcomes)), problems.frame("problems"), expected.frame("expected"), split)
+
+    return _frame_step("vote", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
+
+
 def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
     """Right and wrong answers side by side, as PAIRS. An empty artifact is a result: its facts tell why."""
     config, seed = run.config.pairs, run.config.seed
-    read = {**settings(config, SAME_RESULT), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
+    read = {**in_key(config), "seed": seed, "suite": run.suite.version, **_references_shown(run)}
 
     def made() -> Made:
         asked = shown(problems.frame("problems"), run.config.suite).filter(pl.col("split") == "train")
         frame = _concat(outcomes)
-        normalised = _normalised(run, frame, asked)
+        normalised = normalised_codes(run.suite, frame, asked)
         return make_pairs(frame, asked, expected.frame("expected"), config, seed=seed, normalised=normalised)
 
     return _frame_step("pairs", read, _judged_inputs(outcomes, problems, expected), "pairs", made)
 
 
 def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
-    """The policy's own right answers, for SFT (`train.objective: rft`). An empty artifact is a result, as with pairs."""
+    """The policy's own right answers and, where the config says so, the references that are shown: for SFT, and for the
+    SFT term beside pairs. An empty artifact is a result, as with pairs."""
+    read: dict[str, Any] = {"suite": run.suite.version}
+    if run.config.train.imitates_references:
+        read |= {"with_references": True, **_references_shown(run)}
 
     def made() -> Made:
-        asked = problems.frame("problems").filter(pl.col("split") == "train")
-        frame = _concat(outcomes)
-        return right_answers(frame, asked, expected.frame("expected"), normalised=_normalised(run, frame, asked))
+        every, judged, frame = problems.frame("problems"), expected.frame("expected"), _concat(outcomes)
+        asked = every.filter(pl.col("split") == "train")
+        told = to_imitate(every, judged, run.config.suite) if run.config.train.imitates_references else None
+        return right_answers(frame, asked, judged, normalised=normalised_codes(run.suite, frame, asked), references=told)
 
-    read = {"suite": run.suite.version}
     return _frame_step("answers", read, _judged_inputs(outcomes, problems, expected), "answers", made)
 
 
@@ -165,9 +179,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     assert run.config.warm_start is not None
     config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
-    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path)
-    )
+    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(Path(policy.path))
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -179,18 +191,29 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     return Step(recipe, build)
 
 
-def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
-    """Policy t from policy t-1 and its lesson: pairs, or by `train.objective` its right answers, groups, or the
-    problems."""
+def train(
+    run: Run,
+    policy: Policy,
+    lesson: Artifact,
+    problems: Artifact,
+    expected: Artifact,
+    label: str = "",
+    imitated: Artifact | None = None,
+) -> Step:
+    """Policy t from the policy it trains (t-1, or the first) and a lesson: pairs and the answers `imitated` beside them, or
+    by `train.objective` right answers, groups, or the problems."""
     config = settled(run.config.train, Path(policy.path))
     inputs = {"policy": policy.digest, "lesson": lesson.digest}
     if config.replay_references or config.objective == "sft":
         inputs |= {"problems": problems.digest, "expected": expected.digest}
     if config.adapter == "continued":
         inputs |= {"base": base_policy(run).digest}
-    read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path)
-    )
+    inputs |= {"imitated": imitated.digest} if imitated else {}
+    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(Path(policy.path))
+    for told_by_inputs in ("start", "sft_earlier"):
+        read.pop(told_by_inputs, None)
+    if config.stop_on_drift:
+        read["min_chosen_drift_per_token"] = config.min_chosen_drift_per_token
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
     if config.objective == "grpo":
@@ -204,6 +227,8 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
         asked = problems.frame("problems"), expected.frame("expected")
         match config.objective:
             case "preference":
+                if imitated:
+                    return training.refine(here, lesson.frame("pairs"), config, answers=imitated.frame("answers"))
                 known = to_imitate(*asked, run.config.suite) if config.replay_references else None
                 return training.refine(here, lesson.frame("pairs"), config, known)
             case "rft":
@@ -228,37 +253,6 @@ def _frame_step(
         return facts
 
     return Step(_recipe(stage, read, inputs), build, label)
-
-
-def _with_cases(run: Run, frame: pl.DataFrame, proposer: models.Model | None) -> pl.DataFrame:
-    """PROBLEMS with the generated cases that the config asks for (`suite.generated_cases`)."""
-    section, suite = run.config.suite, run.suite
-    if not section.generated_cases or not isinstance(suite, PythonSuite):
-        return frame
-    propose = None
-    if proposer:
-        propose = testgen.asking(
-            proposer.path,
-            frame,
-            suite.system,
-            engine=run.config.engine,
-            seed=section.seed,
-            log=run.dir.log,
-            lock=run.accelerator_lock,
-            waiting=run.waiting,
-            progress=run.progress("propose cases", "completions"),
-        )
-    with run.use_pool() as pool:
-        return testgen.extend(
-            frame,
-            suite,
-            pool,
-            per_problem=section.generated_cases,
-            seed=section.seed,
-            timeout_seconds=run.config.execute.timeout_seconds,
-            propose=propose,
-            progress=run.progress("generate cases", "runs"),
-        )
 
 
 def _judged(
@@ -320,15 +314,6 @@ def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: A
 
 def _concat(outcomes: Sequence[Artifact]) -> pl.DataFrame:
     return pl.concat([a.frame("outcomes") for a in outcomes])
-
-
-def _normalised(run: Run, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    codes = (
-        outcomes.select("problem_id", "code")
-        .vstack(asked.filter(pl.col("reference") != "").select("problem_id", code="reference"))
-        .unique(maintain_order=True)
-    )
-    return codes.with_columns(normalised=pl.Series([run.suite.normalise(c) for c in codes["code"]], dtype=pl.String))
 
 
 def _references_shown(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import polars as pl
 
 from codelutra.config import RunConfig, SuiteSection
 from codelutra.errors import UserError
+from codelutra.suites.base import Suite
 from codelutra.suites.splits import shown
 
 
@@ -39,6 +40,9 @@ def _require_references(problems: pl.DataFrame, config: RunConfig) -> None:
         "warm_start": config.warm_start is not None,
         "train.objective sft": config.train.objective == "sft" and config.iterations > 0,
         "train.replay_references": config.train.replay_references and config.iterations > 0,
+        "train.sft_on": config.train.sft_on == "right+references"
+        and config.train.imitates_samples
+        and config.iterations > 0,
         "suite.shots": config.suite.shots > 0,
     }
     wanting = [name for name, does in imitates.items() if does]
@@ -59,3 +63,14 @@ def to_imitate(problems: pl.DataFrame, expected: pl.DataFrame, section: SuiteSec
     """Those of `teachable` whose reference the model may see."""
     seen = shown(problems, section).filter(pl.col("reference") != "")
     return teachable(problems, expected).join(seen, on="problem_id", how="semi", maintain_order="left")
+
+
+def normalised_codes(suite: Suite, outcomes: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """(problem_id, code, normalised) of all programs in OUTCOMES and all references of the problems asked: what tells which
+    programs are the same."""
+    codes = (
+        outcomes.select("problem_id", "code")
+        .vstack(asked.filter(pl.col("reference") != "").select("problem_id", code="reference"))
+        .unique(maintain_order=True)
+    )
+    return codes.with_columns(normalised=pl.Series([suite.normalise(c) for c in codes["code"]], dtype=pl.String))

@@ -131,9 +131,12 @@ def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:
         by = "" if train.method == "full" else f"{train.method}, "
         return how, f"{_objective(config)}, {by}{rate}{after}", tags
     pairs = sum(p.pairs or 0 for p in found.policies[: found.policies.index(row) + 1])
-    loss = "DPO and an SFT term on the right ones" if train.sft_weight else "DPO"
-    settings = f"{train.method}, β {train.beta:g}, λ {train.sft_weight:g}, {rate}; {pairs:,} pairs in all{after}"
-    return how.format(loss), settings, tags
+    right = {"chosen": "the right ones", "right": "all right ones", "right+references": "all right ones and references"}
+    imitation = f"an SFT term on {right[train.sft_on]}" if train.sft_weight else ""
+    loss = " and ".join(filter(None, ("DPO" if train.dpo_weight else "", imitation)))
+    weights = f"β {train.beta:g}, λ {train.sft_weight:g} ({train.sft_norm})"
+    settings = f"{train.method}, {weights}, {rate}; {pairs:,} pairs in all{after}"
+    return how.format(loss), settings, [t for t in tags if t != "dpo" or train.dpo_weight]
 
 
 def _objective(config: RunConfig) -> str:

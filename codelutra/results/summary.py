@@ -91,8 +91,12 @@ class Training(_Part):
 
     model_config = ConfigDict(extra="allow")
     drift_alarm_step: int | None = None
-    """First step at which chosen answers fell below train.min_chosen_drift."""
+    """First step at which chosen answers fell below train.min_chosen_drift or train.min_chosen_drift_per_token."""
+    drift_alarm_per: Literal["answer", "token"] | None = None
+    """Which of the two."""
     stopped_early: str | None = None
+    dpo_share: float | None = None
+    """Of the gradient, mean over steps (training/worker/sft_term.py); None where there are no pairs."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class Funnel(_Part):
     pairs_from_references: int | None = None
     groups: int | None = None
     answers: int | None = None
+    answers_from_references: int | None = None
     why: str = ""
     """Why there is nothing to learn from; "" where there is something."""
 
@@ -191,6 +196,12 @@ class TestResult(_Part):
     left_out: int = 0
     statuses: dict[str, dict[str, int]] = {}
     other_modes: dict[str, ModeRate] = {}
+    samples: int = 0
+    """Drawn at temperature besides (select.samples a problem)."""
+    mean: Estimate | None = None
+    """Mean share of those that are right; the interval is over problems."""
+    vote: Estimate | None = None
+    """pass@1 of the answer that most of those give (self-consistency)."""
 
 
 class Progress(_Part):

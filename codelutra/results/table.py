@@ -75,12 +75,20 @@ def policies_table(summary: RunSummary) -> Table:
 
 
 def policies_notes(summary: RunSummary) -> list[str]:
-    """What the table has no column for, a sentence each: names, gains over policy 0, other comparison modes."""
+    """What the table has no column for, a sentence each: names, gains over policy 0, what taught the policies, samples of
+    test problems."""
     notes = [text.who_is_who(summary)] if summary.policies else []
     for p in summary.policies:
         start = p.paired.start
         if start and p.paired.previous and start.against != p.paired.previous.against:
             notes.append(f"{p.name} against {policy_name(start.against)}: {text.paired(start)}")
+    shares = [(p.name, p.training.dpo_share) for p in summary.policies if p.training and p.training.dpo_share is not None]
+    if shares:
+        told = ", ".join(f"{share:.0%} ({name})" for name, share in shares)
+        notes.append(f"DPO's part of the gradient, beside the SFT term's: {told}")
+    if (test := summary.test) and test.mean and test.vote:
+        drawn = f"{test.samples:,} answers drawn to test problems"
+        notes.append(f"{drawn}: {text.rate(test.mean)} right; of the result that most give {text.rate(test.vote)}")
     return notes
 
 

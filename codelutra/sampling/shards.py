@@ -27,6 +27,8 @@ class Shard:
     problems: pl.DataFrame
     """Rows of PROBLEMS."""
     greedy: bool
+    samples: int = 0
+    """Drawn of each problem at temperature; 0 takes what the config says."""
 
 
 def plan_shards(problems: pl.DataFrame, config: SampleSection, splits: Sequence[str] = ("dev", "train")) -> list[Shard]:
@@ -41,6 +43,15 @@ def plan_shards(problems: pl.DataFrame, config: SampleSection, splits: Sequence[
         for number, part in enumerate(rows.iter_slices(config.shard_problems)):
             shards.append(Shard(len(shards), f"{split}-{number:03}", part, greedy=split != "train"))
     return shards
+
+
+def plan_again(problems: pl.DataFrame, config: SampleSection, split: str, samples: int, first: int) -> list[Shard]:
+    """Shards, numbered from `first`, that draw the problems of a split `samples` times at temperature."""
+    greedy = plan_shards(problems, config, (split,))
+    return [
+        Shard(first + s.index, s.name.replace(split, f"{split}-samples"), s.problems, greedy=False, samples=samples)
+        for s in greedy
+    ]
 
 
 def sample_shards(
@@ -90,7 +101,7 @@ def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:
         system=system,
         ids=tuple(shard.problems["problem_id"]),
         prompts=tuple(shard.problems["prompt"]),
-        samples=1 if shard.greedy else config.samples_per_problem,
+        samples=1 if shard.greedy else shard.samples or config.samples_per_problem,
         temperature=0.0 if shard.greedy else config.temperature,
         top_p=config.top_p,
         max_tokens=config.max_tokens,

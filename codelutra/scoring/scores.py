@@ -124,24 +124,25 @@ def mcnemar(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Paired:
 def mean_pass_at_1(seeds: Sequence[pl.DataFrame]) -> Estimate:
     """pass@1 averaged over several seeds (SCORES, one frame each); `correct` counts problems that every seed solves.
 
-    The interval is over problems: Wilson's for one seed, else a percentile bootstrap.
+    The interval is Wilson's for one seed, else a percentile bootstrap over problems and seeds.
     """
     if len(seeds) == 1:
         return pass_at_1(seeds[0])
-    shares = _solved(seeds)["share"].to_numpy()
-    solved, left_out = int((shares == 1).sum()), seeds[0].height - len(shares)
-    return Estimate(float(shares.mean()), *bootstrap(shares), len(shares), solved, left_out)
+    solved = _matrix(_solved(seeds)["solved"])
+    everywhere, left_out = int(solved.all(axis=1).sum()), seeds[0].height - len(solved)
+    return Estimate(float(solved.mean()), *bootstrap(solved), len(solved), everywhere, left_out)
 
 
 def difference(first: Sequence[pl.DataFrame], second: Sequence[pl.DataFrame]) -> Difference:
     """Mean pass@1 of `second` less that of `first` (SCORES, one frame a seed), paired by problem.
 
-    Seeds are averaged within a problem first, so more seeds do not count as more problems.
+    Seeds are averaged within a problem first, so more seeds do not count as more problems. As many seeds on both sides are
+    paired in their order.
     """
     both = _solved(first).join(_solved(second), on="problem_id", suffix="_b").sort("problem_id")
     if both.is_empty():
         raise StageError("the two methods were not measured on a common problem")
-    return mean_gain((both["share_b"] - both["share"]).to_numpy())
+    return mean_gain(_matrix(both["solved"]), _matrix(both["solved_b"]))
 
 
 def status_mix(statuses: pl.Series) -> dict[str, int]:
@@ -199,10 +200,16 @@ def _counting(scores: pl.DataFrame) -> pl.DataFrame:
 
 
 def _solved(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """(problem_id, share of seeds that solve it), of the problems that count in all of them, by id."""
-    each = pl.concat([_counting(s).select("problem_id", solved=pl.col("greedy_status") == "correct") for s in seeds])
-    shares = each.group_by("problem_id").agg(share=pl.col("solved").mean(), seeds=pl.len()).sort("problem_id")
-    return shares.filter(pl.col("seeds") == len(seeds)).drop("seeds")
+    """(problem_id, whether each seed solves it, in their order), of the problems that count in all of them, by id."""
+    right = (pl.col("greedy_status") == "correct").cast(pl.Float64)
+    each = pl.concat([_counting(s).select("problem_id", solved=right, seed=pl.lit(i)) for i, s in enumerate(seeds)])
+    solved = each.sort("problem_id", "seed").group_by("problem_id", maintain_order=True).agg("solved")
+    return solved.filter(pl.col("solved").list.len() == len(seeds))
+
+
+def _matrix(solved: pl.Series) -> Any:
+    """(problems, seeds)"""
+    return np.array(solved.to_list())
 
 
 _GREEDY = pl.col("greedy_status").drop_nulls()

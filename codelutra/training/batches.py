@@ -103,6 +103,7 @@ def plan(
     micro_batch: int,
     seed: int,
     processes: int = 1,
+    at_least: int = 0,
     *,
     grouped: bool = False,
 ) -> list[list[list[int]]]:
@@ -114,27 +115,45 @@ def plan(
     micro-batch: there prefixes are shared, or little is padded. The number of micro-batches is a multiple of `processes`,
     so that each process gets as many. Raises ValueError if a batch has fewer examples than there are processes.
 
-    `grouped`: the answers to one problem stay in one batch, so that right and wrong ones are weighed against each other in
-    the same step. Batches then have about `batch_size` examples.
+    With `at_least` a pass has no fewer steps than that: batches are smaller, and where there are more steps than batches
+    some steps are empty. `grouped`: the answers to one problem stay in one batch, so that right and wrong ones are weighed
+    against each other in the same step. Batches then have about `batch_size` examples.
     """
     draw = random.Random(seed)
     if grouped:
         drawn = _whole_groups(examples, batch_size, draw)
     else:
         order = _shuffled(examples, max(1, batch_size // 4), draw)
-        drawn = _evenly(order, math.ceil(len(order) / batch_size))
-    batches = []
+        parts = max(math.ceil(len(order) / batch_size), min(at_least, len(order) // processes))
+        drawn = _evenly(order, parts) if parts else []
+    batches: list[list[list[int]]] = []
     for batch in drawn:
         batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
         if len(batch) < processes:
             raise ValueError(f"a batch of {len(batch)} for {processes} processes")
         rounds = min(math.ceil(len(batch) / micro_batch / processes), len(batch) // processes)
         batches.append(_evenly(batch, rounds * processes))
+    batches += [[] for _ in range(at_least - len(batches))]
     steps: list[list[list[int]]] = []
     wanted = max(1, round(epochs * len(batches)))
     while len(steps) < wanted:
         steps += draw.sample(batches, len(batches))
+    if first := next((i for i, step in enumerate(steps) if step), 0):
+        steps[0], steps[first] = steps[first], steps[0]  # the reference model is checked there
     return steps[:wanted]
+
+
+def spread(answers: Sequence[Example], steps: int, a_pass: int, seed: int) -> list[list[int]]:
+    """Which answers (indices) each of `steps` imitates beside its pairs: all of them once in `a_pass` steps, evenly.
+
+    Like pairs they are shuffled a quarter of a step at a time, and a step keeps its members from pass to pass.
+    """
+    draw = random.Random(seed + 1)  # not the order of the pairs
+    order = _shuffled(answers, max(1, len(answers) // a_pass // 4), draw)
+    batches, made = _evenly(order, a_pass), list[list[int]]()
+    while len(made) < steps:
+        made += draw.sample(batches, len(batches))
+    return made[:steps]
 
 
 def _whole_groups(examples: Sequence[Example], batch_size: int, draw: random.Random) -> list[list[int]]:

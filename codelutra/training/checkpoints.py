@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from codelutra.config import SAME_RESULT, GrpoSection, TrainSection, WarmStartSection, settings
+from codelutra.config import GrpoSection, TrainSection, WarmStartSection, in_key
 from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
 from codelutra.training.bases import Base
@@ -34,7 +34,7 @@ class Job:
     seed: int
     examples: list[Example]
     steps: list[list[list[int]]]
-    replayed: list[Example]
+    replayed: list[Example]  # answers that the SFT term imitates beside the pairs
     tokenizer: Any
     emit: Emit
     bf16: bool = True  # autocast; weights are float32 either way
@@ -43,6 +43,7 @@ class Job:
     too_long: int = 0  # examples that were left out
     group: GrpoSection | None = None  # of GRPO
     max_tokens: int = 0  # of GRPO: sample.max_tokens
+    drawn: list[list[int]] | None = None  # which of `replayed` each step imitates; None: a slice of them, in their order
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
     base: Base | None = None  # what an adapter belongs to
 
@@ -60,23 +61,28 @@ class Job:
         """
         files = sorted(f for kind in ("*.safetensors", "*.bin") for f in self.policy.glob(kind))
         weights = [(f.name, sha256_file(f)) for f in files]
-        config = settings(self.config, SAME_RESULT)
-        by_micro_batch = self.group.loss == "bnpo" if self.group else config.get("sft_norm") == "token"
-        if not by_micro_batch:
+        config = in_key(self.config)
+        whole = config.get("sft_norm") != "token" or "sft_on" in config  # no mean over the tokens of a micro-batch
+        if self.group:
+            whole = self.group.loss != "bnpo"
+        if whole:
             del config["micro_batch"]
         if self.group:
             config |= {"grpo": self.group.training, "max_tokens": self.max_tokens}
         batches = [sorted(i for m in step for i in m) for step in self.steps]
         content = [tuple(vars(e).values()) for e in (*self.examples, *self.replayed)]
+        drawn = [] if self.drawn is None else [self.drawn]
         adapter = [self.base.fingerprint] if self.base and self.continued else []
-        return digest(weights, config, self.seed, batches, content, *adapter)
+        return digest(weights, config, self.seed, batches, content, *drawn, *adapter)
 
     def mine(self, step: int) -> list[list[int]]:
         """The micro-batches of a step that this process computes."""
         return self.steps[step][self.rank :: self.processes]
 
     def replayed_at(self, step: int) -> list[Example]:
-        """The references that a step replays: all of them once in a whole pass over the pairs."""
+        """The answers that a step imitates beside its pairs: all of them once in a whole pass over the pairs."""
+        if self.drawn is not None:
+            return [self.replayed[i] for i in self.drawn[step]]
         batches = math.ceil(len(self.examples) / self.config.batch_size)
         at = step % batches
         return self.replayed[at * len(self.replayed) // batches : (at + 1) * len(self.replayed) // batches]

@@ -56,10 +56,21 @@ class Training:
 
 
 def refine(
-    training: Training, pairs: pl.DataFrame, config: TrainSection, references: pl.DataFrame | None = None
+    training: Training,
+    pairs: pl.DataFrame,
+    config: TrainSection,
+    references: pl.DataFrame | None = None,
+    answers: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Train on PAIRS. `references` (PROBLEMS) joins the SFT term when `config.replay_references`."""
-    if check(pairs, PAIRS).is_empty():
+    """Train on PAIRS. `references` (PROBLEMS) joins the SFT term when `config.replay_references`.
+
+    `answers` (problem_id, prompt, completion) are what the SFT term imitates instead of the chosen ones, where
+    `config.sft_on` says so. With answers there may be no pairs: that is SFT.
+    """
+    check(pairs, PAIRS)
+    if answers is not None and not check(answers, EXAMPLES).is_empty():
+        return _run(training, _spec("preference", training, config), pairs, answers)
+    if pairs.is_empty():
         raise StageError(
             "there are no pairs to train on: every sample was right, or all were wrong and no reference may stand in; more "
             "samples (sample.samples_per_problem) or a higher sample.temperature help"

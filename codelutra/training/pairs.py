@@ -52,25 +52,38 @@ def make_pairs(
 
 
 def right_answers(
-    outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame, *, normalised: pl.DataFrame | None = None
+    outcomes: pl.DataFrame,
+    problems: pl.DataFrame,
+    expected: pl.DataFrame,
+    *,
+    normalised: pl.DataFrame | None = None,
+    references: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int | str]]:
     """The distinct right samples of train problems as (problem_id, prompt, completion), sorted, and facts as `make_pairs`.
 
-    Of equal programs the shortest completion is taken. Answers that were cut off are left out, as in `make_pairs`. This is
-    what rejection-sampling fine-tuning learns from (Yuan et al. 2308.01825).
+    Of equal programs the shortest completion is taken. Answers that were cut off are left out, as in `make_pairs`. With
+    `references` (PROBLEMS) those join: this union is what rejection-sampling fine-tuning learns from (Yuan et al.
+    2308.01825). A reference that the policy wrote itself, as a program, counts once, in the policy's words.
     """
     train = problems.filter(pl.col("split") == "train").select("problem_id", "prompt")
     right = outcomes.filter(~pl.col("greedy"), pl.col("status") == "correct", ENDED).join(train, on="problem_id")
     completion = pl.col("completion").str.strip_chars_end()
+    told = right.select("problem_id", "prompt", "code", "completion", told=False)
+    if references is not None:
+        code = pl.col("reference")
+        told = told.vstack(references.select("problem_id", "prompt", code=code, completion=code, told=True))
     distinct = (
-        _with_norm(right, normalised, "problem_id")
+        _with_norm(told, normalised, "problem_id")
         .with_columns(completion, length=completion.str.len_chars())
-        .sort("problem_id", "norm", "length", "completion")
+        .sort("problem_id", "norm", "told", "length", "completion")
         .unique(["problem_id", "norm"], keep="first", maintain_order=True)
-        .select("problem_id", "prompt", "completion")
     )
+    counts: dict[str, int | str] = {"answers": distinct.height}
+    if references is not None:
+        counts["answers_from_references"] = int(distinct["told"].sum())
     why = "" if distinct.height else "no sample was right"
-    return distinct, {**funnel(outcomes, problems, expected), "why": why, "answers": distinct.height}
+    kept = distinct.select("problem_id", "prompt", "completion")
+    return kept, {**funnel(outcomes, problems, expected), "why": why, **counts}
 
 
 def funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:

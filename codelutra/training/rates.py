@@ -18,6 +18,7 @@ RATES = {
     "warm start": (1e-4, 1e-5),  # presets of SmolLM2-135M; Qwen2.5-Coder-0.5B, two epochs: 31 to 44 % of Spider's test
     "imitation": (1e-5, 1e-5),  # the same
     "full": (1e-5, 2e-6),  # docs/experiments.md (135M at λ 0.05: better than 4e-5); Qwen2.5-Coder-0.5B, see above
+    "dpo": (5e-6, 1e-6),  # λ = 0; not measured, below those with an SFT term: at 4e-5 it broke 135M (docs/experiments.md)
     "lora": (1e-5, 5e-6),  # not measured; what docs/your-own-task.md advised for 7B until this table
     # Not measured: ten times the rate of all weights, as TRL's documentation and "LoRA without regret" advise.
     "warm start, lora": (1e-3, 1e-4),
@@ -40,6 +41,8 @@ def _what(config: TrainSection | WarmStartSection) -> str:
     if isinstance(config, WarmStartSection):
         return f"warm start{adapter}"
     match config.objective:
+        case "preference" if config.sft_weight == 0 and config.method == "full":
+            return "dpo"
         case "preference":
             return "lora" if adapter else "full"
         case "grpo":

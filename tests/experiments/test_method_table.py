@@ -13,6 +13,7 @@ from codelutra.experiments.method_table import comparison
 from codelutra.experiments.methods import METHODS, arm, chosen_methods, chosen_seeds
 from codelutra.experiments.plan import conclude, folder
 from codelutra.experiments.sweep import sweep
+from codelutra.experiments.tuning import GRID, chosen, tuning
 from codelutra.prompts import with_examples
 from codelutra.schema import EXPECTED, OUTCOMES, PROBLEMS, SCORES
 from codelutra.scoring.scores import difference, mcnemar, mean_pass_at_1
@@ -45,7 +46,21 @@ def test_every_method_is_a_valid_config_and_they_differ_only_where_they_say() ->
         assert made.sample == plain.sample
         assert made.train.learning_rate == 3e-5
     assert arm("demo", (), "dpo", 0).config.train.sft_weight == 0
+    assert arm("demo", (), "dpo", 0).config.train.learning_rate is None, "that of the preset is for a loss with an SFT term"
     assert arm("demo", (), "base", 0).config.warm_start is None
+
+
+def test_the_control_and_rft_imitate_what_codelutra_does() -> None:
+    """So whatever the control lacks is what wrong answers are worth, and RFT lacks that and the plan of steps."""
+    ours, control, rft = (
+        arm("demo", ("train.sft_on=right+references",), m, 0).config.train
+        for m in ("codelutra", "control", "rft-references")
+    )
+    assert control == ours.model_copy(update={"dpo_weight": 0.0})
+    assert rft == ours.model_copy(update={"objective": "rft"})
+    assert rft.imitates_references
+    own = arm("demo", ("train.sft_on=right+references",), "rft", 0).config.train
+    assert (own.imitates_samples, own.imitates_references) == (True, False)
 
 
 @pytest.mark.parametrize("names", ["sft,grop", "", ","])
@@ -74,7 +89,7 @@ def test_seeds_are_averaged_within_a_problem_so_repeating_one_adds_no_certainty(
     a, b = scores(*[True] * 10, *[False] * 20), scores(*[True] * 14, *[False] * 16)
     once, thrice = difference([a], [b]), difference([a] * 3, [b] * 3)
     assert thrice.n == once.n == 30
-    assert (thrice.value, thrice.p, thrice.low) == (once.value, once.p, once.low)
+    assert (thrice.value, thrice.p, thrice.low) == pytest.approx((once.value, once.p, once.low))
 
 
 def test_a_method_against_itself_is_no_difference() -> None:
@@ -215,3 +230,44 @@ def test_a_sweep_ranks_finished_points_by_dev(tmp_path: Path) -> None:
     out = folder(experiment, tmp_path)
     assert "| beta 0.2 |" in (out / "sweep.md").read_text()
     assert len(json.loads((out / "sweep.json").read_text())) == 2
+
+
+def test_each_method_takes_the_best_of_as_many_trials_on_dev_and_the_control_what_codelutra_takes(tmp_path: Path) -> None:
+    methods = ["base", "sft", "control", "codelutra"]
+    trials = tuning("demo", (), methods, 1)
+    assert len({a.config.name for a in trials.arms}) == len(trials.arms) == 2 * len(GRID), "the base is not trained"
+    assert not any(a.config.select.test for a in trials.arms)
+    assert len(
+        {(a.config.train.objective, a.config.train.learning_rate, a.config.train.epochs) for a in trials.arms}
+    ) == len(trials.arms)
+    with pytest.raises(UserError, match="none of these runs has finished"):
+        chosen(tmp_path, trials, methods)
+    for i, skill in ((0, 0.5), (3, 0.9)):
+        example_run(tmp_path, name=trials.arms[i].config.name, skills=(0.05, 0.4, skill))
+    with pytest.raises(UserError, match="no trial of control has finished"):
+        chosen(tmp_path, trials, methods)
+    example_run(tmp_path, name=trials.arms[len(GRID) + 5].config.name, skills=(0.05, 0.4, 0.9))
+    best = chosen(tmp_path, trials, methods)
+    assert best == {"sft": GRID[3], "control": GRID[5], "codelutra": GRID[5]}
+    table = conclude(trials, tmp_path).data
+    assert [(r["method"], r["setting"]) for r in table][:2] == [
+        ("sft", "learning rate 1e-5, epochs 3"),
+        ("sft", "learning rate 2e-6, epochs 1"),
+    ]
+    arms = {a.label: a.config for a in comparison("demo", (), methods, [1], best).arms}
+    assert (arms["sft"].train.learning_rate, arms["sft"].train.epochs) == (1e-5, 3)
+    assert arms["control"].train == arms["codelutra"].train.model_copy(update={"dpo_weight": 0.0})
+    assert arms["sft"].name == "demo-sft-tuned-s1"
+    assert arms["base"].name == "demo-base-s1"
+
+
+def test_what_is_tuned_cannot_be_set() -> None:
+    with pytest.raises(UserError, match=r"leave out --set train\.epochs=2"):
+        tuning("demo", ("train.beta=0.2", "train.epochs=2"), ["sft"], 0)
+
+
+def test_self_consistency_needs_samples_to_vote_on() -> None:
+    assert arm("demo", (), "self-consistency", 0).config.select.samples == 16
+    assert arm("demo", ("select.samples=4",), "self-consistency", 0).config.select.samples == 4
+    with pytest.raises(UserError, match=r"select\.samples is 0"):
+        arm("demo", ("select.samples=0",), "self-consistency", 0)

@@ -206,6 +206,35 @@ def test_grpo_learns_from_the_iteration_s_own_samples_at_no_further_ones(tiny: P
     assert "12 answers in 6 groups" in err
 
 
+def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_same_data_is_found(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """The tiny model is never right and may not choose references: its SFT term has the references alone."""
+    train = {"batch_size": 8, "micro_batch": 4, "checkpoint_steps": 1, "max_length": 512}
+    config = small_config(
+        tmp_path / "restarting.yaml",
+        tiny,
+        warm_start=None,
+        suite={"name": "starter-sql", "train": 12, "dev": 6, "test": 4},
+        select={"patience": 5, "samples": 3},
+        pairs={"references": False},
+        train=train | {"sft_on": "right+references", "start": "first"},
+    )
+    command = Command(config, tmp_path)
+    code, out, err = command.finish()
+    assert code == 0, err
+    first, second = json.loads(out)["policies"][:2]
+    assert (first["funnel"]["pairs"], first["funnel"]["answers_from_references"], first["funnel"]["why"]) == (0, 12, "")
+    assert (second["training"]["examples"], second["training"]["replayed"]) == (0, 12)
+    assert any("no pairs from policy 0" in e.get("text", "") for e in command.events())
+    assert (command.run / "policy-0/answers.parquet").is_file()
+    trained = [e for e in command.events() if e.get("stage") == "train" and e["event"] in ("made", "reused")]
+    assert len({e["key"] for e in trained}) == 1, "policy 2 is made of policy 0 too, of the same answers"
+    test = json.loads(out)["test"]
+    assert (test["n"], test["samples"], test["mean"]["n"], test["vote"]["n"]) == (4, 12, 4, 4), "select.samples"
+    assert (command.run / "test-votes/scores.parquet").is_file()
+
+
 WITHOUT_PREFECT = """
 import sys
 class Refuse:

@@ -25,7 +25,8 @@ from tests.helpers.old_run import unpack_old_run
 
 IMAGE = "codelutra/python:2183bf6fe6eb"
 JUDGED = {"references", "execute", "score", "pairs"}  # made anew where the sandbox image has another content
-FORMAT = "engine.dtype=bfloat16"
+THEN = ("engine.dtype=bfloat16", "train.sft_norm=sequence")  # the defaults that 0.1.0 had
+AS_THEN = [word for value in THEN for word in ("--set", value)]
 POLICIES = ["base", "policy-0", "policy-1"]
 
 
@@ -104,7 +105,7 @@ def test_its_report_is_written(name: str, old: Path) -> None:
 
 
 def test_its_methods_are_in_one_table(old: Path) -> None:
-    methods = ["--methods", "warm-start,codelutra", "--table", "--set", FORMAT]
+    methods = ["--methods", "warm-start,codelutra", "--table", *AS_THEN]
     before = json.loads((old / "home/comparisons/old/comparison.json").read_text())
     now = json.loads(codelutra("compare", str(old / "old.yaml"), *methods, "--json", "--home", str(old / "home")).stdout)
     assert [r["method"] for r in now["methods"]] == ["warm-start", "codelutra"]
@@ -155,16 +156,15 @@ def test_it_is_retrained_because_answers_are_judged_otherwise(tmp_path: Path) ->
     """The model's path is a setting, so nothing is moved."""
     old = unpack_old_run(tmp_path, moved=False)
     before = json.loads((old / "home/promoted/old/record.json").read_text())
-    shown = said("retrain", str(old / "old.yaml"), "--set", FORMAT, home=old / "home")
+    shown = said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home")
     assert "nothing new since the last retraining" not in shown
     first, second = json.loads((old / "home/promoted/old/record.json").read_text())
-    assert {k: first[k] for k in before[0] if k not in ("title", "problems")} == {
-        k: v for k, v in before[0].items() if k not in ("title", "problems")
+    assert {k: first[k] for k in before[0] if k not in ("title", "problems", "test")} == {
+        k: v for k, v in before[0].items() if k not in ("title", "problems", "test")
     }
+    assert first["test"].items() >= before[0]["test"].items(), "and what later versions measure besides"
     assert second["problems"].items() >= before[0]["problems"].items(), "the problems are the same"
-    assert "nothing new since the last retraining" in said(
-        "retrain", str(old / "old.yaml"), "--set", FORMAT, home=old / "home"
-    )
+    assert "nothing new since the last retraining" in said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home")
 
 
 class AsThen(Run):
@@ -178,7 +178,7 @@ class AsThen(Run):
 @pytest.fixture
 def fresh(old: Path, tmp_path: Path) -> Iterator[Run]:
     """A run of the same config over an empty store."""
-    with AsThen(tmp_path / "fresh", load_config(old / "old.yaml", ("name=fresh", FORMAT))) as run:
+    with AsThen(tmp_path / "fresh", load_config(old / "old.yaml", ("name=fresh", *THEN))) as run:
         yield run
 
 
@@ -264,7 +264,7 @@ def test_the_run_it_was_killed_in_goes_on_and_samples_nothing_twice(old: Path) -
     earlier, seen = run.events(), run.ledger_size()
     assert (earlier[-1]["event"], earlier[-1]["stage"]) == ("start", "train"), "it was killed there"
     assert folders(run.path) == ["base", "iteration-01", "iteration-02"]
-    done = codelutra("run", str(old / "old.yaml"), "--set", "iterations=2", "--set", FORMAT, "--home", str(home), "--json")
+    done = codelutra("run", str(old / "old.yaml"), "--set", "iterations=2", *AS_THEN, "--home", str(home), "--json")
     assert done.returncode == 0, done.stderr
 
     events = run.events(seen)

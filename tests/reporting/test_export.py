@@ -116,6 +116,12 @@ def test_the_card_of_a_run_that_went_on_from_another_names_the_first_model(run: 
     [
         ({}, "policy-1", "train with DPO and an SFT term on the right ones, repeat", "rejection sampling"),
         ({"train": {"sft_weight": 0}}, "policy-1", "train with DPO, repeat", "SFT term"),
+        (
+            {"train": {"dpo_weight": 0, "sft_on": "right+references"}},
+            "policy-1",
+            "train with an SFT term on all right ones and references, repeat",
+            "DPO",
+        ),
         ({"train": {"objective": "rft"}}, "policy-1", "refined by rejection sampling", "DPO"),
         ({"train": {"objective": "grpo"}}, "policy-1", "trained by GRPO", "DPO"),
         ({"train": {"objective": "sft"}}, "policy-1", "fine-tuned on the references", "DPO"),

@@ -11,8 +11,9 @@ import pytest
 from codelutra.cli.tables import show
 from codelutra.reporting.html import grid
 from codelutra.results.load import read_summary
-from codelutra.results.summary import ModeRate, RunSummary
+from codelutra.results.summary import ModeRate, RunSummary, Training
 from codelutra.results.table import Table, other_modes_table, policies_notes, policies_table
+from codelutra.scoring.statistics import Estimate
 from tests.helpers.example_run import example_run
 
 ODD = Table(
@@ -123,6 +124,18 @@ def test_gains_over_policy_0_are_told_where_the_table_has_no_column_for_them(sum
     assert who.startswith("base: ")
     assert [g.partition(":")[0] for g in gains] == ["policy 2 against policy 0"], "policy 1's is in the table"
     assert policies_notes(summary.model_copy(update={"policies": []})) == []
+
+
+def test_what_taught_a_policy_and_what_was_drawn_of_test_is_told(summary: RunSummary) -> None:
+    told = summary.model_copy(deep=True)
+    assert told.test
+    for row, share in zip(told.policies[2:], (0.691, 0.094), strict=True):
+        row.training = Training(dpo_share=share)
+    told.test.samples, told.test.mean, told.test.vote = 80, Estimate(0.25, 0.2, 0.3, 10, 6), Estimate(0.4, 0.3, 0.5, 10, 4)
+    assert policies_notes(told)[-2:] == [
+        "DPO's part of the gradient, beside the SFT term's: 69% (policy 1), 9% (policy 2)",
+        "80 answers drawn to test problems: 25.0% [20.0 – 30.0] right; of the result that most give 40.0% [30.0 – 50.0]",
+    ]
 
 
 def test_other_modes_are_a_column_each_and_blank_where_a_policy_has_none(summary: RunSummary) -> None:

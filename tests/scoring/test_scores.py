@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,9 @@ from codelutra import schema
 from codelutra.errors import StageError
 from codelutra.scoring.scores import (
     breakdown,
+    difference,
     mcnemar,
+    mean_pass_at_1,
     other_modes,
     pass_at_1,
     pass_at_k,
@@ -22,7 +25,7 @@ from codelutra.scoring.scores import (
     status_mix,
     summary,
 )
-from codelutra.scoring.statistics import Estimate, Paired, wilson
+from codelutra.scoring.statistics import Estimate, Paired, exact_mcnemar, smallest_difference, wilson
 
 
 def scores_of(*rows: tuple[Any, ...], mode: str = "sql-strict/v1") -> pl.DataFrame:
@@ -259,3 +262,44 @@ def test_other_modes_are_summed_over_shards_and_left_out_where_a_shard_did_not_c
     assert found["bird-ex/official"] == {"value": 0.5, "n": 8, "correct": 4}
     assert found["spider-testsuite/v1"]["correct"] == 2
     assert other_modes([*shards, {}], {"n": 8}) == other_modes(shards, None) == other_modes([], {"n": 8}) == {}
+
+
+def test_other_seeds_widen_the_interval_and_leave_the_test_of_these_as_it_was():
+    """Three seeds whose policies differ: what they differ by is in the interval of the mean and of a difference."""
+    n = 400
+    alike, apart = (
+        [
+            scores_of(*[("correct" if (7 * i + 13 * s) % 100 < share else "wrong", 0, 0) for i in range(n)])
+            for s, share in seeds
+        ]
+        for seeds in ([(0, 50), (1, 50), (2, 50)], [(0, 30), (1, 50), (2, 70)])
+    )
+    near, far = mean_pass_at_1(alike), mean_pass_at_1(apart)
+    assert near.value == far.value == 0.5
+    assert far.high - far.low > 2 * (near.high - near.low)
+    zero = [scores_of(*[("wrong", 0, 0)] * n)] * 3
+    gained = difference(zero, apart)
+    assert gained.high - gained.low == pytest.approx(far.high - far.low, rel=0.1)
+
+
+def test_seeds_are_paired_where_both_sides_have_as_many():
+    """A seed that is good for both says nothing about their difference."""
+    before = [scores_of(*[("correct" if i < share else "wrong", 0, 0) for i in range(100)]) for share in (20, 50, 80)]
+    after = [scores_of(*[("correct" if i < share + 10 else "wrong", 0, 0) for i in range(100)]) for share in (20, 50, 80)]
+    paired, unpaired = difference(before, after), difference(before[:2], after)
+    assert paired.value == pytest.approx(0.1)
+    assert paired.high - paired.low < 0.15 < unpaired.high - unpaired.low
+
+
+def test_the_smallest_difference_is_found_in_four_of_five_simulated_comparisons():
+    n, differing, draw = 300, 0.2, np.random.default_rng(0)
+    found = smallest_difference(n, differing=differing)
+    moved = draw.binomial(n, differing, size=4000)
+    gained = draw.binomial(moved, (1 + found / differing) / 2)
+    ps = [exact_mcnemar(int(g), int(m - g), n).p for g, m in zip(gained, moved, strict=True)]
+    power = sum(p < 0.05 for p in ps) / len(ps)
+    assert 0.74 < power < 0.83, "the exact test finds a little less than the formula's"
+    assert smallest_difference(4 * n, differing=differing) == pytest.approx(found / 2, rel=0.02)
+    assert smallest_difference(n, 4, differing=differing) == smallest_difference(4 * n, differing=differing)
+    assert smallest_difference(20) is None
+    assert smallest_difference(0) is None

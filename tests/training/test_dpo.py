@@ -13,6 +13,7 @@ from codelutra.config import TrainSection
 from codelutra.errors import StageError
 from codelutra.training.batches import plan
 from codelutra.training.checkpoints import Job
+from codelutra.training.worker.dpo import drift_alarm
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import SYSTEM, Train, answer_log_probs, encoded, some_pairs, some_problems, weights
 
@@ -76,7 +77,7 @@ def test_losses_and_gradients_are_those_of_trl_as_it_comes(policy: Path, run: Tr
 
 def test_the_sequence_norm_sums_over_an_answer_and_averages_over_answers(policy: Path, run: Train, tmp_path: Path) -> None:
     pairs = some_pairs(4)
-    run(pairs, bf16=False, sft_weight=0.5)
+    run(pairs, bf16=False, sft_norm="sequence", sft_weight=0.5)
     first = pl.read_ndjson(tmp_path / "a/out/training.jsonl").row(0, named=True)
     examples = encoded(pairs)
     expected = -sum(e.weight * answer_log_probs(policy, e)[0] for e in examples) / 4
@@ -87,7 +88,7 @@ def test_the_sequence_norm_sums_over_an_answer_and_averages_over_answers(policy:
 
 def test_the_micro_batch_changes_memory_not_the_result(run: Train, tmp_path: Path) -> None:
     for micro_batch in (1, 4):
-        run(some_pairs(8), into=f"m{micro_batch}", micro_batch=micro_batch, bf16=False)
+        run(some_pairs(8), into=f"m{micro_batch}", micro_batch=micro_batch, bf16=False, sft_norm="sequence")
     one, four = (pl.read_ndjson(tmp_path / f"m{m}/out/training.jsonl").to_dicts() for m in (1, 4))
     for name in ("loss", "grad_norm", "chosen_log_prob", "rejected_log_prob"):
         assert one[0][name] == pytest.approx(four[0][name], rel=1e-4)
@@ -173,3 +174,21 @@ def test_training_stops_where_chosen_answers_drift_when_asked_to(run: Train) -> 
     summary = run(some_pairs(12), min_chosen_drift=1000.0, stop_on_drift=True)
     assert (summary["drift_alarm_step"], summary["steps"], summary["stopped_early"]) == (1, 1, "drift")
     assert run(some_pairs(12), into="b", min_chosen_drift=-1000.0, stop_on_drift=True)["drift_alarm_step"] is None
+
+
+def test_the_drift_of_short_answers_is_seen_by_the_token() -> None:
+    """Six nats off 12 tokens are no 10 nats an answer, and half a nat a token. Steps without a pair say nothing."""
+    rows = [{"step": i, "chosen_drift": -i, "chosen_drift_per_token": -i / 12} for i in range(1, 9)]
+    rows.insert(3, {"step": 100})
+    assert drift_alarm(rows, TrainSection(min_chosen_drift_per_token=-0.51)) is None
+    assert drift_alarm(rows, TrainSection(min_chosen_drift_per_token=-0.49))["step"] == 8  # type: ignore[index]
+    found = drift_alarm(rows, TrainSection(min_chosen_drift_per_token=-0.25))
+    assert found == {"step": 6, "per": "token", "drift": pytest.approx(-4 / 12, abs=1e-3)}
+    assert drift_alarm(rows, TrainSection(min_chosen_drift=-2.4, min_chosen_drift_per_token=-9)) == {
+        "step": 4,
+        "per": "answer",
+        "drift": -2.5,
+    }
+    older = [{"step": 1, "chosen_drift": -11.0}]
+    assert drift_alarm(older, TrainSection()) == {"step": 1, "per": "answer", "drift": -11.0}
+    assert drift_alarm([{"step": 1}], TrainSection()) is None

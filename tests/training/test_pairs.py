@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from codelutra import schema
 from codelutra.config import PairsSection
 from codelutra.store.artifacts import write_frame
-from codelutra.training.pairs import make_pairs, mix
+from codelutra.training.pairs import make_pairs, mix, right_answers
 
 ORDERS = get_args(PairsSection.model_fields["order"].annotation)
 NOT_REJECTED = {"correct", *schema.NOT_THE_MODELS_DOING}
@@ -361,3 +361,28 @@ def test_without_pairs_the_frame_is_empty_and_the_funnel_says_why(rows, why):
         assert pairs.is_empty()
         assert pairs.schema == schema.PAIRS
         assert why in str(facts["why"])
+
+
+def test_references_join_the_right_answers_and_a_program_that_is_both_counts_once() -> None:
+    """Rejection-sampling fine-tuning: the union, in the policy's words where it has some."""
+    asked = problems_of(("a", "train", "SELECT 1"), ("b", "train", "SELECT 2"), ("c", "train", "SELECT 3"))
+    outcomes = outcomes_of(
+        ("a", 0, "correct", "select  1", "Well: select  1"),
+        ("a", 1, "correct", "select 4 - 3"),
+        ("b", 0, "wrong", "select 9"),
+        ("c", 0, "correct", "select 3", "select 3", True),
+    )
+    said = [*outcomes.select("problem_id", "code").rows(), *asked.select("problem_id", "reference").rows()]
+    same = [(i, c, c.lower().replace("  ", " ")) for i, c in said]
+    normalised = pl.DataFrame(same, schema=["problem_id", "code", "normalised"], orient="row").unique()
+    shown = asked.filter(pl.col("problem_id") != "c")
+    found, facts = right_answers(outcomes, asked, expected_of(asked), normalised=normalised, references=shown)
+    assert found.rows() == [
+        ("a", "question a", "Well: select  1"),
+        ("a", "question a", "select 4 - 3"),
+        ("b", "question b", "SELECT 2"),
+    ]
+    assert (facts["answers"], facts["answers_from_references"], facts["why"]) == (3, 1, "")
+    nothing, facts = right_answers(outcomes.filter(pl.col("problem_id") == "b"), asked, expected_of(asked))
+    assert (nothing.height, facts["why"]) == (0, "no sample was right")
+    assert "answers_from_references" not in facts

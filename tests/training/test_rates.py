@@ -40,6 +40,8 @@ def test_weights_are_counted_over_all_files(sizes: dict[str, Path]) -> None:
         (TrainSection, {}, (1e-5, 2e-6)),
         (TrainSection, {"method": "lora"}, (1e-5, 5e-6)),
         (TrainSection, {"method": "qlora"}, (1e-5, 5e-6)),
+        (TrainSection, {"sft_weight": 0}, (5e-6, 1e-6)),
+        (TrainSection, {"dpo_weight": 0}, (1e-5, 2e-6)),
         (TrainSection, {"objective": "grpo"}, (1e-5, 1e-6)),
         (TrainSection, {"objective": "grpo", "method": "lora"}, (1e-4, 1e-5)),
         (TrainSection, {"objective": "sft", "method": "qlora"}, (1e-4, 1e-4)),

@@ -34,6 +34,9 @@ def compare(
     list_: Annotated[
         bool, typer.Option("--list", help="Say what each method is, and stop.", is_eager=True, callback=_list_methods)
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First choose learning rate and passes for every method, on dev with one seed.")
+    ] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare what has finished.")] = False,
     set_: Set = None,
     home: Home = None,
@@ -47,7 +50,18 @@ def compare(
     from codelutra.experiments.method_table import comparison
     from codelutra.experiments.methods import chosen_methods, chosen_seeds
 
-    experiment = comparison(config, tuple(set_ or ()), chosen_methods(methods), chosen_seeds(seeds))
+    overrides, wanted, numbers = tuple(set_ or ()), chosen_methods(methods), chosen_seeds(seeds)
+    experiment = comparison(config, overrides, wanted, numbers)
+    if not only_table:
+        from codelutra.experiments.power import foresight
+
+        print(visible(foresight(experiment.arms[0].config, len(numbers))), file=sys.stderr)
+    if tune:
+        from codelutra.experiments.tuning import chosen, tuning
+
+        trials = tuning(config, overrides, wanted, numbers[0])
+        _run_experiment(trials, home, json_, only_table=only_table, last=False)
+        experiment = comparison(config, overrides, wanted, numbers, chosen(home_dir(home), trials, wanted))
     _run_experiment(experiment, home, json_, only_table=only_table)
 
 
@@ -85,8 +99,10 @@ def evaluate(
     _run_experiment(evaluation(config, tuple(set_ or ()), model, home_dir(home)), home, json_)
 
 
-def _run_experiment(experiment: Experiment, home: Path | None, as_json: bool, *, only_table: bool = False) -> None:
-    """Refine every arm (unless `only_table`), then show what came out."""
+def _run_experiment(
+    experiment: Experiment, home: Path | None, as_json: bool, *, only_table: bool = False, last: bool = True
+) -> None:
+    """Refine every arm (unless `only_table`), then show what came out; as JSON only of a command's `last` experiment."""
     from codelutra.cli import tables
     from codelutra.cli.watch import watch_run
     from codelutra.experiments import plan
@@ -97,7 +113,8 @@ def _run_experiment(experiment: Experiment, home: Path | None, as_json: bool, *,
             watch_run(arm.source, arm.overrides, root)
     result = plan.conclude(experiment, root)
     if as_json:
-        print_json(result.data)
+        if last:
+            print_json(result.data)
         return
     tables.show(result.narrow if result.narrow and tables.narrow() else result.table, result.title)
     for name in result.missing:

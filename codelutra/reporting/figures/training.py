@@ -103,8 +103,9 @@ def log_probabilities_compared(logs: Training) -> Figure | None:
 
 
 def preferring(training: Training) -> Training:
-    """The trainings on pairs."""
-    return [(title, lines) for title, lines in training if "chosen_log_prob" in lines[0]]
+    """The trainings on pairs, with their steps that had some."""
+    paired = [(title, [line for line in lines if "chosen_log_prob" in line]) for title, lines in training]
+    return [(title, lines) for title, lines in paired if lines]
 
 
 def _end_to_end(training: Training, names: Sequence[str]) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from codelutra.config import TrainSection
 from codelutra.training.checkpoints import Job
 from codelutra.training.worker.reference import Referenced
 from codelutra.training.worker.sft import collate_answers
+from codelutra.training.worker.sft_term import imitated, pull, share
 from codelutra.training.worker.trl_internals import PreparedDPOTrainer
 
 DRIFT_WINDOW = 5  # steps the drift alarm averages over: the mean of one batch is noise
@@ -22,10 +24,11 @@ class Preference(Referenced, PreparedDPOTrainer):
     def __init__(self, job: Job, model: Any) -> None:
         assert isinstance(job.config, TrainSection)
         self.config: TrainSection = job.config
+        self.on_chosen = self.config.sft_weight if self.config.sft_on == "chosen" else 0.0  # λ in the pairs' own loss
         self.by_token = self.config.sft_norm == "token"  # TRL has that term; the one summed over an answer is ours
-        losses: dict[str, float] = {self.config.loss_type: 1.0}
-        if self.by_token and self.config.sft_weight:
-            losses["sft"] = self.config.sft_weight
+        losses: dict[str, float] = {self.config.loss_type: self.config.dpo_weight}
+        if self.by_token and self.on_chosen:
+            losses["sft"] = self.on_chosen
         settings = {
             "beta": self.config.beta,
             "loss_type": list(losses),
@@ -60,16 +63,13 @@ class Preference(Referenced, PreparedDPOTrainer):
     def before_step(self, step: int, micros: list[Any]) -> None:
         job = self.job
         self.pairs = sum(map(len, job.steps[step]))
-        if self.config.sft_weight and (drawn := job.replayed_at(step)):
-            self.replayed_tokens = sum(len(e.answers[0]) for e in drawn)
-            shared = len(drawn) >= job.processes  # else every process computes all of them and counts its share
-            self.replay_part = 1.0 if shared else 1.0 / job.processes
-            if mine := drawn[job.rank :: job.processes] if shared else drawn:
-                micros.append(send_to_device(collate_answers(job, mine), self.accelerator.device))
+        if self.config.sft_weight:
+            more, self.imitation_weight = imitated(job, step)
+            micros += [send_to_device(collate_answers(job, answers), self.accelerator.device) for answers in more]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if "reference" not in inputs:
-            return self._replay_loss(model, inputs)
+            return self._imitation_loss(model, inputs)
         reference, weights = inputs.pop("reference"), inputs.pop("weights")
         inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = reference.sum(1).chunk(2)
         seen: list[Any] = []
@@ -78,52 +78,63 @@ class Preference(Referenced, PreparedDPOTrainer):
             seen.append(model(**kwargs))
             return seen[0]
 
-        loss = super().compute_loss(watched, inputs)
+        idle = not (self.config.dpo_weight or self.on_chosen)  # these pairs are only looked at
+        with torch.no_grad() if idle else nullcontext():
+            loss = super().compute_loss(watched, inputs)
         log_probs, mask = seen[0].log_probs, inputs["completion_mask"][:, 1:].bool()
         drift = log_probs.detach() - reference
         self.check_reference(drift)
-        weight, share = self.config.sft_weight, weights.numel() / self.pairs
-        chosen = log_probs.chunk(2)[0]
+        part, chosen = weights.numel() / self.pairs, log_probs.chunk(2)[0]
         if self.by_token:
             sft = -chosen[mask.chunk(2)[0]].mean()  # as in TRL's loss
-            preference = loss - weight * sft
+            preference = loss - self.on_chosen * sft
         else:
             sft = -(weights * chosen.sum(1)).mean()
-            preference, loss = loss, loss + weight * sft
+            preference, loss = loss, loss + self.on_chosen * sft
         measures = _measures(log_probs.detach(), drift, mask, self.config.beta)
-        measures |= {"dpo": preference.item(), "sft": sft.item()}
-        self.parts.append({name: value * share for name, value in measures.items()})
-        return loss * share * self.job.processes
+        measures |= {"dpo": preference.item()} | ({"sft": sft.item()} if self.config.sft_on == "chosen" else {})
+        measures |= {"dpo_pull": pull(preference, log_probs, mask), "sft_pull": pull(self.on_chosen * sft, log_probs, mask)}
+        self.parts.append({name: value * part for name, value in measures.items()})
+        loss = loss * part * self.job.processes
+        return loss.requires_grad_() if idle else loss
 
-    def _replay_loss(self, model: Any, inputs: Any) -> Any:
-        """λ·SFT on references: each weighs as much as a chosen answer (`sequence`), or their token mean (`token`)."""
-        job, out = self.job, model(**inputs, use_cache=False, fused_lm_head=True)
-        if self.by_token:
-            nll = -out.log_probs.sum() / self.replayed_tokens
-        else:
-            distinct_chosen = len({(e.problem_id, tuple(e.answers[0])) for e in job.examples})
-            each = len(job.examples) / (distinct_chosen + len(job.replayed))
-            nll = -each * out.log_probs.sum() / self.pairs
-        nll = nll * self.replay_part
-        self.parts.append({"replay": nll.item()})
-        return self.config.sft_weight * nll * job.processes
+    def _imitation_loss(self, model: Any, inputs: Any) -> Any:
+        """λ·SFT on answers beside the pairs."""
+        out = model(**inputs, use_cache=False, fused_lm_head=True)
+        nll = -self.imitation_weight * out.log_probs.sum()
+        loss = self.config.sft_weight * nll
+        name = "replay" if self.config.sft_on == "chosen" else "sft"
+        answered = inputs["labels"][:, 1:] != -100
+        self.parts.append({name: nll.item(), "sft_pull": pull(loss, out.log_probs, answered)})
+        return loss * self.job.processes
+
+    def measured(self, logs: dict[str, float]) -> dict[str, float]:
+        values = super().measured(logs)
+        pulls = [values.pop(name, 0.0) for name in ("dpo_pull", "sft_pull")]
+        return values | {"dpo_share": round(share(*pulls), 4)}
 
     def watch(self, row: dict[str, Any]) -> None:
-        alarm = drift_alarm(self.job.rows, self.config.min_chosen_drift)
-        if alarm == row["step"]:
-            steps = len(self.job.steps)
-            self.job.emit({"event": "drift", "step": alarm, "total": steps, "chosen_drift": row["chosen_drift"]})
+        alarm = drift_alarm(self.job.rows, self.config)
+        if alarm and alarm["step"] == row["step"]:
+            self.job.emit({"event": "drift", "total": len(self.job.steps), **alarm})
         if alarm and self.config.stop_on_drift:
             self.control.should_training_stop = True
 
 
-def drift_alarm(rows: list[dict[str, Any]], bound: float) -> int | None:
-    """The first step at which `chosen_drift`, averaged over the last steps, is below `bound` (nats per answer), else None.
-    Plain DPO is known to push it down (Pal et al. 2402.13228)."""
-    for i, row in enumerate(rows):
-        recent = [r["chosen_drift"] for r in rows[max(0, i + 1 - DRIFT_WINDOW) : i + 1]]
-        if sum(recent) / len(recent) < bound:
-            return int(row["step"])
+def drift_alarm(rows: list[dict[str, Any]], config: TrainSection) -> dict[str, Any] | None:
+    """The first step at which the drift of chosen answers, averaged over the last steps, is below one of its two bounds, as
+    `step`, `per` ("answer" or "token") and `drift` (nats); else None. Plain DPO is known to push it down (Pal et al.
+    2402.13228)."""
+    bounds = (
+        ("answer", "chosen_drift", config.min_chosen_drift),
+        ("token", "chosen_drift_per_token", config.min_chosen_drift_per_token),
+    )
+    paired = [row for row in rows if "chosen_drift" in row]
+    for i, row in enumerate(paired):
+        for per, name, bound in bounds:
+            recent = [r[name] for r in paired[max(0, i + 1 - DRIFT_WINDOW) : i + 1] if name in r]
+            if recent and (drift := sum(recent) / len(recent)) < bound:
+                return {"step": int(row["step"]), "per": per, "drift": round(drift, 3)}
     return None
 
 
@@ -142,6 +153,7 @@ def _measures(log_probs: Any, drift: Any, mask: Any, beta: float) -> dict[str, f
         "rejected_log_prob": rejected.mean(),
         "chosen_drift": chosen_drift.mean(),
         "rejected_drift": rejected_drift.mean(),
+        "chosen_drift_per_token": drift.chunk(2)[0][mask.chunk(2)[0]].mean(),
         "margin": margin.mean(),
         "accuracy": (margin > 0).float().mean(),
         "kl": (token_drift.expm1() - token_drift).mean(),

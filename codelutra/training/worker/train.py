@@ -6,6 +6,7 @@ examples ─► plan (optimizer batches ─► micro-batches) ─► reference l
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -23,7 +24,7 @@ from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
 from codelutra.store.files import refuse_foreign
 from codelutra.training.bases import Base
-from codelutra.training.batches import Example, answer_examples, group_examples, pair_examples, plan
+from codelutra.training.batches import Example, answer_examples, group_examples, pair_examples, plan, spread
 from codelutra.training.checkpoints import Emit, Job, last_whole_checkpoint, resume
 from codelutra.training.worker.adapters import load, save
 from codelutra.training.worker.dpo import Preference, drift_alarm
@@ -72,10 +73,14 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     section = WarmStartSection if spec["kind"] == "supervised" else TrainSection
     config: Any = section.model_validate(spec["config"])
     tokenizer, frame = _tokenizer(Path(spec["policy"])), pl.read_parquet(spec["examples"], glob=False)
+    drawn: list[list[int]] | None = None
     examples, replayed = _examples(spec, frame, tokenizer, config.max_length)
     try:
-        sizes, grouped = (config.epochs, config.batch_size, config.micro_batch), spec["kind"] == "grpo"
-        steps = plan(examples, *sizes, spec["seed"], processes, grouped=grouped)
+        if spec["kind"] == "grpo":
+            sizes = (config.epochs, config.batch_size, config.micro_batch)
+            steps = plan(examples, *sizes, spec["seed"], processes, grouped=True)
+        else:
+            steps, drawn = _steps(examples, replayed, config, spec["seed"], processes)
     except ValueError as e:
         raise UserError(
             f"processes {processes}, batch_size {config.batch_size}, {len(examples)} examples: {e}; every process needs an "
@@ -88,10 +93,25 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     named = spec.get("base") or {"path": policy}
     base = Base(Path(named["path"]), named.get("reference", ""), named.get("fingerprint", ""))
     made = (config, spec["seed"], examples, steps, replayed, tokenizer)
-    job = Job(policy, out, work, *made, emit, bf16, rank, processes, long, base=base)
+    job = Job(policy, out, work, *made, emit, bf16, rank, processes, long, drawn=drawn, base=base)
     if spec["kind"] == "grpo":
         job.group, job.max_tokens = GrpoSection.model_validate(spec["grpo"]), spec["max_tokens"]
     return job
+
+
+def _steps(
+    examples: list[Example], answers: list[Example], config: Any, seed: int, processes: int
+) -> tuple[list[list[list[int]]], list[list[int]] | None]:
+    """The plan of the pairs or examples and, where the SFT term imitates answers of its own, which of them each step does.
+
+    A pass over both has as many steps as the larger of the two needs. Raises ValueError as `plan` does.
+    """
+    sizes = config.epochs, config.batch_size, config.micro_batch
+    if not (answers and config.sft_on != "chosen"):
+        return plan(examples, *sizes, seed, processes), None
+    a_pass = math.ceil(max(len(examples), len(answers)) / config.batch_size)
+    steps = plan(examples, *sizes, seed, processes, at_least=a_pass)
+    return steps, spread(answers, len(steps), a_pass, seed)
 
 
 def _tokenizer(policy: Path) -> Any:
@@ -112,6 +132,8 @@ def _examples(
             if spec.get("references"):
                 replayed = answer_examples(pl.read_parquet(spec["references"], glob=False), tokenizer, system, max_length)
             examples, what = pair_examples(frame, tokenizer, system, max_length, len(replayed)), "pairs"
+            if replayed and spec["config"]["sft_on"] != "chosen":
+                return examples, replayed  # without a pair it is SFT
         case "supervised":
             examples, what = answer_examples(frame, tokenizer, system, max_length), "examples"
         case "grpo":
@@ -162,7 +184,9 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     made = job.rows[resumed:]
     first, last = job.rows[0], job.rows[-1]
-    alarm = drift_alarm(job.rows, job.config.min_chosen_drift) if "chosen_drift" in last else None
+    told = next((row for row in reversed(job.rows) if "chosen_drift" in row), last)  # some steps may have no pairs
+    alarm = drift_alarm(job.rows, job.config) if isinstance(job.config, TrainSection) else None
+    shares = [row["dpo_share"] for row in job.rows if "dpo_share" in row]
     return {
         "steps": trainer.state.global_step,
         "planned_steps": len(job.steps),
@@ -181,8 +205,10 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],
-        "last": {n: last[n] for n in WATCHED if n in last},
+        "last": {n: told[n] for n in WATCHED if n in told},
+        "dpo_share": round(sum(shares) / len(shares), 4) if shares else None,
         "reference_gap": trainer.reference_gap,
-        "drift_alarm_step": alarm,
+        "drift_alarm_step": alarm and alarm["step"],
+        "drift_alarm_per": alarm and alarm["per"],
         "stopped_early": "drift" if alarm and trainer.state.global_step < len(job.steps) else None,
     }
