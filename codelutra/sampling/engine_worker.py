@@ -60,23 +60,30 @@ class Sampler:
     def serve(self, parent: Parent) -> None:
         """Answer requests until the parent ends."""
         while True:
-            for event in self.sample([ShardRequest(**shard) for shard in parent.hear()]):
+            for event in self.sample(parent):
                 parent.tell(event)
 
-    def sample(self, shards: list[ShardRequest]) -> Iterator[Event]:
+    def sample(self, parent: Parent) -> Iterator[Event]:
         """Events of one `generate`: "progress" about once a second, "shard" for each that is finished."""
-        tally, queue, told = Tally(shards), self._queue(shards), time.monotonic()
+        shards, follow = _asked(parent.hear())
+        tally, queue, told = Tally(shards), self._queue(0, shards), time.monotonic()
         ahead = 4 * self.config.max_batch  # enough that no batch is short; queueing everything first would delay the start
         yield _progress(tally)
         yield from map(_shard, tally.empty())
         more = True
-        while more or self.engine.has_unfinished_requests():
+        while more or follow or self.engine.has_unfinished_requests():
             settled: list[tuple[int, Completion]] = []
             while more and self.engine.get_num_unfinished_requests() < ahead:
                 try:
                     settled += next(queue)
                 except StopIteration:
                     more = False
+            idle = not settled and not self.engine.has_unfinished_requests()
+            if follow and not more and (message := parent.hear() if idle else parent.heard()):
+                shards, follow = _asked(message)
+                queue, more = self._queue(len(tally.shards), shards), True
+                tally.add(shards)
+                yield from map(_shard, Tally(shards).empty())
             if self.engine.has_unfinished_requests():
                 settled += map(self._completion, self.engine.step())
             finished = [result for shard, completion in settled if (result := tally.settle(shard, completion))]
@@ -85,9 +92,10 @@ class Sampler:
                 yield _progress(tally)
             yield from map(_shard, finished)
 
-    def _queue(self, shards: list[ShardRequest]) -> Iterator[list[tuple[int, Completion]]]:
-        """Give the engine one request after the other; yield what is settled by that: completions of prompts too long."""
-        for s, shard in enumerate(shards):
+    def _queue(self, first: int, shards: list[ShardRequest]) -> Iterator[list[tuple[int, Completion]]]:
+        """Give the engine one request after the other; yield what is settled by that: completions of prompts too long.
+        `first`: the number of the first of these shards."""
+        for s, shard in enumerate(shards, first):
             for p, prompt in enumerate(shard.prompts):
                 ids = prompt_ids(self.tokenizer, shard.system, prompt)
                 for k in range(shard.samples):
@@ -115,6 +123,11 @@ class Sampler:
             detokenize=False,  # once at the end is cheaper than a token at a time
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _asked(message: Any) -> tuple[list[ShardRequest], bool]:
+    """Shards to sample, and whether others follow."""
+    return [ShardRequest(**shard) for shard in message["shards"]], message["more"]
 
 
 def _progress(tally: Tally) -> Event:

@@ -24,7 +24,8 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import SampleSection, TrainSection, WarmStartSection
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
+from codelutra.hardware import too_few_gpus
 from codelutra.schema import PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import write_atomic
@@ -110,6 +111,8 @@ def _run(
     judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Run the process; once more at half the micro-batch (the same effective batch) when memory did not suffice."""
+    if wrong := too_few_gpus(processes := spec["config"]["processes"]):
+        raise UserError(f"processes {processes} {wrong}")
     training.work.mkdir(parents=True, exist_ok=True)
     examples.write_parquet(spec["examples"])
     if references is not None:
