@@ -69,7 +69,7 @@ class Check:
         if self.file and self.file.exists():  # rows of an earlier hour on a card
             earlier = json.loads(self.file.read_text())
             if earlier["versions"] == self.result["versions"] and earlier["real_shapes"] == cuda:
-                self.result["rows"] = [row for row in earlier["rows"] if row["row"] not in given.rows.split(",")]
+                self.result["rows"] = earlier["rows"]
         pairs(STEPS * BATCH, *((PROMPT, ANSWER) if cuda else (40, 20))).write_parquet(scratch / "pairs.parquet")
 
     def write(self) -> None:
@@ -82,8 +82,7 @@ class Check:
     def way(self, name: str, way: str, spec: dict[str, Any]) -> dict[str, Any]:
         """One way in a process of its own; {"failed": why} where it ends in an error."""
         if (left := self.end - time.monotonic()) < SECONDS_AT_LEAST:
-            self.result["no_time_for"].append(f"{name} {way}")
-            return {"failed": "no time left"}
+            return self.no_time(f"{name} {way}")
         file, log = self.scratch / "spec.json", self.scratch / "log"
         file.write_text(json.dumps(spec | {"result": str(self.scratch / "found.json")}))
         quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -96,14 +95,28 @@ class Check:
                     command, cwd=ROOT, env=os.environ | quiet | one, stdout=noise, stderr=noise, timeout=left
                 ).returncode
             except subprocess.TimeoutExpired:
-                self.result["no_time_for"].append(f"{name} {way}")
-                return {"failed": f"no time left after {left:.0f} s"} | left_behind(Path(spec["work"]))
+                return self.no_time(f"{name} {way}") | left_behind(Path(spec["work"]))
         if code:
             said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             why = f"exit code {code}: " + "\n".join(said[-3:])[-1200:]
             return {"failed": why} | left_behind(Path(spec["work"]))
         found: dict[str, Any] = json.loads((self.scratch / "found.json").read_text())
         return rated(found) | {"process_seconds": round(time.monotonic() - began, 1)}
+
+    def no_time(self, what: str) -> dict[str, Any]:
+        self.result["no_time_for"].append(what)
+        return {"failed": "no time left"}
+
+    def new(self, name: str, **more: Any) -> dict[str, Any]:
+        """A row of this name, in place of an earlier one."""
+        made = {"row": name, **more}
+        self.result["rows"] = [row for row in self.result["rows"] if row["row"] != name] + [made]
+        return made
+
+    def run(self, name: str) -> dict[str, Any]:
+        if self.end - time.monotonic() < SECONDS_AT_LEAST:
+            return {"row": name} | {way: self.no_time(f"{name} {way}") for way in WAYS}
+        return self.resume() if name == "resume" else self.row(name)
 
     def spec(self, size: str, method: str, bf16: bool, at: str) -> dict[str, Any]:
         from codelutra.config import TrainSection
@@ -128,12 +141,11 @@ class Check:
             "out": str(work / "out"),
         }
 
-    def row(self, name: str) -> None:
+    def row(self, name: str) -> dict[str, Any]:
         """ "0.5b-full-float32": the shape, the method, and float32 where it is not to be what the hardware multiplies."""
         size, method, *exact = name.split("-")
         bf16 = self.bf16 and not exact
-        made: dict[str, Any] = {"row": name, "micro_batch": SHAPES[size][1], "bf16": bf16}
-        self.result["rows"].append(made)
+        made = self.new(name, micro_batch=SHAPES[size][1], bf16=bf16)
         for way in WAYS:
             made[way] = self.way(name, way, self.spec(size, method, bf16, f"{name}-{way}"))
             if name != "0.5b-full":  # which "resume" is compared with
@@ -142,18 +154,19 @@ class Check:
         if "failed" not in made["ours"] | made["trl"]:
             made |= compared(made["ours"], made["trl"], TOLERANCE[bf16])
         self.write()
+        return made
 
-    def resume(self) -> None:
+    def resume(self) -> dict[str, Any]:
         """0.5b-full once more, killed at step 3 and started again."""
         if not (straight := self.scratch / "0.5b-full-ours/out").exists():
             self.row("0.5b-full")
         spec = self.spec("0.5b", "full", self.bf16, "resume")
         spec["config"]["checkpoint_steps"] = 2
-        made: dict[str, Any] = {"row": "resume", "bf16": self.bf16}
-        self.result["rows"].append(made)
+        made = self.new("resume", bf16=self.bf16)
         made["first_start"] = self.way("resume", "ours", spec | {"kill_at": 3}).get("failed", "not killed").partition(":")[0]
         made["ours"] = self.way("resume", "ours", spec | {"straight": str(straight)})
         self.write()
+        return made
 
 
 def rated(found: dict[str, Any]) -> dict[str, Any]:
@@ -174,9 +187,10 @@ def compared(ours: dict[str, Any], trl: dict[str, Any], tolerance: float) -> dic
 
 def left_behind(work: Path) -> dict[str, Any]:
     """Of a training that failed later, in saving for one: its steps, without the reference model's part."""
-    if not (file := work / "training.jsonl").exists() or not (text := file.read_text()):
+    file = work / "training.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    if not (rows := [json.loads(line) for line in lines if line.endswith("\n")]):  # the last may be cut off
         return {}
-    rows = [json.loads(line) for line in text.splitlines()]
     warm = rows[len(rows) // 4 :]
     rate = sum(r["tokens"] for r in warm) / sum(r["seconds"] for r in warm)
     return {"losses": [r["loss"] for r in rows], "tokens_per_second_of_steps": round(rate, 1)}
@@ -218,8 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.scratch or roomiest()) as folder:
         check = Check(given, Path(folder), cuda, multiplies_bf16())
         for name in (rows := given.rows.split(",")):
-            check.resume() if name == "resume" else check.row(name)
-            print(line(check.result["rows"][-1]), flush=True)
+            print(line(check.run(name)), flush=True)
             size = name.split("-")[0]
             if not any(other.startswith(size) for other in rows[rows.index(name) + 1 :]) and size != "0.5b":
                 shutil.rmtree(Path(folder) / f"model-{size}", ignore_errors=True)

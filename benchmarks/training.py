@@ -92,6 +92,7 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     c = spec["config"]
     settings: dict[str, Any] = {
         "output_dir": spec["work"],
+        "seed": spec["seed"],  # of an adapter's first weights
         "use_cpu": not torch.cuda.is_available(),
         "num_train_epochs": 1,
         "per_device_train_batch_size": c["micro_batch"],

@@ -60,18 +60,19 @@ class Sampler:
     def serve(self, parent: Parent) -> None:
         """Answer requests until the parent ends."""
         while True:
-            for event in self.sample(parent):
+            shards, follow = _asked(parent.hear())
+            for event in self.sample(shards, parent if follow else None):
                 parent.tell(event)
 
-    def sample(self, parent: Parent) -> Iterator[Event]:
-        """Events of one `generate`: "progress" about once a second, "shard" for each that is finished."""
-        shards, follow = _asked(parent.hear())
-        tally, queue, told = Tally(shards), self._queue(0, shards), time.monotonic()
+    def sample(self, shards: list[ShardRequest], more_from: Parent | None = None) -> Iterator[Event]:
+        """Events of one `generate`: "progress" about once a second, "shard" for each that is finished. `more_from` sends
+        further shards meanwhile, and says which are the last."""
+        tally, queue, told = Tally(shards), self._queue(shards), time.monotonic()
         ahead = 4 * self.config.max_batch  # enough that no batch is short; queueing everything first would delay the start
         yield _progress(tally)
         yield from map(_shard, tally.empty())
         more = True
-        while more or follow or self.engine.has_unfinished_requests():
+        while more or more_from or self.engine.has_unfinished_requests():
             settled: list[tuple[int, Completion]] = []
             while more and self.engine.get_num_unfinished_requests() < ahead:
                 try:
@@ -79,11 +80,11 @@ class Sampler:
                 except StopIteration:
                     more = False
             idle = not settled and not self.engine.has_unfinished_requests()
-            if follow and not more and (message := parent.hear() if idle else parent.heard()):
-                shards, follow = _asked(message)
-                queue, more = self._queue(len(tally.shards), shards), True
-                tally.add(shards)
-                yield from map(_shard, Tally(shards).empty())
+            if more_from and not more and (message := more_from.hear() if idle else more_from.heard()):
+                added, follow = _asked(message)
+                queue, more, more_from = self._queue(added, len(tally.shards)), True, more_from if follow else None
+                tally.add(added)
+                yield from map(_shard, Tally(added).empty())
             if self.engine.has_unfinished_requests():
                 settled += map(self._completion, self.engine.step())
             finished = [result for shard, completion in settled if (result := tally.settle(shard, completion))]
@@ -92,7 +93,7 @@ class Sampler:
                 yield _progress(tally)
             yield from map(_shard, finished)
 
-    def _queue(self, first: int, shards: list[ShardRequest]) -> Iterator[list[tuple[int, Completion]]]:
+    def _queue(self, shards: list[ShardRequest], first: int = 0) -> Iterator[list[tuple[int, Completion]]]:
         """Give the engine one request after the other; yield what is settled by that: completions of prompts too long.
         `first`: the number of the first of these shards."""
         for s, shard in enumerate(shards, first):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -133,6 +134,31 @@ def test_there_are_as_many_as_the_gpus_allow_and_more_are_refused(
     else:
         with pytest.raises(UserError, match=wanted):
             replicas(EngineSection(**settings))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_model_spread_over_two_processes_gives_the_answers_it_gives_in_one_and_they_end_with_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's core runs in the engine's process here, its workers below it. On a CPU each wants cores of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    policy, found = write_tiny_model(tmp_path / "tiny"), []
+    for each in (1, 2):
+        if each == 2:
+            monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[1]}")
+        config = EngineSection(max_model_len=128, cache_gib=0.25, max_batch=8, dtype="float32", tensor_parallel=each)
+        with Engine(policy, config, seed=7, log=tmp_path / "log", lock=tmp_path / "lock") as engine:
+            found.append([r.completions for r in engine.generate(SHARDS[:2])])
+            below = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split()
+    assert found[0] == found[1]
+    assert len(below) >= 2
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in below):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
