@@ -92,6 +92,7 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     c = spec["config"]
     settings: dict[str, Any] = {
         "output_dir": spec["work"],
+        "seed": spec["seed"],  # of an adapter's first weights
         "use_cpu": not torch.cuda.is_available(),
         "num_train_epochs": 1,
         "per_device_train_batch_size": c["micro_batch"],
@@ -106,10 +107,13 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     }
     if spec["bf16"] is not None:
         settings["bf16"] = spec["bf16"]
-    model = AutoModelForCausalLM.from_pretrained(spec["policy"], dtype=torch.float32)
+    lora, four_bit = adapter(c)
+    base = torch.bfloat16 if lora and spec["bf16"] is not False else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(spec["policy"], dtype=base, quantization_config=four_bit)
     if preference:
         args: Any = DPOConfig(**settings, beta=c["beta"], loss_type=["sigmoid", "sft"], loss_weights=[1.0, c["sft_weight"]])
-        trainer: Any = DPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        data: Any = Dataset.from_list(rows)
+        trainer: Any = DPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora)
         ids = [(r["prompt_ids"], r["chosen_ids"], r["rejected_ids"]) for r in trainer.train_dataset]
         assert ids == [(examples[i].prompt, *examples[i].answers) for i in order], "TRL tokenises otherwise than prompts.py"
     else:
@@ -120,7 +124,31 @@ def as_it_comes(spec: dict[str, Any]) -> dict[str, Any]:
     seconds = timed(trainer)
     losses = [r["loss"] for r in trainer.state.log_history if "grad_norm" in r]
     tokens = [sum(examples[i].tokens for micro in step for i in micro) for step in steps]
-    return {"losses": losses, "step_tokens": tokens, "step_seconds": seconds}
+    attention = trainer.accelerator.unwrap_model(trainer.model).config._attn_implementation
+    return {"losses": losses, "step_tokens": tokens, "step_seconds": seconds, "attention": attention}
+
+
+def adapter(config: dict[str, Any]) -> tuple[Any, Any]:
+    """The adapter of `method` lora or qlora, and how the base is loaded for qlora, in the terms of PEFT and transformers."""
+    import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
+
+    if config.get("method", "full") == "full":
+        return None, None
+    lora = LoraConfig(
+        r=config["lora_rank"],
+        lora_alpha=config["lora_alpha"],
+        lora_dropout=0.0,
+        bias="none",
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    if config["method"] == "lora":
+        return lora, None
+    return lora, BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
 def timed(trainer: Any) -> list[float]:

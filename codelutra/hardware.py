@@ -1,4 +1,7 @@
-"""Which number formats this machine multiplies in hardware. Reads system files; imports neither torch nor vLLM."""
+"""What this machine computes with: its GPUs, and the number formats that they or the CPU multiply in hardware.
+
+Reads system files; imports neither torch nor vLLM.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,23 @@ def gpu_capabilities() -> tuple[float, ...]:
         return visible_capabilities(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
     except (OSError, ValueError, subprocess.SubprocessError):  # no driver, or one that says nothing of its GPUs
         return ()
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, by names for CUDA_VISIBLE_DEVICES: indices, or what the user wrote there."""
+    count, visible = len(gpu_capabilities()), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if visible is None else filter(None, map(str.strip, visible.split(",")))
+    return tuple(dict.fromkeys(names))[:count]
+
+
+def too_few_gpus(count: int) -> str:
+    """Why `count` processes, each on a GPU of its own, cannot run here; "" where they can. Without any GPU the CPU does the
+    work of all."""
+    gpus, chosen = visible_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not gpus or count <= len(gpus):
+        return ""
+    named = f"CUDA_VISIBLE_DEVICES={chosen}" if chosen else "nvidia-smi -L lists them"
+    return f"takes {count} GPUs and {len(gpus)} can be used here ({named}); lower it to what there is"
 
 
 def visible_capabilities(listed: str, visible: str | None) -> tuple[float, ...]:

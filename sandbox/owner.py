@@ -12,11 +12,10 @@ import socket
 import time
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import docker
-import docker.errors
-
-from sandbox.client import connect
+if TYPE_CHECKING:  # a process that only carries the marks does without Docker's client
+    import docker
 
 PREFIX = "codelutra"
 REMOVE_SECONDS = 20.0
@@ -79,6 +78,8 @@ def is_orphan(marks: dict[str, str]) -> bool:
 
 def reap_orphans(client: docker.DockerClient | None = None) -> list[str]:
     """Remove the containers of dead owners; returns their names."""
+    from sandbox.client import connect
+
     with contextlib.nullcontext(client) if client else contextlib.closing(connect()) as docker_client:
         return [
             name
@@ -100,6 +101,8 @@ def remove_pool(client: docker.DockerClient, pool: str) -> None:
 
 def remove(client: docker.DockerClient, container_id: str, names: list[str] | None = None) -> str:
     """Remove a container, running or not; '' when it was gone or is going already."""
+    import docker.errors
+
     try:
         client.api.remove_container(container_id, force=True, v=True)
     except (docker.errors.NotFound, docker.errors.APIError) as error:

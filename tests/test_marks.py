@@ -61,6 +61,7 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "engine.eager",
         "engine.gpu_memory",
         "engine.max_batch",
+        "engine.replicas",
         "engine.tensor_parallel",
         "execute.max_infra_error",
         "execute.workers",

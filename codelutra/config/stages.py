@@ -74,6 +74,9 @@ class EngineSection(Section):
     """Skip compilation. None: eager on a CPU (compiling takes a minute and gains 5-10 %), compiled on a GPU."""
     tensor_parallel: Annotated[int, SAME_RESULT] = Field(1, ge=1)
     """GPUs that one engine is spread over, for models that do not fit one."""
+    replicas: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    """Engines that share the shards, each on `tensor_parallel` GPUs of its own. None: as many as the visible GPUs allow, and
+    one on a CPU, where each more takes its own memory and the same cores."""
     max_batch: Annotated[int, SAME_RESULT] = Field(256, ge=1)
     """Sequences decoded at once. More are faster until memory runs out."""
 

@@ -19,9 +19,11 @@ import polars as pl
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
+from codelutra.hardware import too_few_gpus
 from codelutra.models import check_reference
 from codelutra.pipeline.remade import Remade
 from codelutra.prompts import with_examples
+from codelutra.sampling.replicas import replicas
 from codelutra.store.artifacts import Artifact, Event, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
@@ -61,6 +63,7 @@ class Run:
         self.config = config
         for reference in filter(None, (config.model, config.suite.proposals)):
             check_reference(reference)  # before problems are loaded and references judged
+        _require_gpus(config)
         self.suite: Suite = open_suite(config.suite)
         self.store = Store(home / "store", self._heard)
         self._open = contextlib.ExitStack()
@@ -210,6 +213,15 @@ class Run:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _require_gpus(config: RunConfig) -> None:
+    """Raise UserError for a stage that would take more GPUs than this process may use: now, not when its turn comes."""
+    if not config.sample.endpoints:
+        replicas(config.engine)
+    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
+        if section and (wrong := too_few_gpus(section.processes)):
+            raise UserError(f"{name}.processes {section.processes} {wrong}")
 
 
 def open_run(home: str | Path | None, config: RunConfig) -> Run:

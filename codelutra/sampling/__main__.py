@@ -6,6 +6,7 @@ vLLM takes some 15 seconds to import. Before that the process hears its parent e
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 
 from codelutra.store.child import Parent, serve
@@ -13,7 +14,7 @@ from codelutra.store.child import Parent, serve
 
 def main(parent: Parent) -> None:
     spec = parent.hear()
-    with parent.holding(Path(spec["lock"])):
+    with parent.holding(Path(spec["lock"])) if spec["lock"] else nullcontext():
         parent.tell({"event": "started"})
         gc.disable()  # importing vLLM makes millions of objects and hardly any garbage: 2 of 15 seconds
         from codelutra.sampling import engine_worker

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from codelutra.config import EngineSection
 from codelutra.errors import UserError
-from codelutra.store.child import Child
+from codelutra.store.child import Child, Event
 
 Progress = Callable[[int, int, int], None]
 """Called with completions done, completions in all, tokens generated."""
@@ -61,14 +61,25 @@ class ShardResult:
     completions: tuple[Completion, ...]
 
 
+def completions(shard: ShardRequest) -> int:
+    """The number of completions it asks for."""
+    return len(shard.prompts) * shard.samples
+
+
 class Tally:
     """Completions of some shards, as they come in."""
 
     def __init__(self, shards: Sequence[ShardRequest]) -> None:
-        self.shards = shards
-        self.count, self.tokens = 0, 0
-        self.total = sum(len(shard.prompts) * shard.samples for shard in shards)
-        self._found: list[dict[tuple[int, int], Completion]] = [{} for _ in shards]
+        self.shards: list[ShardRequest] = []
+        self.count, self.tokens, self.total = 0, 0, 0
+        self._found: list[dict[tuple[int, int], Completion]] = []
+        self.add(shards)
+
+    def add(self, shards: Sequence[ShardRequest]) -> None:
+        """Expect the completions of these, too."""
+        self.shards += shards
+        self.total += sum(map(completions, shards))
+        self._found += [{} for _ in shards]
 
     def empty(self) -> list[ShardResult]:
         """The results of shards that ask for nothing."""
@@ -79,7 +90,7 @@ class Tally:
         shard, found = self.shards[number], self._found[number]
         found[completion.prompt, completion.sample] = completion
         self.count, self.tokens = self.count + 1, self.tokens + completion.completion_tokens
-        whole = len(found) == len(shard.prompts) * shard.samples
+        whole = len(found) == completions(shard)
         return ShardResult(shard.key, tuple(found[at] for at in sorted(found))) if whole else None
 
 
@@ -87,7 +98,9 @@ class Engine(Child):
     """vLLM in a child process, to the end of the `with` block.
 
     This waits neither for the model to load nor for `lock`, the host's accelerator lock, which the child takes. `waiting` is
-    told when another process holds it, `started` when the engine has it. vLLM's own output is appended to `log`.
+    told when another process holds it, `started` when the engine has it. Without `lock` another process of the caller's
+    holds it. `gpus` are those the engine may use, named as CUDA_VISIBLE_DEVICES names them; none: what vLLM chooses. vLLM's
+    own output is appended to `log`.
     """
 
     def __init__(
@@ -97,14 +110,29 @@ class Engine(Child):
         *,
         seed: int,
         log: Path,
-        lock: Path,
+        lock: Path | None,
+        gpus: Sequence[str] = (),
         waiting: Callable[[str], None] | None = None,
         started: Callable[[], None] | None = None,
     ) -> None:
         _check_length(policy, config)
         self._waiting, self._started = waiting, started
-        super().__init__("engine", "codelutra.sampling", log=log, more=environment())
-        self.send({"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "lock": str(lock)})
+        own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        super().__init__("engine", "codelutra.sampling", log=log, more=environment() | own)
+        spec = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed}
+        self.send(spec | {"lock": str(lock) if lock else ""})
+
+    def ask(self, shards: Iterable[ShardRequest], *, more: bool = False) -> None:
+        """Send shards to be sampled. `more`: others follow, and the engine takes them while it samples these."""
+        self.send({"shards": [asdict(shard) for shard in shards], "more": more})
+
+    def told(self, event: Event) -> None:
+        """Pass on what is not about samples: that the engine waits for the accelerator, or has it."""
+        match event.get("event"):
+            case "waiting" if self._waiting:
+                self._waiting(f"the engine or trainer of another run on this host ({event['for']})")
+            case "started" if self._started:
+                self._started()
 
     def generate(self, shards: Iterable[ShardRequest], progress: Progress | None = None) -> Iterator[ShardResult]:
         """Sample every shard; yield each as soon as its last completion is there, about in order.
@@ -115,23 +143,26 @@ class Engine(Child):
         Raises UserError or StageError as the child does, EndedEarlyError when it ends before its work does.
         """
         requests = list(shards)
-        self.send([asdict(request) for request in requests])
+        self.ask(requests)
         missing, told = len(requests), (0, Tally(requests).total, 0)
         while missing:
             event = self.hear(timeout=1)
             match event.get("event"):
                 case "shard":
                     missing -= 1
-                    yield ShardResult(event["key"], tuple(Completion(*fields) for fields in event["completions"]))
+                    yield result_of(event)
                     continue
-                case "waiting" if self._waiting:
-                    self._waiting(f"the engine or trainer of another run on this host ({event['for']})")
-                case "started" if self._started:
-                    self._started()
                 case "progress":
                     told = event["done"], event["total"], event["tokens"]
+                case _:
+                    self.told(event)
             if progress:
                 progress(*told)
+
+
+def result_of(event: Event) -> ShardResult:
+    """What a "shard" event of an engine says."""
+    return ShardResult(event["key"], tuple(Completion(*fields) for fields in event["completions"]))
 
 
 def request_seed(seed: int, problem_id: str, greedy: bool, sample: int) -> int:

@@ -60,23 +60,31 @@ class Sampler:
     def serve(self, parent: Parent) -> None:
         """Answer requests until the parent ends."""
         while True:
-            for event in self.sample([ShardRequest(**shard) for shard in parent.hear()]):
+            shards, follow = _asked(parent.hear())
+            for event in self.sample(shards, parent if follow else None):
                 parent.tell(event)
 
-    def sample(self, shards: list[ShardRequest]) -> Iterator[Event]:
-        """Events of one `generate`: "progress" about once a second, "shard" for each that is finished."""
+    def sample(self, shards: list[ShardRequest], more_from: Parent | None = None) -> Iterator[Event]:
+        """Events of one `generate`: "progress" about once a second, "shard" for each that is finished. `more_from` sends
+        further shards meanwhile, and says which are the last."""
         tally, queue, told = Tally(shards), self._queue(shards), time.monotonic()
         ahead = 4 * self.config.max_batch  # enough that no batch is short; queueing everything first would delay the start
         yield _progress(tally)
         yield from map(_shard, tally.empty())
         more = True
-        while more or self.engine.has_unfinished_requests():
+        while more or more_from or self.engine.has_unfinished_requests():
             settled: list[tuple[int, Completion]] = []
             while more and self.engine.get_num_unfinished_requests() < ahead:
                 try:
                     settled += next(queue)
                 except StopIteration:
                     more = False
+            idle = not settled and not self.engine.has_unfinished_requests()
+            if more_from and not more and (message := more_from.hear() if idle else more_from.heard()):
+                added, follow = _asked(message)
+                queue, more, more_from = self._queue(added, len(tally.shards)), True, more_from if follow else None
+                tally.add(added)
+                yield from map(_shard, Tally(added).empty())
             if self.engine.has_unfinished_requests():
                 settled += map(self._completion, self.engine.step())
             finished = [result for shard, completion in settled if (result := tally.settle(shard, completion))]
@@ -85,9 +93,10 @@ class Sampler:
                 yield _progress(tally)
             yield from map(_shard, finished)
 
-    def _queue(self, shards: list[ShardRequest]) -> Iterator[list[tuple[int, Completion]]]:
-        """Give the engine one request after the other; yield what is settled by that: completions of prompts too long."""
-        for s, shard in enumerate(shards):
+    def _queue(self, shards: list[ShardRequest], first: int = 0) -> Iterator[list[tuple[int, Completion]]]:
+        """Give the engine one request after the other; yield what is settled by that: completions of prompts too long.
+        `first`: the number of the first of these shards."""
+        for s, shard in enumerate(shards, first):
             for p, prompt in enumerate(shard.prompts):
                 ids = prompt_ids(self.tokenizer, shard.system, prompt)
                 for k in range(shard.samples):
@@ -115,6 +124,11 @@ class Sampler:
             detokenize=False,  # once at the end is cheaper than a token at a time
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _asked(message: Any) -> tuple[list[ShardRequest], bool]:
+    """Shards to sample, and whether others follow."""
+    return [ShardRequest(**shard) for shard in message["shards"]], message["more"]
 
 
 def _progress(tally: Tally) -> Event:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +17,7 @@ from codelutra.completions import extract_code
 from codelutra.config import EngineSection, SampleSection
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import Engine, Progress, ShardRequest, ShardResult
+from codelutra.sampling.replicas import Replicas, replicas
 from codelutra.schema import SAMPLES, check
 
 
@@ -90,7 +93,9 @@ def sample_shards(
         for result in results:
             yield by_name[result.key], _frame(by_name[result.key], result)
         return
-    with Engine(policy, engine, seed=seed, log=log, lock=lock, waiting=waiting, started=started) as running:
+    start: Any = partial(Engine, policy, engine, seed=seed, log=log, waiting=waiting, started=started)
+    count = min(replicas(engine), len(shards))
+    with start(lock=lock) if count == 1 else Replicas(start, lock, engine, count) as running:
         for result in running.generate(requests, progress):
             yield by_name[result.key], _frame(by_name[result.key], result)
 

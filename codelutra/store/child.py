@@ -156,6 +156,11 @@ class Parent:
         """The next message; waits for it."""
         return self._messages.get()
 
+    def heard(self) -> Any:
+        """The next message, if there is one already, else None."""
+        with contextlib.suppress(queue.Empty):
+            return self._messages.get_nowait()
+
     def holding(self, lock: Path) -> contextlib.AbstractContextManager[None]:
         """Hold a lock; "waiting" is told while another process has it, and who."""
         return locked(

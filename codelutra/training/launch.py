@@ -24,7 +24,8 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
+from codelutra.hardware import too_few_gpus
 from codelutra.schema import GROUPS, PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import write_atomic
@@ -127,6 +128,8 @@ def _run(
 ) -> dict[str, Any]:
     """Run the process; once more at half the micro-batch (the same effective batch) and with gradient checkpointing, unless
     that is off, when memory did not suffice."""
+    if wrong := too_few_gpus(processes := spec["config"]["processes"]):
+        raise UserError(f"processes {processes} {wrong}")
     refuse_quantised(training.policy)
     require_means(spec["config"]["method"])
     if training.base and training.base.path != training.policy:

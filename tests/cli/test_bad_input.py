@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from codelutra import hardware
 from codelutra.config import load_config, parse_config
 from codelutra.errors import ConfigError, UserError
 from codelutra.pipeline import stages
@@ -81,6 +82,25 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_suite_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         open_run(tmp_path, config(suite={"name": "spider", "path": f"{tmp_path}/nowhere"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"train": {"processes": 3}}, r"train\.processes 3 takes 3 GPUs and 2 can be used here \(nvidia-smi -L"),
+        ({"warm_start": {"processes": 4}}, r"warm_start\.processes 4 takes 4 GPUs and 2"),
+        ({"engine": {"replicas": 3}}, r"engine\.replicas 3 takes 3 GPUs and 2"),
+        ({"engine": {"replicas": 2, "tensor_parallel": 2}}, r"replicas 2 with engine\.tensor_parallel 2 takes 4 GPUs and 2"),
+    ],
+)
+def test_more_gpus_than_there_are_are_refused_before_anything_is_written(
+    settings: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "gpu_capabilities", lambda: (9.0,) * 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UserError, match=says):
+        open_run(tmp_path, config(**settings))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_train_split_of_one_problem_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from codelutra import hardware
 from codelutra.config import TrainSection, WarmStartSection
-from codelutra.errors import StageError
+from codelutra.errors import StageError, UserError
 from codelutra.store.files import locked
 from codelutra.training import launch as train
 from tests.helpers.training import SMALL, child_of, parent, place, some_pairs, some_problems, until_step
@@ -70,6 +71,16 @@ def test_what_is_tried_after_running_out_of_memory_divides_the_batch_and_is_half
 ) -> None:
     assert train.half_micro_batch(micro, batch) == half
     assert TrainSection(micro_batch=half, batch_size=batch)
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "gpu_capabilities", lambda: (9.0,) * 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UserError, match=r"processes 3 takes 3 GPUs and 2 can be used here"):
+        train.refine(place(tmp_path, tmp_path), some_pairs(4), TrainSection(processes=3, learning_rate=1e-5))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2"), ("", ""), ("GPU-1a,GPU-2b", "GPU-1a")])
