@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 
-from codelutra.config import SAME_RESULT, TrainSection, WarmStartSection, settings
+from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import UserError
 from codelutra.training import launch
 from codelutra.training.bases import Base, refuse_quantised, require_means
@@ -270,10 +270,10 @@ def test_qlora_needs_a_gpu(policy: Path, tmp_path: Path) -> None:
 
 def test_a_default_of_these_fields_is_in_no_key() -> None:
     """So what was trained before there was a choice is found again."""
-    assert {"method", "lora_rank", "lora_alpha"} & set(settings(WarmStartSection(), SAME_RESULT)) == set()
-    assert "adapter" not in settings(TrainSection(), SAME_RESULT)
-    assert settings(WarmStartSection(method="lora", lora_rank=8), SAME_RESULT)["lora_rank"] == 8
-    assert settings(TrainSection(method="lora", adapter="continued"), SAME_RESULT)["adapter"] == "continued"
+    assert {"method", "lora_rank", "lora_alpha"} & set(in_key(WarmStartSection())) == set()
+    assert "adapter" not in in_key(TrainSection())
+    assert in_key(WarmStartSection(method="lora", lora_rank=8))["lora_rank"] == 8
+    assert in_key(TrainSection(method="lora", adapter="continued"))["adapter"] == "continued"
 
 
 @pytest.mark.parametrize(
