@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,14 @@ from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
+from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import require_enough, teachable, to_imitate
 from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
-from codelutra.results.load import chosen_weights
 from codelutra.schema import SAMPLES
 from codelutra.scoring.scores import score_problems
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
-from codelutra.store.paths import cache_dir
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.splits import digests, shown
 from codelutra.training import launch as training
@@ -45,16 +43,8 @@ VERSIONS = {"problems": 2, "references": 1, "execute": 2, "score": 2, "pairs": 2
 
 def base_policy(run: Run) -> Policy:
     """The model a run starts from, on disk."""
-    model = _model(run, run.config.model)
+    model = fetched(run, run.config.model)
     return Policy("base" if run.config.warm_start else "policy-0", str(model.path), model.fingerprint)
-
-
-def _model(run: Run, reference: str) -> models.Model:
-    def tell(text: str) -> None:
-        run.dir.ledger({"event": "note", "text": text})
-
-    chosen = partial(chosen_weights, run.home / "runs")
-    return models.resolve(reference, cache_dir() / "models", policy_of_run=chosen, progress=tell)
 
 
 def problems(run: Run) -> Step:
@@ -66,7 +56,7 @@ def problems(run: Run) -> Step:
     inputs = {"content": digest_of([frame.write_ndjson(), sorted(s.databases())])}
     if config.suite.generated_cases:
         read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **_judging(run)}
-    proposer = _model(run, config.suite.proposals) if config.suite.proposals else None
+    proposer = fetched(run, config.suite.proposals) if config.suite.proposals else None
     if proposer:
         read |= {"dtype": number_format(config.engine.dtype), "max_model_len": config.engine.max_model_len}
         inputs |= {"proposer": proposer.fingerprint}

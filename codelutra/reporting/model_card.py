@@ -43,13 +43,14 @@ def card(found: Findings, row: PolicyResult) -> str:
     """README.md of the export of `row`'s policy."""
     s, config = found.summary, found.config
     first, *later = lineage(found)
-    model = first.summary.model
+    model, source = first.summary.model, first.summary.model_source
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
     drawn, (made, training, tags) = config.sample, _made(found, row)
     used = {"codelutra": [__version__]} | libraries(found)
     facts = {
         "base model": f"{code(model)}, licence {inline(licence) or 'not recorded'}",
+        **({"taken from": code(source)} if source else {}),
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
         "suite": inline(f"{s.suite}, version {s.suite_version}, licence {suite_licence}"),
         "problems": text.problem_counts(s),
@@ -135,7 +136,7 @@ def base_licence(found: Findings) -> str:
 
 def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str]) -> dict[str, Any]:
     s = found.summary
-    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model)
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model_taken)
     metrics = [_metric("dev", row.dev)] if row.dev.n else []
     if s.test and s.test.policy == row.label:
         metrics.append(_metric("test", s.test))
