@@ -134,7 +134,8 @@ def _streamed(reader: gguf.GGUFReader, file: Path, out: Path, progress: Done) ->
 
     def tensor(name: str) -> np.ndarray | None:
         """The model's weight of this name; None where that reader does more than permute one tensor."""
-        source, others = sources[name], {"tensors": {}}
+        source = sources[name]
+        others: dict[str, Any] = {"tensors": {}}
         processed = processor.process(
             weights=_dequantised(source), name=source.name, tensor_key_mapping=names, parsed_parameters=others
         )

