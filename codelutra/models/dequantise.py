@@ -32,6 +32,7 @@ from transformers.modeling_gguf_pytorch_utils import (
     load_gguf_checkpoint,
 )
 
+from codelutra.models.made import require_room
 from codelutra.store.child import serve
 
 Done = Callable[[int, int], None]  # tensors written, of how many
@@ -118,7 +119,10 @@ def _streamed(reader: gguf.GGUFReader, file: Path, out: Path, progress: Done) ->
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=parsed)
     names = get_gguf_hf_weights_map(model, processor)
     wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    sources = {names[t.name]: t for t in reader.tensors if t.name in names}
+    mapped = [t for t in reader.tensors if t.name in names]
+    sources = {names[t.name]: t for t in mapped}
+    if len(sources) < len(mapped):  # several tensors become one
+        return None
     into, output = _embeddings(model)
     if config.tie_word_embeddings:
         wanted.pop(output)
@@ -129,7 +133,7 @@ def _streamed(reader: gguf.GGUFReader, file: Path, out: Path, progress: Done) ->
             sources[into] = sources.pop(output)  # the output's is the finer quantisation
             del wanted[output]
             config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = True
-    if sources.keys() != wanted.keys() or len({id(t) for t in sources.values()}) != len(wanted):
+    if sources.keys() != wanted.keys():
         return None
 
     def tensor(name: str) -> np.ndarray | None:
@@ -203,6 +207,7 @@ def _write(
         header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [begin, end]}
     head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)
+    require_room(file, end, "the model in float32")
     with file.open("wb") as opened:
         opened.write(len(head).to_bytes(8, "little") + head)
         for done, name in enumerate(sorted(shapes)):

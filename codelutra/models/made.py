@@ -98,6 +98,16 @@ def dequantise(gguf: Path, out: Path, here: Here, name: str = "") -> str:
             ) from e
 
 
+def require_room(file: Path, size: int, what: str) -> None:
+    """Raise UserError where `size` bytes do not fit beside `file`."""
+    free = shutil.disk_usage(file.parent).free
+    if size > free:
+        raise UserError(
+            f"{file.parent} has {free / 2**30:.1f} GiB free, and {what} takes {size / 2**30:.1f} GiB; free some space, or "
+            "set CODELUTRA_CACHE to a folder on a larger disk"
+        )
+
+
 def check_digest(reference: str, have: str, want: str) -> None:
     if want and have != want:
         raise UserError(

