@@ -17,7 +17,7 @@ def listed(cache: Path) -> list[dict[str, Any]]:
     return [
         {k: v for k, v in asdict(model).items() if k != "shape"}
         | {
-            "gib": {"sample": sampling_gib(model)} | {how: training_gib(model, how) for how in ("full", "lora", "qlora")},  # type: ignore[arg-type]
+            "gib": {"sample": sampling_gib(model)} | {how: training_gib(model, how) for how in ("full", "lora", "qlora")},
             "taken_from": taken_from(model, cache),
             "here": _here(model, cache),
         }
