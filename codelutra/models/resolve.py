@@ -103,7 +103,10 @@ def by_name(known: Known, source: str, here: Here) -> Model:
         for one in [before] if before else known.sources:
             try:
                 model = _by_reference(one, here)
-            except UnavailableError as e:
+            except (
+                UnavailableError,
+                Unreadable,
+            ) as e:  # the latter: on the hub's cache in part, and the hub does not answer
                 failed.append(str(e))
                 continue
             taken = model.reference if one.startswith("hf:") else one

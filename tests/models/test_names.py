@@ -86,6 +86,14 @@ def test_where_the_hub_does_not_answer_the_next_source_is_taken_and_stays(tiny: 
     assert by_a_name(tmp_path / "new", hub, *sources)[1] == fingerprint(other, tmp_path)
 
 
+def test_a_model_that_the_hub_s_cache_has_in_part_is_taken_from_the_next_source(tiny: Path, tmp_path: Path) -> None:
+    put_on_hub(tmp_path / "hub", tiny, "a" * 40)
+    (tmp_path / "hub/models--codelutra-no-such-org--tiny/snapshots" / ("a" * 40) / "model.safetensors").unlink()
+    reference, _, said = by_a_name(tmp_path, tmp_path / "hub", NO_HUB, f"path:{tiny}")
+    assert reference == f"path:{tiny}"
+    assert "holds no *.safetensors" in said[-1]
+
+
 def test_the_commit_that_was_taken_from_the_hub_stays(tiny: Path, other: Path, tmp_path: Path) -> None:
     hub = tmp_path / "hub"
     put_on_hub(hub, tiny, "a" * 40)
