@@ -135,7 +135,13 @@ def _model_cache() -> Check:
     folder = cache_dir() / "models"
     ready = sorted(p.name for p in folder.glob("*") if (p / "config.json").is_file() and not p.name.startswith("."))
     found = ", ".join(ready) or "empty: the default model (93 MB) is fetched at the first run"
-    return Check("models", True, f"{folder}: {found}", "optional", "`codelutra run demo`, or model: path:DIR")
+    return Check(
+        "models",
+        True,
+        f"{folder}: {found}",
+        "optional",
+        "`codelutra run demo` fetches one; `codelutra models` lists more; model: path:DIR takes your own",
+    )
 
 
 def prefect_server(url: str) -> Check:

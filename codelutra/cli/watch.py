@@ -23,6 +23,7 @@ from rich.console import Console
 from codelutra.cli.progress import event_line, shown, shown_on
 from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
+from codelutra.models import check_reference
 from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
@@ -60,7 +61,9 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
     config = load_config(source, overrides)
     if not find_spec("prefect"):
         raise UserError("runs are driven by Prefect, which is not installed: pip install 'codelutra[prefect]'")
-    open_suite(config.suite)  # an unusable suite is told before anything is made
+    for reference in filter(None, (config.model, config.suite.proposals)):
+        check_reference(reference)  # this and an unusable suite are told before anything is made
+    open_suite(config.suite)
     run = RunDir.create(home / "runs", config)
     if run.held:
         print(f"another process has run {config.name}; waiting up to {_PATIENCE:.0f} s for it to end", file=sys.stderr)

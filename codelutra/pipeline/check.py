@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from codelutra.config import RunConfig, SuiteSection, load_config
 from codelutra.errors import UserError
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
+from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
-from codelutra.results.load import chosen_weights
 from codelutra.schema import STATUSES
 from codelutra.suites.base import SUITES, Suite, material, open_suite
 from codelutra.suites.determined import tied_limits
@@ -85,7 +84,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         clashes = contradictions(plain, expected, run.suite)
         for name, suite, theirs in others:
             leaks += leaks_between(plain, run.suite, theirs, suite, name)
-        lengths, note = _lengths(problems, run.suite.system, config, home)
+        lengths, note = _lengths(problems, run.suite.system, config, run)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
     rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
     notes += [note] if note else []
@@ -196,22 +195,30 @@ def _kind(why: str) -> str:
     return head if head in STATUSES else re.sub(r"\d+", "N", head.split(";", 1)[0])[:80]  # without the way out
 
 
-def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path) -> tuple[pl.Series | None, str]:
+def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, run: Run) -> tuple[pl.Series | None, str]:
     """Tokens of each prompt, as sampling counts them; or None and why not."""
-    scheme, _, rest = config.model.partition(":")
-    revision = "main"
     try:
-        if scheme == "hf":  # the tokenizer's files are fetched, not the weights
-            where, _, revision = rest.partition("@")
-        else:
-            chosen = partial(chosen_weights, home / "runs")
-            where = str(models.resolve(config.model, cache_dir() / "models", policy_of_run=chosen).path)
-        from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
-
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+        tokenizer = _tokenizer(config.model, run)
     except (ImportError, OSError, UserError) as e:
         return None, f"prompts were not counted: no tokenizer of {config.model} ({str(e).splitlines()[0]})"
     return pl.Series([len(prompt_ids(tokenizer, system, p)) for p in problems["prompt"]], dtype=pl.Int64), ""
+
+
+def _tokenizer(model: str, run: Run) -> Any:
+    """A model's tokenizer. Of one on the hub only its files are fetched, not the weights."""
+    from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
+
+    known = models.find(model)
+    first = (models.taken_from(known, cache_dir() / "models") or known.sources[0]) if known else model
+    scheme, _, rest = first.partition(":")
+    if scheme == "hf":
+        where, _, revision = rest.partition("@")
+        try:
+            return PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+        except OSError:
+            if not known or len(known.sources) == 1:
+                raise
+    return PreTrainedTokenizerFast.from_pretrained(str(fetched(run, model).path))
 
 
 def _by_split(problems: pl.DataFrame, failures: list[Row], lengths: pl.Series | None, room: int) -> list[Row]:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 import polars as pl
 
 from codelutra.errors import UserError
+from codelutra.pipeline.fetched import source_of
 from codelutra.pipeline.run import Policy, Run
 from codelutra.results import text
 from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
@@ -67,6 +68,7 @@ class Recorder:
             suite_version=run.suite.version,
             mode=run.suite.mode,
             model=run.config.model,
+            model_source=source_of(run.dir, run.config.model),
             state="running",
             started=self._began,
         )

@@ -23,8 +23,9 @@ from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
+from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Policy, Run
-from codelutra.pipeline.start import adapter_base, model_of
+from codelutra.pipeline.start import adapter_base
 from codelutra.pipeline.start import base_policy as base_policy
 from codelutra.pipeline.usable import require_enough, teachable, to_imitate
 from codelutra.prompts import in_keys
@@ -52,7 +53,7 @@ def problems(run: Run) -> Step:
     inputs = {"content": digest_of([frame.write_ndjson(), sorted(s.databases())])}
     if config.suite.generated_cases:
         read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **_judging(run)}
-    proposer = model_of(run, config.suite.proposals) if config.suite.proposals else None
+    proposer = fetched(run, config.suite.proposals) if config.suite.proposals else None
     if proposer:
         read |= {"dtype": number_format(config.engine.dtype), "max_model_len": config.engine.max_model_len}
         inputs |= {"proposer": proposer.fingerprint}

@@ -47,13 +47,14 @@ def card(found: Findings, row: PolicyResult) -> str:
     """README.md of the export of `row`'s policy."""
     s, config = found.summary, found.config
     first, *later = lineage(found)
-    model = first.summary.model
+    model, source = first.summary.model, first.summary.model_source
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
     drawn, (made, training, tags) = config.sample, _made(found, row)
     used = {"codelutra": [__version__]} | libraries(found)
     facts = {
         "base model": f"{code(model)}, licence {inline(licence) or 'not recorded'}",
+        **({"taken from": code(source)} if source else {}),
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
         "suite": inline(f"{s.suite}, version {s.suite_version}, licence {suite_licence}"),
         "problems": text.problem_counts(s),
@@ -89,7 +90,7 @@ def card(found: Findings, row: PolicyResult) -> str:
 def has_adapter_of_base(found: Findings, row: PolicyResult) -> bool:
     """Whether the adapter beside this policy belongs to the model the run started from. What a later iteration added to the
     policy before it is of use to nobody who has not that policy."""
-    return record_of(Path(row.path)).get("base") == found.config.model
+    return record_of(Path(row.path)).get("base") in (found.config.model, found.summary.model_taken)
 
 
 def _adapter(found: Findings, row: PolicyResult) -> str:
@@ -157,7 +158,7 @@ def base_licence(found: Findings) -> str:
 
 def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str]) -> dict[str, Any]:
     s = found.summary
-    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model)
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model_taken)
     metrics = [_metric("dev", row.dev)] if row.dev.n else []
     if s.test and s.test.policy == row.label:
         metrics.append(_metric("test", s.test))

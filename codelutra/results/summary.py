@@ -211,6 +211,9 @@ class RunSummary(_Part):
     mode: str
     """The comparison mode that labels are made by."""
     model: str
+    """As the config names it."""
+    model_source: str = ""
+    """Where a model given by name was taken from: other sources have other weights. "" for other models."""
     state: State
     reason: str = ""
     best: str | None = None
@@ -235,6 +238,11 @@ class RunSummary(_Part):
             for test in filter(None, row["paired"].values()):
                 test["against"] = labels.get(test["against"], test["against"])
         return raw
+
+    @property
+    def model_taken(self) -> str:
+        """The model, by a reference that leads to the same weights again."""
+        return self.model_source or self.model
 
     def policy(self, label: str | None) -> PolicyResult | None:
         return next((p for p in self.policies if p.label == label), None)
