@@ -49,6 +49,9 @@ class SuiteSection(Section):
     generated_cases: int = Field(0, ge=0, le=100)
     """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
     then a right one fails, where the problem leaves open what an input should give."""
+    copies: int = Field(0, ge=0, le=16)
+    """SQL: judge train samples on this many perturbed copies of each database as well, and learn nothing from those that are
+    right on the database alone. 6 catch most lucky answers, for so many more queries. Scores stay by the database itself."""
     proposals: str | None = None
     """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 
