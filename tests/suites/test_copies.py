@@ -116,7 +116,8 @@ ODD = {
         CREATE VIRTUAL TABLE own USING fts4(x); INSERT INTO own VALUES ('hello');""",
     "odd names": """CREATE TABLE t (a INTEGER, b TEXT, "select" TEXT, "b ""c" TEXT, [ü d] TEXT, rowid TEXT);
         INSERT INTO t VALUES (1, 'p', 'x', 'y', 'z', 'r'), (2, 'q', 'x', 'y', 'z', 's');
-        CREATE TABLE "order" ("group" INTEGER); INSERT INTO "order" VALUES (1), (2); CREATE TABLE "a'b;c" (x); INSERT INTO "a'b;c" VALUES (1)""",
+        CREATE TABLE "order" ("group" INTEGER); INSERT INTO "order" VALUES (1), (2); CREATE TABLE "a'b;c" (x);
+        INSERT INTO "a'b;c" VALUES (1)""",
     "strict": "CREATE TABLE t (a INTEGER, b TEXT, c ANY) STRICT; INSERT INTO t VALUES (1, 'x', 1.5), (2, 'y', x'00')",
     "blobs": "CREATE TABLE t (a BLOB PRIMARY KEY, b BLOB); INSERT INTO t VALUES (x'00ff', zeroblob(100)), (x'01', NULL)",
     "not UTF-8": "CREATE TABLE t (a INTEGER, b TEXT); INSERT INTO t VALUES (1, CAST(x'ff41' AS TEXT)), (2, 'ok')",
@@ -172,7 +173,7 @@ def test_an_odd_database_is_copied(name: str, tmp_path: Path) -> None:
 )
 def test_a_database_that_cannot_be_perturbed_has_fewer_copies_and_a_reason(script: str, why: str, tmp_path: Path) -> None:
     made, said = copied(database(tmp_path / "odd.sqlite", script), tmp_path / "out", ["SELECT b FROM t WHERE a > 1"])
-    assert len(made) < 4
+    assert made == []
     assert said.startswith(why)
 
 

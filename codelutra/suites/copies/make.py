@@ -16,7 +16,7 @@ from codelutra.store.files import sha256_file
 from codelutra.suites.base import material
 from codelutra.suites.copies.asks import read_asks
 from codelutra.suites.copies.perturb import perturbed
-from codelutra.suites.copies.tables import names_of, read_tables, write_copy
+from codelutra.suites.copies.tables import names_of, read_tables, same_rows, write_copy
 
 VERSION = 1
 
@@ -77,7 +77,7 @@ def _copies_of(
             why = f"a copy cannot be written: {e}"
             continue
         content = sha256_file(target)
-        if not rows or content in made:
+        if not rows or content in made or same_rows(target, tables):
             why = why or "its constraints leave nothing to perturb"
             continue
         target.rename(out / f"{content}.sqlite")

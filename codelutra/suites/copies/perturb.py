@@ -148,7 +148,7 @@ class _Copy:
                 self.join(asked, rows, one, other)
         # The condition in question comes last: others may be about the same column.
         for c in (*(c for c in asked.conditions if c is not missed), *([missed] if missed else [])):
-            values = c.hits if alone is None else c.misses
+            values: Sequence[Cell] = c.hits if alone is None else c.misses
             if c is missed:
                 values = alone if alone is not None else c.misses[:2] if self.chance.random() < 0.7 else c.misses
             if c.alias in rows and c.alias not in kept and values:

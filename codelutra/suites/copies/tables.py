@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -261,6 +262,17 @@ def write_copy(original: Path, tables: Mapping[str, Table], spare: Mapping[str, 
         for name in virtual:
             _fill_virtual(source, copy, name)
     return count
+
+
+def same_rows(copy: Path, tables: Mapping[str, Table]) -> bool:
+    """Whether a copy has just these rows, in whatever order."""
+    with opened(copy) as connection:
+        for table in tables.values():
+            shown = ", ".join(quoted(c.name) for c in table.columns) or "NULL"
+            there = Counter(connection.execute(f"SELECT {shown} FROM {quoted(table.name)}"))
+            if there != Counter(map(tuple, table.rows)):
+                return False
+    return True
 
 
 def _does(connection: sqlite3.Connection, sql: str) -> bool:
