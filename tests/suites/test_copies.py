@@ -125,7 +125,7 @@ ODD = {
     "extremes": """CREATE TABLE t (a INTEGER PRIMARY KEY, b REAL); INSERT INTO t VALUES (9223372036854775807, 1e308),
         (-9223372036854775808, -1e308), (0, 9e999), (1, NULL)""",
     "checks": """CREATE TABLE t (a INTEGER, b INTEGER CHECK (b = 2 * a), c TEXT UNIQUE, UNIQUE (a, b));
-        INSERT INTO t VALUES (1, 2, 'x'), (2, 4, NULL), (3, 6, NULL)""",
+        INSERT INTO t VALUES (1, 2, 'x'), (2, 4, NULL), (3, 6, NULL), (4, 8, 'y'), (5, 10, 'z'), (6, 12, 'w')""",
     "two to one": """CREATE TABLE p (a INTEGER, b INTEGER, PRIMARY KEY (a, b)); INSERT INTO p VALUES (1, 1), (1, 2), (2, 1);
         CREATE TABLE t (a INTEGER, b INTEGER, c TEXT, FOREIGN KEY (a, b) REFERENCES p(a, b));
         INSERT INTO t VALUES (1, 1, 'x'), (1, 2, 'y'), (2, 1, 'z')""",

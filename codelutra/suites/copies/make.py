@@ -6,6 +6,7 @@ import hashlib
 import random
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from codelutra.suites.copies.perturb import perturbed
 from codelutra.suites.copies.tables import names_of, read_tables, same_rows, write_copy
 
 VERSION = 1
+TRIES = 3  # for one copy that differs from the original and from the others
 
 
 def queries_by_database(problems: pl.DataFrame) -> dict[str, list[str]]:
@@ -65,26 +67,25 @@ def _copies_of(
         return [], f"it cannot be read as plain tables: {e}"
     if not any(table.rows for table in tables.values()):
         return [], "it has no row in a plain table"
-    why = ""
-    for number in range(count):
-        target = out / "copy.sqlite"
-        target.unlink(missing_ok=True)
-        chance = _chance(seed, digest, number)
+    why, target = "", out / "copy.sqlite"
+    for number, attempt in product(range(count), range(TRIES)):
+        if len(made) > number:
+            continue
+        chance = _chance(seed, digest, f"{number} {attempt}")
         spare = {name: [row for row in t.rows if chance.random() < 0.7] or t.rows for name, t in tables.items()}
+        target.unlink(missing_ok=True)
         try:
             rows = write_copy(file, perturbed(tables, asks, chance, distinct=number % 2 == 0), spare, target)
+            is_new = rows > 0 and (content := sha256_file(target)) not in made and not same_rows(target, tables)
         except (sqlite3.Error, sqlite3.Warning, OverflowError) as e:
             why = f"a copy cannot be written: {e}"
             continue
-        content = sha256_file(target)
-        if not rows or content in made or same_rows(target, tables):
-            why = why or "its constraints leave nothing to perturb"
-            continue
-        target.rename(out / f"{content}.sqlite")
-        made[content] = rows
-    (out / "copy.sqlite").unlink(missing_ok=True)
-    return list(made.items()), why
+        if is_new:
+            target.rename(out / f"{content}.sqlite")
+            made[content] = rows
+    target.unlink(missing_ok=True)
+    return list(made.items()), "" if len(made) == count else why or "its constraints leave nothing to perturb"
 
 
-def _chance(seed: int, digest: str, what: str | int) -> random.Random:
+def _chance(seed: int, digest: str, what: str) -> random.Random:
     return random.Random(hashlib.sha256(f"{seed} {digest} {what}".encode()).digest())
