@@ -75,8 +75,9 @@ def refine_run(run: Run) -> RunSummary:
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         lesson = asked
         if draws:
-            record.sampled(policy, score(run, outcomes, asked, expected, "train"), sampling.made(greedy=False), outcomes)
-            outcomes = by_no_luck(run, sampling, outcomes, asked, expected)
+            scores = score(run, outcomes, asked, expected, "train")
+            ran, outcomes = outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
+            record.sampled(policy, scores, sampling.made(greedy=False), list(dict.fromkeys([*ran, *outcomes])))
             lesson = (pairs if objective == "preference" else answers)(run, [*earlier, *outcomes], asked, expected)
             record.learned_from(policy, lesson)
             earlier += outcomes if run.config.pairs.accumulate else []

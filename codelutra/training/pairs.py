@@ -95,7 +95,7 @@ def _funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFra
         "all_right": by_problem.filter(right, ~wrong).height,
         "all_wrong": by_problem.filter(~right, wrong).height,
         "right_and_wrong": by_problem.filter(right, wrong).height,
-    } | ({"lucky": lucky} if (lucky := outcomes.filter(~pl.col("greedy"), RIGHT_BY_LUCK).height) else {})
+    } | ({"lucky_left_out": lucky} if (lucky := outcomes.filter(~pl.col("greedy"), RIGHT_BY_LUCK).height) else {})
 
 
 def mix(x: pl.Series) -> pl.Series:

@@ -134,10 +134,10 @@ def test_a_lucky_answer_is_neither_chosen_nor_rejected_nor_learned_from(
     by_luck = set(frame.filter(RIGHT_BY_LUCK)["code"])
     assert pairs.height == 4
     assert not by_luck & {*pairs["chosen"], *pairs["rejected"]}
-    assert (facts["samples"], facts["correct"], facts["lucky"]) == (6, 4, 8)
+    assert (facts["samples"], facts["correct"], facts["lucky_left_out"]) == (6, 4, 8)
     answers, facts = right_answers(frame, shop.problems, shop.expected)
     assert not by_luck & set(answers["completion"])
-    assert facts["lucky"] == 8
+    assert facts["lucky_left_out"] == 8
 
 
 def test_where_all_right_answers_are_lucky_the_reference_is_chosen(shop: Shop, confirmed: tuple[pl.DataFrame, ...]) -> None:

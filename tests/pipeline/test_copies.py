@@ -94,13 +94,13 @@ def test_a_run_learns_from_what_the_copies_confirm_and_scores_by_the_database(fo
     with prefect_test_harness(server_startup_timeout=180):
         official, same, scores, pairs = learned(0)
         assert same == official
-        assert "lucky" not in pairs.facts
+        assert "lucky_left_out" not in pairs.facts
         again, kept, same_scores, fewer_pairs = learned(4)
     assert again == official
     assert same_scores == scores
     frame = kept[0].frame("outcomes")
     assert frame.filter(RIGHT_BY_LUCK)["code"].to_list() == LUCKY_HERE[OLD]
-    assert kept[0].facts["lucky"] == fewer_pairs.facts["lucky"] == 3
+    assert kept[0].facts["lucky"] == fewer_pairs.facts["lucky_left_out"] == 3
     assert set(fewer_pairs.frame("pairs")["chosen"]) <= set(RIGHT_ELSEWHERE_TOO[OLD])
     assert set(pairs.frame("pairs")["chosen"]) & set(LUCKY_HERE[OLD])
     matched(kept[0].frame("lucky"), LUCKY)

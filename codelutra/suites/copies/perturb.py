@@ -33,22 +33,18 @@ def perturbed(tables: Mapping[str, Table], asks: Asks, chance: random.Random, *,
         for i, column in enumerate(table.columns):
             if table.rows and not column.fixed:
                 copy.redraw(name, i, column, sorted({k + d for a in asks.selects for k in a.counts for d in (0, 1)}))
-    written = dict[str, set[int]]()  # table → ids of rows whose values are meant
-    selects = [a for a in asks.selects if a.conditions or a.joins or a.counts]
-    chance.shuffle(selects)
-    for asked in selects:
-        ways = [copy.fulfilled(asked), *(copy.missed(asked, c) for c in asked.conditions)]
-        if asked.either:
-            ways += [copy.missed(asked, c, alone) for c in asked.conditions for alone in (c.hits, c.misses)]
-        for row_of in ways:
-            for alias, row in row_of:
-                written.setdefault(asked.tables[alias], set()).add(id(row))
+    written = copy.write_all(asks)
+    meant = {(a.tables[c.alias], c.column) for a in asks.selects for c in a.conditions}
     for name, table in made.items():
         table.rows.sort(key=lambda row: id(row) not in written.get(name, ()))  # stable: what was written comes first
+        count = len(written.get(name, ()))
         for i, column in enumerate(table.columns):
-            if column.unique and (distinct or column.key) and not (column.key and column.parent):
-                _told_apart(table.rows, i)
-        copy.drop_doubles(name, tables[name].rows)
+            if column.unique and not (column.key and column.parent):
+                if distinct or column.key:
+                    _told_apart(table.rows, i)
+                elif (name, column.name.lower()) not in meant:
+                    _told_apart([*table.rows[count:], *table.rows[:count]], i, count)
+        copy.drop_doubles(name, tables[name].rows, count)
         chance.shuffle(table.rows)
     copy.tie_up()
     for place in sorted(asks.compared_with_average):
@@ -127,17 +123,41 @@ class _Copy:
                 self.set(asked, alias, column, row, kept[alias][self.at((asked.tables[alias], column))])
         return found
 
-    def missed(self, asked: Asked, condition: Condition, alone: Sequence[Cell] | None = None) -> list[tuple[str, Row]]:
-        """Rows that fulfil all conditions of a SELECT but this one, and miss that one by little.
+    def write_all(self, asks: Asks) -> dict[str, set[int]]:
+        """Write rows for every SELECT: some that fulfil it, some that just miss one of its conditions.
 
-        alone: rows that miss all other conditions, and have one of these values here.
+        Returns the ids of these rows by table.
         """
-        return self.written(asked, {}, condition, alone)
+        written: dict[str, set[int]] = {}
+        selects = [a for a in asks.selects if a.conditions or a.joins or a.counts]
+        self.chance.shuffle(selects)
+        for asked in selects:
+            for alias, row in (pair for found in self.near(asked) for pair in found):
+                written.setdefault(asked.tables[alias], set()).add(id(row))
+        return written
+
+    def near(self, asked: Asked) -> Iterator[list[tuple[str, Row]]]:
+        yield self.fulfilled(asked)
+        for c in asked.conditions:
+            yield self.written(asked, {}, c, c.misses[:1])
+            yield self.written(asked, {}, c, c.misses[1:])
+            if asked.either:
+                yield self.written(asked, {}, c, c.hits, alone=True)
+                yield self.written(asked, {}, c, c.misses[:1], alone=True)
 
     def written(
-        self, asked: Asked, kept: Mapping[str, Row], missed: Condition | None = None, alone: Sequence[Cell] | None = None
+        self,
+        asked: Asked,
+        kept: Mapping[str, Row],
+        about: Condition | None = None,
+        values: Sequence[Cell] = (),
+        *,
+        alone: bool = False,
     ) -> list[tuple[str, Row]]:
-        """A row of each of the SELECT's tables, joined, with the values that its conditions ask for."""
+        """A row of each of the SELECT's tables, joined, that fulfils its conditions (if `alone`, misses them all).
+
+        about: a condition whose column gets one of `values` instead.
+        """
         rows = dict(kept)
         for alias, name in asked.tables.items():
             if alias not in rows and self.tables[name].rows and self.added[name] < WRITTEN:
@@ -147,12 +167,10 @@ class _Copy:
             if one[0] in rows and other[0] in rows:
                 self.join(asked, rows, one, other)
         # The condition in question comes last: others may be about the same column.
-        for c in (*(c for c in asked.conditions if c is not missed), *([missed] if missed else [])):
-            values: Sequence[Cell] = c.hits if alone is None else c.misses
-            if c is missed:
-                values = alone if alone is not None else c.misses[:2] if self.chance.random() < 0.7 else c.misses
-            if c.alias in rows and c.alias not in kept and values:
-                self.set(asked, c.alias, c.column, rows[c.alias], self.chance.choice(values))
+        for c in (*(c for c in asked.conditions if c is not about), *([about] if about else [])):
+            chosen = values if c is about else c.misses if alone else c.hits
+            if c.alias in rows and c.alias not in kept and chosen:
+                self.set(asked, c.alias, c.column, rows[c.alias], self.chance.choice(chosen))
                 if c.over:
                     self.set_group(asked, c, rows[c.alias])
         return list(rows.items())
@@ -178,16 +196,27 @@ class _Copy:
         other[i] = int(other[i] or 0) - left % (len(numbered) - 1)
         one[i] = left // (len(numbered) - 1)
 
-    def drop_doubles(self, name: str, original: Sequence[Row]) -> None:
-        """Drop rows that differ from an earlier one in their key alone, if the original has none of that kind."""
+    def drop_doubles(self, name: str, original: Sequence[Row], written: int) -> None:
+        """Drop rows that differ from an earlier one in their key alone, if the original has none of that kind.
+
+        The first `written` rows are needed: they are told apart by a column without duplicates, where there is one.
+        """
         table = self.tables[name]
         plain = [i for i, c in enumerate(table.columns) if not c.key or c.parent]
-
-        def content(row: Row) -> tuple[Cell, ...]:
-            return tuple(row[i] for i in plain)
-
-        if plain and len({content(row) for row in original}) == len(original):
-            table.rows = list({content(row): row for row in reversed(table.rows)}.values())[::-1]
+        telling = next((i for i in plain if table.columns[i].unique and not table.columns[i].parent), None)
+        seen, kept = set[tuple[Cell, ...]](), list[Row]()
+        if not plain or len({tuple(row[i] for i in plain) for row in original}) < len(original):
+            return
+        for place, row in enumerate(table.rows):
+            content, step = tuple(row[i] for i in plain), 0
+            while content in seen and place < written and telling is not None and step < 100:
+                step += 1
+                row[telling] = _apart(row[telling], step)
+                content = tuple(row[i] for i in plain)
+            if content not in seen:
+                kept.append(row)
+            seen.add(content)
+        table.rows = kept
 
     def join(self, asked: Asked, rows: Mapping[str, Row], one: Place, other: Place) -> None:
         """Make two rows meet: the side that is no key takes the other's value."""
@@ -269,12 +298,12 @@ def _like(value: Cell, pool: Sequence[Cell]) -> Cell:
     return str(value) if isinstance(value, int | float) and texts * 2 > min(len(pool), 50) else value
 
 
-def _told_apart(rows: Sequence[Row], i: int) -> None:
-    """Change values that occur a second time, by little."""
+def _told_apart(rows: Sequence[Row], i: int, last: int | None = None) -> None:
+    """Change values that occur a second time, by little; if `last`, of the last rows alone."""
     seen = set[Any]()
-    for row in rows:
+    for place, row in enumerate(rows):
         value, step = row[i], 0
-        while row[i] is not None and row[i] in seen:
+        while row[i] is not None and row[i] in seen and (last is None or place >= len(rows) - last):
             step += 1
             row[i] = _apart(value, step)
         seen.add(row[i])
@@ -283,4 +312,4 @@ def _told_apart(rows: Sequence[Row], i: int) -> None:
 def _apart(value: Cell, step: int) -> Cell:
     if isinstance(value, int | float):
         return value + step if abs(value) < LARGEST else step
-    return f"{value}{step}" if isinstance(value, str) else (value or b"") + bytes([step % 256])
+    return (value or b"") + bytes([step % 256]) if isinstance(value, bytes) else f"{value or ''}{step}"

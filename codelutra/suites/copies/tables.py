@@ -123,7 +123,8 @@ def _further_links(connection: sqlite3.Connection, tables: Mapping[str, Table], 
     """
     pairs = [tuple(sorted(link)) for link in asks.links if len(link) == 2]
     keys = {(n, k[0]) for n, t in tables.items() if len(k := [c.name.lower() for c in t.columns if c.key]) == 1}
-    pairs += [((n, c), (o, k)) for o, k in keys for n, t in tables.items() for c in t.names if c == k and n != o]
+    # Two keys of the same name, as `id` in every table, are no link.
+    pairs += [((n, c), (o, k)) for o, k in keys for n, t in tables.items() for c in t.names if c == k and (n, c) not in keys]
     for one, other in sorted(set(pairs)):
         for child, parent in ((one, other), (other, one)):
             column, target = column_of(tables, child), column_of(tables, parent)
