@@ -17,7 +17,6 @@ import json
 import random
 import sqlite3
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -100,9 +99,7 @@ def programs(problems: pl.DataFrame, files: Mapping[str, Path]) -> tuple[pl.Data
 def measure(suite: Suite, problems: pl.DataFrame, copies: int, seed: int, kept: Path | None = None) -> dict[str, Any]:
     files = {d: suite.databases()[d] for d in queries_by_database(problems)}
     with tempfile.TemporaryDirectory() as scratch:
-        began = time.monotonic()
         made, fewer = make_copies(files, queries_by_database(problems), copies, seed, Path(scratch))
-        making = time.monotonic() - began
         there = {d: Path(scratch) / f"{d}.sqlite" for d in made["digest"]}
         with Pool(image=ensure_image(suite.image), workers=2, databases={**files, **there}) as pool:
             expected, _ = judge_references(problems, suite, pool, timeout_seconds=SECONDS)
@@ -126,7 +123,6 @@ def measure(suite: Suite, problems: pl.DataFrame, copies: int, seed: int, kept: 
         "databases_with_fewer": len(fewer),
         "rows_of_a_copy": round(float(made["rows"].mean() or 0)),
         "references_on_copies": facts,
-        "seconds_making": round(making, 1),
         "kinds": {kind: rates(frame.filter(pl.col("kind") == kind)) for kind in sorted(set(kinds))},
         "all_changes": rates(frame.filter(~pl.col("kind").is_in(CONTROLS))),
     }
