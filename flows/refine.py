@@ -17,7 +17,21 @@ from codelutra.store.artifacts import Artifact
 from flows.naming import named
 from tasks.publish import live_progress, publish
 from tasks.server import claim
-from tasks.stages import answers, base_model, execute, pairs, problems, references, sample, score, train, warm_start
+from tasks.stages import (
+    answers,
+    base_model,
+    confirmed,
+    copies,
+    execute,
+    pairs,
+    problems,
+    references,
+    references_on_copies,
+    sample,
+    score,
+    train,
+    warm_start,
+)
 
 
 @flow(name="refine", flow_run_name=named("refine"), on_running=[claim], task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
@@ -61,7 +75,9 @@ def refine_run(run: Run) -> RunSummary:
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         lesson = asked
         if draws:
-            record.sampled(policy, score(run, outcomes, asked, expected, "train"), sampling.made(greedy=False), outcomes)
+            scores = score(run, outcomes, asked, expected, "train")
+            ran, outcomes = outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
+            record.sampled(policy, scores, sampling.made(greedy=False), list(dict.fromkeys([*ran, *outcomes])))
             lesson = (pairs if objective == "preference" else answers)(run, [*earlier, *outcomes], asked, expected)
             record.learned_from(policy, lesson)
             earlier += outcomes if run.config.pairs.accumulate else []
@@ -113,6 +129,18 @@ def shards(run: Run, sampling: Sampling, asked: Artifact, expected: Artifact, *,
     for samples in drawn:
         samples.result()  # raises what stopped the engine; of the outcome that waited for it Prefect only says "pending"
     return [o.result() for o in outcomes]
+
+
+def by_no_luck(
+    run: Run, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact
+) -> list[Artifact]:
+    """The outcomes to learn from: with `suite.copies`, answers that are right on the database alone are undecided."""
+    if not run.config.suite.copies:
+        return outcomes
+    made = copies(run, asked)
+    there = references_on_copies(run, made, asked, expected)
+    labels = [label for _, label in sampling.labels(greedy=False)]
+    return [confirmed(run, o, made, asked, there, label) for o, label in zip(outcomes, labels, strict=True)]
 
 
 if __name__ == "__main__":

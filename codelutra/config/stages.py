@@ -49,6 +49,10 @@ class SuiteSection(Section):
     generated_cases: int = Field(0, ge=0, le=100)
     """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
     then a right one fails, where the problem leaves open what an input should give."""
+    copies: int = Field(0, ge=0, le=16)
+    """SQL: judge train samples on this many perturbed copies of each database as well, and learn nothing from those that are
+    right on the database alone. More copies catch more lucky answers and run more queries; 6 is a good number. Scores stay
+    by the database itself, and so do the rewards of objective grpo."""
     proposals: str | None = None
     """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 

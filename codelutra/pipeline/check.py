@@ -23,6 +23,7 @@ from codelutra.config import RunConfig, SuiteSection, load_config
 from codelutra.errors import UserError
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
+from codelutra.pipeline.copies import copies_notes, told
 from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
@@ -45,6 +46,7 @@ class Report:
     leaks: list[Row]  # train_id, shares ("prompt" | "program"), suite, split, problem_id
     notes: list[str]
     contradictions: list[Row] = field(default_factory=list)  # split, problem_id; first_split, first_id: asks the same
+    copies: Row = field(default_factory=dict)  # with suite.copies: what pipeline/copies.py:told says of them
 
     @property
     def spoilt(self) -> list[str]:
@@ -73,11 +75,13 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     with tempfile.TemporaryDirectory(prefix="codelutra-check-") as scratch, Run(home, config, Path(scratch)) as run:
         run.on_progress = on_progress
         asked = run.make(stages.problems(run))
-        expected = run.make(stages.references(run, asked)).frame("expected")
+        judged_once = run.make(stages.references(run, asked))
+        expected = judged_once.frame("expected")
         problems = asked.frame("problems")
         with run.use_pool() as pool:
             seconds, heard = config.execute.timeout_seconds, run.progress("references, once more", "problems")
             again, _ = judge_references(problems, run.suite, pool, timeout_seconds=seconds, progress=heard)
+        copies = told(run, asked, judged_once) if config.suite.copies else {}
         plain = run.suite.problems()  # without worked examples, which several prompts share
         failures = reference_failures(problems, expected, again, run.suite)
         leaks = leaks_within(plain, run.suite)
@@ -101,9 +105,10 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
             f"{len(cut)} references have a LIMIT that cuts rows that tie ({named}): any of those rows are right; "
             "add sort keys where one of them is meant"
         )
+    notes += copies_notes(copies) if copies else []
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
-    return Report(judged, rows, failures, leaks, notes, clashes)
+    return Report(judged, rows, failures, leaks, notes, clashes, copies)
 
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:

@@ -271,7 +271,7 @@ def _judged(
     run: Run, samples: pl.DataFrame, problems: Artifact, expected: Artifact, heard: Callable[..., None] | None = None
 ) -> Made:
     """SAMPLES through the sandbox: OUTCOMES, facts."""
-    machine = f"{run.image} {run.config.execute.memory_mb} MB {run.config.execute.runtime or ''}"
+    machine = run.machine
     with run.use_pool() as pool:
         began = time.monotonic()  # shards queue for the pool: what they wait is no work
         frame, facts = execution.execute(
@@ -305,18 +305,7 @@ def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recip
     return Recipe(stage, VERSIONS[stage], config, inputs)
 
 
-def _judging(run: Run) -> dict[str, Any]:
-    """All that decides what a program gives and whether that is right."""
-    limits = run.config.execute
-    return {
-        "suite": run.suite.name,
-        "suite_version": run.suite.version,
-        "mode": run.suite.mode,
-        "image": run.image,
-        "timeout": limits.timeout_seconds,
-        "memory_mb": limits.memory_mb,
-        "runtime": limits.runtime,
-    }
+_judging = Run.judging
 
 
 def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:

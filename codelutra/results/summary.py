@@ -116,6 +116,8 @@ class Funnel(_Part):
     pairs: int | None = None
     pairs_from_references: int | None = None
     answers: int | None = None
+    lucky_left_out: int | None = None
+    """Samples right on the database alone, not on its copies (`suite.copies`): left out."""
     why: str = ""
     """Why there is nothing to learn from; "" where there is something."""
 

@@ -45,7 +45,8 @@ def test_an_adapter_of_a_model_given_by_name_names_the_source_it_was_taken_from(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODELUTRA_CACHE", str(tmp_path / "cache"))
-    with Run(tmp_path, config(model, model="SmolLM2-135M", train={"method": "lora"})) as run:
+    named = config(model, train={"method": "lora"}).model_copy(update={"model": "SmolLM2-135M"})
+    with Run(tmp_path, named) as run:
         run.dir.write("models.json", {"smollm2-135m-instruct": f"path:{model}"})
         start = base_policy(run)
         assert adapter_base(run, start, run.config.train) == Base(model, f"path:{model}", start.digest)
