@@ -161,7 +161,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
     read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path)
+        Path(policy.path), thinking=run.config.prompt.thinking
     )
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
@@ -180,7 +180,7 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     if config.replay_references or config.objective in ("sft", "grpo"):
         inputs |= {"problems": problems.digest, "expected": expected.digest}
     read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path)
+        Path(policy.path), thinking=run.config.prompt.thinking
     )
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
@@ -299,8 +299,8 @@ def _judged(
 
 def _training(run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str) -> training.Training:
     heard = run.training_progress(stage, label)
-    system, seed, lock = run.suite.system, run.config.seed, run.accelerator_lock
-    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard)
+    system, seed, lock, thinking = run.suite.system, run.config.seed, run.accelerator_lock, run.config.prompt.thinking
+    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, thinking)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

@@ -90,14 +90,17 @@ def _examples(
     spec: dict[str, Any], frame: pl.DataFrame, tokenizer: Any, max_length: int
 ) -> tuple[list[Example], list[Example]]:
     """The examples that fit, and the references that are replayed beside them."""
-    system, replayed = spec["system"], list[Example]()
+    system, thinking, replayed = spec["system"], spec.get("thinking", False), list[Example]()
     match spec["kind"]:
         case "preference":
             if spec.get("references"):
-                replayed = answer_examples(pl.read_parquet(spec["references"], glob=False), tokenizer, system, max_length)
-            examples, what = pair_examples(frame, tokenizer, system, max_length, len(replayed)), "pairs"
+                known = pl.read_parquet(spec["references"], glob=False)
+                replayed = answer_examples(known, tokenizer, system, max_length, thinking=thinking, written=False)
+            examples = pair_examples(frame, tokenizer, system, max_length, len(replayed), thinking=thinking)
+            what = "pairs"
         case "supervised":
-            examples, what = answer_examples(frame, tokenizer, system, max_length), "examples"
+            written, what = spec.get("written", True), "examples"
+            examples = answer_examples(frame, tokenizer, system, max_length, thinking=thinking, written=written)
         case "grpo":  # no answer is known yet: the policy writes them while it is trained
             answer = spec["sample"]["max_tokens"]
             unanswered = frame.with_columns(completion=pl.lit(""))
