@@ -72,14 +72,13 @@ class RunConfig(Section):
 
 def settings(config: Section, *without: Mark) -> dict[str, Any]:
     """Values by dotted name ("train.beta"), without the fields that have one of these marks; `dtype: auto` as the number
-    format it means on this machine; `prompt` only where it asks for thoughts. `settings(section, SAME_RESULT)` is what the
-    store's keys are made of."""
+    format it means on this machine. `settings(section, SAME_RESULT)` is what the store's keys are made of."""
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if name == "learning_rate" and value is None:
             value = OPEN_RATES[type(config).__name__]
-        if any(mark in without for mark in field.metadata) or (isinstance(value, PromptSection) and not value.thinking):
+        if any(mark in without for mark in field.metadata):
             continue
         if isinstance(value, Section):
             values |= {f"{name}.{key}": v for key, v in settings(value, *without).items()}

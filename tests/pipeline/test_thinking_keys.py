@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import parse_config
+from codelutra.experiments.retrain import _made_of
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.sampler import Sampling
 from codelutra.sampling.shards import plan_shards
@@ -36,3 +37,11 @@ def test_thinking_and_its_budget_are_in_the_keys_of_samples_and_nothing_is_where
     assert "thinking" not in str(off)
     assert on != off
     assert [key["thinking_tokens"] for key in (*on, *longer)] == [512, 99]
+
+
+def test_thinking_is_a_reason_to_retrain_and_nothing_is_where_it_is_off() -> None:
+    raw = {"name": "r", "suite": {"name": "starter-sql", "train": 6, "dev": 4, "test": 0}}
+    plain, still, on = (
+        _made_of(parse_config(raw | {"prompt": prompt})) for prompt in ({}, {"thinking_tokens": 99}, {"thinking": True})
+    )
+    assert plain == still != on
