@@ -106,7 +106,8 @@ def answer_text(tokenizer: Any, ids: list[int], *, thinking: bool = False) -> st
     tokenizers drop a blank that begins a text, and the answer would be trained on other tokens than it was sampled with."""
     keep = frozenset[int]()
     if thinking:
-        keep = frozenset(tokenizer.convert_tokens_to_ids([(made := thought(tokenizer)).opens, made.closes]))
+        made, added = thought(tokenizer), tokenizer.get_added_vocab()
+        keep = frozenset(added[mark] for mark in (made.opens, made.closes) if mark in added)
     context: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     known, whole = (_decoded(tokenizer, some, keep) for some in (context, [*context, *ids]))
     return whole[len(known) :] if whole.startswith(known) else _decoded(tokenizer, ids, keep)

@@ -43,7 +43,7 @@ def within_budget(tokenizer: Any, text: str, ids: list[int], finish_reason: str,
 def thought_tokens(tokenizer: Any, completion: str, ids: list[int]) -> int:
     """How many of the completion's ids are its thought, marks included."""
     marks = thought(tokenizer)
-    at, close = marks.answer_at(completion), tokenizer.convert_tokens_to_ids(marks.closes)
+    at, close = marks.answer_at(completion), tokenizer.get_added_vocab().get(marks.closes)
     if at in (0, len(completion)):
         return len(ids) if at else 0
     if close in ids:
