@@ -154,6 +154,7 @@ def _save(trainer: Any) -> None:
     config = json.loads((job.policy / "config.json").read_text())
     config.pop("torch_dtype", None)
     (job.out / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    (job.out / "generation_config.json").unlink(missing_ok=True)  # transformers', with the tokenizer's end token alone
     for file in _kept(job.policy):
         shutil.copyfile(file, job.out / file.name)
     shutil.copyfile(job.work / "training.jsonl", job.out / "training.jsonl")
