@@ -10,7 +10,15 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from codelutra.config.section import ADDED_LATER, HOW_FAR, SAME_RESULT, Mark, Section
-from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
+from codelutra.config.stages import (
+    EngineSection,
+    ExecuteSection,
+    PairsSection,
+    PromptSection,
+    SampleSection,
+    SelectSection,
+    SuiteSection,
+)
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 from codelutra.errors import ConfigError
 from codelutra.hardware import number_format
@@ -38,6 +46,7 @@ class RunConfig(Section):
     suite: SuiteSection
     warm_start: WarmStartSection | None = None
     """SFT on the references before the first iteration; `{}` for its defaults, absent for none."""
+    prompt: PromptSection = PromptSection()
     engine: EngineSection = EngineSection()
     sample: SampleSection = SampleSection()
     execute: ExecuteSection = ExecuteSection()
@@ -47,8 +56,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
-        if self.sample.max_tokens >= self.engine.max_model_len:
-            room = f"sample.max_tokens {self.sample.max_tokens} leaves no room for a prompt in engine.max_model_len"
+        answer, thought = f"sample.max_tokens {self.sample.max_tokens}", self.prompt.budget
+        if self.sample.max_tokens + thought >= self.engine.max_model_len:
+            written = f"prompt.thinking_tokens {thought} and {answer} leave" if thought else f"{answer} leaves"
+            room = f"{written} no room for a prompt in engine.max_model_len"
             raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")
         return self
 
@@ -69,6 +80,12 @@ class RunConfig(Section):
                 f"train.adapter continued: warm_start has lora_rank and lora_alpha {sizes[0]}, train has {sizes[1]}; one "
                 "adapter is trained throughout, so give both sections the same"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _thinks(self) -> RunConfig:
+        if self.prompt.thinking and self.train.objective == "grpo":
+            raise ValueError("prompt.thinking on: objective grpo keeps no budget of thoughts; use preference or rft")
         return self
 
 

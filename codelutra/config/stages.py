@@ -65,6 +65,20 @@ class SuiteSection(Section):
         return self
 
 
+class PromptSection(Section):
+    thinking: bool = False
+    """Let a thinking model think before it answers. It solves harder problems and writes many times the tokens. References
+    have no thoughts, so `warm_start` and `sft` teach it not to think; `rft` and pairs keep its own thoughts."""
+    thinking_tokens: int = Field(512, ge=1)
+    """Tokens of a thought, beside `sample.max_tokens` for the answer. The engine ends a longer thought there, and the model
+    has to answer. More solve more, and cost time and memory."""
+
+    @property
+    def budget(self) -> int:
+        """Tokens that a thought may have; 0 where nothing is thought."""
+        return self.thinking_tokens if self.thinking else 0
+
+
 class EngineSection(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the sampler's weights; training has its own. auto: what this machine multiplies (hardware.py)."""

@@ -90,7 +90,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
             leaks += leaks_between(plain, run.suite, theirs, suite, name)
         lengths, note = _lengths(problems, run.suite.system, config, run)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
-    rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
+    rows = _by_split(problems, failures, lengths, _room(config))
     notes += [note] if note else []
     notes += [
         f"contradiction: {c['split']} {c['problem_id']} asks what {c['first_split']} {c['first_id']} asks, and another "
@@ -206,7 +206,14 @@ def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, run: Run) -
         tokenizer = _tokenizer(config.model, run)
     except (ImportError, OSError, UserError) as e:
         return None, f"prompts were not counted: no tokenizer of {config.model} ({str(e).splitlines()[0]})"
-    return pl.Series([len(prompt_ids(tokenizer, system, p)) for p in problems["prompt"]], dtype=pl.Int64), ""
+    return pl.Series(
+        [len(prompt_ids(tokenizer, system, p, thinking=config.prompt.thinking)) for p in problems["prompt"]], dtype=pl.Int64
+    ), ""
+
+
+def _room(config: RunConfig) -> int:
+    """Tokens a prompt may have."""
+    return config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget
 
 
 def _tokenizer(model: str, run: Run) -> Any:

@@ -182,7 +182,9 @@ class Recorder:
 
     def _drawn(self, row: PolicyResult, split: str, samples: Sequence[Artifact], outcomes: Sequence[Artifact]) -> None:
         """Add what sampling and executing a split took, and the shape of the answers."""
-        row.answers[split] = answers_shape([s.frame("samples") for s in samples])
+        shape = answers_shape([s.frame("samples") for s in samples])
+        thought = [s.facts["thinking_tokens"] for s in samples if "thinking_tokens" in s.facts]
+        row.answers[split] = shape.model_copy(update={"thinking": sum(thought) / max(1, shape.n)} if thought else {})
         row.tokens += sum(s.facts["tokens"] for s in samples)
         row.seconds["sample"] = round(row.seconds.get("sample", 0.0) + sum(s.facts["seconds"] for s in samples), 2)
         row.seconds["execute"] = row.seconds.get("execute", 0.0) + sum(o.seconds for o in outcomes)

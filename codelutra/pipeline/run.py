@@ -21,12 +21,12 @@ from codelutra.errors import CodelutraError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
 from codelutra.models import check_reference
 from codelutra.pipeline.remade import Remade
-from codelutra.prompts import with_examples
 from codelutra.store.artifacts import Artifact, Event, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
 from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
+from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
 from codelutra.training.bases import require_means_of
 from sandbox import SandboxError, reap_orphans

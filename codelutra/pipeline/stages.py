@@ -148,7 +148,7 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
     read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path)
+        Path(policy.path), thinking=run.config.prompt.thinking
     )
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
@@ -170,7 +170,7 @@ def train(run: Run, policy: Policy, lesson: Artifact, problems: Artifact, expect
     if config.adapter == "continued":
         inputs |= {"base": base_policy(run).digest}
     read = {**settings(config, SAME_RESULT), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path)
+        Path(policy.path), thinking=run.config.prompt.thinking
     )
     if config.replay_references or config.objective == "sft":
         read |= _references_shown(run)
@@ -292,8 +292,8 @@ def _training(
     run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str, base: Base | None
 ) -> training.Training:
     heard = run.training_progress(stage, label)
-    system, seed, lock = run.suite.system, run.config.seed, run.accelerator_lock
-    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base)
+    system, seed, lock, thinking = run.suite.system, run.config.seed, run.accelerator_lock, run.config.prompt.thinking
+    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base, thinking)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

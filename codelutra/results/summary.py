@@ -74,6 +74,8 @@ class Answers(_Part):
     """Share that stopped at an end token, not at sample.max_tokens."""
     tokens: float
     """Mean length."""
+    thinking: float | None = None
+    """Mean tokens of the thought among them; None where the model was not to think."""
     length_drift: float | None = None
     """How much longer than the policy before, as a share."""
 

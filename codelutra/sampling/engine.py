@@ -51,6 +51,10 @@ class Completion:
     """ "stop", "length", or "dropped": the prompt leaves no room for `max_tokens` and was not sent."""
     prompt_tokens: int
     completion_tokens: int
+    """Those of the thought among them."""
+    thinking_tokens: int = 0
+    answer_at: int = 0
+    """Where the answer begins in `text`, behind the thought; the end of `text` where the thought never ends."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,16 @@ class Engine(Child):
         seed: int,
         log: Path,
         lock: Path,
+        thinking: int = 0,
         waiting: Callable[[str], None] | None = None,
         started: Callable[[], None] | None = None,
     ) -> None:
+        """`thinking`: tokens that a thought may have, beside a request's `max_tokens`; 0 turns thinking off."""
         _check_length(policy, config)
         self._waiting, self._started = waiting, started
         super().__init__("engine", "codelutra.sampling", log=log, more=environment())
-        self.send({"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "lock": str(lock)})
+        told = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "thinking": thinking}
+        self.send(told | {"lock": str(lock)})
 
     def generate(self, shards: Iterable[ShardRequest], progress: Progress | None = None) -> Iterator[ShardResult]:
         """Sample every shard; yield each as soon as its last completion is there, about in order.

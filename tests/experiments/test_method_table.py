@@ -13,9 +13,9 @@ from codelutra.experiments.method_table import comparison
 from codelutra.experiments.methods import METHODS, arm, chosen_methods, chosen_seeds
 from codelutra.experiments.plan import conclude, folder
 from codelutra.experiments.sweep import sweep
-from codelutra.prompts import with_examples
 from codelutra.schema import EXPECTED, OUTCOMES, PROBLEMS, SCORES
 from codelutra.scoring.scores import difference, mcnemar, mean_pass_at_1
+from codelutra.suites.examples import with_examples
 from codelutra.training.pairs import right_answers
 from tests.helpers.example_run import example_run
 
