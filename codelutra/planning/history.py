@@ -1,0 +1,184 @@
+"""What earlier work in a store tells of a model: how fast it sampled and trained here, how long its answers are.
+
+Read from the facts of artifacts. Which model an artifact is of is known by its inputs: a policy that was trained in this
+store leads back to the model it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from codelutra.store.artifacts import Manifest
+from codelutra.store.files import UNREADABLE
+
+MOST = 400  # artifacts of a stage that are looked at, the newest: a plan is to take a second, not a minute
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Seconds of an engine: to start, a prompt, a token of an answer."""
+
+    start: float
+    prompt: float
+    token: float
+    shards: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Seconds of a trainer beside its steps; tokens a second of its steps, and of the pass for the reference model."""
+
+    start: float
+    rate: float
+    reference_rate: float
+    runs: int
+    peak: float = 0.0
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What a store tells; None where it does not."""
+
+    sampled: Sampled | None = None
+    warm_start: Trained | None = None
+    train: Trained | None = None
+    answer: float | None = None
+    """Mean tokens of a sample at temperature, of this suite."""
+    base_answer: float | None = None
+    """Mean tokens of a greedy answer of the model as it comes."""
+    paired: float | None = None
+    """Pairs of an iteration over `pairs.per_problem` times the train problems."""
+    programs: float | None = None
+    """Programs a second."""
+
+
+def read_history(store: Path, fingerprint: str, suite: str, dtype: str, objective: str, method: str) -> History:
+    """Of the model `fingerprint` in `store`; lengths and pairs of the suite with this version, speeds of all."""
+    if not store.is_dir():
+        return History()
+    trained = {stage: list(_manifests(store / stage)) for stage in ("warm-start", "train")}
+    root = {m["digest"]: m["inputs"].get("policy", "") for stage in trained.values() for m in stage}
+    mine = {digest for digest in root if _root(digest, root) == fingerprint} | {fingerprint}
+    shards = [m for m in _manifests(store / "sample") if m["inputs"].get("policy") in mine]
+    shards = [m for m in shards if m["config"].get("dtype") == dtype]
+    outcomes = list(_manifests(store / "execute"))
+    here = {m["inputs"].get("samples") for m in outcomes if m["config"].get("suite_version") == suite}
+    asked = [m for m in shards if m["digest"] in here]
+    drawn = [m for m in asked if not m["config"].get("greedy")]
+    base = [m for m in asked if m["config"].get("greedy") and m["inputs"]["policy"] == fingerprint]
+    alike = [m for m in trained["train"] if (m["config"].get("objective"), m["config"].get("method")) == (objective, method)]
+    return History(
+        sampled=_sampled(shards),
+        warm_start=_trained([m for m in trained["warm-start"] if m["inputs"].get("policy") in mine]),
+        train=_trained([m for m in alike if m["inputs"].get("policy") in mine]),
+        answer=_length(drawn),
+        base_answer=_length(base),
+        paired=_paired([m for m in _manifests(store / "pairs") if m["config"].get("suite") == suite]),
+        programs=_programs(outcomes),
+    )
+
+
+def _manifests(stage: Path) -> Iterator[Manifest]:
+    """Of the newest artifacts of a stage; those that cannot be read are left out: this is no place to mend them."""
+    folders = [p for p in stage.iterdir() if p.is_dir()] if stage.is_dir() else []
+    for folder in sorted(folders, key=lambda p: (-p.stat().st_mtime_ns, p.name))[:MOST]:
+        try:
+            told = json.loads((folder / "manifest.json").read_bytes())
+            kinds = {"inputs": dict, "config": dict, "facts": dict, "digest": str, "made_at": str}
+            if all(isinstance(told[name], kind) for name, kind in kinds.items()):
+                yield told
+        except UNREADABLE:
+            continue
+
+
+def _root(digest: str, policy_of: dict[str, str]) -> str:
+    """The model that a policy was made from, over any number of trainings."""
+    seen = set[str]()
+    while digest in policy_of and digest not in seen:
+        seen.add(digest)
+        digest = policy_of[digest]
+    return digest
+
+
+def _numbers(facts: Facts, *names: str) -> list[float] | None:
+    values = [facts.get(name) for name in names]
+    return [float(v) for v in values] if all(isinstance(v, int | float) and v >= 0 for v in values) else None
+
+
+def _sampled(shards: Sequence[Manifest]) -> Sampled | None:
+    """The first shard of each policy holds the engine's start; the others give seconds a prompt and a token, by least
+    squares."""
+    known = [(m, n) for m in shards if (n := _numbers(m["facts"], "rows", "tokens", "seconds"))]
+    known.sort(key=lambda item: item[0]["made_at"])
+    first, later, seen = [], [], set[str]()
+    for m, (rows, tokens, seconds) in known:
+        row = (rows / max(1, m["config"].get("k") or 1), tokens, seconds)
+        (later if m["inputs"]["policy"] in seen else first).append(row)
+        seen.add(m["inputs"]["policy"])
+    if not later or not sum(t for _, t, _ in later):
+        return None
+    prompt, token = fit(later)
+    start = median([max(0.0, s - p * prompt - t * token) for p, t, s in first])
+    return Sampled(start, prompt, token, len(known))
+
+
+def fit(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Seconds a prompt and a token from rows of (prompts, tokens, seconds): least squares, neither below 0."""
+    pp, pt, tt = (
+        sum(a * b for a, b in pairs)
+        for pairs in ([(p, p) for p, _, _ in rows], [(p, t) for p, t, _ in rows], [(t, t) for _, t, _ in rows])
+    )
+    ps, ts = sum(p * s for p, _, s in rows), sum(t * s for _, t, s in rows)
+    det = pp * tt - pt * pt
+    if det > 1e-6 * pp * tt:
+        prompt, token = (ps * tt - ts * pt) / det, (ts * pp - ps * pt) / det
+        if prompt >= 0 and token >= 0:
+            return prompt, token
+    return (0.0, ts / tt) if tt else (ps / max(1e-9, pp), 0.0)
+
+
+def _trained(runs: Sequence[Manifest]) -> Trained | None:
+    """Medians over trainings that were not resumed."""
+    found, peaks = [], []
+    for m in runs:
+        facts = m["facts"]
+        known = _numbers(facts, "tokens", "tokens_per_second", "seconds", "reference_seconds", "steps", "planned_steps")
+        if not known or facts.get("resumed_from_step") or not known[0] * known[1]:
+            continue
+        tokens, rate, seconds, reference, steps, planned = known
+        epochs = m["config"].get("epochs") or 1
+        one_pass = tokens / max(1e-9, epochs * steps / max(1.0, planned))
+        found.append((max(0.0, seconds - reference - tokens / rate), rate, one_pass / reference if reference else 0.0))
+        peaks.append(float(facts.get("peak_memory_gib") or 0) * 2**30)
+    if not found:
+        return None
+    start, rate, reference_rate = (median(values) for values in zip(*found, strict=True))
+    return Trained(start, rate, reference_rate, len(found), max(peaks))
+
+
+def _length(shards: Sequence[Manifest]) -> float | None:
+    counts = [n for m in shards if (n := _numbers(m["facts"], "rows", "tokens"))]
+    rows = sum(r for r, _ in counts)
+    return sum(t for _, t in counts) / rows if rows else None
+
+
+def _paired(made: Sequence[Manifest]) -> float | None:
+    shares = []
+    for m in made:
+        known, per_problem = _numbers(m["facts"], "pairs", "problems"), m["config"].get("per_problem")
+        if known and known[1] and isinstance(per_problem, int) and per_problem > 0:
+            shares.append(known[0] / known[1] / per_problem)
+    return median(shares) if shares else None
+
+
+def _programs(outcomes: Sequence[Manifest]) -> float | None:
+    known = [n for m in outcomes if (n := _numbers(m["facts"], "rows", "busy_seconds"))]
+    seconds = sum(s for _, s in known)
+    return sum(r for r, _ in known) / seconds if seconds else None
