@@ -97,15 +97,16 @@ def _sampler(
     ):
         rows = asked.select("problem_id", "prompt").rows()
 
-        def ask(some: list[tuple[str, str]], samples: int, most: int, temperature: float) -> tuple[float, int, int]:
-            """Seconds, tokens, answers."""
+        def ask(some: list[tuple[str, str]], samples: int, most: int, temperature: float) -> tuple[float, int, int, int]:
+            """Seconds, tokens, answers, of those cut off."""
             ids, prompts = (tuple(column) for column in zip(*some, strict=True))
             request = ShardRequest("", system, ids, prompts, samples, temperature, s.top_p, most, s.min_p)
-            began, tokens, answers = time.monotonic(), 0, 0
+            began, tokens, answers, cut = time.monotonic(), 0, 0, 0
             for result in engine.generate([request]):
-                asked = [c.completion_tokens for c in result.completions if c.finish_reason != "dropped"]
-                tokens, answers = tokens + sum(asked), answers + len(asked)
-            return time.monotonic() - began, tokens, answers
+                asked = [c for c in result.completions if c.finish_reason != "dropped"]
+                tokens, answers = tokens + sum(c.completion_tokens for c in asked), answers + len(asked)
+                cut += sum(c.finish_reason == "length" for c in asked)
+            return time.monotonic() - began, tokens, answers, cut
 
         alone = rows[:ALONE]
         first, *_ = ask(alone[:1], 1, 1, 0.0)  # loads what is loaded at first use
@@ -117,11 +118,13 @@ def _sampler(
         k, affordable = s.samples_per_problem, int(LONG / drawn_token / length)
         wanted = min(max(SMALLEST, affordable), DRAWN, config.engine.max_batch, k * len(rows))
         some = [*rows[ALONE:], *rows[:ALONE]][: max(1, wanted // k)]
-        seconds, tokens, _ = ask(some, k, length, s.temperature)
+        seconds, tokens, *_ = ask(some, k, length, s.temperature)
         token = max(seconds - len(some) * prompt, 0.2 * seconds) / max(1, tokens)
         step = max(seconds / length / 2, 1e-3)  # of a small batch
-        _, whole, answers = ask(alone[:WHOLE], 1, min(s.max_tokens, max(length, int(LONG / step))), 0.0)
-    return Calibration(Sampled(start, prompt, token, 3), whole / answers if answers else None, sampler_peak=peak[0])
+        most = min(s.max_tokens, max(length, int(LONG / step)))
+        _, whole, answers, cut = ask(alone[:WHOLE], 1, most, 0.0)
+    answer = (whole + cut * (s.max_tokens - most)) / answers if answers else None  # those cut off would have gone on
+    return Calibration(Sampled(start, prompt, token, 3), answer, sampler_peak=peak[0])
 
 
 def _short(section: Any) -> Any:

@@ -19,7 +19,7 @@ from codelutra.planning import memory
 from codelutra.planning.machine import GIB, Machine
 from codelutra.planning.memory import Need
 from codelutra.planning.shape import Shape
-from codelutra.planning.work import Work
+from codelutra.planning.work import NOTHING, Work
 from codelutra.training.launch import half_micro_batch
 
 DOUBTFUL = 0.05  # share of the memory within which an estimate is no reason to refuse
@@ -87,6 +87,12 @@ def needs(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Iter
         yield memory.trainer(shape, config.warm_start, work, machine, "warm start"), "warm_start"
     if config.iterations:
         yield memory.trainer(shape, config.train, work, machine, "training"), "train"
+
+
+def surely(config: RunConfig, shape: Shape, machine: Machine) -> Iterator[tuple[str, float]]:
+    """(stage, bytes) that it takes under any settings of batches; nothing about the data needs to be known."""
+    for need, _ in needs(config, shape, NOTHING, machine):
+        yield need.what, need.surely
 
 
 def room(machine: Machine, config: RunConfig, what: str) -> float:

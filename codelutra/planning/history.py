@@ -108,8 +108,8 @@ def _root(digest: str, policy_of: dict[str, str]) -> str:
 
 
 def _numbers(facts: Facts, *names: str) -> list[float] | None:
-    values = [facts.get(name) for name in names]
-    return [float(v) for v in values] if all(isinstance(v, int | float) and v >= 0 for v in values) else None
+    values = [float(v) for name in names if isinstance(v := facts.get(name), int | float) and v >= 0]
+    return values if len(values) == len(names) else None
 
 
 def _sampled(shards: Sequence[Manifest]) -> Sampled | None:
@@ -117,7 +117,7 @@ def _sampled(shards: Sequence[Manifest]) -> Sampled | None:
     squares."""
     known = [(m, n) for m in shards if (n := _numbers(m["facts"], "rows", "tokens", "seconds"))]
     known.sort(key=lambda item: item[0]["made_at"])
-    first, later, seen = [], [], set[str]()
+    first, later, seen = list[tuple[float, float, float]](), list[tuple[float, float, float]](), set[str]()
     for m, (rows, tokens, seconds) in known:
         row = (rows / max(1, m["config"].get("k") or 1), tokens, seconds)
         (later if m["inputs"]["policy"] in seen else first).append(row)

@@ -91,6 +91,7 @@ def trainer(shape: Shape, section: TrainSection | WarmStartSection, work: Work, 
     spare = max(0.0, _activations(shape, section, most_tokens, most_answers, work.longest, machine) - activations)
     number = 2 if machine.bf16 else 4
     parts: dict[str, float] = {"libraries": CONTEXT if machine.cuda else TRAINER}
+    surely: float
     match method(section):
         case "full":
             parts["weights and Adam"] = surely = ADAM_FULL * shape.parameters

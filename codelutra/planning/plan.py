@@ -22,7 +22,7 @@ from codelutra.errors import UserError
 from codelutra.hardware import number_format
 from codelutra.planning import memory
 from codelutra.planning.calibration import Calibration, Say, calibrate
-from codelutra.planning.fit import Fit, fit_of
+from codelutra.planning.fit import Fit, fit_of, room, surely
 from codelutra.planning.history import History, Trained, read_history
 from codelutra.planning.machine import GIB, Machine, free_disk, same_disk, this_machine
 from codelutra.planning.memory import Need
@@ -113,7 +113,8 @@ def plan_of(
     """measure: calibrate where the store knows nothing of this model. count: use the model's tokenizer, a second; else
     characters. Raises UserError as the run would, and where nothing is known of the model."""
     shape, machine = shape_of(config.model, home, fetch=fetch), this_machine()
-    history = _history(config, home, shape)
+    hopeless = any(size > room(machine, config, what) for what, size in surely(config, shape, machine))
+    history = History() if hopeless else _history(config, home, shape)  # which hashes the weights
     work = work_of(config, shape.folder if count else None, history)
     needs = needs_of(config, shape, work, machine)
     fit = fit_of(config, shape, work, machine)
@@ -174,9 +175,10 @@ def _history(config: RunConfig, home: Path, shape: Shape) -> History:
 
 def _unknown(config: RunConfig, history: History) -> bool:
     """Whether a stage of the run has no earlier work to go by."""
-    wanted = [history.sampled or config.sample.endpoints]
-    wanted += [history.warm_start] if config.warm_start else []
-    return not all([*wanted, *([history.train] if config.iterations else [])])
+    sampled = history.sampled is not None or bool(config.sample.endpoints)
+    warmed = history.warm_start is not None or config.warm_start is None
+    trained = history.train is not None or not config.iterations
+    return not (sampled and warmed and trained)
 
 
 def _calibrated(config: RunConfig, home: Path, shape: Shape, work: Work, say: Say) -> Calibration:
@@ -208,8 +210,6 @@ def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tu
     k, iterations = config.sample.samples_per_problem, config.iterations
     need = {n.what: n.expected for n in needs}
     policy = 4.0 * shape.parameters
-    base = pace.base_answer
-    first = base if not config.warm_start else work.answer
     found = [Stage("references", "references", 1, 0, 0, 0, _programs(work, pace), pace.basis["programs"], _problems(work))]
 
     def asking(name: str, times: int, greedy: int, drawn: int, answer: float) -> Stage:
@@ -239,17 +239,17 @@ def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tu
         )
 
     if config.warm_start:
-        found.append(asking("base, on dev", 1, work.dev, 0, base))
+        found.append(asking("base, on dev", 1, work.dev, 0, pace.base_answer))
         found.append(training("warm start", 1, config.warm_start, "warm start", pace.warm_start))
     if iterations:
         drawing = config.train.objective != "sft"
         many = "" if iterations == 1 else f", {iterations} times"
-        found.append(asking(f"sampling{many}", iterations, work.dev, work.train if drawing else 0, first))
+        found.append(asking(f"sampling{many}", iterations, work.dev, work.train if drawing else 0, work.answer))
         found.append(training(f"training{many}", iterations, config.train, "training", pace.train))
     if work.dev:
-        found.append(asking("last policy, on dev", 1, work.dev, 0, first))
+        found.append(asking("last policy, on dev", 1, work.dev, 0, work.answer))
     if work.test:
-        found.append(asking("test", 1, work.test, 0, first))
+        found.append(asking("test", 1, work.test, 0, work.answer))
     return found
 
 

