@@ -5,31 +5,33 @@ from __future__ import annotations
 from codelutra.cli import tables
 from codelutra.errors import UserError
 from codelutra.planning.machine import GIB
-from codelutra.planning.plan import Plan, told_time
+from codelutra.planning.plan import Plan, told_size, told_time
 from codelutra.results.table import Table
 
 
 def show(plan: Plan) -> None:
-    """At most 80 columns; in a pipe a row is a line."""
-    s, w = plan.shape, plan.work
-    title = f"{plan.run}: {plan.model}, {s.parameters / 1e6:,.0f}M weights ({s.source})"
-    tables.say(title)
+    """At most 80 columns, but for names and warnings; in a pipe a row is a line."""
+    w, m = plan.work, plan.machine
+    tables.say(f"{plan.run}: {plan.model}")
     tables.show(stages_table(plan))
-    have = f"{plan.fit.memory / GIB:.1f} GiB" + (f" ({plan.machine.gpus[0].name})" if plan.machine.cuda else "")
-    tables.say(f"memory:  {plan.memory / GIB:.1f} GiB at the largest, of {have}")
-    tables.say(f"disk:    {plan.disk_peak / GIB:.1f} GiB at the largest, of {plan.disk_free / GIB:.1f} GiB free")
+    of = f" ({m.gpus[0].name})" if m.cuda else ""
     cost = f"; cost {plan.cost:,.2f} at {plan.price:g} an hour" if plan.cost is not None else ""
-    tables.say(f"time:    {told_time(plan.seconds / 60)} ({plan.basis}){cost}")
-    per_step = ", ".join(f"{n} steps of {what}" for what, n in plan.steps.items())
-    tables.say(
-        f"data:    {w.train} train, {w.dev} dev, {w.test} test; prompts of {w.prompt:.0f} tokens, answers of {w.answer:.0f} "
-        f"({w.basis['answer']})"
-    )
-    if plan.steps:
-        tables.say(f"         {w.pairs:.0f} pairs an iteration ({w.basis['pairs']}); {per_step}")
-    tables.say(f"         {plan.programs:,} programs in Docker, while later ones are sampled")
-    if "lengths" in w.basis:
-        tables.say(f"         tokens are {w.basis['lengths']}: the model's tokenizer is not here", style="dim")
+    uncounted = ", counted as characters / 3.3: no tokenizer here" if "lengths" in w.basis else ""
+    lines = {
+        "model": f"{told_size(plan.shape.parameters)} weights ({plan.shape.source})",
+        "memory": f"{plan.memory / GIB:.1f} GiB at the largest, of {plan.fit.memory / GIB:.1f} GiB{of}",
+        "disk": f"{plan.disk_peak / GIB:.1f} GiB at the largest, of {plan.disk_free / GIB:.1f} GiB free",
+        "time": f"{told_time(plan.seconds / 60)} ({plan.basis}){cost}",
+        "data": f"{w.train} train, {w.dev} dev, {w.test} test problems; {plan.programs:,} programs in Docker",
+        "tokens": f"{w.prompt:.0f} a prompt{uncounted}",
+        "": f"{w.answer:.0f} an answer ({w.basis['answer']})",
+        "pairs": f"{w.pairs:.0f} an iteration ({w.basis['pairs']})" if plan.pairs else "",
+        "steps": ", ".join(f"{n} of the {what}" for what, n in plan.steps.items()),
+        "peaks": ", ".join(f"{what} {peak / GIB:.1f} GiB" for what, peak in plan.peaks.items()),
+    }
+    for name, text in lines.items():
+        if text:
+            tables.say(f"{name + ':' if name else '':<9}{text}{' (measured)' if name == 'peaks' else ''}")
     for text in plan.fit.warnings:
         tables.say(f"! {text}", style="yellow")
 

@@ -70,6 +70,8 @@ class Plan:
     disk_free: float
     programs: int
     steps: dict[str, int]
+    """Optimizer steps of a training, by its name."""
+    objective: str
     price: float | None = None
     peaks: dict[str, float] = field(default_factory=dict)
     """Bytes that a calibration or earlier trainings really took."""
@@ -77,6 +79,11 @@ class Plan:
     @property
     def seconds(self) -> float:
         return sum(s.seconds for s in self.stages)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it learns from pairs."""
+        return "training" in self.steps and self.objective == "preference"
 
     @property
     def cost(self) -> float | None:
@@ -142,6 +149,7 @@ def plan_of(
             what: steps(work.examples(section, config.sample.samples_per_problem), section)
             for what, section in trainings(config)
         },
+        config.train.objective,
         price,
         _peaks(history, calibration),
     )
@@ -281,9 +289,13 @@ def summary(plan: Plan) -> str:
     minutes = plan.seconds / 60
     cost = f", cost {plan.cost:.2f}" if plan.cost is not None else ""
     return (
-        f"{plan.shape.parameters / 1e6:,.0f}M weights; memory {plan.memory / GIB:.1f} of {have / GIB:.1f} GiB; disk "
+        f"{told_size(plan.shape.parameters)} weights; memory {plan.memory / GIB:.1f} of {have / GIB:.1f} GiB; disk "
         f"{plan.disk_peak / GIB:.1f} of {plan.disk_free / GIB:.1f} GiB; {told_time(minutes)} ({plan.basis}){cost}"
     )
+
+
+def told_size(parameters: int) -> str:
+    return f"{parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{parameters / 1e6:.3g}M"
 
 
 def told_time(minutes: float) -> str:
