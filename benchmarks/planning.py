@@ -34,9 +34,9 @@ SETTINGS: tuple[tuple[str, ...], ...] = (
     (),
     ("train.micro_batch=1", "warm_start.micro_batch=4", "engine.cache_gib=1", "engine.max_batch=32"),
     ("train.micro_batch=16", "warm_start.micro_batch=1", "engine.dtype=float32"),
-    ("train.micro_batch=4", "warm_start.batch_size=32", "pairs.per_problem=4", "engine.max_batch=64"),
 )
-BESIDE = ("the run's process", "sandbox")  # parts of a need that other processes take
+# Parts of a need that other processes take, and what only the many steps of a whole training bring.
+BESIDE = ("the run's process", "sandbox", "fragmentation")
 
 
 def main() -> None:

@@ -54,7 +54,8 @@ def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit
         most = room(machine, config, need.what)
         surely = need.surely > most
         if surely or need.expected > most * (1 + DOUBTFUL):
-            refusals.append(_refusal(need, most, ways_out(config, shape, work, machine, need.what), machine))
+            ways = ways_out(config, shape, work, machine, need.what.removeprefix("merging after "))
+            refusals.append(_refusal(need, most, ways, in_ram(machine, config, need.what)))
             sure = sure or surely
             continue
         now = _free(machine, config, need.what)
@@ -83,10 +84,12 @@ def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit
 def needs(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Iterator[tuple[Need, str]]:
     """What each stage needs, and the config's section of a training ("" for the sampler)."""
     yield memory.sampler(shape, config, machine), ""
-    if config.warm_start:
-        yield memory.trainer(shape, config.warm_start, work, machine, "warm start"), "warm_start"
-    if config.iterations:
-        yield memory.trainer(shape, config.train, work, machine, "training"), "train"
+    trained = {"warm start": config.warm_start, "training": config.train if config.iterations else None}
+    for what, section in trained.items():
+        if section:
+            yield memory.trainer(shape, section, work, machine, what), SECTIONS[what]
+            if memory.method(section) != "full":
+                yield memory.merging(shape, section, what), SECTIONS[what]
 
 
 def surely(config: RunConfig, shape: Shape, machine: Machine) -> Iterator[tuple[str, float]]:
@@ -97,21 +100,25 @@ def surely(config: RunConfig, shape: Shape, machine: Machine) -> Iterator[tuple[
 
 def room(machine: Machine, config: RunConfig, what: str) -> float:
     """Bytes that a stage may take: RAM, or of a GPU."""
-    if not machine.cuda or (config.sample.endpoints and what == "sampler"):
+    if in_ram(machine, config, what):
         return float(machine.memory)
     smallest = float(min(gpu.memory for gpu in machine.gpus))
     return smallest * config.engine.gpu_memory if what == "sampler" else smallest
 
 
+def in_ram(machine: Machine, config: RunConfig, what: str) -> bool:
+    return not machine.cuda or what.startswith("merging") or (what == "sampler" and bool(config.sample.endpoints))
+
+
 def _free(machine: Machine, config: RunConfig, what: str) -> float:
-    if not machine.cuda or (config.sample.endpoints and what == "sampler"):
+    if in_ram(machine, config, what):
         return float(machine.free)
     return float(min(gpu.free for gpu in machine.gpus))
 
 
-def _refusal(need: Need, have: float, ways: str, machine: Machine) -> str:
+def _refusal(need: Need, have: float, ways: str, ram: bool) -> str:
     parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in need.parts.items() if size >= 0.05 * GIB)
-    where = "its GPU" if machine.cuda else "this machine"
+    where = "this machine" if ram else "its GPU"
     return f"{need.what}: needs about {need.expected / GIB:.1f} GiB ({parts}), {where} has {have / GIB:.1f} GiB. {ways}"
 
 
@@ -127,11 +134,9 @@ def ways_out(config: RunConfig, shape: Shape, work: Work, machine: Machine, what
 
 
 def _fits(config: RunConfig, shape: Shape, work: Work, machine: Machine, what: str) -> bool:
-    """With nothing doubtful."""
-    for need, _ in needs(config, shape, work, machine):
-        if need.what == what:
-            return need.expected <= room(machine, config, what)
-    return True
+    """With nothing doubtful, its merging included."""
+    asked = [need for need, _ in needs(config, shape, work, machine) if need.what.endswith(what)]
+    return all(need.expected <= room(machine, config, need.what) for need in asked)
 
 
 def _candidates(config: RunConfig, machine: Machine, what: str) -> Iterator[Changes]:
@@ -150,7 +155,7 @@ def _candidates(config: RunConfig, machine: Machine, what: str) -> Iterator[Chan
             values = {"max_batch": batch, axes: share, "tensor_parallel": parallel, "dtype": dtype}
             yield {f"engine.{k}": v for k, v in values.items() if v != getattr(engine, k)}
         return
-    name = SECTIONS[what]
+    name = SECTIONS[what.removeprefix("merging after ")]
     section = getattr(config, name)
     micros = [section.micro_batch]
     while micros[-1] > 1:

@@ -22,7 +22,7 @@ from codelutra.errors import UserError
 from codelutra.hardware import number_format
 from codelutra.planning import memory
 from codelutra.planning.calibration import Calibration, Say, calibrate
-from codelutra.planning.fit import Fit, fit_of, room, surely
+from codelutra.planning.fit import Fit, fit_of, needs, room, surely
 from codelutra.planning.history import History, Trained, read_history
 from codelutra.planning.machine import GIB, Machine, free_disk, same_disk, this_machine
 from codelutra.planning.memory import Need
@@ -91,7 +91,8 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        return max(need.expected for need in self.needs)
+        """Of the machine, or of a GPU where there is one."""
+        return max(n.expected for n in self.needs if not (self.machine.cuda and n.what.startswith("merging")))
 
     @property
     def basis(self) -> str:
@@ -123,14 +124,14 @@ def plan_of(
     hopeless = any(size > room(machine, config, what) for what, size in surely(config, shape, machine))
     history = History() if hopeless else _history(config, home, shape)  # which hashes the weights
     work = work_of(config, shape.folder if count else None, history)
-    needs = needs_of(config, shape, work, machine)
+    wanted = needs_of(config, shape, work, machine)
     fit = fit_of(config, shape, work, machine)
     calibration = None
     if measure and not fit.refusals and _unknown(config, history):
         calibration = _calibrated(config, home, shape, work, say)
         work = _with_answers(config, work, calibration)
     pace = speeds(config, shape, machine, work, history, calibration)
-    stages = tuple(_stages(config, shape, work, pace, needs))
+    stages = tuple(_stages(config, shape, work, pace, wanted))
     peak, free = _disk(config, home, shape, work, stages)
     fit = fit.with_disk(peak, free, config, home)
     return Plan(
@@ -140,7 +141,7 @@ def plan_of(
         machine,
         work,
         stages,
-        needs,
+        wanted,
         fit,
         peak,
         free,
@@ -166,8 +167,7 @@ def trainings(config: RunConfig) -> list[tuple[str, TrainSection | WarmStartSect
 
 
 def needs_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> tuple[Need, ...]:
-    trained = [memory.trainer(shape, section, work, machine, what) for what, section in trainings(config)]
-    return (memory.sampler(shape, config, machine), *trained)
+    return tuple(need for need, _ in needs(config, shape, work, machine))
 
 
 def _history(config: RunConfig, home: Path, shape: Shape) -> History:
