@@ -62,17 +62,20 @@ def calibrate(config: RunConfig, model: Path, system: str, problems: pl.DataFram
         solved = asked.filter(pl.col("reference") != "")
         if solved.height < 2:
             return found
+        answers = solved.select("problem_id", "prompt", completion="reference")
         if config.warm_start and work.shown:
             say("measuring the warm start")
-            answers = _repeated(
-                solved.select("problem_id", "prompt", completion="reference"), 2 * config.warm_start.micro_batch
-            )
             section = _short(config.warm_start)
-            found = replace(found, warm_start=_trainer(at, model, system, answers, section, say))
+            lesson = _repeated(answers, 2 * section.batch_size)
+            found = replace(found, warm_start=_trainer(at, model, system, lesson, section, say))
         if config.iterations:
             say("measuring the training")
             train = _short(config.train)
-            lesson = _pairs(solved, work.per_problem, 2 * train.batch_size)
+            if train.objective in ("sft", "rft"):
+                train = WarmStartSection(**train.model_dump(include=set(WarmStartSection.model_fields)))
+                lesson = _repeated(answers, 2 * train.batch_size)
+            else:  # others learn from pairs, or from answers that share prompts as pairs do
+                lesson = _pairs(solved, work.per_problem, 2 * train.batch_size)
             found = replace(found, train=_trainer(at, model, system, lesson, train, say))
     return found
 
@@ -109,8 +112,8 @@ def _sampler(
             return time.monotonic() - began, tokens, answers, cut
 
         alone = rows[:ALONE]
-        first, *_ = ask(alone[:1], 1, 1, 0.0)  # loads what is loaded at first use
-        start = time.monotonic() - started[-1] - first
+        ask(alone[:1], 1, 1, 0.0)  # waits for the engine to load, and loads what is loaded at first use
+        start = time.monotonic() - started[-1]
         seconds, *_ = ask(alone, 1, 1, 0.0)
         prompt = seconds / len(alone)
         drawn_token = max(1e-6, prompt / max(1.0, work.prompt) * 4)  # a drawn token costs some 4 of a prompt: measured
@@ -151,8 +154,8 @@ def _pairs(solved: pl.DataFrame, per_problem: int, count: int) -> pl.DataFrame:
 
 def _trainer(
     at: Path, model: Path, system: str, lesson: pl.DataFrame, section: TrainSection | WarmStartSection, say: Say
-) -> Trained:
-    """The facts of a training that is ended after its second step."""
+) -> Trained | None:
+    """The facts of a training that is ended after its second step. `lesson`: PAIRS, or answers for plain SFT."""
     began, heard = time.monotonic(), list[tuple[float, dict[str, Any]]]()
 
     def hear(done: int, total: int, event: dict[str, Any]) -> None:
@@ -174,7 +177,7 @@ def _trainer(
             launch.refine(place, lesson, config.model_copy(update={"objective": "preference"}))
     rows = [event for _, event in heard if event["doing"] == "progress"]
     if not rows:
-        return Trained(time.monotonic() - began, 0.0, 0.0, 0, peak[0])
+        return None
     at_steps = next(when for when, event in heard if event["doing"] == "training")
     passes = [when for when, event in heard if event["doing"] == "reference"]
     reference = at_steps - passes[0] if passes else 0.0
@@ -182,7 +185,8 @@ def _trainer(
     rate = max(row["tokens"] / max(1e-3, row["seconds"]) for row in rows)  # the first step is the slower one
     one_pass = sum(row["tokens"] for row in rows) / len(rows) * 2
     start = max(0.0, (passes[0] if passes else at_steps) - waited)
-    return Trained(start, rate, one_pass / reference if reference else 0.0, 1, peak[0])
+    most = peak[0] if len(rows) > 1 else 0.0  # Adam has no moments before the end of the first step
+    return Trained(start, rate, one_pass / reference if reference else 0.0, 1, most)
 
 
 @contextmanager

@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from codelutra.store.artifacts import Manifest
 from codelutra.store.files import UNREADABLE
 
 MOST = 400  # artifacts of a stage that are looked at, the newest: a plan is to take a second, not a minute
+SAME_SESSION = 1.5  # seconds between the end of a shard and the beginning of the next
 Facts = dict[str, Any]
 
 
@@ -27,7 +31,7 @@ class Sampled:
     start: float
     prompt: float
     token: float
-    shards: int
+    sessions: int
 
 
 @dataclass(frozen=True)
@@ -113,35 +117,51 @@ def _numbers(facts: Facts, *names: str) -> list[float] | None:
 
 
 def _sampled(shards: Sequence[Manifest]) -> Sampled | None:
-    """The first shard of each policy holds the engine's start; the others give seconds a prompt and a token, by least
-    squares."""
-    known = [(m, n) for m in shards if (n := _numbers(m["facts"], "rows", "tokens", "seconds"))]
-    known.sort(key=lambda item: item[0]["made_at"])
-    first, later, seen = list[tuple[float, float, float]](), list[tuple[float, float, float]](), set[str]()
-    for m, (rows, tokens, seconds) in known:
-        row = (rows / max(1, m["config"].get("k") or 1), tokens, seconds)
-        (later if m["inputs"]["policy"] in seen else first).append(row)
-        seen.add(m["inputs"]["policy"])
-    if not later or not sum(t for _, t, _ in later):
-        return None
-    prompt, token = fit(later)
-    start = median([max(0.0, s - p * prompt - t * token) for p, t, s in first])
-    return Sampled(start, prompt, token, len(known))
+    """Shards of one engine overlap, so what is fitted are its whole sessions: a start, prompts, tokens."""
+    sessions = _sessions([(m, n) for m in shards if (n := _numbers(m["facts"], "rows", "tokens", "seconds"))])
+    start, prompt, token = fit(sessions)
+    return Sampled(start, prompt, token, len(sessions)) if token else None
 
 
-def fit(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Seconds a prompt and a token from rows of (prompts, tokens, seconds): least squares, neither below 0."""
-    pp, pt, tt = (
-        sum(a * b for a, b in pairs)
-        for pairs in ([(p, p) for p, _, _ in rows], [(p, t) for p, t, _ in rows], [(t, t) for _, t, _ in rows])
-    )
-    ps, ts = sum(p * s for p, _, s in rows), sum(t * s for _, t, s in rows)
-    det = pp * tt - pt * pt
-    if det > 1e-6 * pp * tt:
-        prompt, token = (ps * tt - ts * pt) / det, (ts * pp - ps * pt) / det
-        if prompt >= 0 and token >= 0:
-            return prompt, token
-    return (0.0, ts / tt) if tt else (ps / max(1e-9, pp), 0.0)
+def _sessions(shards: Sequence[tuple[Manifest, list[float]]]) -> list[tuple[float, float, float]]:
+    """(prompts, tokens, seconds) of each start of an engine. A shard that began when the one before it ended, of the same
+    policy, is of the same session."""
+    sessions = dict[tuple[str, float], list[float]]()
+    ended = dict[str, tuple[float, tuple[str, float]]]()
+    for m, (rows, tokens, seconds) in sorted(shards, key=lambda item: _when(item[0])):
+        policy, when = m["inputs"]["policy"], _when(m)
+        before, session = ended.get(policy, (0.0, ("", 0.0)))
+        if abs(when - seconds - before) > SAME_SESSION:
+            session = (policy, when)
+        ended[policy] = when, session
+        prompts = rows / max(1, m["config"].get("k") or 1)
+        told = sessions.setdefault(session, [0.0, 0.0, 0.0])
+        told[:] = [a + b for a, b in zip(told, (prompts, tokens, seconds), strict=True)]
+    return [(p, t, s) for p, t, s in sessions.values() if s > 0]
+
+
+def _when(m: Manifest) -> float:
+    try:
+        return datetime.fromisoformat(m["made_at"]).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def fit(sessions: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Seconds to start, a prompt, and a token from sessions of (prompts, tokens, seconds): least squares of the relative
+    errors, none below 0. What so few sessions do not tell apart is told of the tokens."""
+    known = np.array([(1.0, p, t) for p, t, _ in sessions]).reshape(-1, 3)
+    seconds = np.array([s for *_, s in sessions])
+    kept = [0, 1, 2] if len(sessions) > 2 else [0, 2] if len(sessions) == 2 else [2]
+    while kept and len(sessions):
+        scaled = known[:, kept] / seconds[:, None]
+        found, _, rank, _ = np.linalg.lstsq(scaled, np.ones(len(seconds)), rcond=None)
+        wrong = [i for i, value in zip(kept, found, strict=True) if value < 0]
+        if not wrong and rank == len(kept):
+            values = dict(zip(kept, (float(v) for v in found), strict=True))
+            return values.get(0, 0.0), values.get(1, 0.0), values.get(2, 0.0)
+        kept.remove(wrong[0] if wrong else 1 if 1 in kept else kept[0])
+    return 0.0, 0.0, 0.0
 
 
 def _trained(runs: Sequence[Manifest]) -> Trained | None:

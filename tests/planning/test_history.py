@@ -18,17 +18,19 @@ from codelutra.planning.work import Work, work_of
 from tests.planning.test_memory import CPU, SMOL, WORK
 
 
-def made(store: Path, stage: str, key: str, inputs: dict[str, str], config: dict[str, Any], facts: dict[str, Any]) -> None:
+def made(
+    store: Path, stage: str, key: str, inputs: dict[str, str], config: dict[str, Any], facts: dict[str, Any], at: int = 0
+) -> None:
     folder = store / stage / key
     folder.mkdir(parents=True)
-    when = f"2026-01-01T00:00:{len(list(store.glob('*/*'))):02}Z"
+    when = f"2026-01-01T00:{at // 60:02}:{at % 60:02}Z"
     told = {"digest": f"{stage}-{key}", "inputs": inputs, "config": config, "facts": facts, "made_at": when}
     (folder / "manifest.json").write_text(json.dumps(told))
 
 
-def shard(store: Path, key: str, policy: str, *, rows: int, tokens: int, seconds: float, **config: Any) -> None:
-    about = {"dtype": "bfloat16", **config}
-    made(store, "sample", key, {"policy": policy}, about, {"rows": rows, "tokens": tokens, "seconds": seconds})
+def shard(store: Path, key: str, policy: str, *, at: int, rows: int, tokens: int, seconds: float, **more: Any) -> None:
+    facts = {"rows": rows, "tokens": tokens, "seconds": seconds}
+    made(store, "sample", key, {"policy": policy}, {"dtype": "bfloat16", **more}, facts, at)
     outcomes = {"rows": rows, "busy_seconds": rows / 100}
     made(store, "execute", key, {"samples": f"sample-{key}"}, {"suite_version": "suite-1"}, outcomes)
 
@@ -47,16 +49,16 @@ TRAINING = {
 def store(tmp_path: Path) -> Path:
     """A model, its warm start, one training; seconds are 10 to start, .1 a prompt, .01 a token."""
     full = {"objective": "preference", "method": "full", "epochs": 1.0}
-    shard(tmp_path, "a", "model", rows=50, tokens=4000, seconds=10 + 5 + 40, greedy=True)
+    shard(tmp_path, "a", "model", at=55, rows=50, tokens=4000, seconds=10 + 5 + 40, greedy=True)
     made(tmp_path, "warm-start", "w", {"policy": "model"}, {"epochs": 2.0}, TRAINING | {"reference_seconds": 0.0})
-    shard(tmp_path, "b", "warm-start-w", rows=50, tokens=1000, seconds=10 + 5 + 10, greedy=True)
-    shard(tmp_path, "c", "warm-start-w", rows=800, tokens=16_000, seconds=10 + 160, greedy=False, k=8)
-    shard(tmp_path, "d", "warm-start-w", rows=50, tokens=1200, seconds=5 + 12, greedy=True)
+    shard(tmp_path, "b", "warm-start-w", at=200, rows=50, tokens=1000, seconds=150, greedy=True)  # beside the next
+    shard(tmp_path, "c", "warm-start-w", at=245, rows=800, tokens=16_000, seconds=45, greedy=False, k=8)
+    shard(tmp_path, "d", "warm-start-w", at=400, rows=50, tokens=1200, seconds=10 + 5 + 12, greedy=True)
     pairs = {"suite": "suite-1", "per_problem": 4}
     made(tmp_path, "pairs", "p", {}, pairs, {"pairs": 200, "problems": 100})
     made(tmp_path, "train", "t", {"policy": "warm-start-w"}, full, TRAINING | {"peak_memory_gib": 4.5})
-    shard(tmp_path, "e", "train-t", rows=50, tokens=1000, seconds=10 + 5 + 10, greedy=True)
-    shard(tmp_path, "x", "another model", rows=50, tokens=1000, seconds=999, greedy=True)
+    shard(tmp_path, "e", "train-t", at=500, rows=50, tokens=1000, seconds=10 + 5 + 10, greedy=True)
+    shard(tmp_path, "x", "another model", at=600, rows=50, tokens=1000, seconds=999, greedy=True)
     made(tmp_path, "train", "u", {"policy": "another model"}, full, TRAINING | {"tokens_per_second": 1.0})
     made(tmp_path, "train", "l", {"policy": "model"}, full | {"method": "lora"}, TRAINING | {"tokens_per_second": 2.0})
     return tmp_path
@@ -89,10 +91,12 @@ def test_a_damaged_manifest_is_left_out(store: Path, damage: str) -> None:
     assert read_history(store, "model", "suite-1", "bfloat16", "preference", "full") == before
 
 
-def test_seconds_a_prompt_and_a_token_are_never_negative() -> None:
-    assert fit([(10, 100, 3.0), (10, 900, 11.0)]) == pytest.approx((0.2, 0.01))
-    assert fit([(10, 100, 0.0), (10, 900, 11.0)]) == pytest.approx((0.0, 9900 / 820_000))
-    assert fit([(10, 0, 5.0)]) == (0.5, 0.0)
+def test_seconds_of_a_start_a_prompt_and_a_token_are_never_negative() -> None:
+    assert fit([(10, 100, 1 + 2 + 1), (10, 900, 1 + 2 + 9), (50, 100, 1 + 10 + 1)]) == pytest.approx((1, 0.2, 0.01))
+    assert fit([(10, 100, 4.0), (10, 900, 12.0)]) == pytest.approx((3, 0, 0.01)), "two sessions tell two things"
+    assert fit([(10, 100, 4.0)]) == pytest.approx((0, 0, 0.04))
+    assert fit([]) == (0, 0, 0)
+    assert min(fit([(40, 3326, 59.0), (100, 13_223, 77.0), (40, 677, 68.0), (20, 347, 53.0)])) >= 0
 
 
 def config(**changes: Any) -> RunConfig:
