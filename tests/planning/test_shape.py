@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -64,9 +67,9 @@ def test_weights_are_counted_from_a_config_alone_without_their_memory() -> None:
     [
         ({"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": 50_257}, 12, 768, 1024),
         ({"text_config": {"num_hidden_layers": 26, "hidden_size": 1152}, "hidden_size": 9}, 26, 1152, None),
-        ({"num_hidden_layers": "many", "hidden_size": -4, "max_position_embeddings": None}, 24, 571, None),
+        ({"num_hidden_layers": "many", "hidden_size": -4, "max_position_embeddings": None}, 24, 570, None),
         ({"num_hidden_layers": 16, "hidden_size": 2048, "num_key_value_heads": [4, 8]}, 16, 2048, None),
-        ({}, 24, 571, None),
+        ({}, 24, 570, None),
     ],
 )
 def test_any_config_gives_sizes(config: dict[str, Any], layers: int, hidden: int, context: int | None) -> None:
@@ -106,3 +109,43 @@ def test_what_is_no_model_is_refused_in_a_message(damage: str, tmp_path: Path) -
             (model / "adapter_config.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match=r"is not there|cannot be read|damaged|adapter"):
         shape_of(reference, tmp_path)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one model."""
+
+    pages: ClassVar[dict[str, Any]] = {}
+
+    def do_GET(self) -> None:
+        page = self.pages.get(self.path.partition("?")[0])
+        self.send_response(200 if page is not None else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps(page).encode())
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield Hub
+        server.shutdown()
+
+
+def test_the_hub_tells_a_size_without_the_weights(hub: type[Hub], tmp_path: Path) -> None:
+    at = "/meta/llama/resolve/main/config.json", "/api/models/meta/llama/revision/main"
+    hub.pages = {at[0]: LLAMA_3, at[1]: {"safetensors": {"parameters": {"BF16": 8_030_261_248}, "total": 8_030_261_248}}}
+    shape = shape_of("hf:meta/llama", tmp_path)
+    assert (shape.parameters, shape.layers, shape.fetched) == (8_030_261_248, 32, 2 * 8_030_261_248)
+    assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize("page", [None, [], "config", 7])
+def test_a_hub_that_says_something_else_leaves_the_model_unknown(page: Any, hub: type[Hub], tmp_path: Path) -> None:
+    hub.pages = {"/meta/llama/resolve/main/config.json": page}
+    with pytest.raises(UnknownShapeError, match="the hub says"):
+        shape_of("hf:meta/llama@main", tmp_path)
