@@ -1,7 +1,8 @@
 """Memory of the sampler and of the trainer, from a model's shape and the config. Pure arithmetic; bytes.
 
-Where a coefficient was measured, it was on SmolLM2-135M with `python -m benchmarks.planning --memory`
-(docs/results/planning.json); where it was counted, the comment says what was counted. A trainer's peak is, with P weights:
+Where a coefficient was measured, it was on SmolLM2-135M on two cores (tests/planning/test_memory.py has the peaks, and
+`python -m benchmarks.planning` compares those of any run); where it was counted, the comment says what was counted. A
+trainer's peak is, with P weights:
 
     full    12 P (weights, two Adam moments, float32) + what is larger:
               activations of one micro-batch (+ 4 P of gradients, if a step has several micro-batches)
