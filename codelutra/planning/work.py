@@ -18,9 +18,9 @@ from codelutra.prompts import prompt_ids, with_examples
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import shown
 
-CHARACTERS_A_TOKEN = 3.3  # where no tokenizer is at hand. SmolLM2 on starter-sql and on MBPP: docs/results/planning.json
+CHARACTERS_A_TOKEN = 3.3  # where no tokenizer is at hand
 TEMPLATE = 20  # tokens of a chat template around a question
-PAIRED = 0.7  # of `pairs.per_problem`, where nothing is known: the demo's iterations made 0.77 and 0.63 of it
+PAIRED = 0.8  # of `pairs.per_problem`, where nothing is known: the demo's iterations made 0.77 and 0.63, cut ones up to 1
 ANSWER = 0.4  # of `sample.max_tokens`, where there is neither a reference nor a sample to go by
 
 

@@ -159,4 +159,4 @@ def test_work_is_counted_from_the_suite(tmp_path: Path) -> None:
     assert 0 < work.shared < work.prompt < work.longest
     assert work_of(config(select={"test": False}), None, History()).test == 0
     own = work_of(asked, None, History())
-    assert own.basis == {"lengths": "characters / 3.3", "answer": "references", "pairs": "assumed: 0.7 of pairs.per_problem"}
+    assert own.basis == {"lengths": "characters / 3.3", "answer": "references", "pairs": "assumed: 0.8 of pairs.per_problem"}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Config, Home, Json, Set, print_json
+from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
@@ -50,7 +51,7 @@ def plan(
         measure=calibrate,
         fetch=fetch,
         price=price,
-        say=lambda text: print(f"{text} …", file=sys.stderr),
+        say=lambda text: print(visible(f"{text} …"), file=sys.stderr),
     )
     print_json(found.as_json()) if json_ else planned.show(found)
     if found.fit.refusals:
