@@ -142,7 +142,7 @@ def test_the_adapter_s_weights_are_counted_as_peft_makes_them(mid: Path) -> None
         (SMOL, CPU, {"engine": {"cache_gib": 40.0}}, "sampler", "--set engine.cache_gib=2"),
         (QWEN_1_5B, CPU, {"warm_start": None}, "training", "--set train.method=lora"),
         (LLAMA_8B, CPU, {"warm_start": None}, "training", "at most about"),
-        (LLAMA_8B, CARD, {"iterations": 0}, "warm start", "at most about"),
+        (LLAMA_8B, replace(CARD, memory=16 * GIB), {"iterations": 0}, "warm start", "at most about"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_way_out_that_fits(
