@@ -5,6 +5,8 @@ python -m flows.refine CONFIG [--set section.key=value …] [--home DIR]
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -12,6 +14,7 @@ from codelutra.config import load_config
 from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run, open_run
 from codelutra.pipeline.sampler import Sampling, measure_plan
+from codelutra.planning.refusal import require_room
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.artifacts import Artifact
 from flows.naming import named
@@ -49,8 +52,10 @@ def refine(config: str = "demo", overrides: list[str] | None = None, home: str |
 
 def refine_run(run: Run) -> RunSummary:
     """The pipeline of one opened run."""
+    require_room(run.config, run.home)  # a model that surely does not fit is refused before anything is spent
     asked = problems(run)
     policy, made = base_model(run), None  # before the references: without a model nothing else is worth its time
+    require_room(run.config, run.home, Path(policy.path))
     expected = references(run, asked)
     record = Recorder(run)
     record.prepared(asked, expected)

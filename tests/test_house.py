@@ -85,7 +85,7 @@ FLOORS = [
     {"store"},
     {"models", "sampling", "scoring", "suites"},
     {"execution", "results", "training"},
-    {"pipeline", "reporting"},
+    {"pipeline", "planning", "reporting"},
     {"experiments"},
     {"cli"},
 ]

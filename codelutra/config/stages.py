@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codelutra.addresses import Address
-from codelutra.config.section import SAME_RESULT, Section
+from codelutra.config.section import ADDED_LATER, SAME_RESULT, Section
 
 
 class SuiteSection(Section):
@@ -49,7 +49,7 @@ class SuiteSection(Section):
     generated_cases: int = Field(0, ge=0, le=100)
     """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
     then a right one fails, where the problem leaves open what an input should give."""
-    copies: int = Field(0, ge=0, le=16)
+    copies: Annotated[int, ADDED_LATER] = Field(0, ge=0, le=16)
     """SQL: judge train samples on this many perturbed copies of each database as well, and learn nothing from those that are
     right on the database alone. More copies catch more lucky answers and run more queries; 6 is a good number. Scores stay
     by the database itself, and so do the rewards of objective grpo."""

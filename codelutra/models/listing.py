@@ -8,6 +8,7 @@ from typing import Any
 
 from codelutra.models.known import KNOWN, Known, sampling_gib, training_gib
 from codelutra.models.made import RECORD, name_of_wheels
+from codelutra.models.references import digest_of
 from codelutra.models.resolve import taken_from
 
 
@@ -28,14 +29,15 @@ def listed(cache: Path) -> list[dict[str, Any]]:
 def _here(model: Known, cache: Path) -> dict[str, str] | None:
     taken = taken_from(model, cache)
     for source in filter(None, (taken, *model.sources)):
-        if path := _on_hub_cache(source) if source.startswith("hf:") else _made(source, cache):
+        if path := _on_hub_cache(source) if source.startswith("hf:") else made_of(source, cache):
             return {"source": source, "path": str(path)}
     return None
 
 
-def _made(source: str, cache: Path) -> Path | None:
+def made_of(source: str, cache: Path) -> Path | None:
+    """The directory of the model that was made of the wheels `source` ("pypi:…"); None where it is yet to be made."""
     spec, _, digest = source.removeprefix("pypi:").partition("#sha256=")
-    directory = cache / name_of_wheels(spec, digest)
+    directory = cache / name_of_wheels(spec, digest or digest_of(spec))
     return directory if (directory / RECORD).is_file() else None
 
 
