@@ -83,7 +83,7 @@ OUTCOMES = _schema(
         "finish_reason": pl.String,  # as in SAMPLES
         "status": STATUS,
         "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v2"
-        "verdict": pl.String,  # "host" | "in-process"
+        "verdict": pl.String,  # "host" | "in-process" | "copies": right on the database alone, so undecided
         "answer": pl.String,  # digest of the compared output, equal for equal answers; "" where there is none
         "output": pl.String,  # the first bytes of the output, for people
         "seconds": pl.Float64,  # in the sandbox
@@ -92,7 +92,29 @@ OUTCOMES = _schema(
 )
 
 ENDED = pl.col("finish_reason") == "stop"  # the answer ended by itself; else it was cut off, or never begun
+RIGHT_BY_LUCK = pl.col("verdict") == "copies"  # on the database, and not on its copies
 ASKED = pl.col("finish_reason") != "dropped"  # the prompt was not too long
+
+COPIES = _schema(
+    {
+        "database": pl.String,  # digest of the original
+        "copy": pl.Int32,  # 0 … N-1 within a database
+        "digest": pl.String,  # of the copy, which is DIGEST.sqlite in the artifact
+        "rows": pl.Int64,  # of all its tables
+    }
+)
+
+EXPECTED_ON_COPIES = _schema({**EXPECTED, "copy": pl.Int32})  # only where the reference still judges
+
+LUCKY = _schema(  # of samples that are correct on the real database
+    {
+        "problem_id": pl.String,
+        "sample": pl.Int32,
+        "greedy": pl.Boolean,
+        "copies_run": pl.Int32,  # copies on which the reference and the answer can be compared
+        "copies_agreed": pl.Int32,  # fewer: the answer is right by luck
+    }
+)
 
 PAIRS = _schema(
     {

@@ -20,7 +20,8 @@ def evaluate(
     """Measure models on dev and test, greedy, and compare each with the first.
 
     Args:
-        models: references: path:DIR, hf:org/name@revision, gguf:FILE, pypi:PACKAGE==VERSION, run:NAME.
+        models: names of `codelutra models`, or references: path:DIR, hf:org/name@revision, gguf:FILE,
+            pypi:PACKAGE==VERSION, run:NAME.
         config: whose suite and sampling: a preset's name or the path of a YAML file.
         overrides: `section.key=value` strings laid over it; select.test=false leaves test closed.
         home: folder of store/ and runs/; default $CODELUTRA_HOME, else the current folder.

@@ -5,6 +5,8 @@ python -m flows.refine CONFIG [--set section.key=value …] [--home DIR]
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -12,6 +14,7 @@ from codelutra.config import load_config
 from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run, open_run
 from codelutra.pipeline.sampler import Sampling, measure_plan
+from codelutra.planning.refusal import require_room
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.artifacts import Artifact
 from flows.naming import named
@@ -20,11 +23,14 @@ from tasks.server import claim
 from tasks.stages import (
     answers,
     base_model,
+    confirmed,
+    copies,
     execute,
     groups,
     pairs,
     problems,
     references,
+    references_on_copies,
     sample,
     score,
     train,
@@ -48,8 +54,10 @@ def refine(config: str = "demo", overrides: list[str] | None = None, home: str |
 
 def refine_run(run: Run) -> RunSummary:
     """The pipeline of one opened run."""
+    require_room(run.config, run.home)  # a model that surely does not fit is refused before anything is spent
     asked = problems(run)
     policy, made = base_model(run), None  # before the references: without a model nothing else is worth its time
+    require_room(run.config, run.home, Path(policy.path))
     expected = references(run, asked)
     record = Recorder(run)
     record.prepared(asked, expected)
@@ -74,7 +82,9 @@ def refine_run(run: Run) -> RunSummary:
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         lesson, imitated, why = asked, None, ""
         if draws:
-            record.sampled(policy, score(run, outcomes, asked, expected, "train"), sampling.made(greedy=False), outcomes)
+            scores = score(run, outcomes, asked, expected, "train")
+            ran, outcomes = outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
+            record.sampled(policy, scores, sampling.made(greedy=False), list(dict.fromkeys([*ran, *outcomes])))
             lesson, imitated = learn(run, outcomes, earlier, asked, expected)
             why = record.learned_from(policy, lesson, imitated)
             earlier += outcomes
@@ -158,6 +168,18 @@ def shards(run: Run, sampling: Sampling, asked: Artifact, expected: Artifact, *,
     for samples in drawn:
         samples.result()  # raises what stopped the engine; of the outcome that waited for it Prefect only says "pending"
     return [o.result() for o in outcomes]
+
+
+def by_no_luck(
+    run: Run, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact
+) -> list[Artifact]:
+    """The outcomes to learn from: with `suite.copies`, answers that are right on the database alone are undecided."""
+    if not run.config.suite.copies:
+        return outcomes
+    made = copies(run, asked)
+    there = references_on_copies(run, made, asked, expected)
+    labels = [label for _, label in sampling.labels(greedy=False)]
+    return [confirmed(run, o, made, asked, there, label) for o, label in zip(outcomes, labels, strict=True)]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from codelutra.pipeline import copies as copying
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.sampler import Sampling
@@ -55,6 +56,21 @@ def sample(sampling: Sampling, i: int, label: str) -> Artifact:
 @task(task_run_name="execute {label}", **cached_as(stages.execute))
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str) -> Artifact:
     return run.make(stages.execute(run, samples, problems, expected, label))
+
+
+@task(name="copies", **cached_as(copying.copies))
+def copies(run: Run, problems: Artifact) -> Artifact:
+    return run.make(copying.copies(run, problems))
+
+
+@task(name="references on copies", **cached_as(copying.references_on_copies), timeout_seconds=24 * HOUR)
+def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expected: Artifact) -> Artifact:
+    return run.make(copying.references_on_copies(run, copies, problems, expected))
+
+
+@task(task_run_name="confirm {label}", **cached_as(copying.confirmed))
+def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact, there: Artifact, label: str) -> Artifact:
+    return run.make(copying.confirmed(run, outcomes, copies, problems, there, label))
 
 
 @task(task_run_name="score {split}", **cached_as(stages.score))

@@ -11,6 +11,7 @@ import pytest
 import benchmarks.loop
 from benchmarks import reliability
 from benchmarks.loop import REST, account
+from benchmarks.planning import compared
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.store.run_dir import RunDir
@@ -73,6 +74,33 @@ def test_the_suite_and_the_model_are_those_of_the_runs_record(tmp_path: Path) ->
     got = account(RunDir(path))
     assert (got["suite"], got["model"]) == ("starter-sql", "hf:example/tiny@main")
     assert got["artifacts"]["made"] > 0
+
+
+def test_a_plan_is_compared_with_what_its_run_took_by_stage_and_for_the_iterations_it_did(run: RunDir) -> None:
+    made(run, "references", 0, 4)
+    made(run, "sample", 20, 20, "a", seconds=16, label="base/dev-000")
+    made(run, "warm-start", 20, 50, "w", peak_memory_gib=4.0)
+    made(run, "sample", 60, 60, "b", seconds=8, label="policy-0/dev-000")
+    made(run, "sample", 80, 80, "c", seconds=20, label="policy-0/train-000")
+    made(run, "train", 80, 120, "t", label="policy 1", peak_memory_gib=5.0)
+    made(run, "sample", 130, 130, "d", seconds=9, label="policy-1/dev-000")
+    made(run, "sample", 140, 140, "e", seconds=7, label="policy-1/test-000")
+    seconds = {"references": 2, "base, on dev": 16, "warm start": 33, "sampling, 4 times": 100, "training, 4 times": 200}
+    stages = [
+        {"name": name, "seconds": s, "times": 4 if "4" in name else 1, "tokens": 1, "basis": "guess"}
+        for name, s in (seconds | {"last policy, on dev": 9, "test": 5}).items()
+    ]
+    needs = [{"what": "training", "parts": {"weights": 4 * 2**30, "the run's process": 2**30}}]
+    found = compared({"stages": stages, "model": "m", "needs": needs}, run)
+    assert found["iterations"] == 1
+    both = {name: (row["planned"], row["taken"]) for name, row in found["stages"].items()}
+    assert both["sampling"] == (25, 28)
+    assert both["training"] == (50, 40)
+    assert both["last policy, on dev"] == (9, 9)
+    assert both["test"] == (5, 7)
+    assert (found["whole"]["planned"], found["whole"]["taken"]) == (140, 134)
+    assert found["within_25_percent"]
+    assert found["peak_gib"] == {"training": {"formula": 4.0, "measured": 5.0}}
 
 
 def test_a_run_without_work_is_refused(run: RunDir) -> None:

@@ -295,6 +295,7 @@ FUNCTION = "def f(x):\n    return x"
         "{}<\uff5cend\u2581of\u2581sentence\uff5c>",
         "\ufeff{}",
         "<answer>\n{}\n</answer>",
+        "<response>{}</response>",
         "So:\n<code>\n{}",
         f"<solution>\n{F}\n{{}}\n{F}\n</solution>",
         "Here is the code:\n{}\n\n- it is really short\n- it is fast",

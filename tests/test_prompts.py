@@ -106,6 +106,21 @@ COHERE = (
     "{{ '<|END_OF_TURN_TOKEN|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|assistant|>' }}{% endif %}"
 )
+QWEN_2_5 = (  # a system message of its own where none is given
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif %}" + CHATML
+)
+GEMMA_3 = (  # puts the system text before the question by itself
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set first = '' %}{% endif %}{% for m in messages %}"
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (first if loop.first else '') }}"
+    "{{ m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+OLMO_2 = (  # begins and ends with one and the same token
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}"
+    "{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}"
+    "{% endif %}"
+)
 # GPT-2's rule takes "\n\n" apart before a word, and not at the end of a prompt; this one does neither.
 LLAMA_3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -151,6 +166,9 @@ CHATS = {
     "llama 3": Chat(LLAMA_3, "<|eot_id|>", HEADERS, bos="<|begin_of_text|>", eos="<|end_of_text|>", begins=1),
     "gemma 1": Chat(GEMMA, "<end_of_turn>", TURNS, bos="<bos>", eos="<eos>", apart=False, begins=1),
     "gemma 2": Chat(GEMMA, "<end_of_turn>", TURNS, bos="<bos>", eos="<eos>", sentencepiece=True, apart=False, begins=1),
+    "gemma 3": Chat(GEMMA_3, "<end_of_turn>", TURNS, bos="<bos>", eos="<eos>", begins=1),
+    "qwen 2.5": Chat(QWEN_2_5, "<|im_end|>", ("<|im_start|>",), eos="<|im_end|>"),
+    "olmo 2": Chat(OLMO_2, "<|endoftext|>", bos="<|endoftext|>", eos="<|endoftext|>", begins=1),
     "mistral 0.1": Chat(MISTRAL_1, "</s>", bos="<s>", sentencepiece=True, apart=False, begins=1),
     "mistral 0.3": Chat(MISTRAL_3, "</s>", ("[INST]", "[/INST]"), bos="<s>", begins=1),
     "phi 3": Chat(PHI_3, "<|end|>", ROLES, eos="<|endoftext|>"),
@@ -210,7 +228,7 @@ def test_an_answer_ends_with_the_templates_end_token_and_a_prompt_begins_as_it_s
     )
     asked = tokenizer.decode(prompt_ids(tokenizer, SYSTEM, QUESTION))
     assert asked.index(SYSTEM) < asked.index(QUESTION)
-    assert (f"{SYSTEM}\n\n{QUESTION}" in asked) is (not chat.apart or name == "mistral 0.3")
+    assert (f"{SYSTEM}\n\n{QUESTION}" in asked) is (not chat.apart or name in ("mistral 0.3", "gemma 3"))
 
 
 @pytest.mark.parametrize("name", CHATS)

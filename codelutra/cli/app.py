@@ -17,14 +17,15 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import compare, maintain, retrain, start, watch
+from codelutra.cli.commands import compare, maintain, plan, retrain, start, watch
 from codelutra.errors import CodelutraError, UserError, of_the_system
 from codelutra.results.escapes import visible
 
 HELP = """Make a small open LLM good at one code task, from its own right and wrong programs.
 
 `codelutra run demo` shows it, in half an hour on two cores; then `codelutra status demo`, `codelutra report demo`.
-Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`)."""
+Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`).
+Larger models go by name: `codelutra models`."""
 
 
 class KindFirst(TyperGroup):
@@ -78,7 +79,7 @@ sandbox = group("The containers untrusted programs run in.", "sandbox")
 sandbox.command("build")(maintain.sandbox_build)
 sandbox.command("probe")(maintain.sandbox_probe)
 GROUPS: dict[str, list[Any]] = {
-    "Start": [start.run, start.check, init, start.presets, start.suites],
+    "Start": [start.run, start.check, plan.plan, init, start.presets, start.suites, start.models],
     "Watch and take away": [watch.status, watch.report, watch.export],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
     "Retrain": [retrain.retrain, retrain.promoted],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from codelutra.errors import redacted
 from codelutra.hardware import number_format
+from codelutra.planning.machine import memory_bytes
 
 MEMORY_GIB, DISK_GIB = 8, 10
 _GIB = 2**30
@@ -55,13 +56,6 @@ def _machine() -> Iterator[Check]:
     why = "multiplied in hardware" if dtype == "bfloat16" else "this machine would have to emulate bfloat16, which is slower"
     yield Check("number format", True, f"{dtype}: {why}", "any", "engine.dtype sets another one")
     yield Check("gpu", True, _gpus() or "none: vLLM and training run on the CPU", "optional", "an NVIDIA GPU and its driver")
-
-
-def memory_bytes(root: Path = Path("/")) -> int:
-    """What this process may use: the machine's memory, or less in a container with a limit."""
-    total = int((root / "proc/meminfo").read_text().split()[1]) * 1024
-    limits = [root / "sys/fs/cgroup/memory.max", root / "sys/fs/cgroup/memory/memory.limit_in_bytes"]
-    return min([total, *(int(text) for f in limits if f.is_file() and (text := f.read_text().strip()).isdigit())])
 
 
 def _gpus() -> str:
@@ -135,7 +129,13 @@ def _model_cache() -> Check:
     folder = cache_dir() / "models"
     ready = sorted(p.name for p in folder.glob("*") if (p / "config.json").is_file() and not p.name.startswith("."))
     found = ", ".join(ready) or "empty: the default model (93 MB) is fetched at the first run"
-    return Check("models", True, f"{folder}: {found}", "optional", "`codelutra run demo`, or model: path:DIR")
+    return Check(
+        "models",
+        True,
+        f"{folder}: {found}",
+        "optional",
+        "`codelutra run demo` fetches one; `codelutra models` lists more; model: path:DIR takes your own",
+    )
 
 
 def prefect_server(url: str) -> Check:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -131,6 +132,26 @@ def show_check(report: Report) -> None:
         say(f"not OK: {'; '.join(report.spoilt)}")
     else:
         say("OK: no leaks; every split has usable references.")
+
+
+def models_table(listed: Sequence[Mapping[str, Any]]) -> Table:
+    """What `codelutra.models.listing` tells, a row a model."""
+    rows = [
+        {
+            "name": m["name"],
+            "parameters": f"{m['parameters'] / 1e9:.2f} B",
+            "licence": m["licence"],
+            "context": f"{m['context']:,}",
+            **{f"{use} GiB": f"{m['gib'][key]:.1f}" for use, key in _USES.items()},
+            "from": ", ".join("PyPI" if s.startswith("pypi:") else "hub" for s in m["sources"]),
+            "here": ("from PyPI" if m["here"]["source"].startswith("pypi:") else "from the hub") if m["here"] else "",
+        }
+        for m in listed
+    ]
+    return Table.of(rows, ["parameters", "context", *(f"{use} GiB" for use in _USES)])
+
+
+_USES = {"sample": "sample", "train": "full", "LoRA": "lora", "4-bit": "qlora"}
 
 
 def by_stage(artifacts: Sequence[tuple[Path, int]]) -> Table:

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from rich.console import Console
 from codelutra.cli.progress import event_line, shown, shown_on
 from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
+from codelutra.models import check_reference
+from codelutra.planning.refusal import first_lines, require_room
 from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
@@ -60,7 +63,10 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
     config = load_config(source, overrides)
     if not find_spec("prefect"):
         raise UserError("runs are driven by Prefect, which is not installed: pip install 'codelutra[prefect]'")
-    open_suite(config.suite)  # an unusable suite is told before anything is made
+    for reference in filter(None, (config.model, config.suite.proposals)):
+        check_reference(reference)  # this and an unusable suite are told before anything is made
+    open_suite(config.suite)
+    require_room(config, home)  # and so is a model that no setting makes fit
     run = RunDir.create(home / "runs", config)
     if run.held:
         print(f"another process has run {config.name}; waiting up to {_PATIENCE:.0f} s for it to end", file=sys.stderr)
@@ -76,7 +82,7 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
         logged = log.tell()
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment())
     with child, _ending(child, signal.SIGTERM, signal.SIGHUP):
-        code = _watch(child, run, seen)
+        code = _watch(child, run, seen, partial(first_lines, config, home))
     if code:
         raise _failure(code, run, seen, child.pid, logged)
     summary = load_summary(run.path)
@@ -105,12 +111,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.stdin.close()
 
 
-def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int) -> int:
+def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callable[[], list[str]]) -> int:
     out = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     out.print(f"run [bold]{run.path.name}[/]  ·  {shown(str(run.path))}  ·  log: {run.log.name}")
     ledger, reused = _follow(run.path / "ledger.jsonl", seen), 0
     with shown_on(out) as screen:
         try:
+            for text in first():  # worked out while the flow's process loads
+                screen.say(f"  {shown(text)}")
             while True:
                 ended = child.poll()
                 for event in iter(lambda: next(ledger), None):

@@ -19,7 +19,7 @@ _END_TOKEN = re.compile(
 )
 _INVISIBLE = "\ufeff\u200b\u2060"
 _TAGGED = re.compile(
-    r"^[ \t]*+(?:<(?P<tag>sql|query|python|code|answer|final_answer|solution)>|"
+    r"^[ \t]*+(?:<(?P<tag>sql|query|python|code|answer|final_answer|solution|response)>|"
     r"\[(?P<mark>SQL|PYTHON|CODE|ANSWER)\])[ \t]*+\n?(?P<inside>.*?)(?:</(?P=tag)>|\[/(?P=mark)\]|\Z)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )

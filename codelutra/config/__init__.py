@@ -4,7 +4,7 @@ Unknown keys are refused, bounds are part of the types, and the docstring below 
 field's mark says what another value means for a run that exists already; without a mark it would be another run.
 
     section.py    what every section is, and the marks
-    stages.py     suite, engine, sample, execute, pairs, select
+    stages.py     suite, prompt, engine, sample, execute, pairs, select
     training.py   train, warm_start
     group.py      grpo
     run.py        the whole: reading, validating, writing
@@ -24,7 +24,15 @@ from codelutra.config.run import (
     to_yaml,
 )
 from codelutra.config.section import ADDED, HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
-from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
+from codelutra.config.stages import (
+    EngineSection,
+    ExecuteSection,
+    PairsSection,
+    PromptSection,
+    SampleSection,
+    SelectSection,
+    SuiteSection,
+)
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 
 __all__ = [
@@ -41,6 +49,7 @@ __all__ = [
     "GrpoSection",
     "Mark",
     "PairsSection",
+    "PromptSection",
     "RunConfig",
     "SampleSection",
     "Section",

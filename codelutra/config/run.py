@@ -11,7 +11,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from codelutra.config.group import GrpoSection
 from codelutra.config.section import ADDED, HOW_FAR, SAME_RESULT, Mark, Section
-from codelutra.config.stages import EngineSection, ExecuteSection, PairsSection, SampleSection, SelectSection, SuiteSection
+from codelutra.config.stages import (
+    EngineSection,
+    ExecuteSection,
+    PairsSection,
+    PromptSection,
+    SampleSection,
+    SelectSection,
+    SuiteSection,
+)
 from codelutra.config.training import OPEN_RATES, TrainSection, WarmStartSection
 from codelutra.errors import ConfigError
 from codelutra.hardware import number_format
@@ -30,8 +38,8 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=f"^{RUN_NAME}$")]
     """Name of the run and of its directory."""
     model: str = DEFAULT_MODEL
-    """`path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished
-    run in the same home has chosen."""
+    """A name of `codelutra models`, `path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`:
+    the policy that a finished run in the same home has chosen. A larger one knows more and takes more time and memory."""
     iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)
@@ -39,6 +47,7 @@ class RunConfig(Section):
     suite: SuiteSection
     warm_start: WarmStartSection | None = None
     """SFT on the references before the first iteration; `{}` for its defaults, absent for none."""
+    prompt: PromptSection = PromptSection()
     engine: EngineSection = EngineSection()
     sample: SampleSection = SampleSection()
     execute: ExecuteSection = ExecuteSection()
@@ -60,8 +69,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
-        if self.sample.max_tokens >= self.engine.max_model_len:
-            room = f"sample.max_tokens {self.sample.max_tokens} leaves no room for a prompt in engine.max_model_len"
+        answer, thought = f"sample.max_tokens {self.sample.max_tokens}", self.prompt.budget
+        if self.sample.max_tokens + thought >= self.engine.max_model_len:
+            written = f"prompt.thinking_tokens {thought} and {answer} leave" if thought else f"{answer} leaves"
+            room = f"{written} no room for a prompt in engine.max_model_len"
             raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")
         return self
 
@@ -81,6 +92,16 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.adapter continued: warm_start has lora_rank and lora_alpha {sizes[0]}, train has {sizes[1]}; one "
                 "adapter is trained throughout, so give both sections the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _thinks(self) -> RunConfig:
+        if self.prompt.thinking and self.train.objective == "grpo":
+            raise ValueError("prompt.thinking on: objective grpo keeps no budget of thoughts; use preference or rft")
+        if self.prompt.thinking and self.train.imitates_references:
+            raise ValueError(
+                "prompt.thinking on: references have no thoughts to imitate beside own answers; set sft_on to right"
             )
         return self
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codelutra.addresses import Address
-from codelutra.config.section import SAME_RESULT, Section
+from codelutra.config.section import ADDED, SAME_RESULT, Section
 
 
 class SuiteSection(Section):
@@ -49,6 +49,10 @@ class SuiteSection(Section):
     generated_cases: int = Field(0, ge=0, le=100)
     """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
     then a right one fails, where the problem leaves open what an input should give."""
+    copies: Annotated[int, ADDED] = Field(0, ge=0, le=16)
+    """SQL: judge train samples on this many perturbed copies of each database as well, and learn nothing from those that are
+    right on the database alone. More copies catch more lucky answers and run more queries; 6 is a good number. Scores stay
+    by the database itself, and so do the rewards of objective grpo."""
     proposals: str | None = None
     """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 
@@ -59,6 +63,20 @@ class SuiteSection(Section):
         if self.proposals and not self.generated_cases:
             raise ValueError(f"proposals {self.proposals!r}: generated_cases is 0; set it to 20, or leave proposals out")
         return self
+
+
+class PromptSection(Section):
+    thinking: bool = False
+    """Let a thinking model think before it answers. It solves harder problems and writes many times the tokens. References
+    have no thoughts, so `warm_start` and `sft` teach it not to think; `rft` and pairs keep its own thoughts."""
+    thinking_tokens: int = Field(512, ge=1)
+    """Tokens of a thought, beside `sample.max_tokens` for the answer. The engine ends a longer thought there, and the model
+    has to answer. More solve more, and cost time and memory."""
+
+    @property
+    def budget(self) -> int:
+        """Tokens that a thought may have; 0 where nothing is thought."""
+        return self.thinking_tokens if self.thinking else 0
 
 
 class EngineSection(Section):

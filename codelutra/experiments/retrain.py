@@ -171,6 +171,8 @@ def _made_of(config: RunConfig, more: Sequence[str] = ()) -> str:
     """Digest of problems and settings: those that change a result, and `more`."""
     suite = open_suite(config.suite)
     read = {k: v for k, v in in_key(config).items() if k not in _WHERE}
+    if not config.prompt.thinking:  # records of earlier versions know of no such settings
+        read = {k: v for k, v in read.items() if not k.startswith("prompt.")}
     read |= {k: v for k, v in settings(config).items() if k in more}
     return digest_of([read, suite.version, suite.problems().write_ndjson(), sorted(suite.databases())])
 

@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from codelutra.config import RunConfig, SuiteSection, load_config
 from codelutra.errors import UserError
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
+from codelutra.pipeline.copies import copies_notes, told
+from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
-from codelutra.results.load import chosen_weights
 from codelutra.schema import STATUSES
 from codelutra.suites.base import SUITES, Suite, material, open_suite
 from codelutra.suites.determined import tied_limits
@@ -46,6 +46,7 @@ class Report:
     leaks: list[Row]  # train_id, shares ("prompt" | "program"), suite, split, problem_id
     notes: list[str]
     contradictions: list[Row] = field(default_factory=list)  # split, problem_id; first_split, first_id: asks the same
+    copies: Row = field(default_factory=dict)  # with suite.copies: what pipeline/copies.py:told says of them
 
     @property
     def spoilt(self) -> list[str]:
@@ -74,20 +75,22 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     with tempfile.TemporaryDirectory(prefix="codelutra-check-") as scratch, Run(home, config, Path(scratch)) as run:
         run.on_progress = on_progress
         asked = run.make(stages.problems(run))
-        expected = run.make(stages.references(run, asked)).frame("expected")
+        judged_once = run.make(stages.references(run, asked))
+        expected = judged_once.frame("expected")
         problems = asked.frame("problems")
         with run.use_pool() as pool:
             seconds, heard = config.execute.timeout_seconds, run.progress("references, once more", "problems")
             again, _ = judge_references(problems, run.suite, pool, timeout_seconds=seconds, progress=heard)
+        copies = told(run, asked, judged_once) if config.suite.copies else {}
         plain = run.suite.problems()  # without worked examples, which several prompts share
         failures = reference_failures(problems, expected, again, run.suite)
         leaks = leaks_within(plain, run.suite)
         clashes = contradictions(plain, expected, run.suite)
         for name, suite, theirs in others:
             leaks += leaks_between(plain, run.suite, theirs, suite, name)
-        lengths, note = _lengths(problems, run.suite.system, config, home)
+        lengths, note = _lengths(problems, run.suite.system, config, run)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
-    rows = _by_split(problems, failures, lengths, config.engine.max_model_len - config.sample.max_tokens)
+    rows = _by_split(problems, failures, lengths, _room(config))
     notes += [note] if note else []
     notes += [
         f"contradiction: {c['split']} {c['problem_id']} asks what {c['first_split']} {c['first_id']} asks, and another "
@@ -102,9 +105,10 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
             f"{len(cut)} references have a LIMIT that cuts rows that tie ({named}): any of those rows are right; "
             "add sort keys where one of them is meant"
         )
+    notes += copies_notes(copies) if copies else []
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
-    return Report(judged, rows, failures, leaks, notes, clashes)
+    return Report(judged, rows, failures, leaks, notes, clashes, copies)
 
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:
@@ -196,22 +200,37 @@ def _kind(why: str) -> str:
     return head if head in STATUSES else re.sub(r"\d+", "N", head.split(";", 1)[0])[:80]  # without the way out
 
 
-def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, home: Path) -> tuple[pl.Series | None, str]:
+def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, run: Run) -> tuple[pl.Series | None, str]:
     """Tokens of each prompt, as sampling counts them; or None and why not."""
-    scheme, _, rest = config.model.partition(":")
-    revision = "main"
     try:
-        if scheme == "hf":  # the tokenizer's files are fetched, not the weights
-            where, _, revision = rest.partition("@")
-        else:
-            chosen = partial(chosen_weights, home / "runs")
-            where = str(models.resolve(config.model, cache_dir() / "models", policy_of_run=chosen).path)
-        from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
-
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+        tokenizer = _tokenizer(config.model, run)
     except (ImportError, OSError, UserError) as e:
         return None, f"prompts were not counted: no tokenizer of {config.model} ({str(e).splitlines()[0]})"
-    return pl.Series([len(prompt_ids(tokenizer, system, p)) for p in problems["prompt"]], dtype=pl.Int64), ""
+    return pl.Series(
+        [len(prompt_ids(tokenizer, system, p, thinking=config.prompt.thinking)) for p in problems["prompt"]], dtype=pl.Int64
+    ), ""
+
+
+def _room(config: RunConfig) -> int:
+    """Tokens a prompt may have."""
+    return config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget
+
+
+def _tokenizer(model: str, run: Run) -> Any:
+    """A model's tokenizer. Of one on the hub only its files are fetched, not the weights."""
+    from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
+
+    known = models.find(model)
+    first = (models.taken_from(known, cache_dir() / "models") or known.sources[0]) if known else model
+    scheme, _, rest = first.partition(":")
+    if scheme == "hf":
+        where, _, revision = rest.partition("@")
+        try:
+            return PreTrainedTokenizerFast.from_pretrained(where, revision=revision or "main")
+        except OSError:
+            if not known or len(known.sources) == 1:
+                raise
+    return PreTrainedTokenizerFast.from_pretrained(str(fetched(run, model).path))
 
 
 def _by_split(problems: pl.DataFrame, failures: list[Row], lengths: pl.Series | None, room: int) -> list[Row]:

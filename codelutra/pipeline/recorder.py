@@ -15,6 +15,7 @@ from dataclasses import asdict
 import polars as pl
 
 from codelutra.errors import UserError
+from codelutra.pipeline.fetched import source_of
 from codelutra.pipeline.run import BOUNDS, Policy, Run
 from codelutra.results import text
 from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
@@ -68,6 +69,7 @@ class Recorder:
             suite_version=run.suite.version,
             mode=run.suite.mode,
             model=run.config.model,
+            model_source=source_of(run.dir, run.config.model),
             state="running",
             started=self._began,
         )
@@ -194,7 +196,9 @@ class Recorder:
 
     def _drawn(self, row: PolicyResult, split: str, samples: Sequence[Artifact], outcomes: Sequence[Artifact]) -> None:
         """Add what sampling and executing a split took, and the shape of the answers."""
-        row.answers[split] = answers_shape([s.frame("samples") for s in samples])
+        shape = answers_shape([s.frame("samples") for s in samples])
+        thought = [s.facts["thinking_tokens"] for s in samples if "thinking_tokens" in s.facts]
+        row.answers[split] = shape.model_copy(update={"thinking": sum(thought) / max(1, shape.n)} if thought else {})
         row.tokens += sum(s.facts["tokens"] for s in samples)
         row.seconds["sample"] = round(row.seconds.get("sample", 0.0) + sum(s.facts["seconds"] for s in samples), 2)
         row.seconds["execute"] = row.seconds.get("execute", 0.0) + sum(o.seconds for o in outcomes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,13 @@ from codelutra.execution.cache import OutcomeCache
 from codelutra.hardware import too_few_gpus
 from codelutra.models import check_reference
 from codelutra.pipeline.remade import Remade
-from codelutra.prompts import with_examples
 from codelutra.sampling.replicas import replicas
 from codelutra.store.artifacts import Artifact, Event, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
 from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
+from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
 from codelutra.training.bases import require_means_of
 from sandbox import SandboxError, reap_orphans
@@ -76,6 +76,7 @@ class Run:
         self._remade = Remade(self.dir, self.store.root)
         self.on_progress: Progress | None = None  # someone else who wants to hear: the Prefect UI
         self._pool: Pool | None = None
+        self._copies: dict[str, Path] = {}  # databases the pool holds beside the suite's
         self._pool_lock = threading.RLock()
 
     @property
@@ -92,6 +93,24 @@ class Run:
     def image(self) -> str:
         """Tag of the sandbox image: the hash of what goes into it. Whether it is built shows when the pool starts."""
         return image_recipe(self.suite.image).tag
+
+    @property
+    def machine(self) -> str:
+        """What of the sandbox a verdict may depend on; part of the outcome cache's key."""
+        return f"{self.image} {self.config.execute.memory_mb} MB {self.config.execute.runtime or ''}"
+
+    def judging(self) -> dict[str, Any]:
+        """All that decides what a program gives and whether that is right; part of the store's keys."""
+        suite, limits = self.suite, self.config.execute
+        return {
+            "suite": suite.name,
+            "suite_version": suite.version,
+            "mode": suite.mode,
+            "image": self.image,
+            "timeout": limits.timeout_seconds,
+            "memory_mb": limits.memory_mb,
+            "runtime": limits.runtime,
+        }
 
     @cached_property
     def outcome_cache(self) -> OutcomeCache:
@@ -163,13 +182,26 @@ class Run:
                 self._pool = None
                 raise UserError(f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)") from e
 
+    def add_databases(self, files: Mapping[str, Path]) -> None:
+        """Have the pool hold these SQLite files, by digest, as well. One that runs without them is started anew."""
+        with self._pool_lock:
+            if not files.keys() <= self._copies.keys():
+                self._copies |= files
+                self._close_pool()
+
+    def _close_pool(self) -> None:
+        with self._pool_lock:
+            if self._pool:
+                self._pool.close()
+                self._pool = None
+
     def _start_pool(self) -> Pool:
         reap_orphans()
         c = self.config.execute
         return Pool(
             image=ensure_image(self.suite.image, progress=lambda line: self.dir.ledger({"event": "note", "text": line})),
             workers=c.workers,
-            databases=self.suite.databases(),
+            databases={**self.suite.databases(), **self._copies},
             run=self.config.name,
             memory_mb=c.memory_mb,
             runtime=c.runtime,
@@ -199,10 +231,7 @@ class Run:
             raise
 
     def close(self) -> None:
-        with self._pool_lock:
-            if self._pool:
-                self._pool.close()
-                self._pool = None
+        self._close_pool()
         if "outcome_cache" in self.__dict__:
             self.outcome_cache.close()
             del self.__dict__["outcome_cache"]

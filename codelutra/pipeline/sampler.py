@@ -122,6 +122,7 @@ class Sampling:
                 seed=c.seed,
                 log=run.dir.log,
                 lock=run.accelerator_lock,
+                thinking=c.prompt.budget,
                 progress=self._progress,
                 waiting=run.waiting,
                 started=started,
@@ -179,7 +180,8 @@ def _not_alone(out: Path, work: Path) -> dict[str, Any]:
 def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
     def build(out: Path, work: Path) -> dict[str, Any]:
         write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
-        return {
+        thought = {"thinking_tokens": int(frame["thinking_tokens"].sum())} if "thinking_tokens" in frame.columns else {}
+        return thought | {
             "rows": frame.height,
             "seconds": round(seconds, 2),
             "tokens": int(frame["completion_tokens"].sum()),
@@ -204,6 +206,7 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
             "seed": run.config.seed,
         }
         config |= {"min_p": s.min_p} if s.min_p else {}
-    config |= in_keys(Path(policy.path))
+    config |= in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
+    config |= {"thinking_tokens": run.config.prompt.budget} if run.config.prompt.thinking else {}
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
     return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

@@ -22,8 +22,9 @@ from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.cases import with_cases
+from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Policy, Run
-from codelutra.pipeline.start import adapter_base, model_of
+from codelutra.pipeline.start import adapter_base
 from codelutra.pipeline.start import base_policy as base_policy
 from codelutra.pipeline.usable import normalised_codes, require_enough, to_imitate
 from codelutra.prompts import in_keys
@@ -62,7 +63,7 @@ def problems(run: Run) -> Step:
     inputs = {"content": digest_of([frame.write_ndjson(), sorted(s.databases())])}
     if config.suite.generated_cases:
         read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **_judging(run)}
-    proposer = model_of(run, config.suite.proposals) if config.suite.proposals else None
+    proposer = fetched(run, config.suite.proposals) if config.suite.proposals else None
     if proposer:
         read |= {"dtype": number_format(config.engine.dtype), "max_model_len": config.engine.max_model_len}
         inputs |= {"proposer": proposer.fingerprint}
@@ -179,7 +180,9 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact)
     assert run.config.warm_start is not None
     config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
-    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(Path(policy.path))
+    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(
+        Path(policy.path), thinking=run.config.prompt.thinking
+    )
     recipe = _recipe("warm-start", read | _references_shown(run), inputs)
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -209,7 +212,9 @@ def train(
     if config.adapter == "continued":
         inputs |= {"base": base_policy(run).digest}
     inputs |= {"imitated": imitated.digest} if imitated else {}
-    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(Path(policy.path))
+    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(
+        Path(policy.path), thinking=run.config.prompt.thinking
+    )
     for told_by_inputs in ("start", "sft_earlier"):
         read.pop(told_by_inputs, None)
     if config.stop_on_drift:
@@ -259,7 +264,7 @@ def _judged(
     run: Run, samples: pl.DataFrame, problems: Artifact, expected: Artifact, heard: Callable[..., None] | None = None
 ) -> Made:
     """SAMPLES through the sandbox: OUTCOMES, facts."""
-    machine = f"{run.image} {run.config.execute.memory_mb} MB {run.config.execute.runtime or ''}"
+    machine = run.machine
     with run.use_pool() as pool:
         began = time.monotonic()  # shards queue for the pool: what they wait is no work
         frame, facts = execution.execute(
@@ -280,8 +285,8 @@ def _training(
     run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str, base: Base | None
 ) -> training.Training:
     heard = run.training_progress(stage, label)
-    system, seed, lock = run.suite.system, run.config.seed, run.accelerator_lock
-    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base)
+    system, seed, lock, thinking = run.suite.system, run.config.seed, run.accelerator_lock, run.config.prompt.thinking
+    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base, thinking)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:
@@ -293,18 +298,7 @@ def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recip
     return Recipe(stage, VERSIONS[stage], config, inputs)
 
 
-def _judging(run: Run) -> dict[str, Any]:
-    """All that decides what a program gives and whether that is right."""
-    limits = run.config.execute
-    return {
-        "suite": run.suite.name,
-        "suite_version": run.suite.version,
-        "mode": run.suite.mode,
-        "image": run.image,
-        "timeout": limits.timeout_seconds,
-        "memory_mb": limits.memory_mb,
-        "runtime": limits.runtime,
-    }
+_judging = Run.judging
 
 
 def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:

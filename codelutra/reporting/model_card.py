@@ -16,7 +16,7 @@ import yaml
 
 from codelutra import __version__
 from codelutra.config import RunConfig
-from codelutra.prompts import TODAY, as_messages, as_text, template_of
+from codelutra.prompts import TODAY, as_messages, as_text, closing, template_of, thought
 from codelutra.results import text
 from codelutra.results.escapes import code, inline, one_line, paragraph, visible
 from codelutra.results.findings import Findings, headline, libraries
@@ -51,17 +51,19 @@ def card(found: Findings, row: PolicyResult) -> str:
     """README.md of the export of `row`'s policy."""
     s, config = found.summary, found.config
     first, *later = lineage(found)
-    model = first.summary.model
+    model, source = first.summary.model, first.summary.model_source
     problems = (found.manifest("problems.parquet") or {}).get("facts", {})
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
-    drawn, (made, training, tags) = config.sample, _made(found, row)
+    drawn, budget, (made, training, tags) = config.sample, config.prompt.budget, _made(found, row)
     used = {"codelutra": [__version__]} | libraries(found)
     facts = {
         "base model": f"{code(model)}, licence {inline(licence) or 'not recorded'}",
+        **({"taken from": code(source)} if source else {}),
         **({"trained before": "; ".join(map(_earlier, [first, *later][:-1]))} if later else {}),
         "suite": inline(f"{s.suite}, version {s.suite_version}, licence {suite_licence}"),
         "problems": text.problem_counts(s),
         "sampling": f"{drawn.samples_per_problem} samples a train problem, temperature {drawn.temperature:g}",
+        **({"thinking": f"on, at most {budget:,} tokens a thought; an engine ends longer ones"} if budget else {}),
         "training": training,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
         "weights": f"sha256 `{(found.manifest(row.path) or {}).get('digest', 'of the base model, unchanged')}`",
@@ -85,7 +87,7 @@ def card(found: Findings, row: PolicyResult) -> str:
         adapter=_adapter(found, row),
         made=f"{code(model)}, {made}",
         prompt=_prompt(found, row),
-        max_tokens=drawn.max_tokens,
+        max_tokens=drawn.max_tokens + budget,
         licence_note=licence_note,
     )
 
@@ -93,7 +95,7 @@ def card(found: Findings, row: PolicyResult) -> str:
 def has_adapter_of_base(found: Findings, row: PolicyResult) -> bool:
     """Whether the adapter beside this policy belongs to the model the run started from. What a later iteration added to the
     policy before it is of use to nobody who has not that policy."""
-    return record_of(Path(row.path)).get("base") == found.config.model
+    return record_of(Path(row.path)).get("base") in (found.config.model, found.summary.model_taken)
 
 
 def _adapter(found: Findings, row: PolicyResult) -> str:
@@ -173,7 +175,7 @@ def base_licence(found: Findings) -> str:
 
 def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str]) -> dict[str, Any]:
     s = found.summary
-    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model)
+    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model_taken)
     metrics = [_metric("dev", row.dev)] if row.dev.n else []
     if s.test and s.test.policy == row.label:
         metrics.append(_metric("test", s.test))
@@ -217,14 +219,22 @@ def _prompt(found: Findings, row: PolicyResult) -> str:
         return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
     start = [{"role": "system", "content": system}] if system else []
     messages: Any = [*start, {"role": "user", "content": asked}]
+    thinking, behind, note = found.config.prompt.thinking, "", ""
     with contextlib.suppress(Exception):  # without transformers, or without a tokenizer that it can read
         from transformers import PreTrainedTokenizerFast
 
-        messages = as_messages(PreTrainedTokenizerFast.from_pretrained(policy), system, asked)
-    options = {"enable_thinking": "False", "date_string": f'"{TODAY:%d %b %Y}"'}
-    more = "".join(f", {name}={value}" for name, value in options.items() if name in template)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(policy)
+        messages = as_messages(tokenizer, system, asked, thinking=thinking)
+        behind = closing(tokenizer, thinking=thinking)
+        note = f"  # it thinks first: its answer is what stands behind {thought(tokenizer).closes}" if thinking else ""
+    options = {"enable_thinking": thinking, "thinking": thinking, "date_string": f'"{TODAY:%d %b %Y}"'}
+    more = "".join(f", {name}={value}" for name, value in options.items() if re.search(rf"\b{name}\b", template))
     shown = visible(json.dumps(messages, indent=4, ensure_ascii=False))
+    if behind:  # the template opens a thought that the policy was trained without
+        text = f"tokenizer.apply_chat_template(messages, add_generation_prompt=True{more}, tokenize=False)"
+        ready = 'prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")'
+        return f"messages = {shown}\ntext = {text} + {json.dumps(behind)}\n{ready}"
     apply = (
         f'tokenizer.apply_chat_template(messages, add_generation_prompt=True{more}, return_tensors="pt", return_dict=True)'
     )
-    return f"messages = {shown}\nprompt = {apply}"
+    return f"messages = {shown}\nprompt = {apply}{note}"

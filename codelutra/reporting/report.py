@@ -261,6 +261,7 @@ def _provenance(found: Findings) -> Html:
     sampled = found.manifest(f"{s.first.folder}/dev-samples-000") if s.policies else None
     facts = {
         "model": s.model,
+        "taken from": s.model_source,
         "model fingerprint": sampled["inputs"]["policy"] if sampled else "",  # what its answers were keyed by
         "number format of the sampler": sampled["config"].get("dtype", "") if sampled else "",
         "suite": f"{s.suite}, version {s.suite_version}",

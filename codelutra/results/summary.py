@@ -74,6 +74,8 @@ class Answers(_Part):
     """Share that stopped at an end token, not at sample.max_tokens."""
     tokens: float
     """Mean length."""
+    thinking: float | None = None
+    """Mean tokens of the thought among them; None where the model was not to think."""
     length_drift: float | None = None
     """How much longer than the policy before, as a share."""
 
@@ -123,6 +125,8 @@ class Funnel(_Part):
     groups: int | None = None
     answers: int | None = None
     answers_from_references: int | None = None
+    lucky_left_out: int | None = None
+    """Samples right on the database alone, not on its copies (`suite.copies`): left out."""
     why: str = ""
     """Why there is nothing to learn from; "" where there is something."""
 
@@ -226,6 +230,9 @@ class RunSummary(_Part):
     mode: str
     """The comparison mode that labels are made by."""
     model: str
+    """As the config names it."""
+    model_source: str = ""
+    """Where a model given by name was taken from: other sources have other weights. "" for other models."""
     state: State
     reason: str = ""
     best: str | None = None
@@ -250,6 +257,11 @@ class RunSummary(_Part):
             for test in filter(None, row["paired"].values()):
                 test["against"] = labels.get(test["against"], test["against"])
         return raw
+
+    @property
+    def model_taken(self) -> str:
+        """The model, by a reference that leads to the same weights again."""
+        return self.model_source or self.model
 
     def policy(self, label: str | None) -> PolicyResult | None:
         return next((p for p in self.policies if p.label == label), None)

@@ -50,12 +50,14 @@ def ended(policy: PolicyResult, split: str = "dev") -> str:
 
 
 def length(policy: PolicyResult, split: str = "dev") -> str:
-    """Mean tokens of a policy's answers, and in brackets how much that is more than the policy before it."""
+    """Mean tokens of a policy's answers, how many of them are thoughts, and how much that is more than the policy before."""
     answers = policy.answers.get(split)
     if not answers:
         return ""
-    drift = answers.length_drift
-    return f"{answers.tokens:.0f}" + (f" ({drift:+.0%})".replace("-", "−") if drift is not None else "")
+    drift, thought = answers.length_drift, answers.thinking
+    more = [f"{thought:.0f} thought"] if thought is not None else []
+    more += [f"{drift:+.0%}".replace("-", "−")] if drift is not None else []
+    return f"{answers.tokens:.0f}" + (f" ({', '.join(more)})" if more else "")
 
 
 def capital(sentence: str) -> str:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codelutra.errors import StageError, UserError
-from codelutra.prompts import end_ids, prompt_ids
+from codelutra.prompts import answer_ids, end_ids, prompt_ids, thought
 from codelutra.sampling.answers import Answer, Completions, FaultError, Models, RefusedError, ask, asking
 from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally, stop_ids
+from codelutra.sampling.thoughts import within_budget
 
 if TYPE_CHECKING:
     import httpx
@@ -57,6 +58,8 @@ class _Work:
     tally: Tally
     patience: float
     out: queue.SimpleQueue[Any]
+    tokenizer: Any
+    thinking: int
     stops: list[int] = field(default_factory=list)
     asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,6 +81,7 @@ def sample_endpoints(
     *,
     max_model_len: int,
     connections: int,
+    thinking: int = 0,
     patience_seconds: float = 60.0,
     timeout_seconds: float = _TIMEOUT_SECONDS,
     progress: Progress | None = None,
@@ -95,7 +99,8 @@ def sample_endpoints(
     with ThreadPoolExecutor(1, "endpoints") as thread:
         try:
             client = asking(timeout_seconds)
-            work = _sample(endpoints, policy, shards, max_model_len, connections, patience_seconds, client, out, stop)
+            given = endpoints, policy, shards, max_model_len, connections, thinking, patience_seconds
+            work = _sample(*given, client, out, stop)
             thread.submit(asyncio.run, work).add_done_callback(out.put)
             while missing:
                 try:
@@ -121,6 +126,7 @@ async def _sample(
     shards: Sequence[ShardRequest],
     max_model_len: int,
     connections: int,
+    thinking: int,
     patience: float,
     connected: httpx.AsyncClient,
     out: queue.SimpleQueue[Any],
@@ -128,10 +134,15 @@ async def _sample(
 ) -> None:
     from transformers import AutoTokenizer
 
-    work = _Work(Tally(shards), patience, out)
     tokenizer = AutoTokenizer.from_pretrained(policy)
+    if thinking and (marks := thought(tokenizer)).closes in _special(tokenizer):
+        raise UserError(
+            f"prompt.thinking is on, and servers leave {marks.closes} out of their text: for {policy.name} it is a special "
+            "token; empty sample.endpoints to sample here"
+        )
+    work = _Work(Tally(shards), patience, out, tokenizer, thinking)
     work.stops = stop_ids(policy, *end_ids(tokenizer))
-    _enqueue(work, tokenizer, max_model_len)
+    _enqueue(work, max_model_len)
     async with connected as client:
         alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
         finished = asyncio.create_task(work.finished.wait())
@@ -148,14 +159,18 @@ async def _sample(
                 )
 
 
-def _enqueue(work: _Work, tokenizer: Any, max_model_len: int) -> None:
+def _special(tokenizer: Any) -> set[str]:
+    return {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
+
+
+def _enqueue(work: _Work, max_model_len: int) -> None:
     for result in work.tally.empty():
         work.out.put(result)
     for s, shard in enumerate(work.tally.shards):
         for p, prompt in enumerate(shard.prompts):
-            ids = prompt_ids(tokenizer, shard.system, prompt)
+            ids = prompt_ids(work.tokenizer, shard.system, prompt, thinking=work.thinking > 0)
             for k in range(shard.samples):
-                if len(ids) <= max_model_len - shard.max_tokens:
+                if len(ids) <= max_model_len - shard.max_tokens - work.thinking:
                     work.asks.put_nowait(_Ask(s, p, k, ids))
                 else:
                     work.settle(s, Completion(p, k, "", "dropped", len(ids), 0))
@@ -193,18 +208,28 @@ async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str
         shard = work.tally.shards[wanted.shard]
         nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
         sampling = {"temperature": shard.temperature, **nucleus}
-        ends = {"max_tokens": shard.max_tokens, "stop_token_ids": work.stops}
+        ends = {"max_tokens": shard.max_tokens + work.thinking, "stop_token_ids": work.stops}
+        ends |= {"thinking_token_budget": work.thinking} if work.thinking else {}
         body = {"model": model, "prompt": wanted.ids, **ends, **sampling, **_PLAIN_SAMPLING}
         answer = await _call(client, endpoint, "/completions", Completions, body)
         if answer is None:
             _return(wanted, endpoint, work)
             await _back_off(endpoint)
             continue
-        choice, tokens = answer.choices[0], answer.usage.completion_tokens
-        work.settle(
-            wanted.shard,
-            Completion(wanted.prompt, wanted.sample, choice.text, choice.finish_reason, len(wanted.ids), tokens),
-        )
+        work.settle(wanted.shard, _completion(wanted, answer, work))
+
+
+def _completion(ask: _Ask, answer: Completions, work: _Work) -> Completion:
+    choice, tokens = answer.choices[0], answer.usage.completion_tokens
+    at, length, most = (ask.prompt, ask.sample), len(ask.ids), work.tally.shards[ask.shard].max_tokens
+    if not work.thinking:
+        return Completion(*at, choice.text, choice.finish_reason, length, tokens)
+    ids = answer_ids(work.tokenizer, choice.text, ended=False, thinking=True)
+    written = within_budget(work.tokenizer, choice.text, ids, choice.finish_reason, work.thinking, most)
+    counted = tokens if written.text == choice.text else written.tokens
+    return Completion(
+        *at, written.text, written.finish_reason, length, counted, min(counted, written.thinking_tokens), written.answer_at
+    )
 
 
 def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:

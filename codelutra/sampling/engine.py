@@ -51,6 +51,10 @@ class Completion:
     """ "stop", "length", or "dropped": the prompt leaves no room for `max_tokens` and was not sent."""
     prompt_tokens: int
     completion_tokens: int
+    """Those of the thought among them."""
+    thinking_tokens: int = 0
+    answer_at: int = 0
+    """Where the answer begins in `text`, behind the thought; the end of `text` where the thought never ends."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,16 @@ class Engine(Child):
         log: Path,
         lock: Path | None,
         gpus: Sequence[str] = (),
+        thinking: int = 0,
         waiting: Callable[[str], None] | None = None,
         started: Callable[[], None] | None = None,
     ) -> None:
+        """`thinking`: tokens that a thought may have, beside a request's `max_tokens`; 0 turns thinking off."""
         _check_length(policy, config)
         self._waiting, self._started = waiting, started
         own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         super().__init__("engine", "codelutra.sampling", log=log, more=environment() | own)
-        spec = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed}
+        spec = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "thinking": thinking}
         self.send(spec | {"lock": str(lock) if lock else ""})
 
     def ask(self, shards: Iterable[ShardRequest], *, more: bool = False) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
+from vllm.config import ReasoningConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import tokens_input
 from vllm.platforms import current_platform
@@ -17,8 +18,9 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from codelutra.config import EngineSection
 from codelutra.hardware import number_format
-from codelutra.prompts import answer_text, end_ids, prompt_ids
+from codelutra.prompts import answer_text, end_ids, prompt_ids, thought
 from codelutra.sampling.engine import Completion, ShardRequest, ShardResult, Tally, request_seed, stop_ids
+from codelutra.sampling.thoughts import within_budget
 from codelutra.store.child import Event, Parent
 
 
@@ -29,6 +31,8 @@ class Sampler:
         self.config = config = EngineSection.model_validate(spec["config"])
         self.tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
         self.stops = stop_ids(Path(spec["policy"]), *end_ids(self.tokenizer))  # before the model: it may be of no use
+        self.thinking: int = spec.get("thinking", 0)
+        self.most: dict[int, int] = {}  # max_tokens of each shard
         cpu = current_platform.is_cpu()
         # block_size and batched tokens: see benchmarks of the CPU build; a GPU's defaults are right.
         device: dict[str, Any] = (
@@ -36,6 +40,9 @@ class Sampler:
             if cpu
             else {"gpu_memory_utilization": config.gpu_memory}
         )
+        if self.thinking:
+            marks = thought(self.tokenizer)
+            device["reasoning_config"] = ReasoningConfig(reasoning_start_str=marks.opens, reasoning_end_str=marks.closes)
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=spec["policy"],
@@ -96,11 +103,12 @@ class Sampler:
     def _queue(self, shards: list[ShardRequest], first: int = 0) -> Iterator[list[tuple[int, Completion]]]:
         """Give the engine one request after the other; yield what is settled by that: completions of prompts too long.
         `first`: the number of the first of these shards."""
+        self.most |= {s: shard.max_tokens for s, shard in enumerate(shards, first)}
         for s, shard in enumerate(shards, first):
             for p, prompt in enumerate(shard.prompts):
-                ids = prompt_ids(self.tokenizer, shard.system, prompt)
+                ids = prompt_ids(self.tokenizer, shard.system, prompt, thinking=self.thinking > 0)
                 for k in range(shard.samples):
-                    if len(ids) > self.config.max_model_len - shard.max_tokens:
+                    if len(ids) > self.config.max_model_len - shard.max_tokens - self.thinking:
                         yield [(s, Completion(p, k, "", "dropped", len(ids), 0))]
                     else:
                         self.engine.add_request(f"{s} {p} {k}", tokens_input(ids), self._params(shard, p, k))
@@ -109,8 +117,12 @@ class Sampler:
     def _completion(self, output: Any) -> tuple[int, Completion]:
         s, p, k = map(int, output.request_id.split())
         answer, length = output.outputs[0], len(output.prompt_token_ids)
-        text = answer_text(self.tokenizer, list(answer.token_ids))
-        return s, Completion(p, k, text, answer.finish_reason, length, len(answer.token_ids))
+        ids = list(answer.token_ids)
+        text = answer_text(self.tokenizer, ids, thinking=self.thinking > 0)
+        if self.thinking:
+            written = within_budget(self.tokenizer, text, ids, answer.finish_reason, self.thinking, self.most[s])
+            return s, Completion(p, k, written.text, written.finish_reason, length, *written.counts)
+        return s, Completion(p, k, text, answer.finish_reason, length, len(ids))
 
     def _params(self, shard: ShardRequest, prompt: int, sample: int) -> Any:
         greedy = shard.temperature == 0
@@ -118,7 +130,8 @@ class Sampler:
             temperature=shard.temperature,
             top_p=1.0 if greedy else shard.top_p,
             min_p=0.0 if greedy else shard.min_p,
-            max_tokens=shard.max_tokens,
+            max_tokens=shard.max_tokens + self.thinking,
+            thinking_token_budget=self.thinking or None,
             stop_token_ids=self.stops,
             seed=None if greedy or self.seed is None else request_seed(self.seed, shard.ids[prompt], greedy, sample),
             detokenize=False,  # once at the end is cheaper than a token at a time

@@ -67,6 +67,7 @@ def sample_shards(
     seed: int,
     log: Path,
     lock: Path,
+    thinking: int = 0,
     progress: Progress | None = None,
     waiting: Callable[[str], None] | None = None,
     started: Callable[[], None] | None = None,
@@ -74,8 +75,9 @@ def sample_shards(
     """Yield each shard with its SAMPLES as soon as it is finished, about in order.
 
     The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards
-    nothing is started. With `sample.endpoints` those servers are asked instead. Raises StageError when sampling breaks
-    off; what was yielded before is whole.
+    nothing is started. With `sample.endpoints` those servers are asked instead. `thinking` is a thought's budget in tokens;
+    where there is one the frames have the column `thinking_tokens` beside. Raises StageError when sampling breaks off; what
+    was yielded before is whole.
     """
     if not shards:
         return
@@ -88,16 +90,17 @@ def sample_shards(
             requests,
             max_model_len=engine.max_model_len,
             connections=engine.max_batch,
+            thinking=thinking,
             progress=progress,
         )
         for result in results:
-            yield by_name[result.key], _frame(by_name[result.key], result)
+            yield by_name[result.key], _frame(by_name[result.key], result, thinking)
         return
-    start: Any = partial(Engine, policy, engine, seed=seed, log=log, waiting=waiting, started=started)
+    start: Any = partial(Engine, policy, engine, seed=seed, log=log, thinking=thinking, waiting=waiting, started=started)
     count = min(replicas(engine), len(shards))
     with start(lock=lock) if count == 1 else Replicas(start, lock, engine, count) as running:
         for result in running.generate(requests, progress):
-            yield by_name[result.key], _frame(by_name[result.key], result)
+            yield by_name[result.key], _frame(by_name[result.key], result, thinking)
 
 
 def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:
@@ -114,16 +117,19 @@ def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:
     )
 
 
-def _frame(shard: Shard, result: ShardResult) -> pl.DataFrame:
+def _frame(shard: Shard, result: ShardResult, thinking: int) -> pl.DataFrame:
     ids, languages = shard.problems["problem_id"].to_list(), shard.problems["language"].to_list()
     rows = {
         "problem_id": [ids[c.prompt] for c in result.completions],
         "sample": [c.sample for c in result.completions],
         "greedy": [shard.greedy] * len(result.completions),
         "completion": [c.text for c in result.completions],
-        "code": [extract_code(c.text, languages[c.prompt]) for c in result.completions],
+        "code": [extract_code(c.text[c.answer_at :], languages[c.prompt]) for c in result.completions],
         "finish_reason": [c.finish_reason for c in result.completions],
         "prompt_tokens": [c.prompt_tokens for c in result.completions],
         "completion_tokens": [c.completion_tokens for c in result.completions],
     }
-    return check(pl.DataFrame(rows, schema=SAMPLES), SAMPLES)
+    frame = check(pl.DataFrame(rows, schema=SAMPLES), SAMPLES)
+    return (
+        frame.with_columns(thinking_tokens=pl.Series([c.thinking_tokens for c in result.completions])) if thinking else frame
+    )

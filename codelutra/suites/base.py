@@ -127,6 +127,10 @@ def open_suite(section: SuiteSection) -> Suite:
     if section.name not in SUITES:
         raise ConfigError(f"unknown suite {section.name!r}; known: {', '.join(sorted(SUITES))}")
     suite: Suite = importlib.import_module(SUITES[section.name]).load(section)
+    if section.copies and not suite.databases():
+        raise ConfigError(
+            f"suite.copies {section.copies}: {section.name} has no databases that could be copied; leave it at 0"
+        )
     if not section.generated_cases:
         return suite
     if not suite.takes_cases:

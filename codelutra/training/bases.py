@@ -28,7 +28,8 @@ class Base:
     path: Path
     """Its directory: unquantised weights."""
     reference: str = ""
-    """As the config has it (`hf:org/name@revision`), or the label of a policy of the run; "" where nobody said."""
+    """As the config has it (`hf:org/name@revision`; of a model given by name, its source), or the label of a policy of the
+    run; "" where nobody said."""
     fingerprint: str = ""
     """Of its files, as `models.fingerprint`; of a policy that a run made, the digest of its artifact."""
 

@@ -42,20 +42,19 @@ class Graded(Example):
 
 
 def pair_examples(
-    pairs: pl.DataFrame, tokenizer: Any, system: str, max_length: int, extra_answers: int = 0
+    pairs: pl.DataFrame, tokenizer: Any, system: str, max_length: int, extra_answers: int = 0, *, thinking: bool = False
 ) -> list[Example]:
     """PAIRS as examples; those longer than `max_length` (prompt + answer) are left out.
 
     An answer that is chosen in k pairs of its problem weighs 1/k in each (`sequence`): it is one answer to imitate, not k.
-    `extra_answers` is the number of replayed references, which join the SFT term.
+    `extra_answers` is the number of replayed references, which join the SFT term. `thinking`: as in `prompts.py`.
     """
+    columns = pairs.select("problem_id", "prompt", "chosen", "chosen_source", "rejected", "rejected_ended")
     rows = [
-        (i, prompt, [(chosen, True), (rejected, ended)])
-        for i, prompt, chosen, rejected, ended in pairs.select(
-            "problem_id", "prompt", "chosen", "rejected", "rejected_ended"
-        ).rows()
+        (i, prompt, [(chosen, True, source != "reference"), (rejected, ended, True)])
+        for i, prompt, chosen, source, rejected, ended in columns.rows()
     ]
-    kept = _encode(rows, tokenizer, system, max_length)
+    kept = _encode(rows, tokenizer, system, max_length, thinking)
     times: dict[tuple[str, tuple[int, ...]], int] = {}
     for e in kept:
         times[_chosen(e)] = times.get(_chosen(e), 0) + 1
@@ -63,10 +62,14 @@ def pair_examples(
     return [Example(e.problem_id, e.prompt, e.answers, scale / times[_chosen(e)]) for e in kept]
 
 
-def answer_examples(examples: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Example]:
-    """(problem_id, prompt, completion) rows as examples; those longer than `max_length` are left out."""
+def answer_examples(
+    examples: pl.DataFrame, tokenizer: Any, system: str, max_length: int, *, thinking: bool = False, written: bool = True
+) -> list[Example]:
+    """(problem_id, prompt, completion) rows as examples; those longer than `max_length` are left out. `written`: by the
+    policy, and not references."""
     rows = examples.select("problem_id", "prompt", "completion").rows()
-    return _encode([(i, prompt, [(answer, True)]) for i, prompt, answer in rows], tokenizer, system, max_length)
+    answered = [(i, prompt, [(answer, True, written)]) for i, prompt, answer in rows]
+    return _encode(answered, tokenizer, system, max_length, thinking)
 
 
 def group_examples(groups: pl.DataFrame, tokenizer: Any, system: str, max_length: int) -> list[Graded]:
@@ -81,12 +84,20 @@ def group_examples(groups: pl.DataFrame, tokenizer: Any, system: str, max_length
 
 
 def _encode(
-    rows: Sequence[tuple[str, str, list[tuple[str, bool]]]], tokenizer: Any, system: str, max_length: int
+    rows: Sequence[tuple[str, str, list[tuple[str, bool, bool]]]],
+    tokenizer: Any,
+    system: str,
+    max_length: int,
+    thinking: bool,
 ) -> list[Example]:
-    """`rows` are (problem_id, prompt, [(answer, whether it ended by itself)])."""
-    prompts = {p: prompt_ids(tokenizer, system, p) for p in {prompt for _, prompt, _ in rows}}
+    """`rows` are (problem_id, prompt, [(answer, whether it ended by itself, whether the policy wrote it)])."""
+    prompts = {p: prompt_ids(tokenizer, system, p, thinking=thinking) for p in {prompt for _, prompt, _ in rows}}
+
+    def ids(answer: str, ended: bool, written: bool) -> list[int]:
+        return answer_ids(tokenizer, answer, ended=ended, thinking=thinking, written=written)
+
     made = [
-        Example(problem_id, prompts[prompt], tuple(answer_ids(tokenizer, a, ended=ended) for a, ended in answers))
+        Example(problem_id, prompts[prompt], tuple(ids(*answer) for answer in answers))
         for problem_id, prompt, answers in rows
     ]
     return [e for e in made if len(e.prompt) + max(map(len, e.answers)) <= max_length]

@@ -54,6 +54,8 @@ class Training:
     base: Base | None = None
     """For lora and qlora: what the adapter belongs to; None: `policy`. Another than `policy`: the adapter beside that is
     trained on."""
+    thinking: bool = False
+    """The policy was sampled with `prompt.thinking` on: its answers begin with what it thought."""
 
 
 def refine(
@@ -82,14 +84,16 @@ def refine(
 
 def warm_start(training: Training, problems: pl.DataFrame, config: WarmStartSection) -> dict[str, Any]:
     """SFT on the references of `problems` (PROBLEMS, train rows), loss on the answers only."""
-    return supervise(training, _as_examples(problems), config)
+    return supervise(training, _as_examples(problems), config, written=False)
 
 
-def supervise(training: Training, examples: pl.DataFrame, config: WarmStartSection) -> dict[str, Any]:
-    """SFT on `examples` (problem_id, prompt, completion)."""
+def supervise(
+    training: Training, examples: pl.DataFrame, config: WarmStartSection, *, written: bool = True
+) -> dict[str, Any]:
+    """SFT on `examples` (problem_id, prompt, completion); `written`: by the policy, and not references."""
     if check(examples, EXAMPLES).is_empty():
         raise StageError("there are no examples to train on; a train split with usable references is needed")
-    return _run(training, _spec("supervised", training, config), examples)
+    return _run(training, _spec("supervised", training, config) | {"written": written}, examples)
 
 
 def grpo(
@@ -118,6 +122,7 @@ def _spec(kind: str, training: Training, config: TrainSection | WarmStartSection
         "kind": kind,
         "system": training.system,
         "seed": training.seed,
+        "thinking": training.thinking,
         "config": settled(config, training.policy).model_dump(mode="json"),
         "examples": str(training.work / "examples.parquet"),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from codelutra.config import PairsSection
-from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, SETTLED, check, collapse
+from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, RIGHT_BY_LUCK, SETTLED, check, collapse
 
 _WRONG = 2**63  # in `order`: right answers are below, wrong ones from here on
 
@@ -108,7 +108,7 @@ def funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFram
         "all_right": by_problem.filter(right, ~wrong).height,
         "all_wrong": by_problem.filter(~right, wrong).height,
         "right_and_wrong": by_problem.filter(right, wrong).height,
-    }
+    } | ({"lucky_left_out": lucky} if (lucky := outcomes.filter(~pl.col("greedy"), RIGHT_BY_LUCK).height) else {})
 
 
 def mix(x: pl.Series) -> pl.Series:

@@ -89,7 +89,7 @@ def test_every_command_that_is_written_down_exists_with_its_options(page: str, c
     if path is None:
         assert words[0] in {p[0] for p in there}  # `codelutra init`: a group
         return
-    known = {name for option in there[path].params for name in option.opts} | {"--help", "-h"}
+    known = {n for o in there[path].params for n in (*o.opts, *o.secondary_opts)} | {"--help", "-h"}
     asked = re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", " ".join(words))
     assert set(asked) <= known
 

@@ -47,6 +47,8 @@ def config(**changes: Any) -> Any:
         (("run", "demo", "--set", "train.beta=.inf"), "train.beta = inf"),
         (("run", "demo", "--set", "execute.timeout_seconds=.nan"), "execute.timeout_seconds = nan"),
         (("run", "demo", "--set", "x=" + "[" * 999), "nested more than 100 deep"),
+        (("run", "demo", "--set", "model=qwen2.5-coder-0.6b"), "did you mean qwen2.5-coder-0.5b?"),
+        (("run", "demo", "--set", "model='pypi:a{1..3}==1'"), "in several wheels: add #sha256="),
         (("run", "dmo"), "did you mean demo?"),
         (("run", "."), "neither a file nor a preset"),
         (("run", "/dev/null"), "neither a file nor a preset"),

@@ -14,9 +14,9 @@ from codelutra.experiments.methods import METHODS, arm, chosen_methods, chosen_s
 from codelutra.experiments.plan import conclude, folder
 from codelutra.experiments.sweep import sweep
 from codelutra.experiments.tuning import GRID, chosen, tuning
-from codelutra.prompts import with_examples
 from codelutra.schema import EXPECTED, OUTCOMES, PROBLEMS, SCORES
 from codelutra.scoring.scores import difference, mcnemar, mean_pass_at_1
+from codelutra.suites.examples import with_examples
 from codelutra.training.pairs import right_answers
 from tests.helpers.example_run import example_run
 

@@ -41,6 +41,17 @@ def test_an_adapter_belongs_to_the_policy_it_adds_to_or_to_the_base_model_throug
         assert adapter_base(run, later, fresh.model_copy(update={"method": "full"})) is None
 
 
+def test_an_adapter_of_a_model_given_by_name_names_the_source_it_was_taken_from(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODELUTRA_CACHE", str(tmp_path / "cache"))
+    named = config(model, train={"method": "lora"}).model_copy(update={"model": "SmolLM2-135M"})
+    with Run(tmp_path, named) as run:
+        run.dir.write("models.json", {"smollm2-135m-instruct": f"path:{model}"})
+        start = base_policy(run)
+        assert adapter_base(run, start, run.config.train) == Base(model, f"path:{model}", start.digest)
+
+
 def test_quantised_weights_are_measured_but_not_trained(model: Path, tmp_path: Path) -> None:
     odd = shutil.copytree(model, tmp_path / "odd")
     said = json.loads((odd / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}

@@ -179,6 +179,42 @@ def test_the_cards_example_is_what_the_policy_was_trained_on(
     assert '"role": "system"' not in card.read_text(), "neither template has a place for it"
 
 
+@pytest.mark.parametrize(
+    ("template", "thinking", "wanted"),
+    [
+        ("enable_thinking", False, ""),
+        ("enable_thinking", True, ""),
+        ("thinking", True, ""),
+        ("opens", True, ""),
+        ("opens", False, "\n</think>\n\n"),
+    ],
+)
+def test_the_cards_example_thinks_as_the_policy_was_trained_to(
+    template: str, thinking: bool, wanted: str, weights: Path, tmp_path: Path
+) -> None:
+    """The example is run, and its prompt is the one that training used."""
+    from transformers import AutoTokenizer
+
+    from codelutra.prompts import prompt_ids
+
+    switch = "" if template == "opens" else f"{{% if {template} %}}"
+    text = "{{ messages[0].content }}{{ '<|im_end|>' }}{% if add_generation_prompt %}" + switch + "{{ '<think>' }}"
+    other = shutil.copytree(weights, tmp_path / "other")
+    (other / "chat_template.jinja").write_text(text + ("{% endif %}" if switch else "") + "{% endif %}")
+    run = example_run(tmp_path / "home", weights=other, prompt={"thinking": thinking, "thinking_tokens": 300})
+    card = (export(run, tmp_path / "out") / "README.md").read_text()
+    example = card.split("```python")[1].split("answer = ")[0].split("PATH")[-1].partition("\n")[2]
+    names: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(other)}
+    exec(example, names)
+    asked = names["messages"][0]["content"]
+    ids = names["prompt"]["input_ids"][0].tolist()
+    assert ids == prompt_ids(names["tokenizer"], "", asked, thinking=thinking)
+    assert names["tokenizer"].decode(ids).endswith("<think>" * thinking + wanted)
+    assert ("thinking | on, at most 300 tokens a thought" in card) is thinking
+    assert ("what stands behind </think>" in card) is thinking
+    assert f"max_new_tokens={256 + 300 * thinking}" in card
+
+
 def test_the_config_in_the_export_is_the_one_of_the_run(exported: Path, run: Path) -> None:
     assert load_config(exported / "run.yaml") == load_config(run / "run.yaml")
 

@@ -55,6 +55,8 @@ def test_a_policy_without_answers_has_nothing_to_say_of_them() -> None:
     answered = POLICY.model_copy(update={"answers": {"dev": Answers(n=4, ended=0.9, tokens=21.4, length_drift=-0.1)}})
     assert (text.ended(answered), text.length(answered)) == ("90%", "21 (−10%)")
     assert (text.ended(answered, "train"), text.length(answered, "train")) == ("", "")
+    thinks = Answers(n=4, ended=0.9, tokens=210.4, thinking=190.2, length_drift=0.5)
+    assert text.length(POLICY.model_copy(update={"answers": {"dev": thinks}})) == "210 (190 thought, +50%)"
 
 
 def test_a_step_of_training_reads_as_loss_log_probabilities_with_their_drift_margin_and_divergence() -> None:

@@ -111,7 +111,9 @@ REFUSALS: dict[str, tuple[Reply, str]] = {
 
 
 @contextmanager
-def serving(completions: Reply, models: Reply | None = None) -> Iterator[tuple[str, list[Any]]]:
+def serving(
+    completions: Reply, models: Reply | None = None, bodies: list[Any] | None = None
+) -> Iterator[tuple[str, list[Any]]]:
     asked = list[Any]()
 
     class Handler(BaseHTTPRequestHandler):
@@ -120,7 +122,9 @@ def serving(completions: Reply, models: Reply | None = None) -> Iterator[tuple[s
             (models or says(MODELS))(self)
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if bodies is not None:
+                bodies.append(json.loads(body))
             asked.append(self.headers)
             completions(self)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
 
+from codelutra.config import WarmStartSection
 from codelutra.errors import StageError, UserError
-from tests.helpers.training import Train, some_pairs
+from tests.helpers.tiny_model import tiny_tokenizer
+from tests.helpers.training import Train, place, some_pairs, some_problems
+from tests.test_prompts import QWEN_3
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 
@@ -20,6 +24,24 @@ def test_the_same_seed_gives_the_same_bytes(run: Train, tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(some_pairs(8), into=name)
     assert (tmp_path / "a/out/model.safetensors").read_bytes() == (tmp_path / "b/out/model.safetensors").read_bytes()
+
+
+def test_thinking_reaches_the_tokens_that_are_trained(policy: Path, tmp_path: Path) -> None:
+    """References get the template's empty thought; what the policy wrote, right answers of its own too, stays as it is."""
+    from codelutra.training import launch
+    from codelutra.training.worker.train import _examples
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = QWEN_3
+    problems = some_problems(1)
+    empty = "<think>\n\n</think>\n\n"
+    for thinking in (False, True):
+        spec = launch._spec("supervised", replace(place(policy, tmp_path), thinking=thinking), WarmStartSection())
+        for written in (False, True):
+            [example], _ = _examples(spec | {"written": written}, launch._as_examples(problems), tokenizer, 512)
+            before = empty if thinking and not written else ""
+            assert tokenizer.decode(example.answers[0][:-1]) == before + problems["reference"][0]
+            assert tokenizer.decode(example.prompt).endswith(empty) is not thinking
 
 
 def test_overlong_pairs_are_dropped_and_counted_never_cut(run: Train) -> None:

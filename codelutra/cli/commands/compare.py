@@ -84,7 +84,11 @@ def sweep(
 def evaluate(
     config: Config,
     model: Annotated[
-        list[str], typer.Option(metavar="MODEL", help="path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.")
+        list[str],
+        typer.Option(
+            metavar="MODEL",
+            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.",
+        ),
     ],
     set_: Set = None,
     home: Home = None,

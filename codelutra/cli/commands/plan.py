@@ -1,0 +1,58 @@
+"""The command that asks what a run will take: plan."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from codelutra.cli.commands.options import Config, Home, Json, Set, print_json
+from codelutra.results.escapes import visible
+from codelutra.store.paths import home_dir
+
+
+def plan(
+    config: Config,
+    set_: Set = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="What an hour of this machine costs: says what the run costs.")
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Sample and train for about a minute where the store knows nothing of this model; else guess from FLOPs.",
+        ),
+    ] = True,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch a model that is not here and of which nothing is known.")
+    ] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """What a run will take of this machine: memory, disk, tokens, minutes, cost; before anything is spent.
+
+    Exit 2 where it does not fit, with the settings under which it does. Each figure says what it is based on: *earlier
+    work* of this model in the store, a *calibration* of about a minute now, or a *guess*, which may be off several times.
+
+    Minutes count all iterations; a run ends earlier where dev stops improving. E.g. `codelutra plan demo`, or
+    `codelutra plan my/config.yaml --set model=path:DIR --price 1.20`.
+    """
+    import sys
+
+    from codelutra.cli import planned
+    from codelutra.config import load_config
+    from codelutra.planning.plan import plan_of
+
+    asked = load_config(config, tuple(set_ or ()))
+    found = plan_of(
+        asked,
+        home_dir(home),
+        measure=calibrate,
+        fetch=fetch,
+        price=price,
+        say=lambda text: print(visible(f"{text} …"), file=sys.stderr),
+    )
+    print_json(found.as_json()) if json_ else planned.show(found)
+    if found.fit.refusals:
+        planned.refuse(found)

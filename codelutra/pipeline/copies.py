@@ -1,0 +1,131 @@
+"""The stages that `suite.copies` adds: perturbed copies of the databases, what references give there, outcomes confirmed.
+
+    problems ─► copies ─► references on copies ─┐
+                outcomes of train samples ──────┴─► confirmed: the same outcomes, those right by luck `undecided`
+
+Scores stay by the outcomes themselves. `pairs` and `answers` take the confirmed ones.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from codelutra.execution import lucky
+from codelutra.execution.discern import discern
+from codelutra.pipeline.run import Run
+from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
+from codelutra.suites.base import material
+from codelutra.suites.copies import make
+
+SHOWN = 5  # databases named in the notes
+VERSIONS = {"copies": 1, "references-on-copies": 1, "confirmed": 1}
+
+
+def copies(run: Run, problems: Artifact) -> Step:
+    """COPIES, and beside it the copies as DIGEST.sqlite. The facts name the databases with fewer than asked for, and why."""
+    section = run.config.suite
+    asked = make.queries_by_database(problems.frame("problems"))
+    read = {"count": section.copies, "seed": section.seed, "version": make.VERSION}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        frame, fewer = make.make_copies(
+            run.suite.databases(), asked, section.copies, section.seed, out, run.progress("copies", "databases")
+        )
+        write_frame(frame, out / "copies.parquet")
+        return {"databases": len(asked), "copies": frame.height, "fewer": fewer}
+
+    return Step(_recipe("copies", read, {"asked": digest_of(asked)}), build)
+
+
+def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expected: Artifact) -> Step:
+    """What the usable references of train problems give on the copies, as EXPECTED_ON_COPIES."""
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        frames = copies.frame("copies"), problems.frame("problems"), expected.frame("expected")
+        heard, seconds = run.progress("references on copies", "runs"), run.config.execute.timeout_seconds
+        run.add_databases(files(copies))
+        with run.use_pool() as pool:
+            frame, facts = lucky.expected_on_copies(*frames, run.suite, pool, timeout_seconds=seconds, progress=heard)
+        write_frame(frame, out / "expected.parquet")
+        return facts
+
+    inputs = {"copies": copies.digest, "problems": problems.digest, "expected": expected.digest}
+    return Step(_recipe("references-on-copies", run.judging(), inputs), build)
+
+
+def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact, there: Artifact, label: str = "") -> Step:
+    """A shard of OUTCOMES whose answers that are right by luck are `undecided`; beside it LUCKY."""
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        limits = run.config.execute
+        run.add_databases(files(copies))
+        with run.use_pool() as pool:
+            began = time.monotonic()
+            frame, counts, facts = lucky.confirm(
+                outcomes.frame("outcomes"),
+                copies.frame("copies"),
+                problems.frame("problems"),
+                there.frame("expected"),
+                run.suite,
+                pool,
+                timeout_seconds=limits.timeout_seconds,
+                max_infra_error=limits.max_infra_error,
+                cache=run.outcome_cache,
+                machine=run.machine,
+                progress=run.progress(f"confirm {label}".strip(), "copies"),
+            )
+        write_frame(frame, out / "outcomes.parquet")
+        write_frame(counts, out / "lucky.parquet")
+        return {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
+
+    inputs = {"outcomes": outcomes.digest, "copies": copies.digest, "problems": problems.digest, "expected": there.digest}
+    return Step(_recipe("confirmed", run.judging(), inputs), build, label)
+
+
+def told(run: Run, problems: Artifact, expected: Artifact) -> dict[str, Any]:
+    """What `codelutra check` says of the copies: how many there are, where they count, what they tell apart (discern.py)."""
+    made = run.make(copies(run, problems))
+    there = run.make(references_on_copies(run, made, problems, expected))
+    run.add_databases(files(made))
+    asked = problems.frame("problems")
+    with run.use_pool() as pool:
+        found = discern(
+            asked,
+            expected.frame("expected"),
+            made.frame("copies"),
+            there.frame("expected"),
+            run.suite,
+            pool,
+            timeout_seconds=run.config.execute.timeout_seconds,
+            seed=run.config.suite.seed,
+            progress=run.progress("changed references", "queries"),
+        )
+    named = {material(judge)["database"]: group for group, judge in asked.select("group", "judge").rows()}
+    fewer = [{"database": named[digest], "why": why} for digest, why in made.facts["fewer"].items()]
+    return {**made.facts, "of_each": run.config.suite.copies, "fewer": fewer, **there.facts, "mutants": found}
+
+
+def copies_notes(found: dict[str, Any]) -> list[str]:
+    """The same in sentences."""
+    tried = found["mutants"]
+    first = (
+        f"copies: {found['copies']} of {found['databases']} databases, made of train; {found['problems_with_copies']} of "
+        f"{found['problems']} usable train problems are judged on them. Of {tried['changed']} references with one thing "
+        f"changed, {tried['right']} are right on the database; the copies catch {tried['caught']} of these"
+    )
+    notes = [first]
+    notes += [f"fewer copies of {f['database']}: {f['why']}" for f in found["fewer"][:SHOWN]]
+    if len(found["fewer"]) > SHOWN:
+        notes.append(f"… and {len(found['fewer']) - SHOWN} more databases with fewer copies (--json lists all)")
+    return notes
+
+
+def files(copies: Artifact) -> dict[str, Path]:
+    """The copies by digest, as a sandbox pool takes databases."""
+    return {digest: copies.file(f"{digest}.sqlite") for digest in copies.frame("copies")["digest"]}
+
+
+def _recipe(stage: str, read: dict[str, Any], inputs: dict[str, str]) -> Recipe:
+    return Recipe(stage, VERSIONS[stage], read, inputs)

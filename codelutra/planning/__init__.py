@@ -1,0 +1,1 @@
+"""Estimates before anything is spent: does a run fit this machine, and how long will it take? `plan.py` puts it together."""

@@ -1,0 +1,303 @@
+"""`codelutra plan`: what a run will take, stage by stage, against what this machine has; before anything is spent.
+
+    shape ─┐
+    work ──┼─► memory ─► fits? ─► ways out
+    speeds ┘─► minutes, disk, cost
+
+Memory and disk are formulas (memory.py; below), minutes are work divided by speeds (speeds.py). All iterations are counted;
+a run may end earlier (`select.patience`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra import models
+from codelutra.config import RunConfig, TrainSection, WarmStartSection
+from codelutra.errors import UserError
+from codelutra.hardware import number_format
+from codelutra.planning import memory
+from codelutra.planning.calibration import Calibration, Say, calibrate
+from codelutra.planning.fit import Fit, fit_of, needs, room, surely
+from codelutra.planning.history import History, Trained, read_history
+from codelutra.planning.machine import GIB, Machine, free_disk, same_disk, this_machine
+from codelutra.planning.memory import Need
+from codelutra.planning.shape import Shape, shape_of
+from codelutra.planning.speeds import EARLIER, GUESSED, MEASURED, Speeds, speeds
+from codelutra.planning.work import Work, steps, work_of
+from codelutra.store.paths import cache_dir
+from codelutra.suites.base import open_suite
+
+CHECKPOINT = 12  # bytes a trained weight: the weights and two moments, float32
+TEXT = 12  # bytes on disk a sampled token: its text in samples, outcomes and pairs, compressed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the plan. A stage that every iteration has is counted for all of them."""
+
+    name: str
+    kind: str
+    """references | measure | sample | warm-start | train"""
+    times: int
+    tokens: float
+    memory: float
+    """Bytes, all parts expected."""
+    disk: float
+    """Bytes that stay."""
+    seconds: float
+    basis: str
+    """What the time is based on."""
+    programs: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    run: str
+    model: str
+    shape: Shape
+    machine: Machine
+    work: Work
+    stages: tuple[Stage, ...]
+    needs: tuple[Need, ...]
+    fit: Fit
+    disk_peak: float
+    """Bytes on the disk of the home while the run is at its largest; of the cache, too, if that is another disk."""
+    disk_free: float
+    programs: int
+    steps: dict[str, int]
+    """Optimizer steps of a training, by its name."""
+    objective: str
+    price: float | None = None
+    peaks: dict[str, float] = field(default_factory=dict)
+    """Bytes that a calibration or earlier trainings really took."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(s.seconds for s in self.stages)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it learns from pairs."""
+        return "training" in self.steps and self.objective == "preference"
+
+    @property
+    def cost(self) -> float | None:
+        return None if self.price is None else self.price * self.seconds / 3600
+
+    @property
+    def memory(self) -> float:
+        """Of the machine, or of a GPU where there is one."""
+        return max(n.expected for n in self.needs if not (self.machine.cuda and n.what.startswith("merging")))
+
+    @property
+    def basis(self) -> str:
+        """Of the minutes: the weakest that the longer stages have."""
+        kinds = {s.basis for s in self.stages if s.seconds >= 0.05 * self.seconds}
+        return next((kind for kind in (GUESSED, MEASURED, EARLIER) if kind in kinds), EARLIER)
+
+    def as_json(self) -> dict[str, Any]:
+        told = asdict(self)
+        told["shape"]["folder"] = str(self.shape.folder) if self.shape.folder else None
+        told["needs"] = [asdict(n) | {"expected": n.expected, "at_most": n.at_most} for n in self.needs]
+        total = {"seconds": self.seconds, "cost": self.cost, "memory": self.memory, "basis": self.basis}
+        return {**told, "total": total, "fits": not self.fit.refusals}
+
+
+def plan_of(
+    config: RunConfig,
+    home: Path,
+    *,
+    measure: bool = False,
+    fetch: bool = False,
+    count: bool = True,
+    price: float | None = None,
+    say: Say = lambda text: None,
+) -> Plan:
+    """measure: calibrate where the store knows nothing of this model. count: use the model's tokenizer, a second; else
+    characters. Raises UserError as the run would, and where nothing is known of the model."""
+    shape, machine = shape_of(config.model, home, fetch=fetch), this_machine()
+    hopeless = any(size > room(machine, config, what) for what, size in surely(config, shape, machine))
+    history = History() if hopeless else _history(config, home, shape)  # which hashes the weights
+    work = work_of(config, shape.folder if count else None, history)
+    wanted = needs_of(config, shape, work, machine)
+    fit = fit_of(config, shape, work, machine)
+    calibration = None
+    if measure and not fit.refusals and _unknown(config, history):
+        calibration = _calibrated(config, home, shape, work, say)
+        work = _with_answers(config, work, calibration)
+    pace = speeds(config, shape, machine, work, history, calibration)
+    stages = tuple(_stages(config, shape, work, pace, wanted))
+    peak, free = _disk(config, home, shape, work, stages)
+    fit = fit.with_disk(peak, free, config, home)
+    return Plan(
+        config.name,
+        config.model,
+        shape,
+        machine,
+        work,
+        stages,
+        wanted,
+        fit,
+        peak,
+        free,
+        sum(s.programs for s in stages),
+        {
+            what: steps(work.examples(section, config.sample.samples_per_problem), section)
+            for what, section in trainings(config)
+        },
+        config.train.objective,
+        price,
+        _peaks(history, calibration),
+    )
+
+
+def trainings(config: RunConfig) -> list[tuple[str, TrainSection | WarmStartSection]]:
+    """The trainings of a run: name, section."""
+    found: list[tuple[str, TrainSection | WarmStartSection]] = []
+    if config.warm_start:
+        found.append(("warm start", config.warm_start))
+    if config.iterations:
+        found.append(("training", config.train))
+    return found
+
+
+def needs_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> tuple[Need, ...]:
+    return tuple(need for need, _ in needs(config, shape, work, machine))
+
+
+def _history(config: RunConfig, home: Path, shape: Shape) -> History:
+    if shape.folder is None:
+        return History()
+    try:
+        fingerprint = models.fingerprint(shape.folder, cache_dir() / "models")
+    except (UserError, OSError, ValueError):
+        return History()
+    suite, dtype = open_suite(config.suite).version, number_format(config.engine.dtype)
+    learns, thought = (config.train.objective, config.train.method), config.prompt.budget
+    return read_history(home / "store", fingerprint, suite, dtype, *learns, thought)
+
+
+def _unknown(config: RunConfig, history: History) -> bool:
+    """Whether a stage of the run has no earlier work to go by."""
+    sampled = history.sampled is not None or bool(config.sample.endpoints)
+    warmed = history.warm_start is not None or config.warm_start is None
+    trained = history.train is not None or not config.iterations
+    return not (sampled and warmed and trained)
+
+
+def _calibrated(config: RunConfig, home: Path, shape: Shape, work: Work, say: Say) -> Calibration:
+    folder = shape.folder or shape_of(config.model, home, fetch=True).folder
+    assert folder is not None
+    suite = open_suite(config.suite)
+    problems = suite.problems()
+    train = problems.filter(pl.col("split") == "train")
+    return calibrate(config, folder, suite.system, train if train.height else problems, work, say)
+
+
+def _with_answers(config: RunConfig, work: Work, calibration: Calibration) -> Work:
+    """Without a warm start the model's own answers tell how long answers will be."""
+    if config.warm_start or not calibration.base_answer or work.basis.get("answer") == "earlier samples":
+        return work
+    values = asdict(work) | {"answer": calibration.base_answer, "basis": work.basis | {"answer": "calibration"}}
+    return Work(**values)
+
+
+def _peaks(history: History, calibration: Calibration | None) -> dict[str, float]:
+    c, found = calibration or Calibration(), dict[str, float]()
+    for name, earlier, now in (("warm start", history.warm_start, c.warm_start), ("training", history.train, c.train)):
+        if peak := (earlier or now or Trained(0, 0, 0, 0)).peak:
+            found[name] = peak
+    return found | ({"sampler": c.sampler_peak} if c.sampler_peak else {})
+
+
+def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tuple[Need, ...]) -> list[Stage]:
+    k, iterations = config.sample.samples_per_problem, config.iterations
+    need = {n.what: n.expected for n in needs}
+    policy = 4.0 * shape.parameters
+    found = [Stage("references", "references", 1, 0, 0, 0, _programs(work, pace), pace.basis["programs"], _problems(work))]
+
+    def asking(name: str, times: int, greedy: int, drawn: int, answer: float) -> Stage:
+        tokens = answer * (greedy + drawn * k)
+        seconds = pace.sampled.start + (greedy + drawn) * pace.sampled.prompt + tokens * pace.sampled.token
+        programs = greedy + drawn * k
+        seconds = max(seconds, programs / pace.programs)  # programs run while later ones are written
+        known = tokens * TEXT
+        kind, basis = "sample" if drawn else "measure", pace.basis["sampled"]
+        size, spent = need["sampler"], times * seconds
+        return Stage(name, kind, times, times * tokens, size, times * known, spent, basis, times * programs)
+
+    def training(name: str, times: int, section: TrainSection | WarmStartSection, what: str, t: Trained) -> Stage:
+        one = work.tokens(section, k)
+        tokens, again = one * section.epochs, one if what == "training" and t.reference_rate else 0.0
+        seconds = t.start + tokens / max(1e-9, t.rate) + (again / t.reference_rate if again else 0.0)
+        kind = "warm-start" if what == "warm start" else "train"
+        return Stage(
+            name,
+            kind,
+            times,
+            times * tokens,
+            need[what],
+            times * policy,
+            times * seconds,
+            pace.basis[kind.replace("-", "_")],
+        )
+
+    if config.warm_start:
+        found.append(asking("base, on dev", 1, work.dev, 0, pace.base_answer))
+        found.append(training("warm start", 1, config.warm_start, "warm start", pace.warm_start))
+    if iterations:
+        drawing = config.train.objective != "sft"
+        many = "" if iterations == 1 else f", {iterations} times"
+        found.append(asking(f"sampling{many}", iterations, work.dev, work.train if drawing else 0, work.answer))
+        found.append(training(f"training{many}", iterations, config.train, "training", pace.train))
+    if work.dev:
+        found.append(asking("last policy, on dev", 1, work.dev, 0, work.answer))
+    if work.test:
+        found.append(asking("test", 1, work.test, 0, work.answer))
+    return found
+
+
+def _problems(work: Work) -> int:
+    return work.train + work.dev + work.test
+
+
+def _programs(work: Work, pace: Speeds) -> float:
+    return _problems(work) / pace.programs
+
+
+def _disk(config: RunConfig, home: Path, shape: Shape, work: Work, stages: tuple[Stage, ...]) -> tuple[float, float]:
+    """(bytes at the largest, bytes free) on the disk of the home."""
+    kept = sum(s.disk for s in stages)
+    largest = 0.0
+    for _, section in trainings(config):
+        trained = shape.parameters if section.method == "full" else memory.adapter(shape, section)
+        written = steps(work.examples(section, config.sample.samples_per_problem), section) / section.checkpoint_steps
+        # The newest goes only once the next one is whole.
+        largest = max(largest, CHECKPOINT * trained * min(2, int(written)))
+    store = home / "store"
+    fetched = shape.fetched + shape.made if same_disk(store, cache_dir()) else 0
+    return kept + largest + fetched, float(free_disk(store))
+
+
+def summary(plan: Plan) -> str:
+    """The plan in a line."""
+    have = plan.fit.memory
+    minutes = plan.seconds / 60
+    cost = f", cost {plan.cost:.2f}" if plan.cost is not None else ""
+    return (
+        f"{told_size(plan.shape.parameters)} weights; memory {plan.memory / GIB:.1f} of {have / GIB:.1f} GiB; disk "
+        f"{plan.disk_peak / GIB:.1f} of {plan.disk_free / GIB:.1f} GiB; {told_time(minutes)} ({plan.basis}){cost}"
+    )
+
+
+def told_size(parameters: int) -> str:
+    return f"{parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{parameters / 1e6:.3g}M"
+
+
+def told_time(minutes: float) -> str:
+    return f"about {minutes:.0f} minutes" if minutes < 120 else f"about {minutes / 60:.1f} hours"

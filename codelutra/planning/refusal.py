@@ -1,0 +1,46 @@
+"""What `codelutra run` asks before it starts: is the model surely too large? And the plan in a line.
+
+Nothing is refused that might work: only weights, and what Adam keeps of them, that are more than all of the memory.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from codelutra.config import RunConfig
+from codelutra.errors import UserError
+from codelutra.planning.fit import fit_of, room, surely
+from codelutra.planning.history import History
+from codelutra.planning.machine import this_machine
+from codelutra.planning.plan import plan_of, summary
+from codelutra.planning.shape import Shape, shape_of, shape_of_folder
+from codelutra.planning.work import work_of
+
+
+def require_room(config: RunConfig, home: Path, policy: Path | None = None) -> None:
+    """Raise UserError, with the way out, where the model is surely larger than this machine's memory.
+
+    `policy`: the model's folder, once it is there. Where nothing is known of the model, nothing is said; a model that
+    cannot be read is told by the stage that needs it.
+    """
+    shape: Shape | None = None
+    with suppress(UserError, OSError):
+        shape = shape_of_folder(policy) if policy else shape_of(config.model, home)
+    if not shape:
+        return
+    machine = this_machine()
+    if any(size > room(machine, config, what) for what, size in surely(config, shape, machine)):
+        fit = fit_of(config, shape, work_of(config, None, History()), machine)
+        if fit.sure:
+            told = "\n".join(f"  {text}" for text in fit.refusals)
+            raise UserError(f"run {config.name} cannot fit this machine, so nothing was started:\n{told}")
+
+
+def first_lines(config: RunConfig, home: Path) -> list[str]:
+    """The plan in a line, and what may not fit; nothing where no plan can be made. Takes about a second."""
+    try:
+        plan = plan_of(config, home, count=False)
+    except (UserError, OSError):
+        return []
+    return [f"plan: {summary(plan)}", *(f"! {text}" for text in (*plan.fit.refusals, *plan.fit.warnings))]

@@ -1,0 +1,152 @@
+"""`codelutra plan`, and what `codelutra run` asks before it starts."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+from codelutra.planning.plan import plan_of
+from codelutra.planning.refusal import first_lines, require_room
+from codelutra.planning.speeds import MEASURED
+from tests.helpers.commands import codelutra
+from tests.helpers.terminal import on_terminal
+from tests.helpers.tiny_model import write_tiny_model
+
+SMALL = {"name": "starter-sql", "train": 12, "dev": 6, "test": 4}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def huge(tiny: Path, tmp_path: Path) -> Path:
+    """A whole model of 300 billion weights, as far as anybody sees who does not read them: a file with a hole."""
+    at = tmp_path / "huge"
+    at.mkdir()
+    for file in tiny.iterdir():
+        if file.suffix != ".safetensors":
+            (at / file.name).write_bytes(file.read_bytes())
+    size = 300_000_000_000
+    header = json.dumps({"w": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}).encode()
+    with (at / "model.safetensors").open("wb") as out:
+        out.write(struct.pack("<Q", len(header)) + header)
+        out.truncate(8 + len(header) + 4 * size)
+    return at
+
+
+def config(model: Path, **changes: object) -> dict[str, object]:
+    return {"name": "r", "model": f"path:{model}", "suite": SMALL, "iterations": 1, "warm_start": {}, **changes}
+
+
+def written(at: Path, values: dict[str, object]) -> str:
+    (at / "config.yaml").write_text(json.dumps(values))
+    return str(at / "config.yaml")
+
+
+def test_a_plan_fits_80_columns(tiny: Path, tmp_path: Path) -> None:
+    asked = written(tmp_path, config(tiny))
+    lines = on_terminal("plan", asked, "--no-calibrate", "--home", str(tmp_path), "--price", "3", columns=80)
+    assert max(len(line) for line in lines[1:]) <= 80, "the first has the model's name"
+    text = "\n".join(lines)
+    for word in ("base, on dev", "warm start", "sampling", "training", "test", "all", "memory:", "disk:", "time:", "cost"):
+        assert word in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_in_json_the_stages_add_up(tiny: Path, tmp_path: Path) -> None:
+    done = codelutra(
+        "plan", written(tmp_path, config(tiny)), "--no-calibrate", "--home", str(tmp_path), "--price", "2", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["total"]["seconds"] == pytest.approx(sum(s["seconds"] for s in told["stages"]))
+    assert told["total"]["cost"] == pytest.approx(2 * told["total"]["seconds"] / 3600)
+    assert told["total"]["memory"] == max(n["expected"] for n in told["needs"])
+    assert (told["fits"], told["total"]["basis"]) == (True, "guess")
+    assert told["programs"] == sum(s["programs"] for s in told["stages"]) == 22 + 6 + (6 + 12 * 16) + 6 + 4
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "engine.cache_gib=100000"], "It fits with --set engine.cache_gib=2"),
+        (["--set", "engine.max_model_len=2000"], "--set engine.max_model_len=1024"),
+        (["--set", "model=path:/nowhere"], "model path:/nowhere is not there"),
+        (["--set", "model=what"], "model"),
+        (["--price", "-1"], "--price"),
+    ],
+)
+def test_what_cannot_be_planned_or_does_not_fit_exits_with_2(more: list[str], said: str, tiny: Path, tmp_path: Path) -> None:
+    done = codelutra("plan", written(tmp_path, config(tiny)), "--no-calibrate", "--home", str(tmp_path), *more)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_surely_does_not_fit_is_refused_before_anything_is_made(huge: Path, tmp_path: Path) -> None:
+    asked = written(tmp_path, config(huge))
+    for command in (("plan", asked), ("run", asked)):
+        done = codelutra(*command, "--home", str(tmp_path / "home"))
+        assert done.returncode == 2, done.stderr
+        assert "sampler: needs about" in done.stderr
+        assert "a model of at most about" in done.stderr
+        assert not (tmp_path / "home" / "runs").exists()
+
+
+def test_the_flow_refuses_as_well_and_says_nothing_of_what_it_does_not_know(huge: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot fit this machine"):
+        require_room(parse_config(config(huge)), tmp_path)
+    unknown = parse_config(config(huge) | {"model": "pypi:no-such-model==1.0"})
+    require_room(unknown, tmp_path)
+    with pytest.raises(UserError, match="cannot fit this machine"):
+        require_room(unknown, tmp_path, huge)
+    require_room(parse_config(config(tiny)), tmp_path, tiny)
+    require_room(parse_config(config(tmp_path / "not there")), tmp_path)
+
+
+def test_the_line_of_a_run_needs_neither_torch_nor_transformers(tiny: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from codelutra.config import load_config; "
+        "from codelutra.planning.refusal import first_lines; "
+        "print(*first_lines(load_config(sys.argv[1]), Path(sys.argv[2])), sep='\\n'); "
+        "print(sorted({'torch', 'transformers', 'vllm'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, written(tmp_path, config(tiny)), str(tmp_path)]
+    line, loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert line.startswith("plan: ")
+    assert "GiB" in line
+    assert "minutes" in line
+    assert loaded == "[]"
+    assert first_lines(parse_config(config(tmp_path / "not there")), tmp_path) == []
+
+
+def test_what_may_not_fit_is_said_when_a_run_starts(tiny: Path, tmp_path: Path) -> None:
+    lines = first_lines(parse_config(config(tiny, engine={"cache_gib": 100_000.0})), tmp_path)
+    assert any(line.startswith("! sampler: needs about 100") for line in lines)
+
+
+def test_a_calibration_measures_every_stage_and_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real vLLM and TRL, on a model that is nothing but quick."""
+    monkeypatch.setenv("CODELUTRA_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    asked = config(
+        tiny, sample={"samples_per_problem": 4, "max_tokens": 16}, engine={"cache_gib": 0.5, "max_model_len": 1000}
+    )
+    plan = plan_of(parse_config(asked), tmp_path / "home", measure=True, say=said.append)
+    assert {s.basis for s in plan.stages if s.kind != "references"} == {MEASURED}
+    assert all(s.seconds > 0 for s in plan.stages)
+    assert set(plan.peaks) == {"sampler", "warm start", "training"}
+    assert all(peak > 2**28 for peak in plan.peaks.values()), "libraries alone take more"
+    assert said == ["measuring the sampler", "measuring the warm start", "measuring the training"]
+    assert not (tmp_path / "home").exists()
