@@ -24,7 +24,7 @@ from rich.console import Console
 from codelutra.cli.progress import event_line, shown, shown_on
 from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
-from codelutra.models import check_reference
+from codelutra.pipeline.startable import require_startable
 from codelutra.planning.refusal import first_lines, require_room
 from codelutra.results.load import load_summary
 from codelutra.results.summary import RunSummary
@@ -63,8 +63,7 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
     config = load_config(source, overrides)
     if not find_spec("prefect"):
         raise UserError("runs are driven by Prefect, which is not installed: pip install 'codelutra[prefect]'")
-    for reference in filter(None, (config.model, config.suite.proposals)):
-        check_reference(reference)  # this and an unusable suite are told before anything is made
+    require_startable(config, home)  # this and an unusable suite are told before anything is made
     open_suite(config.suite)
     require_room(config, home)  # and so is a model that no setting makes fit
     run = RunDir.create(home / "runs", config)

@@ -43,6 +43,17 @@ def check_reference(reference: str) -> None:
             raise UserError(f"model {shown(reference)} is not a model reference; known: {FORMS}")
 
 
+def require_there(reference: str) -> None:
+    """Raise UserError where a reference names a folder or a file on this machine, and it is not there."""
+    scheme, _, rest = reference.partition(":")
+    if scheme == "path" and not place(reference, rest).is_dir():
+        raise UserError(f"model {shown(reference)} is not there; give the directory that holds config.json")
+    if scheme == "gguf":
+        name, _ = digest_suffix(reference, rest)
+        if not place(reference, name).is_file():
+            raise UserError(f"model {shown(f'gguf:{name}')} is not there; give the path of a .gguf file")
+
+
 def _refuse_name(name: str) -> None:
     known = [n for model in KNOWN for n in (model.name, *model.aliases)]
     near = nearest(name.rpartition("/")[2], known)

@@ -34,6 +34,7 @@ from codelutra.models.references import (
     last_line,
     licence_of,
     place,
+    require_there,
     shown,
 )
 from codelutra.models.wheels import gguf_of_wheels
@@ -134,8 +135,7 @@ def taken_from(known: Known, cache: Path) -> str:
 
 def _from_path(rest: str, here: Here) -> Model:
     directory = place(f"path:{rest}", rest)
-    if not directory.is_dir():
-        raise UserError(f"model {shown(f'path:{rest}')} is not there; give the directory that holds config.json")
+    require_there(f"path:{rest}")
     directory = directory.resolve()  # a link may point elsewhere tomorrow, and another folder may be the current one
     return Model(f"path:{rest}", directory, fingerprint(directory, here.cache), _readme_licence(directory))
 
@@ -178,8 +178,7 @@ def _from_hub(rest: str, here: Here) -> Model:
 def _from_gguf(rest: str, here: Here) -> Model:
     name, want = digest_suffix(f"gguf:{rest}", rest)
     file = place(f"gguf:{name}", name)
-    if not file.is_file():
-        raise UserError(f"model {shown(f'gguf:{name}')} is not there; give the path of a .gguf file")
+    require_there(f"gguf:{name}")
     digest = sha256_file(file)
     check_digest(f"gguf:{name}", digest, want)
     cached = f"{file.stem}-{digest[:12]}-{CONVERSION}"

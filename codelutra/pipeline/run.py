@@ -19,10 +19,8 @@ import polars as pl
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
-from codelutra.hardware import too_few_gpus
-from codelutra.models import check_reference
 from codelutra.pipeline.remade import Remade
-from codelutra.sampling.replicas import replicas
+from codelutra.pipeline.startable import require_gpus, require_named, require_training
 from codelutra.store.artifacts import Artifact, Event, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
@@ -30,7 +28,6 @@ from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
-from codelutra.training.bases import require_means_of
 from sandbox import SandboxError, reap_orphans
 from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
@@ -61,9 +58,8 @@ class Run:
         """`runs`: where its directory goes, if not beside the other runs."""
         self.home = home
         self.config = config
-        for reference in filter(None, (config.model, config.suite.proposals)):
-            check_reference(reference)  # before problems are loaded and references judged
-        _require_gpus(config)
+        require_named(config)  # before problems are loaded and references judged
+        require_gpus(config)
         self.suite: Suite = open_suite(config.suite)
         self.store = Store(home / "store", self._heard)
         self._open = contextlib.ExitStack()
@@ -214,8 +210,7 @@ class Run:
         try:
             with self.dir.hold():
                 event = "error"
-                c = self.config
-                require_means_of(c.warm_start, c.train if c.iterations else None)
+                require_training(self.config)
                 self.dir.settle(self.config)
                 yield
         except CodelutraError as e:
@@ -242,15 +237,6 @@ class Run:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _require_gpus(config: RunConfig) -> None:
-    """Raise UserError for a stage that would take more GPUs than this process may use: now, not when its turn comes."""
-    if not config.sample.endpoints:
-        replicas(config.engine)
-    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
-        if section and (wrong := too_few_gpus(section.processes)):
-            raise UserError(f"{name}.processes {section.processes} {wrong}")
 
 
 def open_run(home: str | Path | None, config: RunConfig) -> Run:

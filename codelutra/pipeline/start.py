@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.pipeline.fetched import fetched, source_of
 from codelutra.pipeline.run import Policy, Run
+from codelutra.prompts import thought
 from codelutra.training.bases import Base, refuse_quantised
 
 
 def base_policy(run: Run) -> Policy:
-    """The model a run starts from, on disk. Raises UserError for quantised weights that are to be trained."""
+    """The model a run starts from, on disk. Raises UserError for quantised weights that are to be trained, and for a model
+    that is to think and cannot."""
     model = fetched(run, run.config.model)
+    if run.config.prompt.thinking:
+        _require_thoughts(model.path)
     if run.config.warm_start or run.config.iterations:
         refuse_quantised(model.path)
     return Policy(_label(run), str(model.path), model.fingerprint)
@@ -28,6 +33,14 @@ def adapter_base(run: Run, policy: Policy, section: TrainSection | WarmStartSect
         start = base_policy(run)
         return Base(Path(start.path), _reference(run), start.digest)
     return Base(Path(policy.path), policy.label, policy.digest)
+
+
+def _require_thoughts(policy: Path) -> None:
+    """Raise UserError where the model cannot think on demand: now, not when the engine has loaded it."""
+    from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
+
+    with suppress(OSError, ValueError):  # what is wrong with it, whoever loads it tells
+        thought(PreTrainedTokenizerFast.from_pretrained(policy))
 
 
 def _label(run: Run) -> str:

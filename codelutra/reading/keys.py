@@ -73,8 +73,11 @@ def fault(error: Any, model: Any) -> str:
     if error["type"] == "missing":
         return f"{where}: required"
     if error["type"] != "extra_forbidden":
+        said = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "value_error" and isinstance(error["input"], dict):  # a rule on several keys: it names them
+            return f"{place(error)}: {said}" if place(error) else said
         value = "" if error["type"] == "address" else f" = {shown(error['input'])}"  # it may hold a password
-        return f"{where}{value}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{where}{value}: {said}"
     for part in error["loc"][:-1]:
         annotation = model.model_fields[part].annotation
         model = next((a for a in (*get_args(annotation), annotation) if hasattr(a, "model_fields")), model)

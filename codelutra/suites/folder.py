@@ -29,7 +29,8 @@ def find(section: SuiteSection, name: str) -> Path:
         )
     folder = located(section.path if section.path is not None else f"{root}/{name}")
     if not os.path.isdir(folder):
-        raise ConfigError(f"suite {name}: no folder {folder}; check suite.path (or CODELUTRA_DATA)")
+        unset = "" if root else ", which is not set"
+        raise ConfigError(f"suite {name}: no folder {folder}; check suite.path (or CODELUTRA_DATA{unset})")
     return folder
 
 

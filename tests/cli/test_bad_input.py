@@ -49,6 +49,11 @@ def config(**changes: Any) -> Any:
         (("run", "demo", "--set", "x=" + "[" * 999), "nested more than 100 deep"),
         (("run", "demo", "--set", "model=qwen2.5-coder-0.6b"), "did you mean qwen2.5-coder-0.5b?"),
         (("run", "demo", "--set", "model='pypi:a{1..3}==1'"), "in several wheels: add #sha256="),
+        (("run", "demo", "--set", "model=run:nope"), "run:nope: no such run in"),
+        (("run", "demo", "--set", "model=path:/nope"), "'path:/nope' is not there"),
+        (("run", "demo", "--set", "model=gguf:/nope.gguf"), "'gguf:/nope.gguf' is not there"),
+        (("run", "demo", "--set", "train.sft_weight=0", "--set", "train.dpo_weight=0"), "  train: dpo_weight 0 and"),
+        (("run", "demo", "--set", "sample.max_tokens=512"), "yaml:\n  sample.max_tokens 512 leaves no room"),
         (("run", "dmo"), "did you mean demo?"),
         (("run", "."), "neither a file nor a preset"),
         (("run", "/dev/null"), "neither a file nor a preset"),
@@ -61,7 +66,19 @@ def test_the_command_line_says_what_is_wrong_and_exits_2(args: tuple[str, ...], 
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "store").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(bool(hardware.gpu_capabilities()), reason="a GPU is here")
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("section", ["train", "warm_start"])
+def test_a_way_of_training_that_is_not_to_be_had_is_told_before_anything_is_made(
+    command: str, section: str, tmp_path: Path
+) -> None:
+    done = codelutra(command, "demo", "--set", f"{section}.method=qlora", "--home", str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert f"{section}.method qlora: bitsandbytes quantises on an NVIDIA GPU" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 # Docker's SDK leaves the socket of a refused connection to the garbage collector.

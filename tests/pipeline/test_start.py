@@ -72,3 +72,8 @@ def test_a_run_that_cannot_quantise_ends_before_it_samples(section: str, model: 
         run.refining(),
     ):
         raise AssertionError("it began")
+
+
+def test_a_model_that_cannot_think_is_refused_before_anything_is_sampled(model: Path, tmp_path: Path) -> None:
+    with Run(tmp_path, config(model, prompt={"thinking": True})) as run, pytest.raises(UserError, match="cannot think on"):
+        base_policy(run)

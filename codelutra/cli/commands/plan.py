@@ -42,12 +42,14 @@ def plan(
 
     from codelutra.cli import planned
     from codelutra.config import load_config
+    from codelutra.pipeline.startable import require_startable
     from codelutra.planning.plan import plan_of
 
-    asked = load_config(config, tuple(set_ or ()))
+    asked, root = load_config(config, tuple(set_ or ())), home_dir(home)
+    require_startable(asked, root)
     found = plan_of(
         asked,
-        home_dir(home),
+        root,
         measure=calibrate,
         fetch=fetch,
         price=price,

@@ -1,0 +1,49 @@
+"""What a config asks for that cannot be had: told before a run makes anything, and before a heavy library is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from codelutra.config import RunConfig
+from codelutra.errors import UserError
+from codelutra.hardware import too_few_gpus
+from codelutra.models import check_reference, require_there
+from codelutra.results.load import chosen_weights
+from codelutra.sampling.replicas import replicas
+from codelutra.training.bases import require_means_of
+
+
+def require_startable(config: RunConfig, home: Path) -> None:
+    """Raise UserError where this machine cannot do what the config asks for, or has no such model or run."""
+    require_named(config)
+    require_gpus(config)
+    require_training(config)
+    for reference in _models(config):
+        if reference.startswith("run:"):
+            chosen_weights(home / "runs", reference.removeprefix("run:"))
+        else:
+            require_there(reference)
+
+
+def require_named(config: RunConfig) -> None:
+    """Raise UserError for a malformed reference to a model."""
+    for reference in _models(config):
+        check_reference(reference)
+
+
+def require_gpus(config: RunConfig) -> None:
+    """Raise UserError for a stage that would take more GPUs than this process may use: now, not when its turn comes."""
+    if not config.sample.endpoints:
+        replicas(config.engine)
+    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
+        if section and (wrong := too_few_gpus(section.processes)):
+            raise UserError(f"{name}.processes {section.processes} {wrong}")
+
+
+def require_training(config: RunConfig) -> None:
+    """Raise UserError for a way of training that this machine has no means for."""
+    require_means_of(config.warm_start, config.train if config.iterations else None)
+
+
+def _models(config: RunConfig) -> list[str]:
+    return [reference for reference in (config.model, config.suite.proposals) if reference]
