@@ -25,13 +25,17 @@ Tuned = dict[str, Overrides]
 
 def tuning(source: str, overrides: Overrides, methods: Sequence[str], seed: int) -> Experiment:
     """Every trial of the methods that are trained, with test closed. Raises ConfigError, and UserError where `overrides` set
-    what is tuned."""
+    what is tuned, or nothing is trained."""
     fixed = [text for text in overrides if text.startswith(("train.learning_rate=", "train.epochs="))]
     if fixed:
         raise UserError(f"--tune chooses train.learning_rate and train.epochs for each method; leave out --set {fixed[0]}")
     wanted = dict.fromkeys(AS.get(m, m) for m in methods if METHODS[m].trained)
+    config = load_config(source, overrides)
+    if not wanted or not config.iterations:
+        why = f"{', '.join(methods)} have none" if config.iterations else "iterations is 0"
+        raise UserError(f"--tune chooses rates and passes of iterations; {why}. Leave --tune out")
     arms = [_trial(source, overrides, method, i, seed) for method in wanted for i in range(len(GRID))]
-    return Experiment("tuning", f"{load_config(source, overrides).name}-tuning", arms, _result)
+    return Experiment("tuning", f"{config.name}-tuning", arms, _result)
 
 
 def _trial(source: str, overrides: Overrides, method: str, i: int, seed: int) -> Arm:

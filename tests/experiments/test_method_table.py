@@ -266,6 +266,12 @@ def test_what_is_tuned_cannot_be_set() -> None:
         tuning("demo", ("train.beta=0.2", "train.epochs=2"), ["sft"], 0)
 
 
+@pytest.mark.parametrize(("overrides", "methods"), [((), ["base", "warm-start"]), (("iterations=0",), ["codelutra"])])
+def test_tuning_what_has_no_iteration_is_refused(overrides: tuple[str, ...], methods: list[str]) -> None:
+    with pytest.raises(UserError, match="Leave --tune out"):
+        tuning("demo", overrides, methods, 0)
+
+
 def test_self_consistency_needs_samples_to_vote_on() -> None:
     assert arm("demo", (), "self-consistency", 0).config.select.samples == 16
     assert arm("demo", ("select.samples=4",), "self-consistency", 0).config.select.samples == 4
