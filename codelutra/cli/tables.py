@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
 
 
-def narrow() -> bool:
+def narrow(columns: int = 110) -> bool:
     """Whether the terminal has too few columns for all of a wide table's."""
-    return console().width < 110
+    return console().width < columns
 
 
 def show(table: Table, title: str = "") -> None:
@@ -149,6 +150,13 @@ def models_table(listed: Sequence[Mapping[str, Any]]) -> Table:
         for m in listed
     ]
     return Table.of(rows, ["parameters", "context", *(f"{use} GiB" for use in _USES)])
+
+
+def narrow_models(table: Table) -> Table:
+    """What of `models_table` fits 80 columns."""
+    kept = table.without("parameters", "licence", "context", "from")
+    short = [name.removesuffix(" GiB") for name in kept.columns]
+    return replace(kept, columns=short, numbers=frozenset(_USES))
 
 
 _USES = {"sample": "sample", "train": "full", "LoRA": "lora", "4-bit": "qlora"}

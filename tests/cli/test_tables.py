@@ -89,6 +89,14 @@ def test_on_80_columns_the_table_of_policies_has_names_numbers_and_intervals_who
     assert any(" tokens" in line for line in wide)
 
 
+def test_the_known_models_fit_80_columns() -> None:
+    wide, narrow = on_terminal("models", columns=160), on_terminal("models", columns=80)
+    assert any("licence" in line for line in wide)
+    rows = [line.rstrip() for line in narrow if "." in line and ": " not in line]
+    assert len(rows) >= 11
+    assert all(len(line) <= 80 for line in rows)
+
+
 def test_words_wrap_where_a_terminal_is_narrow_and_names_and_numbers_do_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

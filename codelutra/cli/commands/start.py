@@ -93,7 +93,11 @@ def models(json_: Json = False) -> None:
     if json_:
         print_json(found)
         return
-    tables.show(tables.models_table(found), "models")
+    table = tables.models_table(found)
+    if tables.narrow(140):
+        tables.show(tables.narrow_models(table), "models; GiB to sample and to train (--json tells all)")
+    else:
+        tables.show(table, "models")
     for model in found:
         for said in filter(None, (model["note"], model["measured"])):
             tables.say(f"{model['name']}: {said}")
