@@ -52,7 +52,7 @@ class SuiteSection(Section):
     copies: Annotated[int, ADDED] = Field(0, ge=0, le=16)
     """SQL: judge train samples on this many perturbed copies of each database as well, and learn nothing from those that are
     right on the database alone. More copies catch more lucky answers and run more queries; 6 is a good number. Scores stay
-    by the database itself, and so do the rewards of objective grpo."""
+    by the database itself."""
     proposals: str | None = None
     """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 
