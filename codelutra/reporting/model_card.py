@@ -56,6 +56,7 @@ def card(found: Findings, row: PolicyResult) -> str:
     suite_licence, licence = problems.get("licence") or "not recorded", base_licence(found)
     drawn, budget, (made, training, tags) = config.sample, config.prompt.budget, _made(found, row)
     used = {"codelutra": [__version__]} | libraries(found)
+    digest = (found.manifest(row.path) or {}).get("digest")
     facts = {
         "base model": f"{code(model)}, licence {inline(licence) or 'not recorded'}",
         **({"taken from": code(source)} if source else {}),
@@ -66,7 +67,7 @@ def card(found: Findings, row: PolicyResult) -> str:
         **({"thinking": f"on, at most {budget:,} tokens a thought; an engine ends longer ones"} if budget else {}),
         "training": training,
         "seeds": f"run {config.seed}, splits {config.suite.seed}",
-        "weights": f"sha256 `{(found.manifest(row.path) or {}).get('digest', 'of the base model, unchanged')}`",
+        "weights": f"sha256 `{digest}`" if digest else "of the base model, unchanged",
         "made with": inline(", ".join(f"{k} {' / '.join(v)}" for k, v in used.items())),
     }
     licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
