@@ -171,7 +171,7 @@ _MADE = {
     "warm-start": "✓ warm start: SFT on references" + _TOOK,
     "train": "✓ trained {label}" + _TOOK,
     "pairs": "✓ {facts[pairs]} pairs",
-    "answers": "✓ {facts[answers]} right answers",
+    "answers": "✓ {facts[answers]} answers to imitate",
     "groups": "✓ {facts[answers]} answers in {facts[groups]} groups",
 }
 

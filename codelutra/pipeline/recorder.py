@@ -129,7 +129,7 @@ class Recorder:
             row.seconds[artifact.stage] = artifact.seconds
         row.funnel = Funnel(**((imitated.facts if imitated else {}) | lesson.facts))
         if row.funnel.why and imitated and row.funnel.answers:
-            alone = f"the next policy learns from {row.funnel.answers} right answers alone"
+            alone = f"the next policy imitates {row.funnel.answers} answers and no more"
             text = f"no pairs from {row.name} ({row.funnel.why}): {alone}"
             self._run.dir.ledger({"event": "note", "label": row.label, "text": text})
             row.funnel.why = ""

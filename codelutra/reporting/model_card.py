@@ -111,7 +111,7 @@ def _so_far(found: Findings) -> list[str]:
     """That the run had not finished, where it had not."""
     s = found.summary
     state = "was going on" if s.state == "running" else f"had {s.state}" if s.state == "failed" else "was interrupted"
-    return [] if s.finished else [f"**The run {state} when this was exported: the numbers are those it had by then.**"]
+    return [] if s.finished else [f"The run {state} when this was exported: the numbers are those it had by then."]
 
 
 def _made(found: Findings, row: PolicyResult) -> tuple[str, str, list[str]]:

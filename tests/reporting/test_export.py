@@ -408,6 +408,7 @@ def test_a_run_that_goes_on_is_exported_by_name_only_and_the_card_says_so(run: P
         export(run, tmp_path / "out", policy="policy-1")
     card = (tmp_path / "out/README.md").read_text()
     assert "The run was going on when this was exported: the numbers are those it had by then." in card
+    assert "\\*" not in card, "no mark of Markdown is shown as it is written"
     assert "when this was exported" not in (export(run, tmp_path / "later") / "README.md").read_text()
 
 
