@@ -101,7 +101,15 @@ def ours(spec: dict[str, Any]) -> dict[str, Any]:
     summary = train(spec, hear)
     rows = pl.read_ndjson(Path(spec["work"]) / "training.jsonl")
     each = summary["reference_seconds"] / rows.height
-    told = ("log_probs", "not_shared", "reference_gap", "policy_gap", "gradient_checkpointing", "resumed_from_step")
+    told = (
+        "log_probs",
+        "log_probs_seconds",
+        "not_shared",
+        "reference_gap",
+        "policy_gap",
+        "gradient_checkpointing",
+        "resumed_from_step",
+    )
     told += ("seconds", "reference_seconds")
     found = {name: summary[name] for name in told if name in summary} | {
         "losses": rows["loss"].to_list(),

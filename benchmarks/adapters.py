@@ -1,10 +1,11 @@
 """Claim: with LoRA a step on pairs (DPO + λ·SFT) and a step of SFT (which rft, sft and the warm start are) have the loss and
-the gradient of PEFT and TRL as they come, to 1e-3, on a real model.
+the gradient of PEFT and TRL as they come, to 1e-3, on a real model; a step of GRPO has those of its formula over PEFT.
 
     python -m benchmarks.adapters [--model REFERENCE] [--pairs N] [--out FILE]
 
 Both start from one adapter (random A, B 0) and make two steps in float32 over the same pairs in the same order: the loss of
-the second is of weights that the first has moved. TRL gets text and pads; ours shares prefixes.
+the second is of weights that the first has moved. TRL gets text and pads; ours shares prefixes. TRL's GRPOTrainer draws its
+answers itself: GRPO is compared with its loss written out.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import torch
 
 from benchmarks.training import pairs_of
 from codelutra import models
-from codelutra.config import SuiteSection, TrainSection, WarmStartSection
+from codelutra.config import GrpoSection, SuiteSection, TrainSection, WarmStartSection
+from codelutra.schema import GROUPS
 from codelutra.store.paths import cache_dir
-from codelutra.training.batches import answer_examples, pair_examples, plan
+from codelutra.training.batches import Example, Graded, answer_examples, group_examples, pair_examples, plan
 
 RATE = 1e-4
 ROOT = Path(__file__).parents[1]
@@ -55,7 +57,7 @@ def ours(kind: str, model: Path, start: Path, rows: pl.DataFrame, batch: int, sy
     same: dict[str, Any] = {"method": "lora", "batch_size": batch, "micro_batch": batch, "epochs": 1, "warmup": 0.0}
     same |= {"learning_rate": RATE}
     pairs = TrainSection(**same, adapter="continued", sft_norm="token", sft_weight=0.7)
-    config = pairs if kind == "preference" else WarmStartSection(**same)
+    config = WarmStartSection(**same) if kind == "supervised" else pairs
     spec = {
         "kind": kind,
         "policy": str(start),
@@ -67,6 +69,8 @@ def ours(kind: str, model: Path, start: Path, rows: pl.DataFrame, batch: int, sy
         "out": str(at / kind / "out"),
         "work": str(at / kind),
         "examples": str(at / kind / "examples.parquet"),
+        "grpo": GrpoSection().model_dump(mode="json"),
+        "max_tokens": 256,
     }
     facts = train(spec, lambda event: None)
     shutil.rmtree(at / kind / "out")
@@ -104,6 +108,60 @@ def theirs(kind: str, start: Path, rows: list[dict[str, str]], batch: int, token
     return [{k: r[k] for k in ("loss", "grad_norm")} for r in trainer.state.log_history if "grad_norm" in r]
 
 
+def groups_of(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Each pair as a group of a right answer that two samples gave and a wrong one, with their advantages (`dr_grpo`)."""
+    sides = [
+        pairs.select(
+            "problem_id",
+            "prompt",
+            completion=side,
+            ended=True,
+            count=pl.lit(count, pl.Int32),
+            status=pl.lit(status, GROUPS["status"]),
+            reward=pl.lit(reward),
+            advantage=pl.lit(reward - 2 / 3),
+        )
+        for side, count, status, reward in (("chosen", 2, "correct", 1.0), ("rejected", 1, "wrong", 0.0))
+    ]
+    return pl.concat(sides).match_to_schema(GROUPS)
+
+
+def by_formula(start: Path, batches: list[list[Graded]], rate: float, out: Path | None = None) -> list[dict[str, Any]]:
+    """GRPO as `GrpoSection()` has it, on the adapter in `start`: plain PEFT, torch and Shao et al. 2402.03300, a sequence at
+    a time. The cosine of the learning rate is that of as many steps as there are batches."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, start / "adapter", is_trainable=True)
+    trained, section = [p for p in model.parameters() if p.requires_grad], GrpoSection()
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+
+    def log_probs(e: Example) -> Any:
+        logits = model(torch.tensor([e.prompt + e.answers[0]])).logits[0, len(e.prompt) - 1 : -1]
+        return logits.log_softmax(-1)[range(len(e.answers[0])), e.answers[0]]
+
+    with torch.no_grad():
+        old = [[log_probs(e) for e in batch] for batch in batches]
+    rows = []
+    for batch, before in zip(batches, old, strict=True):
+        tokens, total = sum(e.weight * len(e.answers[0]) for e in batch), 0.0
+        for e, known in zip(batch, before, strict=True):
+            ratio = (log_probs(e) - known).exp()
+            clipped = ratio.clamp(1 - section.epsilon, 1 + section.epsilon)
+            loss = -e.weight * torch.minimum(ratio * e.advantage, clipped * e.advantage).sum() / tokens
+            loss.backward()
+            total += loss.item()
+        rows.append({"loss": total, "grad_norm": torch.nn.utils.clip_grad_norm_(trained, 1.0).item()})
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    if out:
+        model.save_pretrained(out)
+    return rows
+
+
 def measure(reference: str, count: int) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
@@ -133,10 +191,20 @@ def measure(reference: str, count: int) -> dict[str, Any]:
             gc.collect()
             b = theirs(kind, start, text, batch, tokenizer, Path(scratch))
             gc.collect()
-            apart = max(abs(x["loss"] - y["loss"]) for x, y in zip(a, b, strict=True))
-            norm = abs(a[0]["grad_norm"] / b[0]["grad_norm"] - 1)
-            found[kind] = {"ours": a, "trl": b, "loss_apart": apart, "first_gradient_norm_apart": norm}
+            found[kind] = {"ours": a, "trl": b, **apart(a, b)}
+        rows = groups_of(pairs)
+        graded = group_examples(rows, tokenizer, system, 1024)
+        steps = plan(graded, 1, 2 * batch, 2 * batch, 0, grouped=True)
+        a = ours("grpo", model, start, rows, 2 * batch, system, Path(scratch))
+        gc.collect()
+        b = by_formula(start, [[graded[i] for micro in step for i in micro] for step in steps], RATE)
+        found["grpo"] = {"ours": a, "formula": b, **apart(a, b)}
     return found
+
+
+def apart(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, float]:
+    loss = max(abs(x["loss"] - y["loss"]) for x, y in zip(a, b, strict=True))
+    return {"loss_apart": loss, "first_gradient_norm_apart": abs(a[0]["grad_norm"] / b[0]["grad_norm"] - 1)}
 
 
 def _source(model: Path) -> str:
@@ -153,7 +221,7 @@ def main() -> None:
     args = parser.parse_args()
     found = measure(args.model, args.pairs)
     args.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({k: found[k] for k in ("preference", "supervised")}, indent=1))
+    print(json.dumps({k: found[k] for k in ("preference", "supervised", "grpo")}, indent=1))
 
 
 if __name__ == "__main__":

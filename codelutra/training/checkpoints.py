@@ -57,19 +57,22 @@ class Job:
         """Digest of everything that decides the weights. A checkpoint with another key is not continued.
 
         The number of processes changes only memory and time. So does the micro-batch, unless the loss has a mean over the
-        tokens of one.
+        tokens of one: then its members decide too. Where policy and answers come from (`start`, `sft_earlier`) is seen in
+        the weights and the answers.
         """
         files = sorted(f for kind in ("*.safetensors", "*.bin") for f in self.policy.glob(kind))
         weights = [(f.name, sha256_file(f)) for f in files]
-        config = in_key(self.config)
+        config = {name: value for name, value in in_key(self.config).items() if name not in ("start", "sft_earlier")}
         whole = config.get("sft_norm") != "token" or "sft_on" in config  # no mean over the tokens of a micro-batch
         if self.group:
             whole = self.group.loss != "bnpo"
+        batches: list[Any] = self.steps
         if whole:
             del config["micro_batch"]
+            batches = [sorted(i for m in step for i in m) for step in self.steps]
         if self.group:
-            config |= {"grpo": self.group.training, "max_tokens": self.max_tokens}
-        batches = [sorted(i for m in step for i in m) for step in self.steps]
+            config |= {"grpo": self.group.training}
+            config |= {"max_tokens": self.max_tokens} if self.group.loss == "dr_grpo" else {}
         content = [tuple(vars(e).values()) for e in (*self.examples, *self.replayed)]
         drawn = [] if self.drawn is None else [self.drawn]
         adapter = [self.base.fingerprint] if self.base and self.continued else []
@@ -93,10 +96,14 @@ class Job:
             with (self.work / "training.jsonl").open("a") as f:
                 f.write(json.dumps(row) + "\n")
 
-    def broken(self, what: str) -> StageError:
+    def broken(self, what: str, updates: int, but: str = "") -> StageError:
+        """`what` is not finite, after so many `updates`. `but`: what else may be the cause than the learning rate."""
         good = last_whole_checkpoint(self.work, self.key) or f"the policy it started from ({self.policy})"
-        rate = self.config.learning_rate
-        return StageError(f"{what}; the last good checkpoint is {good}. Lower learning_rate ({rate:g})")
+        lower = f"Lower learning_rate ({self.config.learning_rate:g})"
+        if not updates:
+            but = but or f"look for weights in {self.policy} that are not finite or very large"
+            lower = "No update was made before, so learning_rate is not the cause"
+        return StageError(f"{what}; the last good checkpoint is {good}. {lower}{'; ' if but else ''}{but}")
 
 
 def digest(*parts: Any) -> str:

@@ -13,11 +13,12 @@ import polars as pl
 import pytest
 import torch
 
+from benchmarks.adapters import by_formula, groups_of
 from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import UserError
 from codelutra.training import launch
 from codelutra.training.bases import Base, refuse_quantised, require_means
-from codelutra.training.batches import answer_examples, plan
+from codelutra.training.batches import answer_examples, group_examples, plan
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import (
     SYSTEM,
@@ -119,6 +120,26 @@ def test_losses_gradients_and_adapter_are_those_of_trl_and_peft(
     assert ours["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-3)  # the second is of trained weights
     start, a, b = (adapter_of(f / "adapter") for f in (adapted, tmp_path / "a/out", tmp_path / "trl"))
     assert a.keys() == b.keys() == start.keys()
+    apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
+    assert apart < 0.02 * sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
+
+
+def test_grpo_of_an_adapter_is_its_formula_over_peft(adapted: Path, policy: Path, run: Train, tmp_path: Path) -> None:
+    """Loss and gradient of the first step, where the ratio is 1, and the loss of the second, where it is not."""
+    base = {"path": str(policy), "reference": "here", "fingerprint": "f"}
+    same = {"method": "lora", "bf16": False, "warmup": 0.0, "batch_size": 8, "learning_rate": 2e-3, "epochs": 1}
+    groups = groups_of(some_pairs(8).with_columns(problem_id=pl.format("p{}", pl.int_range(pl.len()))))
+    run(groups, start=adapted, base=base, **same)
+    graded = group_examples(groups, tiny_tokenizer(), SYSTEM, 256)
+    steps = plan(graded, 1, 8, 2, seed=0, grouped=True)
+    batches = [[graded[i] for micro in step for i in micro] for step in steps]
+    theirs = by_formula(adapted, batches, 2e-3, tmp_path / "theirs")
+    ours = pl.read_ndjson(tmp_path / "a/out/training.jsonl")
+    assert ours.height == len(theirs) == 2
+    assert ours["grad_norm"][0] == pytest.approx(theirs[0]["grad_norm"], rel=1e-3)
+    assert ours["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-3)
+    assert ours["ratio"][0] == pytest.approx(1, abs=1e-4) != pytest.approx(ours["ratio"][1], abs=1e-3)
+    start, a, b = (adapter_of(f) for f in (adapted / "adapter", tmp_path / "a/out/adapter", tmp_path / "theirs"))
     apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
     assert apart < 0.02 * sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
 

@@ -6,12 +6,13 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
 
-from codelutra.config import TrainSection
+from codelutra.config import GrpoSection, TrainSection
 from codelutra.training.batches import plan
 from codelutra.training.checkpoints import CHECKPOINT_MARK, Job, last_whole_checkpoint
 from tests.helpers.training import Train, alive, child_of, encoded, parent, some_pairs, until_step, weights
@@ -29,6 +30,27 @@ def test_a_checkpoint_of_another_loss_is_not_continued() -> None:
             keys[norm, micro_batch] = Job(Path(), Path(), Path(), config, 0, examples, steps, [], None, print).key
     assert keys["sequence", 1] == keys["sequence", 4]
     assert keys["token", 1] != keys["token", 4]
+
+
+def test_what_decides_the_weights_and_nothing_else_is_in_the_key() -> None:
+    examples = encoded(some_pairs(8))
+
+    def key(processes: int = 1, max_tokens: int = 9, group: GrpoSection | None = None, **settings: Any) -> str:
+        config = TrainSection(**({"batch_size": 4, "micro_batch": 4, "learning_rate": 1e-4} | settings))
+        steps = plan(examples, 1, 4, config.micro_batch, 0, processes)
+        return Job(
+            Path(), Path(), Path(), config, 0, examples, steps, [], None, print, group=group, max_tokens=max_tokens
+        ).key
+
+    for same in ({"start": "first"}, {"sft_earlier": True}, {"checkpoint_steps": 3}, {"gradient_checkpointing": True}):
+        assert key(**same) == key(), same  # where the policy and the answers come from: they are in the key themselves
+    for other in ({"dpo_weight": 0.5}, {"method": "lora"}, {"method": "lora", "lora_rank": 4}, {"sft_on": "right"}):
+        assert key(**other) != key(), other
+    assert key(processes=2) != key(), "the mean over the tokens of a micro-batch is one over other pairs"
+    assert key(processes=2, sft_norm="sequence") == key(sft_norm="sequence")
+    dapo, constant = GrpoSection(), GrpoSection(loss="dr_grpo")
+    assert key(group=dapo, max_tokens=8) == key(group=dapo)
+    assert key(group=constant, max_tokens=8) != key(group=constant)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

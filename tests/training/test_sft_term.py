@@ -114,6 +114,13 @@ def test_without_pairs_it_is_sft(run: Train, tmp_path: Path) -> None:
         run(some_pairs(4).clear(), into="b", references=some_problems(6), **(ONE_STEP | {"max_length": 16}))
 
 
+def test_without_pairs_an_adapter_over_rounded_weights_is_trained_too(run: Train) -> None:
+    """The policy before is then looked at on the answers, and memory is estimated from them."""
+    summary = run(some_pairs(4).clear(), references=some_problems(6), method="lora", **(ONE_STEP | {"bf16": True}))
+    assert (summary["examples"], summary["replayed"], summary["steps"]) == (0, 6, 1)
+    assert 0 < summary["policy_gap"]["mean"] < 0.05
+
+
 def test_a_pass_takes_every_pair_and_every_answer_once_and_starts_with_pairs() -> None:
     for pairs, beside in ((3, 40), (40, 3), (16, 17), (0, 9)):
         examples, told = encoded(some_pairs(max(1, pairs)))[:pairs], answers(beside)

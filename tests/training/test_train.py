@@ -16,6 +16,7 @@ from codelutra.errors import StageError, UserError
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import Train, place, some_pairs, some_problems
 from tests.test_prompts import QWEN_3
+from tests.training.test_grpo import ours_as_it_comes, some_groups
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 
@@ -59,6 +60,25 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_what_was_good(ru
     ):
         run(some_pairs(12), learning_rate=1e30)
     assert not (tmp_path / "a/out/model.safetensors").exists()
+
+
+def test_a_gradient_that_is_not_finite_is_not_blamed_on_a_rate_that_did_nothing_yet(policy: Path, tmp_path: Path) -> None:
+    """The loss is finite: such a gradient came from a kernel on a GPU."""
+    trainer = ours_as_it_comes(policy, some_groups(2), tmp_path / "work")
+    next(trainer.model.parameters()).register_hook(lambda grad: grad * float("nan"))
+    said = r"gradient is nan at step 1 of 1 \(loss -?0.*started from.*learning_rate is not the cause.*kernels"
+    with pytest.raises(StageError, match=said):
+        trainer.train()
+    assert not [*(tmp_path / "work").glob("checkpoint-*")]
+
+
+def test_log_probabilities_that_are_no_numbers_are_no_gap_of_zero(policy: Path, tmp_path: Path) -> None:
+    trainer = ours_as_it_comes(policy, some_groups(2), tmp_path / "work")
+    trainer.reference = {owner: values * float("nan") for owner, values in trainer.reference.items()}
+    with pytest.raises(
+        StageError, match=r"log-probability is nan nats from.*learning_rate is not the cause; look for weights"
+    ):
+        trainer.train()
 
 
 def test_a_tokenizer_needs_an_end_but_neither_template_nor_padding(policy: Path, run: Train, tmp_path: Path) -> None:

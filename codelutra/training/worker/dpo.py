@@ -48,6 +48,10 @@ class Preference(Referenced, PreparedDPOTrainer):
         mask = inputs.pop("completion_mask")
         return {**inputs, "labels": inputs["input_ids"].masked_fill(mask == 0, -100)}
 
+    def largest(self) -> list[Any]:
+        """Of pairs or, where there are none, of answers."""
+        return super().largest() or [collate_answers(self.job, answers) for answers in imitated(self.job, 0)[0][:2]]
+
     def _collate_pairs(self, micro: list[int]) -> Any:
         examples = [self.job.examples[i] for i in micro]
         return self.data_collator(

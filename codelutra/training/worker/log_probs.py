@@ -7,16 +7,16 @@ written with. What is faster is taken where a comparison on branching sequences 
     padded            TRL's fused output layer on padded sequences, as TRL trains
     one by one        the definition itself: slow, right for all
 
-TRL's losses call `model(..., labels=..., fused_lm_head=True)`. `take_exact` replaces what that call does, so losses and
-metrics stay TRL's.
+TRL's losses call `model(..., labels=..., fused_lm_head=True)`. A way replaces what that call does, so losses and metrics
+stay TRL's. Where both of the first two are equal and the device is a GPU, `fastest.py` times them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
+from dataclasses import dataclass, field
+from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
@@ -54,6 +54,13 @@ class Way:
     name: str
     attention: str
     not_shared: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What each way took on the same micro-batches, where they were timed."""
+    take: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+    """Sets the model up for it."""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.attention}"
 
 
 def load_causal(policy: str, dtype: torch.dtype = torch.float32, **how: Any) -> Any:
@@ -97,8 +104,9 @@ def _asked(model: Any) -> dict[str, Any]:
     return dict(inputs["blocks"].asked)
 
 
-def take_exact(model: Any, examples: list[Example], *, router_loss: bool) -> Way:
-    """Make `model(..., labels=…, fused_lm_head=True)` compute the definition by the fastest way that proves equal to it.
+def exact_ways(model: Any, examples: list[Example], *, router_loss: bool, several: bool = False) -> list[Way]:
+    """The ways of computing `model(..., labels=…, fused_lm_head=True)` that prove equal to the definition: the first of the
+    table above, or with `several` shared prefixes and padding where both are. Call `take` of one of them.
 
     TRL's `add_fused_lm_head` must have been called. `router_loss`: the trainer adds a router's own loss, which only TRL's
     way returns. Raises StageError where even the definition gives other numbers in training mode.
@@ -106,6 +114,13 @@ def take_exact(model: Any, examples: list[Example], *, router_loss: bool) -> Way
     trl, own, training = model.forward, model.config._attn_implementation, model.training
     sequences, prompts = branching(max(examples, key=lambda e: e.tokens))
     longest = max(len(e.prompt) + max(map(len, e.answers)) for e in examples)
+
+    def set_up(attention: str, compute: Callable[..., Statistics] | None) -> None:
+        model.forward = trl
+        _set_attention(model, attention)
+        if compute:
+            model.forward = _fused(model, compute)
+
     model.eval()
     _set_attention(model, "eager")
     with torch.no_grad():
@@ -117,26 +132,30 @@ def take_exact(model: Any, examples: list[Example], *, router_loss: bool) -> Way
         ("padded", "eager", None),
         ("one by one", "eager", one_by_one),
     ]
-    unshared = ""
+    found, unshared = list[Way](), ""
     for name, attention, compute in dict.fromkeys(ways):
+        if found and (not several or compute is one_by_one or found[-1].name == name):
+            break
+        take = partial(set_up, attention, compute)
         if router_loss and compute is forest_log_probs:
             wrong = "its router has a loss of its own"
         else:
-            wrong = _differs(model, attention, compute, sequences, prompts, expected, longest)
+            wrong = _differs(model, take, compute, sequences, prompts, expected, longest)
         if not wrong:
-            model.train(training)
-            return Way(name, model.config._attn_implementation, unshared)
+            found.append(Way(name, model.config._attn_implementation, unshared, take=take))
         unshared = unshared or wrong
-        model.forward = trl
-    raise StageError(
-        f"{type(model).__name__} has other log-probabilities while it is trained than while it is sampled ({wrong}), so it "
-        "would be trained wrongly; take a model of another architecture"
-    )
+    model.train(training)
+    if not found:
+        raise StageError(
+            f"{type(model).__name__} has other log-probabilities while it is trained than while it is sampled ({wrong}), so "
+            "it would be trained wrongly; take a model of another architecture"
+        )
+    return found
 
 
 def _differs(
     model: Any,
-    attention: str,
+    take: Callable[[], None],
     compute: Callable[..., Statistics] | None,
     sequences: list[list[int]],
     prompts: list[int],
@@ -145,9 +164,7 @@ def _differs(
 ) -> str:
     """Set a way up; "" if it gives the expected log-probabilities, else what is wrong."""
     try:
-        _set_attention(model, attention)
-        if compute:
-            model.forward = _fused(model, compute)
+        take()
         if compute is forest_log_probs and (beyond := _beyond(_asked(model), model.config.get_text_config(), longest)):
             return beyond
         with torch.no_grad():

@@ -15,6 +15,7 @@ import torch
 from codelutra.training.batches import Example
 from codelutra.training.checkpoints import Job
 from codelutra.training.worker.log_probs import load_causal, one_by_one
+from codelutra.training.worker.sft_term import imitated
 
 COMPARED = 8  # examples whose first answers are compared with policy t-1
 LOW = (torch.bfloat16, torch.float16)
@@ -80,7 +81,7 @@ class PolicyBefore:
     @staticmethod
     def of(job: Job) -> PolicyBefore:
         """Loads the model and lets it go again: call it before the one that is trained is in memory."""
-        sequences, prompts = _a_few(job.examples)
+        sequences, prompts = _a_few([*job.examples, *job.replayed])  # of some lessons the one or the other is empty
         model = load_causal(str(job.policy)).eval()
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         if torch.cuda.is_available() and size < 0.8 * torch.cuda.mem_get_info()[0]:
@@ -136,8 +137,10 @@ def activation_bytes(job: Job, config: Any) -> int:
     size = 2 if job.bf16 else 4
     a_token = layers * (size * (4 * wide + 4 * deep) + 16 * wide)
     most = 0
-    for micro in {tuple(m) for step in job.steps for m in step}:
-        examples = [job.examples[i] for i in micro]
+    together = [[job.examples[i] for i in micro] for micro in {tuple(m) for step in job.steps for m in step}]
+    if job.replayed:
+        together += [answers for step in range(len(job.steps)) for answers in imitated(job, step)[0]]
+    for examples in together:
         answers = sum(len(a) for e in examples for a in e.answers)
         most = max(most, a_token * sum(e.tokens for e in examples) + 12 * words * answers)
     return most

@@ -6,6 +6,7 @@ policy's own to the bit, and the trainer checks that.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,9 +16,9 @@ from accelerate.utils import send_to_device
 
 from codelutra.errors import StageError
 from codelutra.training.checkpoints import digest
+from codelutra.training.worker.fastest import STEP_0_TOLERANCE
 from codelutra.training.worker.steps import Stepping
 
-STEP_0_TOLERANCE = 1e-3  # nats an answer. Expected: equal bits. The reference of another policy is off by tenths to tens
 REFERENCE = pl.Schema({"example": pl.Int64(), "answer": pl.Int64(), "log_probs": pl.List(pl.Float32())})
 
 
@@ -28,17 +29,15 @@ class Referenced(Stepping):
         """(example, which of its answers) of each row that `scored` makes of a micro-batch."""
         raise NotImplementedError
 
-    def scored(self, micro: list[int]) -> Any:
-        """What the model is called with: padded rows, and `labels` that are -100 but for the answers' tokens."""
-        raise NotImplementedError
-
     def prepare(self) -> None:
         """Compute the log-probabilities of every answer's tokens under policy t-1, or read them from an earlier start."""
         super().prepare()
+        assert self.way is not None
         began, job = time.monotonic(), self.job
         first_met = {id(b): step for step, b in reversed(list(enumerate(job.steps)))}
         batches = [job.mine(step) for step in sorted(first_met.values())]
-        file = job.work / f"reference-{digest(job.key, batches)[:16]}.parquet"  # each process has its own
+        rounded = self.way.name, self.way.attention, job.bf16, self.accelerator.device.type
+        file = job.work / f"reference-{digest(job.key, batches, rounded)[:16]}.parquet"  # each process has its own
         if not file.exists():
             pl.DataFrame(self._reference(batches), schema=REFERENCE, orient="row").write_parquet(file.with_suffix(".part"))
             file.with_suffix(".part").rename(file)
@@ -73,7 +72,11 @@ class Referenced(Stepping):
         difference (rows, tokens), 0 outside the answers."""
         if self.state.global_step:
             return
-        self.reference_gap = max(self.reference_gap or 0.0, drift.sum(1).abs().max().item())
+        gap = drift.sum(1).abs().max().item()
+        if not math.isfinite(gap):
+            said = f"before the first update an answer's log-probability is {gap} nats from the reference model's"
+            raise self.job.broken(said, 0)
+        self.reference_gap = max(self.reference_gap or 0.0, gap)
         if not self.reference_gap < STEP_0_TOLERANCE:
             raise StageError(
                 f"before the first update an answer's log-probability differs by {self.reference_gap:.3g} nats from the "

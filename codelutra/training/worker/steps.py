@@ -21,9 +21,15 @@ from transformers import Trainer, TrainerCallback
 from codelutra.errors import StageError
 from codelutra.training.checkpoints import Job, mark_checkpoint
 from codelutra.training.worker.adapters import settle
-from codelutra.training.worker.log_probs import Way, take_exact
+from codelutra.training.worker.fastest import TIMED, fastest
+from codelutra.training.worker.log_probs import Way, exact_ways
 from codelutra.training.worker.precision import checkpointed, in_float32
 from codelutra.training.worker.trl_internals import metrics_of_one_process
+
+KERNELS = (
+    "a gradient that is not finite beside a loss that is may also come from torch's kernels on this device ({way}): take "
+    "another version of torch, or train on a CPU to tell"
+)
 
 
 def arguments(job: Job) -> dict[str, Any]:
@@ -94,7 +100,8 @@ class Recorded(Trainer):
             return  # transformers' summary at the end of training
         job, step = self.job, self.state.global_step
         if not math.isfinite(norm := logs["grad_norm"]):
-            raise job.broken(f"the norm of the gradient is {norm} at step {step} of {len(job.steps)}")
+            what = f"the norm of the gradient is {norm} at step {step} of {len(job.steps)} (loss {logs['loss']:.4g})"
+            raise job.broken(what, step - 1, KERNELS.format(way=self.way))
         row = {"step": step} | {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate")}
         row |= self.measured(logs)
         job.record(row)
@@ -139,6 +146,16 @@ class Stepping(Recorded):
     def collate(self, micro: list[int]) -> Any:
         """The tensors of a micro-batch (indices of examples)."""
 
+    def scored(self, micro: list[int]) -> Any:
+        """What the model is called with: padded rows, and `labels` that are -100 but for the answers' tokens."""
+        return self.collate(micro)
+
+    def largest(self) -> list[Any]:
+        """The two largest micro-batches of the job, as `scored` makes them."""
+        micros = {tuple(m) for step in self.job.steps for m in step}
+        by_size = sorted(micros, key=lambda m: (sum(self.job.examples[i].tokens for i in m), m))
+        return [self.scored([*micro]) for micro in by_size[-2:]]
+
     def before_step(self, step: int, micros: list[Any]) -> None:
         """May append micro-batches."""
 
@@ -152,13 +169,15 @@ class Stepping(Recorded):
         if rounded:
             raise StageError(f"{len(rounded)} trained weights are not float32 ({rounded[0]}): updates would round away")
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        every, several = [*self.job.examples, *self.job.replayed], self.accelerator.device.type in TIMED
         with in_float32(base):
-            self.way = take_exact(base, [*self.job.examples, *self.job.replayed], router_loss=self.aux_loss_enabled)
+            ways = exact_ways(base, every, router_loss=self.aux_loss_enabled, several=several)
+        self.way = fastest(self, ways, self.largest)
         if self.way.name == "one by one":
             self.aux_loss_enabled = False  # it would come with TRL's way
         if not self.job.rank:
             why = f" (prefixes are not shared: {self.way.not_shared})" if self.way.not_shared else ""
-            print(f"log-probabilities: {self.way.name}, {self.way.attention} attention{why}", flush=True)
+            print(f"log-probabilities: {self.way} attention{why}", flush=True)
 
     def get_train_dataloader(self) -> Any:
         mine = [self.job.mine(step) for step in range(len(self.job.steps))]  # so accelerate has nothing to share out
@@ -195,7 +214,8 @@ class Stepping(Recorded):
                 loss = super().training_step(model, micro, num_items_in_batch=answer_tokens)
             if not torch.isfinite(loss):
                 on = sorted({job.examples[k].problem_id for m in job.mine(step)[i : i + 1] for k in m})
-                raise job.broken(f"the loss is {loss.item()} at step {step + 1} of {len(job.steps)}, on {', '.join(on[:8])}")
+                what = f"the loss is {loss.item()} at step {step + 1} of {len(job.steps)}, on {', '.join(on[:8])}"
+                raise job.broken(what, step)
             total = total + loss
         return total
 
@@ -220,4 +240,4 @@ class Stepping(Recorded):
 def require_finite(model: Any, job: Job, step: int) -> None:
     broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
     if broken:
-        raise job.broken(f"after step {step} of {len(job.steps)} {len(broken)} weights are not finite ({broken[0]})")
+        raise job.broken(f"after step {step} of {len(job.steps)} {len(broken)} weights are not finite ({broken[0]})", step)
