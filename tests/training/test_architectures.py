@@ -167,7 +167,7 @@ def by_definition(folder: Path, pairs: pl.DataFrame) -> tuple[dict[tuple[int, in
 
 def check(name: str, run: Train, tmp_path: Path, **settings: Any) -> pl.DataFrame:
     policy, pairs = write(name, tmp_path / "policy"), some_pairs(4)
-    summary = run(pairs, start=policy, bf16=False, warmup=0, **settings)
+    summary = run(pairs, start=policy, bf16=False, warmup=0, sft_norm="sequence", **settings)
     wanted, norm = by_definition(policy, pairs)
     used = pl.read_parquet(next((tmp_path / "a/work").glob("reference-*.parquet")))
     for example, answer, values in used.rows():
