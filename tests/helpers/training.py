@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +72,35 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def answer_log_probs(folder: Path, example: Example) -> list[float]:
-    """Sums over each answer's tokens under the policy in `folder`, by plain transformers in float32."""
+@lru_cache(maxsize=2)
+def loaded(folder: Path, written: int) -> Any:
+    """The policy in `folder`, whose newest file is of `written`: loading it takes longer than what is asked of it."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    sums = []
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def answer_log_probs(folder: Path, example: Example) -> list[float]:
+    """Sums over each answer's tokens under the policy in `folder`, by plain transformers in float32."""
+    model, sums = loaded(folder, max(file.stat().st_mtime_ns for file in folder.iterdir())), []
     with torch.no_grad():
         for answer in example.answers:
             logits = model(torch.tensor([example.prompt + answer])).logits[0, len(example.prompt) - 1 : -1]
             sums.append(logits.log_softmax(-1)[range(len(answer)), answer].sum().item())
     return sums
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """For this thread and what it starts, a core of its own in each process of pytest-xdist: threads that share as little
+    work as a tiny model gives them mostly wait for each other."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw1").removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def place(policy: Path, at: Path, progress: train.Progress | None = None) -> train.Training:

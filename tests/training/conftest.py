@@ -11,7 +11,7 @@ import pytest
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError
 from tests.helpers.tiny_model import write_tiny_model
-from tests.helpers.training import SMALL, SYSTEM, Train, answers_of
+from tests.helpers.training import SMALL, SYSTEM, Train, answers_of, one_core
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,7 @@ def run(policy: Path, tmp_path: Path) -> Train:
             if until and event["event"] == "progress" and event["done"] > until:
                 raise StageError("enough")
 
-        return in_process(spec, heard)
+        with one_core():
+            return in_process(spec, heard)
 
     return go
