@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import ROOT, ROWS, Check, compared, left_behind
+from tests.helpers.cores import one_core
 
 ABSENT = ("docker", "vllm", "prefect", "typer", "gguf", "matplotlib")
 
@@ -19,7 +20,8 @@ ABSENT = ("docker", "vllm", "prefect", "typer", "gguf", "matplotlib")
 def checked(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     more = {"PYTHON": sys.executable} | ({"PYTHONPATH": str(path)} if path else {})
     command = [ROOT / "scripts/gpu-check.sh", *arguments]
-    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True)
+    with one_core():
+        return subprocess.run(command, env=os.environ | more, capture_output=True, text=True)
 
 
 @pytest.mark.slow

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -88,19 +86,6 @@ def answer_log_probs(folder: Path, example: Example) -> list[float]:
             logits = model(torch.tensor([example.prompt + answer])).logits[0, len(example.prompt) - 1 : -1]
             sums.append(logits.log_softmax(-1)[range(len(answer)), answer].sum().item())
     return sums
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """For this thread and what it starts, a core of its own in each process of pytest-xdist: threads that share as little
-    work as a tiny model gives them mostly wait for each other."""
-    cores = sorted(os.sched_getaffinity(0))
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw1").removeprefix("gw"))
-    os.sched_setaffinity(0, {cores[worker % len(cores)]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 def place(policy: Path, at: Path, progress: train.Progress | None = None) -> train.Training:

@@ -10,8 +10,9 @@ import pytest
 
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError
+from tests.helpers.cores import one_core
 from tests.helpers.tiny_model import write_tiny_model
-from tests.helpers.training import SMALL, SYSTEM, Train, answers_of, one_core
+from tests.helpers.training import SMALL, SYSTEM, Train, answers_of
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,10 @@ from codelutra.prompts import answer_text, end_ids, prompt_ids
 from codelutra.sampling.engine import Completion, ShardRequest, stop_ids
 from codelutra.schema import PAIRS
 from codelutra.training.batches import Example, pair_examples
+from tests.helpers.cores import one_core
 from tests.helpers.engines import Engines
 from tests.helpers.tiny_model import tiny_tokenizer
-from tests.helpers.training import SYSTEM, Train, one_core
+from tests.helpers.training import SYSTEM, Train
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL, transformers and torch warn about each other
 
