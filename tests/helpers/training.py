@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def answer_log_probs(folder: Path, example: Example) -> list[float]:
-    """Sums over each answer's tokens under the policy in `folder`, by plain transformers in float32."""
+@lru_cache(maxsize=2)
+def loaded(folder: Path, written: int) -> Any:
+    """The policy in `folder`, whose newest file is of `written`: loading it takes longer than what is asked of it."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    sums = []
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def answer_log_probs(folder: Path, example: Example) -> list[float]:
+    """Sums over each answer's tokens under the policy in `folder`, by plain transformers in float32."""
+    model, sums = loaded(folder, max(file.stat().st_mtime_ns for file in folder.iterdir())), []
     with torch.no_grad():
         for answer in example.answers:
             logits = model(torch.tensor([example.prompt + answer])).logits[0, len(example.prompt) - 1 : -1]

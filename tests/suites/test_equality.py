@@ -158,10 +158,10 @@ def test_many_alike_columns_are_compared_in_no_time(ordered: bool) -> None:
     asked = table(*map(tuple, rows))
     turned = table(*(tuple(row[::-1]) for row in rows))
     other = table(*((*row[1:], 1 - row[0]) for row in rows))
-    began = time.monotonic()
+    began = time.process_time()
     assert agrees(SPIDER, turned, asked, ordered=ordered)
     assert not agrees(SPIDER, other, asked, ordered=ordered)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 10
 
 
 def test_empty_results_agree_only_with_as_many_columns_save_for_spider() -> None:
@@ -226,11 +226,11 @@ def test_ten_thousand_rows_are_compared_in_well_under_a_second() -> None:
     crossed = [(i, i / 7, (9_999 - i) * 0.1) for i in range(10_000)]  # every column fits, no row does
     floats = [(i / 7, i * 0.1) for i in range(10_000)]
     mixed = [(i / 7, (9_999 - i) * 0.1) for i in range(10_000)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert agrees(STRICT, permuted(table(*rows), 1), table(*rows))
     assert not agrees(STRICT, table(*crossed), table(*rows))
     assert not agrees(STRICT, table(*mixed), table(*floats))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError
+from tests.helpers.cores import one_core
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.training import SMALL, SYSTEM, Train, answers_of
 
@@ -69,6 +70,7 @@ def run(policy: Path, tmp_path: Path) -> Train:
             if until and event["event"] == "progress" and event["done"] > until:
                 raise StageError("enough")
 
-        return in_process(spec, heard)
+        with one_core():
+            return in_process(spec, heard)
 
     return go

@@ -7,7 +7,6 @@ as theirs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from codelutra.prompts import answer_text, end_ids, prompt_ids
 from codelutra.sampling.engine import Completion, ShardRequest, stop_ids
 from codelutra.schema import PAIRS
 from codelutra.training.batches import Example, pair_examples
+from tests.helpers.cores import one_core
 from tests.helpers.engines import Engines
 from tests.helpers.tiny_model import tiny_tokenizer
 from tests.helpers.training import SYSTEM, Train
@@ -66,17 +66,8 @@ DRAWN = ShardRequest("drawn", SYSTEM, ASKED, ASKED, 2, 1.0, 1.0, 12)
 
 
 @pytest.fixture(scope="module")
-def one_core() -> Iterator[None]:
-    """Threads that share so little work mostly wait for each other."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
-    yield
-    os.sched_setaffinity(0, cores)
-
-
-@pytest.fixture(scope="module")
-def engines(one_core: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    with Engines(tmp_path_factory.mktemp("engines") / "log") as running:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    with one_core(), Engines(tmp_path_factory.mktemp("engines") / "log") as running:
         yield running
 
 
