@@ -34,7 +34,8 @@ def make_groups(
     """
     rows = _with_advantages(_answers(outcomes, problems), config)
     if config.filter_groups:
-        rows = rows.filter(pl.col("mean").is_between(0, 1, closed="none"))
+        differs = (pl.col("reward") - pl.col("mean")).abs() > 1e-9  # not where one completion alone is now right, now wrong
+        rows = rows.filter(differs.any().over("problem_id"))
     groups = check(rows.sort("problem_id", "completion", "ended"), GROUPS)
     counts = funnel(outcomes, problems, expected) | {"groups": groups["problem_id"].n_unique(), "answers": groups.height}
     return groups, {**counts, "why": "" if groups.height else _why_none(counts)}

@@ -80,7 +80,7 @@ def test_in_json_the_stages_add_up(tiny: Path, tmp_path: Path) -> None:
     [
         (["--set", "engine.cache_gib=100000"], "It fits with --set engine.cache_gib=2"),
         (["--set", "engine.max_model_len=2000"], "--set engine.max_model_len=1024"),
-        (["--set", "model=path:/nowhere"], "model path:/nowhere is not there"),
+        (["--set", "model=path:/nowhere"], "model 'path:/nowhere' is not there"),
         (["--set", "model=what"], "model"),
         (["--price", "-1"], "--price"),
     ],

@@ -31,8 +31,9 @@ def test_no_pairs_end_cleanly(policy: Path, tmp_path: Path) -> None:
 def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(
     processes: int, policy: Path, tmp_path: Path
 ) -> None:
-    """The kernel's answer to too little memory is SIGKILL to the process that asks."""
-    process = parent(tmp_path / "o", policy, epochs=2, processes=processes)
+    """The kernel's answer to too little memory is SIGKILL to the process that asks. (With the SFT term's norm by token the
+    micro-batch is part of the loss, so that the second try starts anew.)"""
+    process = parent(tmp_path / "o", policy, epochs=2, processes=processes, sft_norm="sequence")
     until_step(process, 2)
     asks = child_of(process.pid)
     os.kill(asks if processes == 1 else child_of(asks), signal.SIGKILL)
