@@ -62,7 +62,7 @@ def problems(run: Run) -> Step:
     read: dict[str, Any] = {"suite": s.name, "suite_version": s.version}
     inputs = {"content": digest_of([frame.write_ndjson(), sorted(s.databases())])}
     if config.suite.generated_cases:
-        read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **_judging(run)}
+        read |= {"testgen": testgen.VERSION, "seed": config.suite.seed, **run.judging()}
     proposer = fetched(run, config.suite.proposals) if config.suite.proposals else None
     if proposer:
         read |= {"dtype": number_format(config.engine.dtype), "max_model_len": config.engine.max_model_len}
@@ -92,7 +92,7 @@ def references(run: Run, problems: Artifact) -> Step:
             asked = problems.frame("problems")
             return judge_references(asked, run.suite, pool, timeout_seconds=seconds, progress=shown_as)
 
-    return _frame_step("references", _judging(run), {"problems": problems.digest}, "expected", made)
+    return _frame_step("references", run.judging(), {"problems": problems.digest}, "expected", made)
 
 
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
@@ -113,7 +113,7 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
             )
         return frame, facts
 
-    return _frame_step("execute", _judging(run), inputs, "outcomes", made, label)
+    return _frame_step("execute", run.judging(), inputs, "outcomes", made, label)
 
 
 def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:
@@ -296,9 +296,6 @@ def _supervised(config: TrainSection) -> WarmStartSection:
 
 def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recipe:
     return Recipe(stage, VERSIONS[stage], config, inputs)
-
-
-_judging = Run.judging
 
 
 def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:

@@ -15,7 +15,7 @@ from codelutra.config import TrainSection, WarmStartSection
 SMALL = 200_000_000  # weights. Measured at 135M and 494M; between them the lower rate is the safe one
 # What is trained: rate of small models (`OPEN_RATES`, as it was for all), rate of larger ones; from where we have them.
 RATES = {
-    "warm start": (1e-4, 1e-5),  # presets of SmolLM2-135M; Qwen2.5-Coder-0.5B, two epochs: 31 to 44 % of Spider's test
+    "warm start": (1e-4, 1e-5),  # presets of SmolLM2-135M; Qwen2.5-Coder-0.5B: docs/results/spider-qwen.md
     "imitation": (1e-5, 1e-5),  # the same
     "full": (1e-5, 2e-6),  # docs/experiments.md (135M at λ 0.05: better than 4e-5); Qwen2.5-Coder-0.5B, see above
     "dpo": (5e-6, 1e-6),  # λ = 0; not measured, below those with an SFT term: at 4e-5 it broke 135M (docs/experiments.md)
