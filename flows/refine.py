@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from codelutra.config import load_config
 from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run, open_run
-from codelutra.pipeline.sampler import Sampling, measure_plan
+from codelutra.pipeline.sampler import Sampling, measure_plan, more_plan
 from codelutra.planning.refusal import require_room
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.artifacts import Artifact
@@ -82,9 +82,7 @@ def refine_run(run: Run) -> RunSummary:
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         lesson, imitated, why = asked, None, ""
         if draws:
-            scores = score(run, outcomes, asked, expected, "train")
-            ran, outcomes = outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
-            record.sampled(policy, scores, sampling.made(greedy=False), list(dict.fromkeys([*ran, *outcomes])))
+            outcomes = drawn(run, record, sampling, outcomes, asked, expected)
             lesson, imitated = learn(run, outcomes, earlier, asked, expected)
             why = record.learned_from(policy, lesson, imitated)
             earlier += outcomes
@@ -131,6 +129,22 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
     record.only_tested(policy, samples, outcomes, made)
     record.tested(*test_scores(run, outcomes, again, asked, expected))
     return record.finish(reason)
+
+
+def drawn(
+    run: Run, record: Recorder, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact
+) -> list[Artifact]:
+    """Score and record what a policy wrote for the train problems; where none of it was right, draw more (`sample.more`).
+    Returns the outcomes to learn from."""
+    scores = score(run, outcomes, asked, expected, "train")  # of the first answers alone: of all problems equally many
+    samples, ran, learnt = sampling.made(greedy=False), outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
+    if run.config.sample.more:
+        with more_plan(run, sampling.policy, asked, expected, scores) as again:
+            more = shards(run, again, asked, expected, greedy=False)
+        samples, ran = [*samples, *again.made(greedy=False)], [*ran, *more]
+        learnt = [*learnt, *by_no_luck(run, again, more, asked, expected)]
+    record.sampled(sampling.policy, scores, samples, list(dict.fromkeys([*ran, *learnt])))
+    return learnt
 
 
 def learn(
