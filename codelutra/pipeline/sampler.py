@@ -169,6 +169,13 @@ def measure_plan(
     return Sampling(run, policy, shards)
 
 
+def held_out_plan(run: Run, start: Policy, problems: Artifact) -> Sampling:
+    """The shards that draw answers to the dev problems from the start policy, `select.held_out` times."""
+    return Sampling(
+        run, start, plan_again(problems.frame("problems"), run.config.sample, "dev", run.config.select.held_out, 0)
+    )
+
+
 def more_plan(run: Run, policy: Policy, problems: Artifact, expected: Artifact, scores: Artifact) -> Sampling:
     """The shards that draw again, as `sample.more` says, the train problems that `scores` (SCORES) show as all wrong; none
     where every problem was solved."""

@@ -222,7 +222,7 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
         tiny,
         warm_start=None,
         suite={"name": "starter-sql", "train": 12, "dev": 6, "test": 4},
-        select={"patience": 5, "samples": 3},
+        select={"patience": 5, "samples": 3, "verifier": f"path:{tiny}", "held_out": 2},
         pairs={"references": False},
         sample={"samples_per_problem": 3, "more": 2, "max_tokens": 16, "shard_problems": 8},
         train=train | {"sft_on": "right+references", "start": "first"},
@@ -242,6 +242,8 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
     assert len({e["key"] for e in trained}) == 1, "policy 2 is made of policy 0 too, of the same answers"
     test = json.loads(out)["test"]
     assert (test["n"], test["samples"], test["mean"]["n"], test["vote"]["n"]) == (4, 12, 4, 4), "select.samples"
+    assert test["ranked"]["n"] == 4, "select.verifier"
+    assert [p["held_out"]["pairs"] for p in json.loads(out)["policies"]] == [0] * len(json.loads(out)["policies"])
     assert (command.run / "test-votes/scores.parquet").is_file()
 
 
