@@ -143,6 +143,16 @@ GROUPS = _schema(
     }
 )
 
+LIKELIHOODS = _schema(  # of pairs, under one policy; nats, over all tokens of an answer and its end token
+    {
+        "problem_id": pl.String,
+        "chosen": pl.Float64,
+        "rejected": pl.Float64,
+        "chosen_tokens": pl.Int32,
+        "rejected_tokens": pl.Int32,
+    }
+)
+
 SCORES = _schema(
     {
         "problem_id": pl.String,

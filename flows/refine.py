@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from codelutra.config import load_config
 from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Policy, Run, open_run
-from codelutra.pipeline.sampler import Sampling, measure_plan
+from codelutra.pipeline.sampler import Sampling, held_out_plan, measure_plan, more_plan
 from codelutra.planning.refusal import require_room
 from codelutra.results.summary import PolicyResult, RunSummary
 from codelutra.store.artifacts import Artifact
@@ -27,8 +27,11 @@ from tasks.stages import (
     copies,
     execute,
     groups,
+    held_out_pairs,
+    likelihoods,
     pairs,
     problems,
+    ranked,
     references,
     references_on_copies,
     sample,
@@ -76,15 +79,14 @@ def refine_run(run: Run) -> RunSummary:
     for t in range(1, iterations + 2):  # measure policy t-1, then make policy t
         with measure_plan(run, policy, asked, expected, "dev", train=draws and t <= iterations) as sampling:
             row = measure(run, record, sampling, asked, expected, made)
+            weigh(run, record, start, policy, asked, expected)
             if not record.decide().go_on:
                 publish(run, record.summary, row)
                 break
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         lesson, imitated, why = asked, None, ""
         if draws:
-            scores = score(run, outcomes, asked, expected, "train")
-            ran, outcomes = outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
-            record.sampled(policy, scores, sampling.made(greedy=False), list(dict.fromkeys([*ran, *outcomes])))
+            outcomes = drawn(run, record, sampling, outcomes, asked, expected)
             lesson, imitated = learn(run, outcomes, earlier, asked, expected)
             why = record.learned_from(policy, lesson, imitated)
             earlier += outcomes
@@ -98,7 +100,7 @@ def refine_run(run: Run) -> RunSummary:
 
     if run.config.select.test and asked.facts["splits"].get("test"):
         outcomes, again, _ = answers_to_test(run, record.chosen(), asked, expected)
-        record.tested(*test_scores(run, outcomes, again, asked, expected))
+        record.tested(*test_scores(run, record.chosen(), outcomes, again, asked, expected))
     return record.finish(reason)
 
 
@@ -112,11 +114,14 @@ def answers_to_test(
 
 
 def test_scores(
-    run: Run, outcomes: list[Artifact], again: list[Artifact], asked: Artifact, expected: Artifact
-) -> tuple[Artifact, Artifact | None]:
-    """Scores of a policy's answers to the test split and, where several were drawn, of their vote."""
+    run: Run, policy: Policy, outcomes: list[Artifact], again: list[Artifact], asked: Artifact, expected: Artifact
+) -> tuple[Artifact, Artifact | None, Artifact | None]:
+    """Scores of a policy's answers to the test split and, where several were drawn, of their vote and of the verifier's
+    choice."""
     scores = score(run, [*outcomes, *again], asked, expected, "test")
-    return scores, vote(run, again, asked, expected, "test") if again else None
+    votes = vote(run, again, asked, expected, "test") if again else None
+    chosen = ranked(run, policy, again, asked, expected, "test") if again and run.config.select.verifier else None
+    return scores, votes, chosen
 
 
 def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expected: Artifact) -> RunSummary:
@@ -129,8 +134,24 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
         reason += " It has no train problem either: there was no warm start."
     outcomes, again, samples = answers_to_test(run, policy, asked, expected)
     record.only_tested(policy, samples, outcomes, made)
-    record.tested(*test_scores(run, outcomes, again, asked, expected))
+    record.tested(*test_scores(run, policy, outcomes, again, asked, expected))
     return record.finish(reason)
+
+
+def drawn(
+    run: Run, record: Recorder, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact
+) -> list[Artifact]:
+    """Score and record what a policy wrote for the train problems; where none of it was right, draw more (`sample.more`).
+    Returns the outcomes to learn from."""
+    scores = score(run, outcomes, asked, expected, "train")  # of the first answers alone: of all problems equally many
+    samples, ran, learnt = sampling.made(greedy=False), outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
+    if run.config.sample.more:
+        with more_plan(run, sampling.policy, asked, expected, scores) as again:
+            more = shards(run, again, asked, expected, greedy=False)
+        samples, ran = [*samples, *again.made(greedy=False)], [*ran, *more]
+        learnt = [*learnt, *by_no_luck(run, again, more, asked, expected)]
+    record.sampled(sampling.policy, scores, samples, list(dict.fromkeys([*ran, *learnt])))
+    return learnt
 
 
 def learn(
@@ -156,6 +177,15 @@ def measure(
     outcomes = shards(run, sampling, asked, expected, greedy=True)
     scores = score(run, outcomes, asked, expected, "dev")
     return record.measured(sampling.policy, scores, sampling.made(greedy=True), outcomes, made)
+
+
+def weigh(run: Run, record: Recorder, start: Policy, policy: Policy, asked: Artifact, expected: Artifact) -> None:
+    """With `select.held_out`: how likely this policy makes right and wrong answers of the start policy to dev problems."""
+    if not run.config.select.held_out:
+        return
+    with held_out_plan(run, start, asked) as sampling:
+        outcomes = shards(run, sampling, asked, expected, greedy=False)
+    record.weighed(policy, likelihoods(run, policy, held_out_pairs(run, outcomes, asked, expected)))
 
 
 def shards(run: Run, sampling: Sampling, asked: Artifact, expected: Artifact, *, greedy: bool) -> list[Artifact]:

@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from codelutra.pipeline import copies as copying
+from codelutra.pipeline import likelihoods as likely
 from codelutra.pipeline import stages
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.sampler import Sampling
@@ -81,6 +82,23 @@ def score(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Arti
 @task(task_run_name="vote {split}", **cached_as(stages.vote))
 def vote(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Artifact, split: str) -> Artifact:
     return run.make(stages.vote(run, outcomes, problems, expected, split))
+
+
+@task(task_run_name="rank {split}", **cached_as(likely.ranked), timeout_seconds=24 * HOUR)
+def ranked(
+    run: Run, policy: Policy, outcomes: list[Artifact], problems: Artifact, expected: Artifact, split: str
+) -> Artifact:
+    return run.make(likely.ranked(run, policy, outcomes, problems, expected, split))
+
+
+@task(name="held-out pairs", **cached_as(likely.held_out_pairs))
+def held_out_pairs(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Artifact) -> Artifact:
+    return run.make(likely.held_out_pairs(run, outcomes, problems, expected))
+
+
+@task(name="likelihoods", **cached_as(likely.likelihoods), timeout_seconds=24 * HOUR)
+def likelihoods(run: Run, policy: Policy, pairs: Artifact) -> Artifact:
+    return run.make(likely.likelihoods(run, policy, pairs))
 
 
 @task(name="pairs", **cached_as(stages.pairs))

@@ -96,6 +96,18 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _ranks(self) -> RunConfig:
+        if self.select.verifier and not self.select.samples:
+            raise ValueError("select.verifier: it ranks answers, and select.samples is 0; set that to 8")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_alike(self) -> RunConfig:
+        if self.sample.more and self.train.objective == "grpo":
+            raise ValueError("sample.more: objective grpo compares answers that were drawn alike; set it to 0")
+        return self
+
+    @model_validator(mode="after")
     def _thinks(self) -> RunConfig:
         if self.prompt.thinking and self.train.objective == "grpo":
             raise ValueError("prompt.thinking on: objective grpo keeps no budget of thoughts; use preference or rft")

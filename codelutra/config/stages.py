@@ -110,6 +110,11 @@ class SampleSection(Section):
     """Drops tokens below this share of the likeliest one, e.g. 0.05 with top_p 1. On a CPU a third faster than top_p."""
     max_tokens: int = Field(256, ge=1)
     """Tokens of a completion. A longer one is cut off there and scored as it is."""
+    more: Annotated[int, ADDED] = Field(0, ge=0, le=1024)
+    """Draw this many answers more to each train problem that none of the first solved. It costs another start of the engine;
+    a right answer there is the rarest lesson. What was solved at once gets no more."""
+    more_temperature: Annotated[float, ADDED] = Field(1.2, gt=0, le=2)
+    """Temperature of those: above the first, because a policy that repeats a wrong answer does so at its own temperature."""
     shard_problems: int = Field(100, ge=1)
     """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
     endpoints: Annotated[tuple[Address, ...], SAME_RESULT] = ()
@@ -149,6 +154,13 @@ class SelectSection(Section):
     """Significance level of the paired tests in the report."""
     test: bool = True
     """Score the chosen policy on the test split at the end. Turn it off while you try settings: use test once."""
+    held_out: Annotated[int, ADDED] = Field(0, ge=0, le=1024)
+    """Draw this many answers to each dev problem from the start policy, pair right and wrong ones, and tell how likely both
+    sides are under every policy. Nobody is trained on them: they show what a training does to answers it has not seen, and
+    sooner than pass@1. Costs about as much as sampling dev that often."""
+    verifier: Annotated[str | None, ADDED] = None
+    """A model (written like `model`), trained by DPO on right and wrong programs, that ranks the answers drawn to each test
+    problem (`samples`): its choice is scored beside the vote."""
     samples: int = Field(0, ge=0, le=1024)
     """Also draw this many answers to each test problem at sample.temperature: their mean has half the noise of one greedy
     answer, and their vote is self-consistency. 8 take about as long as the greedy answers of eight splits."""

@@ -12,10 +12,12 @@ from pathlib import Path
 import polars as pl
 
 from codelutra.config import load_config
+from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
 from codelutra.experiments.retrain import Record, keeping_sides
 from codelutra.results import text
 from codelutra.results.load import chosen_weights, finished_summary
+from codelutra.results.summary import TestResult
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 
@@ -31,6 +33,14 @@ def evaluation(source: str, overrides: Overrides, models: Sequence[str], home: P
     return Experiment("evaluation", f"{load_config(source, overrides).name}-evaluate", arms, _result)
 
 
+def best_answer(best_of: int | None, verifier: str | None) -> Overrides:
+    """What `--best-of` and `--verifier` mean. Raises UserError for a verifier of one answer."""
+    if verifier and not best_of:
+        raise UserError(f"--verifier {verifier}: it chooses among several answers; say how many with --best-of 8")
+    drawn = (f"select.samples={best_of}",) if best_of else ()
+    return (*drawn, f"select.verifier={json.dumps(verifier)}") if verifier else drawn
+
+
 def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
     """The run that measures `model`.
 
@@ -44,6 +54,14 @@ def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
     more = (*overrides, "iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
     more += keeping_sides(base, Record(home, base.name).sides)
     return Arm.of(model, source, more)
+
+
+def _of_several(test: TestResult | None) -> dict[str, str]:
+    """What came of several answers to each test problem, where they were drawn."""
+    if not test or not test.vote:
+        return {}
+    found = {"mean of the drawn": text.rate(test.mean), "most frequent": text.rate(test.vote)}
+    return found | ({"the verifier's": text.rate(test.ranked)} if test.ranked else {})
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
@@ -67,6 +85,7 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
                 "dev pass@1 [95 %]": text.dev_rate(summary.first),
                 "test pass@1 [95 %]": text.rate(summary.test),
                 "executable": f"{summary.first.executable:.0%}" if summary.first.dev.n else "",
+                **_of_several(summary.test),
                 f"against the first ({split})": text.paired(against.get(split)),
             }
         )

@@ -22,6 +22,7 @@ from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
 from codelutra.results.summary import (
     Answers,
     Funnel,
+    HeldOut,
     ModeRate,
     PairedTest,
     PolicyResult,
@@ -145,12 +146,21 @@ class Recorder:
         self.summary.best = policy.label
         self._write()
 
-    def tested(self, scores: Artifact, votes: Artifact | None = None) -> None:
-        """Add the test numbers of the chosen policy, and of the vote of its samples where several were drawn."""
+    def weighed(self, policy: Policy, found: Artifact) -> None:
+        """Add how likely held-out answers are under a policy."""
+        row = self._row(policy)
+        self._link(f"{row.folder}/likelihoods.parquet", found)
+        row.held_out = HeldOut(**found.facts)
+        self._write()
+
+    def tested(self, scores: Artifact, votes: Artifact | None = None, ranked: Artifact | None = None) -> None:
+        """Add the test numbers of the chosen policy and, where several samples were drawn, of their vote and of what the
+        verifier chose of them."""
         assert self.summary.best is not None
         self._link("test-scores", scores)
-        if votes:
-            self._link("test-votes", votes)
+        for name, artifact in (("test-votes", votes), ("test-ranked", ranked)):
+            if artifact:
+                self._link(name, artifact)
         self.summary.test = TestResult(
             policy=self.summary.best,
             **asdict(pass_at_1(scores.frame("scores"))),
@@ -159,6 +169,7 @@ class Recorder:
             mean=Estimate(**scores.facts["pass@k"]["1"]) if votes else None,
             samples=scores.facts["samples"] if votes else 0,
             vote=pass_at_1(votes.frame("scores")) if votes else None,
+            ranked=pass_at_1(ranked.frame("scores")) if ranked else None,
         )
         self._write()
 

@@ -21,7 +21,7 @@ from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import teachable
 from codelutra.prompts import in_keys
-from codelutra.sampling.shards import Shard, plan_again, plan_shards, sample_shards
+from codelutra.sampling.shards import Shard, plan_again, plan_more, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
 from codelutra.store.files import locked
@@ -169,6 +169,23 @@ def measure_plan(
     return Sampling(run, policy, shards)
 
 
+def held_out_plan(run: Run, start: Policy, problems: Artifact) -> Sampling:
+    """The shards that draw answers to the dev problems from the start policy, `select.held_out` times."""
+    return Sampling(
+        run, start, plan_again(problems.frame("problems"), run.config.sample, "dev", run.config.select.held_out, 0)
+    )
+
+
+def more_plan(run: Run, policy: Policy, problems: Artifact, expected: Artifact, scores: Artifact) -> Sampling:
+    """The shards that draw again, as `sample.more` says, the train problems that `scores` (SCORES) show as all wrong; none
+    where every problem was solved."""
+    unsolved = scores.frame("scores").filter(
+        (pl.col("split") == "train") & (pl.col("correct") == 0) & (pl.col("samples") > 0)
+    )
+    asked = teachable(problems.frame("problems"), expected.frame("expected")).join(unsolved, on="problem_id", how="semi")
+    return Sampling(run, policy, plan_more(asked, run.config.sample))
+
+
 class _EnoughError(Exception):
     """Nobody waits for further shards."""
 
@@ -201,11 +218,12 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
     if not shard.greedy:
         config |= {
             "k": shard.samples or s.samples_per_problem,
-            "temperature": s.temperature,
+            "temperature": shard.temperature or s.temperature,
             "top_p": s.top_p,
             "seed": run.config.seed,
         }
         config |= {"min_p": s.min_p} if s.min_p else {}
+        config |= {"first": shard.first} if shard.first else {}
     config |= in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
     config |= {"thinking_tokens": run.config.prompt.budget} if run.config.prompt.thinking else {}
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])

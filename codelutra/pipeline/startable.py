@@ -46,4 +46,4 @@ def require_training(config: RunConfig) -> None:
 
 
 def _models(config: RunConfig) -> list[str]:
-    return [reference for reference in (config.model, config.suite.proposals) if reference]
+    return [reference for reference in (config.model, config.suite.proposals, config.select.verifier) if reference]

@@ -33,6 +33,7 @@ from codelutra.store.paths import cache_dir
 from codelutra.suites.base import open_suite
 
 CHECKPOINT = 12  # bytes a trained weight: the weights and two moments, float32
+UNSOLVED = 0.5  # assumed share of the train problems that `sample.more` asks again
 TEXT = 12  # bytes on disk a sampled token: its text in samples, outcomes and pairs, compressed
 
 
@@ -217,14 +218,15 @@ def _peaks(history: History, calibration: Calibration | None) -> dict[str, float
 
 def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tuple[Need, ...]) -> list[Stage]:
     k, iterations = config.sample.samples_per_problem, config.iterations
+    again = UNSOLVED * config.sample.more  # a train problem, on average
     need = {n.what: n.expected for n in needs}
     policy = 4.0 * shape.parameters
     found = [Stage("references", "references", 1, 0, 0, 0, _programs(work, pace), pace.basis["programs"], _problems(work))]
 
     def asking(name: str, times: int, greedy: int, drawn: int, answer: float) -> Stage:
-        tokens = answer * (greedy + drawn * k)
-        seconds = pace.sampled.start + (greedy + drawn) * pace.sampled.prompt + tokens * pace.sampled.token
-        programs = greedy + drawn * k
+        programs = greedy + round(drawn * (k + again))
+        tokens, starts = answer * programs, 2 if drawn and again else 1
+        seconds = starts * pace.sampled.start + (greedy + drawn) * pace.sampled.prompt + tokens * pace.sampled.token
         seconds = max(seconds, programs / pace.programs)  # programs run while later ones are written
         known = tokens * TEXT
         kind, basis = "sample" if drawn else "measure", pace.basis["sampled"]

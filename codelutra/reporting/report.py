@@ -27,7 +27,15 @@ from codelutra.reporting.html import Html, cut, folded, grid, join, page, tag
 from codelutra.results import text
 from codelutra.results.findings import Findings, headline, libraries, read_findings, spread
 from codelutra.results.summary import PolicyResult, policy_name
-from codelutra.results.table import POLICIES_EXPLAINED, Table, other_modes_table, policies_notes, policies_table
+from codelutra.results.table import (
+    HELD_OUT_LEGEND,
+    POLICIES_EXPLAINED,
+    Table,
+    held_out_table,
+    other_modes_table,
+    policies_notes,
+    policies_table,
+)
 from codelutra.schema import STATUSES
 from codelutra.scoring.scores import breakdown
 from codelutra.store.files import write_atomic
@@ -127,12 +135,15 @@ def _numbers(found: Findings) -> Html | None:
         explained += (
             f" {broken} problem(s) have a reference that fails itself: they stay in the denominator and out of the pairs."
         )
-    others = other_modes_table(s)
+    others, held_out = other_modes_table(s), held_out_table(s)
     return join(
         grid(policies_table(s)),
         *(tag("p", note) for note in policies_notes(s)),
         tag("p", explained, class_="facts"),
         join(tag("h3", "Under comparison modes that are reported, never trained on"), grid(others)) if others else "",
+        join(tag("h3", "Answers that nobody was trained on"), grid(held_out), tag("p", HELD_OUT_LEGEND, class_="facts"))
+        if held_out
+        else "",
     )
 
 

@@ -136,6 +136,20 @@ class Funnel(_Part):
         return {k.replace("_", " "): v for k, v in self.model_dump().items() if isinstance(v, int)}
 
 
+class HeldOut(_Part):
+    """How likely a policy makes right (chosen) and wrong (rejected) answers to dev problems, drawn from the start policy and
+    shown to no training. Means, in nats (natural logarithm)."""
+
+    pairs: int
+    chosen: float = 0.0
+    """log π of an answer."""
+    rejected: float = 0.0
+    chosen_a_token: float = 0.0
+    rejected_a_token: float = 0.0
+    right_likelier: float = 0.0
+    """Share of the pairs whose right answer is the likelier one."""
+
+
 class TrainSamples(_Part):
     """What a policy's samples of the train problems showed."""
 
@@ -167,6 +181,7 @@ class PolicyResult(_Part):
     training: Training | None = None
     train: TrainSamples | None = None
     funnel: Funnel | None = None
+    held_out: HeldOut | None = None
     answers: dict[str, Answers] = {}
     """Split → shape of its answers."""
     alarms: list[str] = []
@@ -206,6 +221,8 @@ class TestResult(_Part):
     """Mean share of those that are right; the interval is over problems."""
     vote: Estimate | None = None
     """pass@1 of the answer that most of those give (self-consistency)."""
+    ranked: Estimate | None = None
+    """pass@1 of the answer of those that `select.verifier` prefers."""
 
 
 class Progress(_Part):

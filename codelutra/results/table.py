@@ -88,8 +88,34 @@ def policies_notes(summary: RunSummary) -> list[str]:
         notes.append(f"DPO's part of the gradient, beside the SFT term's: {told}")
     if (test := summary.test) and test.mean and test.vote:
         drawn = f"{test.samples:,} answers drawn to test problems"
-        notes.append(f"{drawn}: {text.rate(test.mean)} right; of the result that most give {text.rate(test.vote)}")
+        best = f"; of what the verifier prefers {text.rate(test.ranked)}" if test.ranked else ""
+        notes.append(f"{drawn}: {text.rate(test.mean)} right; of the result that most give {text.rate(test.vote)}{best}")
     return notes
+
+
+def held_out_table(summary: RunSummary) -> Table | None:
+    """How likely held-out answers are, a row a policy; None where nobody asked (`select.held_out`)."""
+    rows = [
+        [
+            p.name,
+            f"{h.chosen:.2f}",
+            f"{h.rejected:.2f}",
+            f"{h.chosen - h.rejected:.2f}",
+            f"{h.chosen_a_token:.3f}",
+            f"{h.right_likelier:.1%}",
+        ]
+        for p in summary.policies
+        if (h := p.held_out) and h.pairs
+    ]
+    columns = ["policy", "log-probability of right", "of wrong", "margin", "of right, a token", "right likelier"]
+    return Table(columns, rows, frozenset(columns[1:])) if rows else None
+
+
+HELD_OUT_LEGEND = (
+    "Right and wrong answers to dev problems, paired, drawn from policy 0; no policy was trained on them. Mean "
+    "log-probability of an answer in nats. Imitation alone tends to raise both sides; learning from failures widens the "
+    "margin."
+)
 
 
 def other_modes_table(summary: RunSummary) -> Table | None:

@@ -28,7 +28,8 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """`samples` completions of each prompt; `ids` name the prompts in seeds. Temperature 0 is greedy."""
+    """`samples` completions of each prompt; `ids` name the prompts in seeds, numbers from `first` on the samples.
+    Temperature 0 is greedy."""
 
     key: str
     system: str
@@ -39,6 +40,7 @@ class ShardRequest:
     top_p: float
     max_tokens: int
     min_p: float = 0.0
+    first: int = 0
 
 
 @dataclass(frozen=True)

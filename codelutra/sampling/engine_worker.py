@@ -125,7 +125,7 @@ class Sampler:
         return s, Completion(p, k, text, answer.finish_reason, length, len(ids))
 
     def _params(self, shard: ShardRequest, prompt: int, sample: int) -> Any:
-        greedy = shard.temperature == 0
+        greedy, number = shard.temperature == 0, shard.first + sample
         return SamplingParams(
             temperature=shard.temperature,
             top_p=1.0 if greedy else shard.top_p,
@@ -133,7 +133,7 @@ class Sampler:
             max_tokens=shard.max_tokens + self.thinking,
             thinking_token_budget=self.thinking or None,
             stop_token_ids=self.stops,
-            seed=None if greedy or self.seed is None else request_seed(self.seed, shard.ids[prompt], greedy, sample),
+            seed=None if greedy or self.seed is None else request_seed(self.seed, shard.ids[prompt], greedy, number),
             detokenize=False,  # once at the end is cheaper than a token at a time
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -32,6 +32,10 @@ class Shard:
     greedy: bool
     samples: int = 0
     """Drawn of each problem at temperature; 0 takes what the config says."""
+    temperature: float = 0.0
+    """Of a shard that is not greedy; 0 takes what the config says."""
+    first: int = 0
+    """Number of the first sample: above 0 where a problem had others before."""
 
 
 def plan_shards(problems: pl.DataFrame, config: SampleSection, splits: Sequence[str] = ("dev", "train")) -> list[Shard]:
@@ -54,6 +58,22 @@ def plan_again(problems: pl.DataFrame, config: SampleSection, split: str, sample
     return [
         Shard(first + s.index, s.name.replace(split, f"{split}-samples"), s.problems, greedy=False, samples=samples)
         for s in greedy
+    ]
+
+
+def plan_more(problems: pl.DataFrame, config: SampleSection) -> list[Shard]:
+    """Shards that draw these train problems `config.more` times besides the first K samples, hotter."""
+    return [
+        Shard(
+            s.index,
+            f"more-{s.index:03}",
+            s.problems,
+            False,
+            config.more,
+            config.more_temperature,
+            config.samples_per_problem,
+        )
+        for s in plan_shards(problems, config, ("train",))
     ]
 
 
@@ -110,10 +130,11 @@ def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:
         ids=tuple(shard.problems["problem_id"]),
         prompts=tuple(shard.problems["prompt"]),
         samples=1 if shard.greedy else shard.samples or config.samples_per_problem,
-        temperature=0.0 if shard.greedy else config.temperature,
+        temperature=0.0 if shard.greedy else shard.temperature or config.temperature,
         top_p=config.top_p,
         max_tokens=config.max_tokens,
         min_p=config.min_p,
+        first=shard.first,
     )
 
 
@@ -121,7 +142,7 @@ def _frame(shard: Shard, result: ShardResult, thinking: int) -> pl.DataFrame:
     ids, languages = shard.problems["problem_id"].to_list(), shard.problems["language"].to_list()
     rows = {
         "problem_id": [ids[c.prompt] for c in result.completions],
-        "sample": [c.sample for c in result.completions],
+        "sample": [shard.first + c.sample for c in result.completions],
         "greedy": [shard.greedy] * len(result.completions),
         "completion": [c.text for c in result.completions],
         "code": [extract_code(c.text[c.answer_at :], languages[c.prompt]) for c in result.completions],

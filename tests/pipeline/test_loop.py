@@ -222,8 +222,9 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
         tiny,
         warm_start=None,
         suite={"name": "starter-sql", "train": 12, "dev": 6, "test": 4},
-        select={"patience": 5, "samples": 3},
+        select={"patience": 5, "samples": 3, "verifier": f"path:{tiny}", "held_out": 2},
         pairs={"references": False},
+        sample={"samples_per_problem": 3, "more": 2, "max_tokens": 16, "shard_problems": 8},
         train=train | {"sft_on": "right+references", "start": "first"},
     )
     command = Command(config, tmp_path)
@@ -232,12 +233,17 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
     first, second = json.loads(out)["policies"][:2]
     assert (first["funnel"]["pairs"], first["funnel"]["answers_from_references"], first["funnel"]["why"]) == (0, 12, "")
     assert (second["training"]["examples"], second["training"]["replayed"]) == (0, 12)
+    assert (first["train"]["samples"], first["funnel"]["samples"]) == (12 * 3, 12 * 5), "sample.more: all 12 are all wrong"
+    made = {e["label"]: e["key"] for e in command.events() if e["event"] == "made" and e["stage"] == "sample"}
+    assert {"policy-0/more-000", "policy-0/more-001"} <= made.keys()
     assert any("no pairs from policy 0" in e.get("text", "") for e in command.events())
     assert (command.run / "policy-0/answers.parquet").is_file()
     trained = [e for e in command.events() if e.get("stage") == "train" and e["event"] in ("made", "reused")]
     assert len({e["key"] for e in trained}) == 1, "policy 2 is made of policy 0 too, of the same answers"
     test = json.loads(out)["test"]
     assert (test["n"], test["samples"], test["mean"]["n"], test["vote"]["n"]) == (4, 12, 4, 4), "select.samples"
+    assert test["ranked"]["n"] == 4, "select.verifier"
+    assert [p["held_out"]["pairs"] for p in json.loads(out)["policies"]] == [0] * len(json.loads(out)["policies"])
     assert (command.run / "test-votes/scores.parquet").is_file()
 
 

@@ -21,7 +21,7 @@ from codelutra.config import EngineSection, SampleSection
 from codelutra.errors import StageError, UserError
 from codelutra.sampling.endpoints import sample_endpoints, serves
 from codelutra.sampling.engine import ShardRequest, ShardResult
-from codelutra.sampling.shards import plan_shards, sample_shards
+from codelutra.sampling.shards import plan_more, plan_shards, sample_shards
 from codelutra.schema import PROBLEMS, SAMPLES
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -62,6 +62,12 @@ def test_train_is_sampled_and_what_scores_is_greedy() -> None:
         (4, "train-002", ["train-3"], False),
     ]
     assert [s.name for s in plan_shards(problems(train=5, test=2), SAMPLE, ["test"])] == ["test-000"]
+
+
+def test_more_answers_are_hotter_and_numbered_after_the_first() -> None:
+    plan = plan_more(problems(train=3, dev=2), SAMPLE.model_copy(update={"more": 4}))
+    assert [(s.name, s.problems.height, s.greedy) for s in plan] == [("more-000", 2, False), ("more-001", 1, False)]
+    assert {(s.samples, s.temperature, s.first) for s in plan} == {(4, 1.2, 3)}
 
 
 def test_a_plan_depends_on_which_problems_there_are_and_not_on_their_order() -> None:

@@ -90,6 +90,16 @@ def evaluate(
             help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.",
         ),
     ],
+    best_of: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="Also draw N answers to each test problem, and score the one that most give."),
+    ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="With --best-of: also score the answer that this model, trained by DPO, prefers."
+        ),
+    ] = None,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
@@ -98,9 +108,9 @@ def evaluate(
 
     Each is a run without iterations, so what was measured before is reused. --set select.test=false leaves test closed.
     """
-    from codelutra.experiments.evaluate import evaluation
+    from codelutra.experiments.evaluate import best_answer, evaluation
 
-    _run_experiment(evaluation(config, tuple(set_ or ()), model, home_dir(home)), home, json_)
+    _run_experiment(evaluation(config, (*best_answer(best_of, verifier), *(set_ or ())), model, home_dir(home)), home, json_)
 
 
 def _run_experiment(

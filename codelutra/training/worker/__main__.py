@@ -31,9 +31,12 @@ def one(parent: Parent, spec: dict[str, Any]) -> None:
             may_load.touch()
         while not may_load.exists():
             time.sleep(0.05)
-        from codelutra.training.worker.train import train
+        if spec["kind"] == "likelihood":
+            from codelutra.training.worker.likelihood import likelihoods as work
+        else:
+            from codelutra.training.worker.train import train as work
 
-        emit({"event": "done", **train(spec, emit)})
+        emit({"event": "done", **work(spec, emit)})
 
 
 def launch(spec_file: str, processes: int) -> None:

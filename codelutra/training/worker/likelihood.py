@@ -1,0 +1,70 @@
+"""Log-probabilities of answers under a policy that is not trained, inside the training process.
+
+In float32, by the same ways of computing them as training (log_probs.py).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from transformers import AutoTokenizer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import add_fused_lm_head
+
+from codelutra.prompts import answer_ids, prompt_ids
+from codelutra.training.batches import Example
+from codelutra.training.checkpoints import Emit
+from codelutra.training.likelihood import FOUND
+from codelutra.training.worker.log_probs import exact_ways, load_causal
+
+
+def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write FOUND for the rows of `spec["answers"]`, in their order, to `spec["found"]`."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+    tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
+    rows = pl.read_parquet(spec["answers"], glob=False).rows(named=True)
+    prompts = {p: prompt_ids(tokenizer, spec["system"], p, thinking=spec["thinking"]) for p in {r["prompt"] for r in rows}}
+    examples = [
+        Example(
+            "",
+            prompts[row["prompt"]],
+            (
+                answer_ids(
+                    tokenizer, row["completion"], ended=row["ended"], thinking=spec["thinking"], written=row["written"]
+                ),
+            ),
+        )
+        for row in rows
+    ]
+    model = load_causal(spec["policy"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    add_fused_lm_head(model)
+    way = exact_ways(model, examples, router_loss=False)[0]
+    way.take()
+    print(f"log-probabilities: {way}", flush=True)
+    # Answers to one prompt stand together: what shares prefixes computes it once. Ids sort as the prompts do.
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].prompt, len(examples[i].answers[0])))
+    found: dict[int, tuple[float, int]] = {}
+    size = spec["micro_batch"]
+    with torch.no_grad():
+        for at in range(0, len(order), size):
+            emit({"event": "progress", "done": at, "total": len(order)})
+            some = order[at : at + size]
+            inputs = _collated([examples[i] for i in some], tokenizer.pad_token_id or 0)
+            log_probs = model(**{k: v.to(device) for k, v in inputs.items()}, fused_lm_head=True).log_probs.double().cpu()
+            seen = inputs["labels"][:, 1:] != -100
+            for i, values, mask in zip(some, log_probs, seen, strict=True):
+                found[i] = (float(values[mask].sum()), int(mask.sum()))
+    frame = pl.DataFrame([found[i] for i in range(len(examples))], schema=FOUND, orient="row")
+    frame.write_parquet(Path(spec["found"]))
+    return {"rows": frame.height, "log_probs": str(way)}
+
+
+def _collated(examples: list[Example], pad: int) -> dict[str, Any]:
+    rows = [{"input_ids": e.prompt + e.answers[0], "labels": [-100] * len(e.prompt) + e.answers[0]} for e in examples]
+    return dict(DataCollatorForLanguageModeling(pad_token_id=pad)(rows))
