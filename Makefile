@@ -6,7 +6,7 @@ UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --generate-hashes --pyt
 	--python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ui setup lock clean
+.PHONY: help demo test lint format bench docs ui setup lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ format: venv ## format with ruff, and apply the fixes it can make
 bench: setup ## one benchmark of benchmarks/: make bench BENCH=sandbox_speed ARGS="--rounds 5"
 	@test -n "$(BENCH)" || { echo "BENCH is one of: $(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))"; exit 2; }
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
+
+docs: venv ## the documentation as a site, in site/; a link to nothing is an error
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/uv tool run --from mkdocs --with mkdocs-material==9.8.2 --with 'mkdocstrings[python]==1.0.8' \
+		mkdocs build --strict --quiet && echo 'docs: site/index.html'
 
 ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200, with a password
 	@scripts/ui.sh
@@ -53,5 +57,5 @@ lock: venv ## update the locks requirements/cpu.txt and gpu.txt to newer package
 	$(UV_COMPILE) --no-sources --extra gpu --extra dev -o requirements/gpu.txt
 
 clean: ## remove .venv and caches; your runs/ and store/ and Docker's image stay
-	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info
+	rm -rf .venv .setup site .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,6 +25,21 @@ _SAY_FULL = (
     "PytorchStreamWriter failed",
 )
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+EXTRAS = {"prefect": "prefect", "vllm": "gpu"} | dict.fromkeys(  # what pyproject.toml makes optional
+    (
+        "accelerate",
+        "datasets",
+        "gguf",
+        "huggingface_hub",
+        "peft",
+        "safetensors",
+        "tokenizers",
+        "torch",
+        "transformers",
+        "trl",
+    ),
+    "train",
+)
 _FREE_SPACE = "free some space (`codelutra prune` shows what no run uses) and give the same command again"
 
 
@@ -86,6 +101,15 @@ def of_the_system(error: BaseException) -> UserError | None:
             "CODELUTRA_CACHE for models and locks"
         )
     return UserError(f"{said}. Put it right, or move it away, and give the same command again")
+
+
+def of_the_installation(error: BaseException) -> UserError | None:
+    """What is not installed, with the way to install it, where a library of an extra was looked for; None for other
+    errors. The package alone, without extras, reads and judges; it neither samples nor trains."""
+    for e in _chain(error):
+        if isinstance(e, ModuleNotFoundError) and (extra := EXTRAS.get(library := (e.name or "").partition(".")[0])):
+            return UserError(f"this needs {library}, which is not installed: pip install 'codelutra[{extra}]'")
+    return None
 
 
 def _named(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
 from codelutra.cli.commands import compare, maintain, plan, retrain, start, watch
-from codelutra.errors import CodelutraError, UserError, of_the_system
+from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
 HELP = """Make a small open LLM good at one code task, from its own right and wrong programs.
@@ -136,8 +136,8 @@ def main() -> None:
     except (CodelutraError, SandboxError) as e:
         print(visible(f"codelutra: {e}"), file=sys.stderr)
         sys.exit(e.exit_code if isinstance(e, CodelutraError) else UserError.exit_code)
-    except Exception as e:  # a full disk, a file that may not be read or written
-        known = of_the_system(e)
+    except Exception as e:  # a full disk, a file that may not be read or written, a library of an extra
+        known = of_the_system(e) or of_the_installation(e)
         if not known:
             raise
         print(visible(f"codelutra: {known}"), file=sys.stderr)

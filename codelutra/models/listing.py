@@ -42,7 +42,10 @@ def made_of(source: str, cache: Path) -> Path | None:
 
 
 def _on_hub_cache(source: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ModuleNotFoundError:  # the package without extras: whatever lies there is of no use to it
+        return None
 
     repo, _, revision = source.removeprefix("hf:").partition("@")
     found = try_to_load_from_cache(repo, "config.json", revision=revision or None)
