@@ -41,6 +41,10 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
 
 
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def narrow(columns: int = 110) -> bool:
     """Whether the terminal has too few columns for all of a wide table's."""
     return console().width < columns
