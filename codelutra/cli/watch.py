@@ -24,6 +24,7 @@ from rich.console import Console
 from codelutra.cli.progress import event_line, shown, shown_on
 from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
+from codelutra.experiments.variants import set_aside
 from codelutra.pipeline.startable import require_startable
 from codelutra.planning.refusal import first_lines, require_room
 from codelutra.results.load import load_summary
@@ -55,8 +56,9 @@ _LINES_SHOWN = 12  # of a log
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
 
-def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary:
-    """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary.
+def watch_run(source: str, overrides: tuple[str, ...], home: Path, *, fresh: bool = False) -> RunSummary:
+    """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary. `fresh`: an earlier run of this
+    name is moved aside first.
 
     Raises ConfigError, and CodelutraError with the flow's own message when it stops early.
     """
@@ -66,6 +68,8 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
     require_startable(config, home)  # this and an unusable suite are told before anything is made
     open_suite(config.suite)
     require_room(config, home)  # and so is a model that no setting makes fit
+    if fresh and (name := set_aside(home, config)):
+        print(f"the run {config.name} that was here is called {name} now", file=sys.stderr)
     run = RunDir.create(home / "runs", config)
     if run.held:
         print(f"another process has run {config.name}; waiting up to {_PATIENCE:.0f} s for it to end", file=sys.stderr)
