@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import answers, compare, maintain, plan, retrain, runs, start, watch
+from codelutra.cli.commands import answers, compare, config, maintain, plan, retrain, runs, start, watch
 from codelutra.errors import CodelutraError, UserError, of_the_system
 from codelutra.results.escapes import visible
 
@@ -82,8 +82,12 @@ runs_ = group("Runs as things on the disk: which there are, how large, since whe
 runs_.command("list")(runs.runs_list)
 runs_.command("show")(runs.runs_show)
 runs_.command("rm")(runs.runs_rm)
+config_ = group("Configs: what a key means, a config with every default, the schema for editors.", "config")
+config_.command("explain")(config.config_explain)
+config_.command("show")(config.config_show)
+config_.command("schema")(config.config_schema)
 GROUPS: dict[str, list[Any]] = {
-    "Start": [start.run, start.check, plan.plan, init, start.presets, start.suites, start.models],
+    "Start": [start.run, start.check, plan.plan, init, config_, start.presets, start.suites, start.models],
     "Watch and take away": [watch.status, watch.report, answers.failures, answers.diff, watch.export],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
     "Retrain": [retrain.retrain, retrain.promoted],

@@ -6,6 +6,7 @@ Where there is no terminal (a pipe, a file) nothing is wrapped and nothing is cu
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,12 @@ _WORD = 8  # columns that a column of words needs; longer words are folded
 def say(text: str, style: str = "") -> None:
     """Print text that may be anybody's."""
     console().print(visible(text), style=style or None)
+
+
+def say_under(label: str, text: str) -> None:
+    """Print `text` behind a label; on a terminal its further lines stand below its beginning."""
+    width = max(console().width, len(label) + 20) if on_terminal() else _ENDLESS
+    say(textwrap.fill(text, width, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False))
 
 
 def console() -> Console:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json
+from codelutra.cli.completion import run_starting
 from codelutra.errors import UserError
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
@@ -58,10 +59,19 @@ def failures(
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="RUN[:POLICY]", help="The first policy; without POLICY the chosen one.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[:POLICY]", help="The first policy; without POLICY the chosen one.", autocompletion=run_starting
+        ),
+    ],
     second: Annotated[
         str | None,
-        typer.Argument(metavar="RUN[:POLICY]", help="The second; without it, RUN's start against its chosen policy."),
+        typer.Argument(
+            metavar="RUN[:POLICY]",
+            help="The second; without it, RUN's start against its chosen policy.",
+            autocompletion=run_starting,
+        ),
     ] = None,
     most: Most = None,
     csv: Csv = False,

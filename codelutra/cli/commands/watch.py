@@ -10,12 +10,15 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json, show_run
+from codelutra.cli.completion import run_starting
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run; none lists all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run; none lists all.", autocompletion=run_starting)
+    ] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
