@@ -117,7 +117,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callable[[], list[str]]) -> int:
     out = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     out.print(f"run [bold]{run.path.name}[/]  ·  {shown(str(run.path))}  ·  log: {run.log.name}")
-    ledger, reused = _follow(run.path / "ledger.jsonl", seen), 0
+    ledger, reused = told_since(run.path / "ledger.jsonl", seen), 0
     with shown_on(out) as screen:
         try:
             for text in first():  # worked out while the flow's process loads
@@ -140,7 +140,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callab
             return child.wait()
 
 
-def _follow(path: Path, start: int) -> Iterator[Event | None]:
+def told_since(path: Path, start: int) -> Iterator[Event | None]:
     """Ledger events written after byte `start`, whole lines only; None whenever there is nothing new."""
     rest, at = b"", start
     while True:
