@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import answers, compare, config, maintain, plan, retrain, runs, start, watch
+from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, start, watch
 from codelutra.errors import CodelutraError, UserError, of_the_system
 from codelutra.results.escapes import visible
 
@@ -91,7 +91,7 @@ GROUPS: dict[str, list[Any]] = {
     "Watch and take away": [watch.status, watch.report, answers.failures, answers.diff, watch.export],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
     "Retrain": [retrain.retrain, retrain.promoted],
-    "Maintain": [maintain.doctor, runs_, maintain.prune, sandbox],
+    "Maintain": [maintain.doctor, health.health, runs_, maintain.prune, sandbox],
 }
 for panel, commands in GROUPS.items():
     for command in commands:  # functions, or groups of them
