@@ -69,10 +69,13 @@ def _show(cards: list[Card], most: int | None) -> None:
     for row, lines, status in cards[:limit]:
         tables.say("")
         tables.say(one_line(f"{row['problem_id']}  {row['group']}: {status}"), "bold")
-        tables.say(one_line(f"  {row['question']}"))
+        tables.say_under("  ", one_line(row["question"]))
         for label, what in lines:
             first, *rest = what.strip().splitlines() or [""]
-            tables.say(f"  {label:<9}  {one_line(first)}")
+            if not rest:
+                tables.say_under(f"  {label:<9}  ", one_line(first))
+                continue
+            tables.say(f"  {label:<9}  {one_line(first)}")  # a program whose line breaks count: no others are put in
             for line in rest:
                 tables.say(f"  {'':<9}  {one_line(line)}")
     if len(cards) > limit:

@@ -111,7 +111,7 @@ def _engine() -> Iterator[Check]:
         return
     holders, left = _holders(lock), set(strays())
     said = f"held by {lock_holder(lock) or 'a process that does not say which'}"
-    said += f" (process {', '.join(map(str, holders))})" if holders else ""
+    said += f" (engine or trainer: {', '.join(map(str, holders))})" if holders else ""
     if left.intersection(holders):
         how = f"the next run ends it; now: kill {' '.join(map(str, holders))}"
         yield _check("engine", f"{said}, left behind by a run that was killed", how, ok=False)

@@ -27,18 +27,24 @@ def say_key(e: Explained, values: Mapping[str, Any], config: str) -> None:
 
 
 def show_keys(found: Sequence[Explained], values: Mapping[str, Any], config: str) -> None:
-    """Several keys, a line each; of the explanation the first sentence."""
+    """Several keys, a line each; of the explanation its opening."""
     rows = [
         {
             "key": e.key,
             "default": "" if e.section or e.default == "" else as_yaml(e.default),
             **({f"in {config}": as_yaml(values[e.key]) if e.key in values else ""} if config else {}),
-            "what": e.what.partition(". ")[0].rstrip("."),
+            "what": _opening(e.what),
         }
         for e in found
     ]
     tables.show(Table.of(rows))
     tables.say("`codelutra config explain KEY` tells all of a key")
+
+
+def _opening(text: str, least: int = 30) -> str:
+    """The first sentence; where it is a word or two, the next as well."""
+    first, _, rest = text.partition(". ")
+    return f"{first}. {_opening(rest, 0)}" if rest and len(first) < least else first.rstrip(".")
 
 
 def as_yaml(value: Any) -> str:

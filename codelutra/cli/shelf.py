@@ -54,7 +54,7 @@ def say_run(run: Listed) -> None:
 
 def removal(run: Listed, *, done: bool) -> str:
     """What the removal of a run does, or has done."""
-    took = f"{run.folder / 2**20:.1f} MiB in {run.path}"
+    took = f"{run.folder / 2**10:,.0f} KiB in {run.path}"
     left = f"{run.only / _GIB:.2f} GiB that no other run uses stay in the store"
     prune = f"`{told_command('codelutra prune', run.path)}` shows what may go"
     if done:

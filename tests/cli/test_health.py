@@ -110,7 +110,7 @@ def test_an_engine_is_blocked_only_by_a_process_whose_run_is_gone(tmp_path: Path
     lock.write_text("run demo, process 7")
     with holding(lock) as pid:
         (check,) = _engine()
-        assert (check.ok, check.found) == (True, f"held by run demo, process 7 (process {pid})")
+        assert (check.ok, check.found) == (True, f"held by run demo, process 7 (engine or trainer: {pid})")
     gone = owner.marks() | {owner.STARTED: "1"}  # of a process that had our number before us
     with holding(lock, **{OWNER: owner.as_text(gone)}) as pid:
         assert pid in strays()
