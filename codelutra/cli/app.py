@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import compare, maintain, plan, retrain, start, watch
+from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, start, watch
 from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
@@ -78,12 +78,20 @@ init.command("python")(start.init_python)
 sandbox = group("The containers untrusted programs run in.", "sandbox")
 sandbox.command("build")(maintain.sandbox_build)
 sandbox.command("probe")(maintain.sandbox_probe)
+runs_ = group("Runs as things on the disk: which there are, how large, since when; remove one.", "runs")
+runs_.command("list")(runs.runs_list)
+runs_.command("show")(runs.runs_show)
+runs_.command("rm")(runs.runs_rm)
+config_ = group("Configs: what a key means, a config with every default, the schema for editors.", "config")
+config_.command("explain")(config.config_explain)
+config_.command("show")(config.config_show)
+config_.command("schema")(config.config_schema)
 GROUPS: dict[str, list[Any]] = {
-    "Start": [start.run, start.check, plan.plan, init, start.presets, start.suites, start.models],
-    "Watch and take away": [watch.status, watch.report, watch.export],
+    "Start": [start.run, start.check, plan.plan, init, config_, start.presets, start.suites, start.models],
+    "Watch and take away": [watch.status, watch.report, answers.failures, answers.diff, watch.export],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
     "Retrain": [retrain.retrain, retrain.promoted],
-    "Maintain": [maintain.doctor, maintain.prune, sandbox],
+    "Maintain": [maintain.doctor, health.health, runs_, maintain.prune, sandbox],
 }
 for panel, commands in GROUPS.items():
     for command in commands:  # functions, or groups of them

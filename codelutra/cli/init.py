@@ -2,11 +2,13 @@
 
 DIR/suite.yaml    what codelutra/suites/custom.py reads; it points at the files given and copies none of them
 DIR/config.yaml   a run, its sizes chosen for so many problems, each with its reason beside it
+DIR/config.schema.json   by which editors complete and check config.yaml, without a network
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -22,6 +24,7 @@ import polars as pl
 import yaml
 
 from codelutra.config import SuiteSection, parse_config
+from codelutra.config.explain import SCHEMA_FILE, schema
 from codelutra.errors import UserError
 from codelutra.reading.plain_yaml import parse_yaml
 from codelutra.store.files import write_atomic
@@ -142,7 +145,7 @@ def _make(about: About, folder: Path) -> Made:
     outside = outside_of(folder, [Path(about.problems), *map(Path, about.databases)], SuiteSection(name="custom"))
     text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside])
     parse_config(parse_yaml(text), str(config))
-    _write(folder, {suite: _suite_text(about, folder), config: text})
+    _write(folder, {suite: _suite_text(about, folder), config: text, folder / SCHEMA_FILE: json.dumps(schema(), indent=1)})
     return Made(suite, config, splits)
 
 
@@ -210,6 +213,7 @@ def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int], outside: S
     return _filled(
         "config.yaml",
         **asdict(fit),
+        schema=SCHEMA_FILE,
         folder=_quote(str(folder)),
         outside=f"\n  outside: [{', '.join(outside)}]  # what suite.yaml may name beyond its own folder" if outside else "",
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine",

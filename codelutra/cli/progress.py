@@ -27,9 +27,11 @@ def shown(text: str) -> str:
     return escape(visible(text))
 
 
-def shown_on(console: Console) -> _Bar | AbstractContextManager[Lines]:
-    """Where progress is shown; use with `with`."""
-    return _Bar(console) if console.is_terminal else nullcontext(Lines(console))
+def shown_on(console: Console, since: float | None = None) -> _Bar | AbstractContextManager[Lines]:
+    """Where progress is shown; use with `with`. `since`, in seconds since 1970: older progress is of an earlier start; None:
+    this start begins now."""
+    began = time.time() if since is None else since
+    return _Bar(console, began) if console.is_terminal else nullcontext(Lines(console, began=began))
 
 
 class _Stage:
@@ -50,7 +52,7 @@ class _Stage:
 class _Bar:
     """One bar. Above it, of a training, a line every tenth of its steps."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, began: float) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -62,11 +64,11 @@ class _Bar:
         self._bars = Progress(*columns, console=console, transient=True, refresh_per_second=4)
         self._id: TaskID | None = None
         self._stage: _Stage | None = None
-        self._told, self._began = -1, time.time()
+        self._told, self._began = -1, began
 
     def __enter__(self) -> Self:
         self._bars.start()
-        self._add("starting Prefect", None)
+        self._add("starting Prefect" if self._began else "between two stages", None)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -106,10 +108,10 @@ class _Bar:
 class Lines:
     """Lines, where there is no terminal."""
 
-    def __init__(self, console: Console, every: float = EVERY_SECONDS) -> None:
+    def __init__(self, console: Console, every: float = EVERY_SECONDS, began: float | None = None) -> None:
         self._console, self._every = console, every
         self._stage: _Stage | None = None
-        self._began, self._due = time.time(), time.monotonic() + every
+        self._began, self._due = time.time() if began is None else began, time.monotonic() + every
 
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
@@ -122,7 +124,7 @@ class Lines:
         if time.monotonic() < self._due:
             return
         if not fresh or not self._stage:
-            self.say(f"  starting, {_minutes(time.time() - self._began)} so far")
+            self.say(f"  starting, {_minutes(time.time() - self._began)} so far" if self._began else "  between two stages")
             return
         rate = self._stage.rate(fresh)
         left = f", {rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left" if rate > 0 else ""

@@ -6,6 +6,7 @@ Where there is no terminal (a pipe, a file) nothing is wrapped and nothing is cu
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,10 +36,20 @@ def say(text: str, style: str = "") -> None:
     console().print(visible(text), style=style or None)
 
 
+def say_under(label: str, text: str) -> None:
+    """Print `text` behind a label; on a terminal its further lines stand below its beginning."""
+    width = max(console().width, len(label) + 20) if on_terminal() else _ENDLESS
+    say(textwrap.fill(text, width, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False))
+
+
 def console() -> Console:
     """Prints text as it is: no markup, no wrapping, no cutting."""
     width = None if sys.stdout.isatty() else _ENDLESS
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def narrow(columns: int = 110) -> bool:

@@ -24,6 +24,7 @@ from rich.console import Console
 from codelutra.cli.progress import event_line, shown, shown_on
 from codelutra.config import load_config
 from codelutra.errors import CodelutraError, UserError, disk_is_full, full_disk
+from codelutra.experiments.variants import set_aside
 from codelutra.pipeline.startable import require_startable
 from codelutra.planning.refusal import first_lines, require_room
 from codelutra.results.load import load_summary
@@ -55,8 +56,9 @@ _LINES_SHOWN = 12  # of a log
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
 
-def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary:
-    """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary.
+def watch_run(source: str, overrides: tuple[str, ...], home: Path, *, fresh: bool = False) -> RunSummary:
+    """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary. `fresh`: an earlier run of this
+    name is moved aside first.
 
     Raises ConfigError, and CodelutraError with the flow's own message when it stops early.
     """
@@ -66,6 +68,8 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path) -> RunSummary
     require_startable(config, home)  # this and an unusable suite are told before anything is made
     open_suite(config.suite)
     require_room(config, home)  # and so is a model that no setting makes fit
+    if fresh and (name := set_aside(home, config)):
+        print(f"the run {config.name} that was here is called {name} now", file=sys.stderr)
     run = RunDir.create(home / "runs", config)
     if run.held:
         print(f"another process has run {config.name}; waiting up to {_PATIENCE:.0f} s for it to end", file=sys.stderr)
@@ -113,7 +117,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callable[[], list[str]]) -> int:
     out = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     out.print(f"run [bold]{run.path.name}[/]  ·  {shown(str(run.path))}  ·  log: {run.log.name}")
-    ledger, reused = _follow(run.path / "ledger.jsonl", seen), 0
+    ledger, reused = told_since(run.path / "ledger.jsonl", seen), 0
     with shown_on(out) as screen:
         try:
             for text in first():  # worked out while the flow's process loads
@@ -136,7 +140,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callab
             return child.wait()
 
 
-def _follow(path: Path, start: int) -> Iterator[Event | None]:
+def told_since(path: Path, start: int) -> Iterator[Event | None]:
     """Ledger events written after byte `start`, whole lines only; None whenever there is nothing new."""
     rest, at = b"", start
     while True:

@@ -45,16 +45,25 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0)
     """Seed of sampling, pairing and training."""
     suite: SuiteSection
+    """The problems, and how they are dealt to the splits."""
     warm_start: WarmStartSection | None = None
     """SFT on the references before the first iteration; `{}` for its defaults, absent for none."""
     prompt: PromptSection = PromptSection()
+    """How the model is asked."""
     engine: EngineSection = EngineSection()
+    """vLLM, which samples."""
     sample: SampleSection = SampleSection()
+    """What is drawn from a policy."""
     execute: ExecuteSection = ExecuteSection()
+    """The sandbox's limits."""
     pairs: PairsSection = PairsSection()
+    """How right and wrong answers are matched."""
     train: TrainSection = TrainSection()
+    """What an iteration learns, and how."""
     grpo: GrpoSection = GrpoSection()
+    """What `train.objective: grpo` reads besides."""
     select: Annotated[SelectSection, HOW_FAR] = SelectSection()
+    """When a run ends, and what it measures then."""
 
     @model_validator(mode="before")
     @classmethod
@@ -184,6 +193,6 @@ def parse_config(raw: dict[str, Any], origin: str = "config") -> RunConfig:
         raise ConfigError(f"{origin}:\n" + "\n".join(f"  {fault(err, RunConfig)}" for err in e.errors())) from e
 
 
-def to_yaml(config: RunConfig) -> str:
-    """The resolved config: every field, defaults included."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+def to_yaml(config: RunConfig, *, changed: bool = False) -> str:
+    """The resolved config: every field, defaults included; or what is `changed` alone."""
+    return str(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=changed), sort_keys=False, allow_unicode=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,26 +53,16 @@ def unused(home: Path, names: Sequence[str] = ()) -> Unused:
         raise UserError(f"no run {missing[0]!r} under {home / 'runs'}; there: {', '.join(runs) or 'none'}")
     if held := [name for name, run in runs.items() if run.held]:
         raise UserError(f"run {held[0]!r} is going on and may be about to reuse anything; prune when it has ended")
-    kept = set[Key]()
     store = Store(home / "store")
-    for record in (home / "promoted").glob("*/record.json"):
-        name = record.parent.name
-        promoted = [r for r in Record(home, name).rows if r.promoted_at]
-        if mine := {r.run for r in promoted} & set(names):
-            raise UserError(f"run {min(mine)!r} is needed to roll {name} back (it was promoted); it is not removed")
-        kept |= _in_store(store, (Path(r.path) for r in promoted))
-    kept |= _in_store(store, (home / "promoted").glob("*/model"))
-    others = {name: run for name, run in runs.items() if name not in names}
-    for name, run in others.items() if names else ():
-        if (needed := _goes_on_from(run)) in names:
-            raise UserError(f"run {needed!r} is what {name!r} goes on from; name that one, too, or keep both")
-    for run in others.values():
-        kept |= _met(store, run)
-    kept = _with_origins(store, kept)
+    refuse_needed(home, runs, names)
+    kept = promoted_artifacts(home, store)
+    for run in (run for name, run in runs.items() if name not in names):
+        kept |= met(store, run)
+    kept = Origins(store).of(kept)
     made = [p for p in store.root.glob("[!.]*/*") if p.parent.is_dir() and (p.parent.name, p.name) not in kept]
     halves = [p for p in store.root.glob(".partial/*") if _is_left(store, p.name, kept)]
     found = [*made, *halves, *store.root.glob(".damaged/*")]
-    return Unused([runs[name].path for name in names], [(p, _size(p)) for p in sorted(found)])
+    return Unused([runs[name].path for name in names], [(p, size_of(p)) for p in sorted(found)])
 
 
 def prune(home: Path, names: Sequence[str] = ()) -> Unused:
@@ -94,13 +84,32 @@ def remove(found: Unused) -> None:
             path.unlink(missing_ok=True)
 
 
-def _goes_on_from(run: RunDir) -> str:
+def refuse_needed(home: Path, runs: Mapping[str, RunDir], names: Sequence[str]) -> None:
+    """Raise UserError where one of `names` was promoted, or is what another one of `runs` goes on from."""
+    for record in (home / "promoted").glob("*/record.json") if names else ():
+        name = record.parent.name
+        if mine := {r.run for r in Record(home, name).rows if r.promoted_at} & set(names):
+            raise UserError(f"run {min(mine)!r} is needed to roll {name} back (it was promoted); it is not removed")
+    for name, run in runs.items() if names else ():
+        if name not in names and (needed := goes_on_from(run)) in names:
+            raise UserError(f"run {needed!r} is what {name!r} goes on from; name that one, too, or keep both")
+
+
+def promoted_artifacts(home: Path, store: Store) -> set[Key]:
+    """The weights of policies that are or were promoted."""
+    rows = (r for record in (home / "promoted").glob("*/record.json") for r in Record(home, record.parent.name).rows)
+    promoted = [Path(r.path) for r in rows if r.promoted_at]
+    return _in_store(store, [*promoted, *(home / "promoted").glob("*/model")])
+
+
+def goes_on_from(run: RunDir) -> str:
+    """The name of the run whose policy this one began with; "" where it began with another model."""
     config = run.config("put a copy of it back, or name this run too: it may go on from one of those that are to go")
     model = config.model if config else ""
     return model.removeprefix("run:") if model.startswith("run:") else ""
 
 
-def _met(store: Store, run: RunDir) -> set[Key]:
+def met(store: Store, run: RunDir) -> set[Key]:
     """What the ledger tells of, the folder links, and the record names."""
     told = {(e["stage"], e["key"]) for e in run.events() if {"stage", "key"} <= e.keys()}
     linked = (Path(folder) / name for folder, *names in os.walk(run.path) for name in (*names[0], *names[1]))
@@ -126,22 +135,31 @@ def _in_store(store: Store, paths: Iterable[Path]) -> set[Key]:
     return found
 
 
-def _with_origins(store: Store, kept: set[Key]) -> set[Key]:
-    """And the artifacts they were made from: all whose content one of them names as its input."""
-    by_digest, inputs = dict[str, list[Key]](), dict[Key, list[str]]()
-    for file in store.root.glob("[!.]*/*/manifest.json"):
-        key = (file.parent.parent.name, file.parent.name)
-        with contextlib.suppress(*UNREADABLE):
-            manifest = read_manifest(file.parent)
-            by_digest.setdefault(manifest["digest"], []).append(key)
-            inputs[key] = list(manifest["inputs"].values())
-    found, new = set(kept), sorted(kept)
-    while new:
-        asked = {digest for key in new for digest in inputs.get(key, ())}
-        origins = [by_digest[d] for d in sorted(asked) if d in by_digest and not found.intersection(by_digest[d])]
-        new = [key for keys in origins for key in keys]
-        found.update(new)
-    return found
+class Origins:
+    """What the artifacts of a store were made from."""
+
+    def __init__(self, store: Store) -> None:
+        self._by_digest, self._inputs = dict[str, list[Key]](), dict[Key, list[str]]()
+        for file in store.root.glob("[!.]*/*/manifest.json"):
+            key = (file.parent.parent.name, file.parent.name)
+            with contextlib.suppress(*UNREADABLE):
+                manifest = read_manifest(file.parent)
+                self._by_digest.setdefault(manifest["digest"], []).append(key)
+                self._inputs[key] = list(manifest["inputs"].values())
+
+    def of(self, kept: set[Key]) -> set[Key]:
+        """`kept`, and the artifacts they were made from: all whose content one of them names as its input."""
+        found, new = set(kept), sorted(kept)
+        while new:
+            asked = {digest for key in new for digest in self._inputs.get(key, ())}
+            origins = [
+                self._by_digest[d]
+                for d in sorted(asked)
+                if d in self._by_digest and not found.intersection(self._by_digest[d])
+            ]
+            new = [key for keys in origins for key in keys]
+            found.update(new)
+        return found
 
 
 def _is_left(store: Store, name: str, kept: set[Key]) -> bool:
@@ -151,7 +169,8 @@ def _is_left(store: Store, name: str, kept: set[Key]) -> bool:
     return (finished or (stage, key) not in kept) and not store.is_making(name)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all below a folder; links count nothing."""
     return sum(f.lstat().st_size for f in _files(path))
 
 

@@ -4,8 +4,6 @@ untouched. Test stays closed (`select.test: false`): it is for the one setting t
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
+from codelutra.experiments.variants import variant_name
 from codelutra.reporting.figures.runs import runs_compared_figure
 from codelutra.results import text
 from codelutra.results.table import Table
@@ -33,15 +32,10 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
     arms = []
     for chosen in product(*axes):
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
-        name = _short(re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-"))
+        name = variant_name(base, chosen)
         more = (*overrides, *(f"{key}={value}" for key, value in chosen), "select.test=false", f"name={name}")
         arms.append(Arm.of(label, source, more))
     return Experiment("sweep", f"{base}-sweep", arms, _result)
-
-
-def _short(name: str) -> str:
-    """At most 64 characters, different for different names."""
-    return name if len(name) <= 64 else f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:

@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from codelutra.errors import UserError
+from codelutra.reading.keys import nearest
 from codelutra.results.summary import Progress, RunSummary, TestResult
 from codelutra.scoring.scores import pass_at_1
 from codelutra.scoring.statistics import Estimate
@@ -53,7 +54,9 @@ def read_summary(runs: Path, name: str, *, newest: bool = True) -> RunSummary:
         summary = load_summary(run.path, NEXT_RECORD) or summary
     summary = summary or _without_results(run)
     if summary is None:
-        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(run_names(runs)) or 'none'}")
+        there = run_names(runs)
+        near = nearest(name, there)
+        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}{near}")
     if held:
         _tell_of_now(summary, run)
     elif summary.state == "running":

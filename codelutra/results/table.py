@@ -32,6 +32,10 @@ class Table:
         kept = [i for i, c in enumerate(self.columns) if c not in names]
         return replace(self, columns=[self.columns[i] for i in kept], rows=[[r[i] for i in kept] for r in self.rows])
 
+    def renamed(self, **names: str) -> Table:
+        """The same with other names for some columns."""
+        return replace(self, columns=[names.get(c, c) for c in self.columns])
+
     def records(self) -> list[dict[str, str]]:
         """A dict a row, as Prefect's table artifacts take it."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]

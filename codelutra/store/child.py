@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -246,20 +246,32 @@ def end_what_followed() -> None:
     _kill(lambda marks: marks == mine)
 
 
+def strays() -> list[int]:
+    """Ids of the processes that `reap_strays` would kill."""
+    return list(_marked(owner.is_orphan))
+
+
 def _kill(which: Callable[[dict[str, str]], bool]) -> list[int]:
-    """Kill the processes of this user whose owner's marks are such.
+    killed = []
+    for pid in _marked(which):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+    return killed
+
+
+def _marked(which: Callable[[dict[str, str]], bool]) -> Iterator[int]:
+    """The processes of this user whose owner's marks are such.
 
     Others' are not even read: what a stranger, or a program in a sandbox, has in its environment concerns nobody.
     """
-    killed, prefix = [], f"{OWNER}=".encode()
+    prefix = f"{OWNER}=".encode()
     if not Path("/proc/self").exists() or os.readlink("/proc/self") != str(os.getpid()):
-        return []  # the process table of another namespace: its numbers are others' here
+        return  # the process table of another namespace: its numbers are others' here
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # gone meanwhile
             if path.parent.stat().st_uid != os.geteuid():
                 continue
-            for item in path.read_bytes().split(b"\0"):
-                if item.startswith(prefix) and which(owner.from_text(item[len(prefix) :].decode(errors="replace"))):
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-                    killed.append(int(path.parent.name))
-    return killed
+            marks = [item[len(prefix) :] for item in path.read_bytes().split(b"\0") if item.startswith(prefix)]
+            if any(which(owner.from_text(text.decode(errors="replace"))) for text in marks):
+                yield int(path.parent.name)

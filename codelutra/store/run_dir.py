@@ -75,15 +75,24 @@ class RunDir:
         try:
             _refuse_other(self.path, before, config)
         except UserError:
-            if self._has_results:
+            if self.has_results:
                 raise
             return False
         return True
 
+    def is_of_another(self, config: RunConfig) -> bool:
+        """Whether starting `config` here is refused: there is something to lose, and it belongs to another config."""
+        before = self.config("remove it: the run then takes the config that it is started with")
+        return before is not None and self.has_results and bool(_differing(before, config))
+
     @property
-    def _has_results(self) -> bool:
+    def has_results(self) -> bool:
         """Whether a policy was measured here, or a process is at it."""
-        return self.held or any(self.path.rglob("*-scores"))
+        return self.held or self.has_scores
+
+    @property
+    def has_scores(self) -> bool:
+        return any(self.path.rglob("*-scores"))
 
     def config(self, mend: str) -> RunConfig | None:
         """The config in run.yaml, None where there is none. Raises UserError, with `mend` as the way out, where it is no
@@ -187,15 +196,19 @@ class RunDir:
 
 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
+    if differ := _differing(before, now):
+        shown = "; ".join(f"{k}: {was!r} there, {is_now!r} now" for k, (was, is_now) in list(differ.items())[:5])
+        raise UserError(
+            f"run {now.name!r} exists at {path} with another config ({shown}). Four ways out: give this one a name of its "
+            "own (--set name=…; finished work is shared through the store), move the old one aside (`codelutra run … "
+            f"--fresh`), go on with the old one ({go_on_command(path)}), or remove it (codelutra runs rm {now.name})"
+        )
+
+
+def _differing(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted name → value before and now, of the settings that must not change between two starts of a run."""
     a, b = (settings(config, SAME_RESULT, HOW_FAR) for config in (before, now))
     for values in (a, b):  # a path as the config has it, and the same one written out
         if where := values.get("suite.path"):
             values["suite.path"] = os.path.abspath(where)
-    differ = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-    if differ:
-        shown = "; ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in differ[:5])
-        raise UserError(
-            f"run {now.name!r} exists at {path} with another config ({shown}). Three ways out: give this one a name of its "
-            f"own (--set name=…; finished work is shared through the store), go on with the old one "
-            f"({go_on_command(path)}), or remove {path}"
-        )
+    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}

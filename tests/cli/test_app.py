@@ -83,7 +83,7 @@ def test_no_command_at_all_is_answered_with_the_help() -> None:
 def test_every_command_that_is_written_down_exists_with_its_options(page: str, command: str) -> None:
     there = commands()
     words = re.split(r"\s+", command.partition("#")[0].strip())[1:]
-    if words[0] in ("--help", "--version", "-h"):
+    if words[0] in ("--help", "--version", "-h", "--install-completion"):
         return
     path = next((tuple(words[:n]) for n in (2, 1) if tuple(words[:n]) in there), None)
     if path is None:

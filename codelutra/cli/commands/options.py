@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codelutra.cli.completion import preset_starting, run_starting, setting_starting
+
 if TYPE_CHECKING:
     from codelutra.results.summary import RunSummary
     from codelutra.results.table import Table
@@ -16,9 +18,17 @@ Home = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one config value; repeatable.")]
-Config = Annotated[str, typer.Argument(help="A preset's name (`codelutra presets`) or the path of a YAML file.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name (`codelutra status` lists them).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override one config value; repeatable.", autocompletion=setting_starting),
+]
+Config = Annotated[
+    str,
+    typer.Argument(help="A preset's name (`codelutra presets`) or the path of a YAML file.", autocompletion=preset_starting),
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name (`codelutra status` lists them).", autocompletion=run_starting)
+]
 
 
 def print_json(value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,29 @@ from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
-def run(config: Config, set_: Set = None, home: Home = None, json_: Json = False) -> None:
-    """Refine a model to the end. Interrupted or killed, the same command goes on where it was."""
-    from codelutra.cli.watch import watch_run
+def run(
+    config: Config,
+    set_: Set = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; an earlier run of this name is kept under another one.")
+    ] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Refine a model to the end. Interrupted or killed, the same command goes on where it was.
 
-    root = home_dir(home)
-    show_run(watch_run(config, tuple(set_ or ()), root), root, json_)
+    E.g. `codelutra run demo`, `codelutra run my/config.yaml --set train.beta=0.2`. If there is a run of this name with other
+    settings, those of --set are put into the name (demo-beta-0.2). Work that runs share is done once, with --fresh too.
+    """
+    from codelutra.cli.watch import watch_run
+    from codelutra.experiments.variants import named_apart
+
+    root, overrides = home_dir(home), tuple(set_ or ())
+    if not fresh and (name := named_apart(root, config, overrides)):
+        said = f"there is a run of that name with other settings, so this one is called {name}"
+        print(visible(f"{said} (--set name=… calls it otherwise, --fresh starts the other one anew)"), file=sys.stderr)
+        overrides += (f"name={name}",)
+    show_run(watch_run(config, overrides, root, fresh=fresh), root, json_)
 
 
 def check(

@@ -10,23 +10,43 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json, show_run
+from codelutra.cli.completion import run_starting
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run; none lists all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run; none lists all.", autocompletion=run_starting)
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Watch it to its end; without RUN the one that goes on.")
+    ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """What a run has found so far, and what it is doing now."""
+    """What a run has found so far, and what it is doing now.
+
+    E.g. `codelutra status demo --follow`: what it tells, with the time, and how far it is. Ctrl-C leaves the run alone.
+    """
     from codelutra.cli import tables
+    from codelutra.cli.follow import at_work, dates_line, engine_line
+    from codelutra.cli.follow import follow as watch
     from codelutra.results.load import list_runs, read_summary
+    from codelutra.store.run_dir import RunDir
 
     root = home_dir(home)
     runs = root / "runs"
+    if follow:
+        name = name or at_work(runs)
+        read_summary(runs, name)
+        watch(RunDir(runs / name))
     if name is not None:
-        show_run(read_summary(runs, name), root, json_)
+        summary = read_summary(runs, name)
+        show_run(summary, root, json_)
+        if not json_:
+            engine = f"; {engine_line()}" if summary.state == "running" else ""
+            tables.say(f"{dates_line(summary, RunDir(runs / name))}{engine}", style="dim")
         return
     found, damaged = list_runs(runs)
     if json_:
