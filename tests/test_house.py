@@ -93,9 +93,11 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 INTO_THE_SANDBOX = {"suites", "execution", "store", "pipeline", "reporting", "cli"}
 WORKERS = {
     "codelutra/models/dequantise.py",
+    "codelutra/models/merge_worker.py",
     "codelutra/reporting/gguf_worker.py",
     "codelutra/training/worker",
     "codelutra/sampling/engine_worker.py",
+    "codelutra/sampling/serve_worker.py",
     "codelutra/sampling/__main__.py",
 }  # started with `python -m`
 
@@ -181,7 +183,9 @@ def test_nobody_imports_a_worker() -> None:
     named = (
         "codelutra.training.worker.",
         "codelutra.sampling.engine_worker",
+        "codelutra.sampling.serve_worker",
         "codelutra.models.dequantise",
+        "codelutra.models.merge_worker",
         "codelutra.reporting.gguf_worker",
     )
     wrong = [

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import compare, maintain, plan, retrain, start, watch
+from codelutra.cli.commands import compare, maintain, plan, retrain, start, use, watch
 from codelutra.errors import CodelutraError, UserError, of_the_system
 from codelutra.results.escapes import visible
 
@@ -80,7 +80,8 @@ sandbox.command("build")(maintain.sandbox_build)
 sandbox.command("probe")(maintain.sandbox_probe)
 GROUPS: dict[str, list[Any]] = {
     "Start": [start.run, start.check, plan.plan, init, start.presets, start.suites, start.models],
-    "Watch and take away": [watch.status, watch.report, watch.export],
+    "Watch": [watch.status, watch.report],
+    "Use": [use.ask, use.export, use.serve],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
     "Retrain": [retrain.retrain, retrain.promoted],
     "Maintain": [maintain.doctor, maintain.prune, sandbox],

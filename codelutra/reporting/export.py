@@ -1,12 +1,12 @@
 """A policy on its way out, in the form somebody else loads, with a model card and the report.
 
-    transformers        weights, tokenizer and adapter as transformers and vLLM load them
-    gguf                one file for llama.cpp, and a Modelfile for Ollama
-    adapter             a LoRA adapter of the base model, as PEFT and vLLM load it
+transformers        weights, tokenizer and adapter as transformers and vLLM load them
+gguf                one file for llama.cpp, and a Modelfile for Ollama
+adapter             a LoRA adapter of the base model, as PEFT and vLLM load it
 
-    OUT/README.md       the model card: numbers with their intervals, the commands behind them, licences, limits
-    OUT/run.yaml        the config that made it
-    OUT/report/         the run's report
+OUT/README.md       the model card: numbers with their intervals, the commands behind them, licences, limits
+OUT/run.yaml        the config that made it
+OUT/report/         the run's report
 """
 
 from __future__ import annotations
@@ -188,12 +188,7 @@ def _damaged(file: Path, row: PolicyResult, made_by: str) -> str:
 
 
 def _copy_model(
-    row: PolicyResult,
-    manifest: Manifest | None,
-    to: Path,
-    made_by: str,
-    left_out: tuple[str, ...] = (),
-    only: str = "",
+    row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str, left_out: tuple[str, ...] = (), only: str = ""
 ) -> None:
     """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
     out where one is not what it was. The folders `left_out` stay; of the folder `only` the content is copied, and nothing
