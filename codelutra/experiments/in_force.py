@@ -31,8 +31,8 @@ class InForce:
 
 
 def in_force(home: Path, name: str | None = None, policy: str | None = None) -> InForce:
-    """The policy that `name` stands for: of a retrained config what is promoted, unless a `policy` is asked for by its label;
-    None for the only config that has something promoted.
+    """The policy that `name` stands for: of a retrained config what is promoted, unless a `policy` is asked for by label.
+    None: of the only config that has something promoted.
 
     Raises UserError where there is no such policy, the run may still choose another, or its weights are gone.
     """

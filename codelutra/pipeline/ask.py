@@ -1,4 +1,4 @@
-"""One question to a policy: the prompt as its run wrote it, a greedy answer, and for SQL the rows it gives in the sandbox."""
+"""One question to a policy: the prompt as its run wrote it, a greedy answer, and of a query the rows, from the sandbox."""
 
 from __future__ import annotations
 
@@ -112,14 +112,13 @@ def _answered(
 ) -> Answer:
     rows = {"problem_id": _ID, "split": "dev", "prompt": prompt, "language": language, "judge": "{}"}
     frame = pl.DataFrame([{name: rows.get(name, "") for name in PROBLEMS}], schema=PROBLEMS)
+    engine = {"replicas": 1, "max_batch": 1, "cache_gib": min(0.5, config.engine.cache_gib)}  # for one answer
     samples = sample_shards(
         policy,
         suite.system,
         [Shard(0, _ID, frame, greedy=True)],
         sample=config.sample.model_copy(update={"endpoints": (server,) if server else ()}),
-        engine=config.engine.model_copy(
-            update={"replicas": 1, "max_batch": 1, "cache_gib": min(0.5, config.engine.cache_gib)}
-        ),
+        engine=config.engine.model_copy(update=engine),
         seed=config.seed,
         log=cache_dir() / "ask.log",
         lock=cache_dir() / "accelerator.lock",
@@ -127,15 +126,16 @@ def _answered(
     )
     ((_, found),) = samples
     row = found.row(0, named=True)
+    most = config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget
     if row["finish_reason"] == "dropped":
         raise UserError(
-            f"the prompt has {row['prompt_tokens']} tokens, and the run's engine.max_model_len {config.engine.max_model_len} "
-            f"leaves {config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget} for it: ask shorter, or "
-            "over a smaller database"
+            f"the prompt has {row['prompt_tokens']} tokens, and the run's engine.max_model_len leaves {most} for it: ask "
+            "shorter, or over a smaller database"
         )
-    status = "no_code" if not row["code"].strip() else "not run"
-    more = {"error": "the answer holds no program"} if status == "no_code" else {}
-    return Answer(question, prompt, row["completion"], row["code"], language, row["finish_reason"], status, **more)
+    given = (question, prompt, row["completion"], row["code"], language, row["finish_reason"])
+    if not row["code"].strip():
+        return Answer(*given, "no_code", error="the answer holds no program")
+    return Answer(*given, "not run")
 
 
 def _run(config: RunConfig, suite: Suite, file: Path, digest: str, answer: Answer) -> Answer:

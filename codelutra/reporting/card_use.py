@@ -43,8 +43,9 @@ an adapter (LoRA) of {base} (fingerprint `{fingerprint}`) and of no other model.
 So that base model with it is this policy too:
 `vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=adapter`.
 """
-_ADAPTER = """An adapter (LoRA, in PEFT's format) of {base} (fingerprint `{fingerprint}`) and of no other model: over other weights
-it is another function.{where} `vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=PATH` serves it, and
+_ADAPTER = """An adapter (LoRA, in PEFT's format) of {base} (fingerprint `{fingerprint}`) and of no other model:
+over other weights it is another function.{where}
+`vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=PATH` serves it, and
 `codelutra evaluate CONFIG --model adapter:PATH` checks the base's fingerprint, merges and measures it.
 """
 _GGUF = """`{file}` ({what}) loads with llama.cpp, Ollama and what is built on them. The `Modelfile` has the prompt that the

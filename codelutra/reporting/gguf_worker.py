@@ -4,8 +4,8 @@ The names of tensors are those of the `gguf` package, and the metadata is what l
 for the same architecture. One tensor at a time is in memory. Llama's rotary halves are interleaved there, so the rows of q
 and k change their order; Qwen's keep it.
 
-Matrices are of the kind that is asked for, vectors (norms, biases) float32. A matrix whose rows are no multiple of 32 numbers
-long cannot be Q8_0 and is float16.
+Matrices are of the kind that is asked for, vectors (norms, biases) float32. A matrix whose rows are no multiple of 32
+numbers long cannot be Q8_0 and is float16.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _WAY_OUT = "export it without --to: transformers and vLLM load that"
 _GPT2 = {"type": "ByteLevel", "use_regex": True}
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # llama.cpp knows a pre-tokenizer by its name; here it is known by what it does.
-_PRE = {
+_PRE: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [_GPT2],
     "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2],
     "qwen2": [{"type": "Split", "pattern": {"Regex": _SPLIT % ""}}, {"type": "ByteLevel", "use_regex": False}],
@@ -211,7 +211,7 @@ def _reader(file: Any, name: str, heads: int) -> Callable[[], np.ndarray]:
 
 
 def _rope_factors(config: Any) -> np.ndarray:
-    """What llama.cpp divides rotary frequencies by, as Llama 3.1 scales them (transformers, `_compute_llama3_parameters`)."""
+    """What llama.cpp divides rotary frequencies by, as Llama 3.1 scales them (`_compute_llama3_parameters`)."""
     rope, head = config.rope_parameters, _head(config)
     factor, low, high = (rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
     before = rope["original_max_position_embeddings"]

@@ -63,7 +63,8 @@ had, ours = AutoTokenizer.from_pretrained(model), AutoTokenizer.from_pretrained(
 theirs = AutoTokenizer.from_pretrained(folder, gguf_file="m.gguf")
 for name, tokenizer in {"had": had, "ours": ours, "theirs": theirs}.items():
     found[name] = {"ids": [tokenizer(text)["input_ids"] for text in texts], "template": tokenizer.chat_template,
-        "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id, "text": tokenizer.decode(tokenizer(texts[2])["input_ids"])}
+        "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id,
+        "text": tokenizer.decode(tokenizer(texts[2])["input_ids"])}
 print(json.dumps(found))
 """
 
