@@ -44,6 +44,7 @@ def base_of(rest: str) -> tuple[Path, str, str]:
     try:
         for name in _FILES:
             require_plain_file(directory / name)
+            (directory / name).stat()
         said = json.loads((directory / RECORD).read_bytes())
         named, fingerprint = str(said["base"]), str(said["fingerprint"])
     except (*UNREADABLE, LookupError, TypeError) as e:

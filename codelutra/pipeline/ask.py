@@ -102,7 +102,7 @@ def _prompt(config: RunConfig, suite: Suite, file: Path, digest: str, question: 
     if not all(prompt.startswith(schema) for prompt in prompts) and len(prompts) > 1:
         context = "\n".join(prompts[0].split("\n")[: shared_lines(prompts)]).strip()
     asked = {"problem_id": _ID, "split": "dev", "prompt": f"{context}\n\n{question}", "reference": ""}
-    row = others.head(1).with_columns(**{name: pl.lit(value) for name, value in asked.items()})
+    row = others.head(1).with_columns(**{name: pl.lit(value, PROBLEMS[name]) for name, value in asked.items()})
     extended = with_examples(pl.concat([problems, row]), section.shots, section.seed, shown(problems, section))
     return str(extended.filter(pl.col("problem_id") == _ID)["prompt"][0])
 
