@@ -23,9 +23,9 @@ def main(parent: Parent) -> None:
         time.sleep(3600)  # vLLM ends the process when the last request is answered
 
     threading.Thread(target=stop, daemon=True).start()
-    from vllm.entrypoints.cli.main import main as vllm
+    from vllm.entrypoints.launchers.api_server.entry import main as vllm
 
-    sys.argv = ["vllm", "serve", *arguments]
+    sys.argv = ["vllm", *arguments]
     vllm()
 
 

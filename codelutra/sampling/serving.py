@@ -77,6 +77,7 @@ def arguments(served: Served, where: Where) -> list[str]:
     engine, thinking = served.config.engine, served.config.prompt.thinking
     template = {"enable_thinking": thinking, "thinking": thinking, "date_string": TODAY.strftime("%d %b %Y")}
     given = {
+        "--model": str(served.path),
         "--host": where.host,
         "--port": str(where.port),
         "--served-model-name": served.name,
@@ -96,7 +97,7 @@ def arguments(served: Served, where: Where) -> list[str]:
     else:
         given |= {"--kv-cache-memory-bytes": str(int(engine.cache_gib * 2**30)), "--block-size": "128"}
     eager = not gpu_capabilities() if engine.eager is None else engine.eager
-    return [str(served.path), *(word for pair in given.items() for word in pair), *(["--enforce-eager"] if eager else [])]
+    return [*(word for pair in given.items() for word in pair), *(["--enforce-eager"] if eager else [])]
 
 
 class Server(Child):

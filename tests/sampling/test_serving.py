@@ -144,8 +144,8 @@ def test_it_listens_on_this_machine_alone_unless_there_is_a_key(monkeypatch: pyt
 
 def test_vllm_is_told_the_run_s_limits_the_policy_s_folder_and_how_it_was_scored() -> None:
     given = arguments(policy("a"), Where("127.0.0.1", 8123))
-    options = dict(zip(given[1::2], given[2::2], strict=False))
-    assert given[0] == "/store/a"
+    options = dict(zip(given[0::2], given[1::2], strict=False))
+    assert options["--model"] == "/store/a"
     assert options["--host"] == "127.0.0.1"
     assert options["--served-model-name"] == "shop"
     assert options["--max-model-len"] == str(CONFIG.engine.max_model_len)
@@ -235,7 +235,7 @@ def test_a_real_server_answers_its_own_example_and_serves_what_is_promoted_next(
             second = in_force(home, "shop").path
             wait("is promoted; answering what was asked")
             until = time.monotonic() + 400
-            while "".join(lines).count("serving ") < 2:
+            while "".join(lines).count("as 'shop' at") < 2:
                 assert server.poll() is None, "".join(lines)
                 assert time.monotonic() < until
                 time.sleep(0.5)

@@ -87,7 +87,7 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="MODEL",
-            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, adapter:DIR, run:NAME …; repeatable.",
+            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.",
         ),
     ],
     set_: Set = None,

@@ -168,8 +168,9 @@ def serve(
     def say(text: str) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
-    say(f"loading; the log is {cache_dir() / 'serve.log'}")
+    log = cache_dir() / f"serve-{port}.log"
+    say(f"loading; the log is {log}")
     try:
-        follow(current, where, cache_dir() / "serve.log", say, ready=ready)
+        follow(current, where, log, say, ready=ready)
     except KeyboardInterrupt:
         say("stopped")
