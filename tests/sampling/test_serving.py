@@ -194,6 +194,7 @@ def test_a_name_stands_for_what_is_promoted_or_for_what_a_run_chose(home: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_server_answers_its_own_example_and_serves_what_is_promoted_next(home: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -137,7 +137,7 @@ def serve(
         str | None, typer.Argument(metavar="RUN", help="A run, or a retrained config; default the only one promoted.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of that address.")] = 8000,
     api_key_env: Annotated[
         str, typer.Option(metavar="NAME", help="The environment variable that holds the key requests must have.")
     ] = "",
