@@ -93,8 +93,11 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 INTO_THE_SANDBOX = {"suites", "execution", "store", "pipeline", "reporting", "cli"}
 WORKERS = {
     "codelutra/models/dequantise.py",
+    "codelutra/models/merge_worker.py",
+    "codelutra/reporting/gguf_worker.py",
     "codelutra/training/worker",
     "codelutra/sampling/engine_worker.py",
+    "codelutra/sampling/serve_worker.py",
     "codelutra/sampling/__main__.py",
 }  # started with `python -m`
 
@@ -177,7 +180,14 @@ def test_heavy_libraries_are_imported_at_the_top_of_workers_only() -> None:
 
 
 def test_nobody_imports_a_worker() -> None:
-    named = ("codelutra.training.worker.", "codelutra.sampling.engine_worker", "codelutra.models.dequantise")
+    named = (
+        "codelutra.training.worker.",
+        "codelutra.sampling.engine_worker",
+        "codelutra.sampling.serve_worker",
+        "codelutra.models.dequantise",
+        "codelutra.models.merge_worker",
+        "codelutra.reporting.gguf_worker",
+    )
     wrong = [
         f"{f.relative_to(ROOT)}:{line} {name}"
         for package in sorted(HOUSE)
@@ -270,7 +280,7 @@ def watch(event, args):
 HEAVY, opened = set(json.loads(sys.argv[1])), []
 sys.meta_path.insert(0, Absent())
 sys.addaudithook(watch)
-names, started_alone = [], ("__main__", ".worker.", "engine_worker", "dequantise")  # what only `python -m` starts
+names, started_alone = [], ("__main__", ".worker.", "_worker", "dequantise")  # what only `python -m` starts
 for top in ("sandbox", "codelutra"):
     package = importlib.import_module(top)
     names += [top, *(m.name for m in pkgutil.walk_packages(package.__path__, top + "."))]

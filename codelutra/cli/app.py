@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, start, watch
+from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, start, use, watch
 from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
@@ -88,7 +88,8 @@ config_.command("show")(config.config_show)
 config_.command("schema")(config.config_schema)
 GROUPS: dict[str, list[Any]] = {
     "Start": [start.run, start.check, plan.plan, init, config_, start.presets, start.suites, start.models],
-    "Watch and take away": [watch.status, watch.report, answers.failures, answers.diff, watch.export],
+    "Watch": [watch.status, watch.report, answers.failures, answers.diff],
+    "Use": [use.ask, use.export, use.serve],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
     "Retrain": [retrain.retrain, retrain.promoted],
     "Maintain": [maintain.doctor, health.health, runs_, maintain.prune, sandbox],

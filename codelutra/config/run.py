@@ -38,8 +38,9 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=f"^{RUN_NAME}$")]
     """Name of the run and of its directory."""
     model: str = DEFAULT_MODEL
-    """A name of `codelutra models`, `path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`:
-    the policy that a finished run in the same home has chosen. A larger one knows more and takes more time and memory."""
+    """A name of `codelutra models`, `path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `adapter:DIR`,
+    `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished run in the same home has chosen. A larger one knows
+    more and takes more time and memory."""
     iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)

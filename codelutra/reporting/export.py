@@ -1,4 +1,8 @@
-"""A policy on its way out: weights, tokenizer and adapter as transformers and vLLM load them, a model card, the report.
+"""A policy on its way out, in the form somebody else loads, with a model card and the report.
+
+transformers        weights, tokenizer and adapter as transformers and vLLM load them
+gguf                one file for llama.cpp, and a Modelfile for Ollama
+adapter             a LoRA adapter of the base model, as PEFT and vLLM load it
 
 OUT/README.md       the model card: numbers with their intervals, the commands behind them, licences, limits
 OUT/run.yaml        the config that made it
@@ -10,15 +14,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.reporting.model_card import card, has_adapter_of_base
+from codelutra.reporting.card_use import Form, Kind, To, has_adapter_of_base, system_of
+from codelutra.reporting.model_card import base_licence, card
 from codelutra.reporting.report import write_report
-from codelutra.results.findings import policy_row, read_findings
+from codelutra.results.findings import Findings, policy_row, read_findings
 from codelutra.results.summary import PolicyResult
 from codelutra.store.artifacts import Manifest
+from codelutra.store.child import Child
 from codelutra.store.files import refuse_foreign, refusing_full_disk, sha256_file, write_atomic
+from codelutra.training.bases import record_of
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
 # What is taken from a folder that somebody else made: notes, keys and checkpoints beside the model stay there.
@@ -29,13 +38,56 @@ _MODEL_FILES = (
 )
 
 
-def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
+def export(
+    run_path: Path,
+    out: Path,
+    *,
+    policy: str | None = None,
+    to: To = "transformers",
+    kind: Kind = "q8_0",
+    progress: Callable[[str, int, int, str], None] = lambda *_: None,
+) -> Path:
     """Copy a policy of a run to `out`, which must be absent or empty; returns `out`, whole.
 
-    policy: its label ("policy-1") or name ("policy 1"); None means the one the run chose. Raises UserError where there
-    is no such policy, the run may still choose another, its weights are gone or damaged, `out` is in use, or the disk is
-    full.
+    policy: its label ("policy-1") or name ("policy 1"); None means the one the run chose. to: merged weights; a GGUF file,
+    its matrices of that `kind`, with a Modelfile; or the adapter alone. `progress` hears stage, done, total, unit.
+    Raises UserError where there is no such policy, the run may still choose another, its weights are gone or damaged, it has
+    no adapter of the base or cannot be a GGUF file, `out` is in use, or the disk is full.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
+    found, row = exported_policy(run_path, policy)
+    form = form_of(found, to, kind)
+    if to == "adapter" and not has_adapter_of_base(found, row):
+        raise UserError(
+            f"{row.name} of run {run_path.name!r} has no adapter over the run's own base model: its weights were trained "
+            f"{'without one' if not record_of(Path(row.path)) else 'in steps, each over the one before'}. Export it "
+            "without --to (all weights), or train with train.method lora and train.adapter continued, from a warm start of "
+            "the same method or none"
+        )
+    part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with refusing_full_disk(out.parent, part):
+            part.mkdir(parents=True)
+            manifest = found.manifest(row.path)
+            if to == "gguf":
+                _require_as_scored(row, manifest, found.mend)
+                _write_gguf(found, row, form, part, progress)
+            else:
+                left_out = () if has_adapter_of_base(found, row) else ("adapter",)
+                _copy_model(row, manifest, part, found.mend, left_out, "adapter" if to == "adapter" else "")
+            write_report(run_path, out=part / "report")  # the run's own folder may be another user's
+            write_atomic(part / "run.yaml", found.config_text)
+            write_atomic(part / "README.md", card(found, row, form))
+            os.rename(part, out)  # an empty `out` is replaced
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def exported_policy(run_path: Path, policy: str | None) -> tuple[Findings, PolicyResult]:
+    """What leaves. Raises UserError where there is no such policy, or the run may still choose another."""
     found = read_findings(run_path)
     row = policy_row(found, policy)
     if policy is None and found.summary.state == "running":
@@ -43,22 +95,36 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
             f"run {run_path.name!r} is going on and may still choose another policy than {row.name}; export when it has "
             f"ended, or name the policy: --policy {row.label}"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
-    part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with refusing_full_disk(out.parent, part):
-            part.mkdir(parents=True)
-            left_out = () if has_adapter_of_base(found, row) else ("adapter",)
-            _copy_model(row, found.manifest(row.path), part, found.mend, left_out)
-            write_report(run_path, out=part / "report")  # the run's own folder may be another user's
-            write_atomic(part / "run.yaml", found.config_text)
-            write_atomic(part / "README.md", card(found, row))
-            os.rename(part, out)  # an empty `out` is replaced
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return out
+    return found, row
+
+
+def form_of(found: Findings, to: To, kind: Kind) -> Form:
+    return Form(to, kind, f"{found.summary.run}-{kind}.gguf" if to == "gguf" else "")
+
+
+def _write_gguf(found: Findings, row: PolicyResult, form: Form, to: Path, progress: Callable[..., None]) -> None:
+    """The GGUF file and its Modelfile, by a process of its own: torch and transformers stay out of this one."""
+    config, licence = found.config, base_licence(found)
+    asked = {
+        "model": row.path,
+        "out": str(to / form.file),
+        "kind": form.kind,
+        "about": {"name": found.summary.run, "licence": licence},
+        "modelfile": {
+            "system": system_of(found, row),
+            "thinking": config.prompt.thinking,
+            "context": config.engine.max_model_len,
+            "max_tokens": config.sample.max_tokens + config.prompt.budget,
+            "licence": licence,
+        },
+    }
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Child("export", "codelutra.reporting.gguf_worker", log=Path(scratch) / "log") as child,
+    ):
+        child.send(asked)
+        while (event := child.hear())["event"] != "done":
+            progress(f"write {form.file}", event["done"], event["total"], "tensors")
 
 
 def hub_name(target: str) -> str:
@@ -98,24 +164,45 @@ def _of_a_model(name: Path) -> bool:
     return any(name.match(kind) and len(name.parts) == kind.count("/") + 1 for kind in _MODEL_FILES)
 
 
-def _copy_model(
-    row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str, left_out: tuple[str, ...] = ()
-) -> None:
-    """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
-    out where one is not what it was. The folders `left_out` stay."""
+def _recorded(row: PolicyResult, manifest: Manifest | None, made_by: str) -> dict[str, str]:
+    """File → sha256 of what the policy was scored with; empty where nobody wrote that down. Raises UserError where one of
+    the files is gone; `made_by` is the way out."""
     source = Path(row.path)
     if not (source / "config.json").is_file():
         raise UserError(f"the weights of {row.name} are not at {source} any more; {made_by}")
-    recorded = {name: said for name, said in (manifest["files"] if manifest else {}).items() if name not in _NOT_THE_MODEL}
+    files = (manifest["files"] if manifest else {}).items()
+    recorded = {name: said["sha256"] for name, said in files if name not in _NOT_THE_MODEL}
     if gone := [name for name in recorded if not (source / name).is_file()]:
         raise UserError(f"{source / gone[0]} is not there any more; {made_by}")
+    return recorded
+
+
+def _require_as_scored(row: PolicyResult, manifest: Manifest | None, made_by: str) -> None:
+    for name, digest in _recorded(row, manifest, made_by).items():
+        if sha256_file(Path(row.path) / name) != digest:
+            raise UserError(_damaged(Path(row.path) / name, row, made_by))
+
+
+def _damaged(file: Path, row: PolicyResult, made_by: str) -> str:
+    return f"{file} is not what {row.name} was scored with (its sha256 differs); {made_by}"
+
+
+def _copy_model(
+    row: PolicyResult, manifest: Manifest | None, to: Path, made_by: str, left_out: tuple[str, ...] = (), only: str = ""
+) -> None:
+    """Copy what defines the policy, each file checked against the digest it had when it was scored; `made_by` is the way
+    out where one is not what it was. The folders `left_out` stay; of the folder `only` the content is copied, and nothing
+    else."""
+    source, recorded = Path(row.path), _recorded(row, manifest, made_by)
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         name = file.relative_to(source)
         if str(name) in _NOT_THE_MODEL or name.parts[0] in left_out or not (str(name) in recorded or _of_a_model(name)):
             continue
+        if only and name.parts[0] != only:
+            continue
         refuse_foreign(file, source)
-        copy = to / name
+        copy = to / (name.relative_to(only) if only else name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-        if str(name) in recorded and sha256_file(copy) != recorded[str(name)]["sha256"]:
-            raise UserError(f"{file} is not what {row.name} was scored with (its sha256 differs); {made_by}")
+        if str(name) in recorded and sha256_file(copy) != recorded[str(name)]:
+            raise UserError(_damaged(file, row, made_by))

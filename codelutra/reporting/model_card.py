@@ -11,26 +11,20 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import polars as pl
 import yaml
 
 from codelutra import __version__
 from codelutra.config import RunConfig
-from codelutra.prompts import TODAY, as_messages, as_text, closing, template_of, thought
+from codelutra.reporting.card_use import Form, use
 from codelutra.results import text
-from codelutra.results.escapes import code, inline, one_line, paragraph, visible
+from codelutra.results.escapes import code, inline, one_line, paragraph
 from codelutra.results.findings import Findings, headline, libraries
 from codelutra.results.lineage import lineage
 from codelutra.results.summary import PolicyResult, TestResult, policy_name
 from codelutra.results.table import POLICIES_EXPLAINED, policies_table
 from codelutra.scoring.statistics import Estimate
-from codelutra.training.bases import record_of
 
-_ADAPTER = """ The weights are merged: `adapter/` is in them already. It is
-an adapter (LoRA) of {base} (fingerprint `{fingerprint}`) and of no other model.
-So that base model with it is this policy too:
-`vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=adapter`.
-"""
+WHOLE = Form()
 _PAPER = "[CodeLutra](https://arxiv.org/abs/2411.05199) (Tao et al., TMLR 2025)"
 _SAMPLED = "sample programs from the current policy, run them in a sandbox, "
 _OBJECTIVES = {  # train.objective → how one iteration went, tags
@@ -47,8 +41,8 @@ _OBJECTIVES = {  # train.objective → how one iteration went, tags
 }
 
 
-def card(found: Findings, row: PolicyResult) -> str:
-    """README.md of the export of `row`'s policy."""
+def card(found: Findings, row: PolicyResult, form: Form = WHOLE, measured: str = "") -> str:
+    """README.md of the export of `row`'s policy. `measured`: what measuring the export itself has shown."""
     s, config = found.summary, found.config
     first, *later = lineage(found)
     model, source = first.summary.model, first.summary.model_source
@@ -73,38 +67,22 @@ def card(found: Findings, row: PolicyResult) -> str:
     licence_note = "" if licence else "- The base model's licence is not recorded here; find it before passing this on.\n"
     template = Template(resources.files("codelutra.reporting").joinpath("templates/model_card.md").read_text())
     return template.substitute(
-        front=yaml.safe_dump(_front(found, row, licence, tags), sort_keys=False, allow_unicode=True).strip(),
+        front=yaml.safe_dump(_front(found, row, licence, tags, form.library), sort_keys=False, allow_unicode=True).strip(),
         title=inline(f"{s.run}: {model} refined on {s.suite}"),
         headline="\n\n".join(map(paragraph, [*_so_far(found), *headline(found)])),
         policies=replace(policies_table(s), best=s.policies.index(row)).markdown(),
         explained=POLICIES_EXPLAINED.replace(" The chosen policy stands out.", ""),
         policy=inline(row.name),
         mode=code(s.mode),
-        tested=_tested(found, row),
+        tested="\n\n".join(filter(None, (_tested(found, row), measured))),
         model=code(model),
         run=one_line(s.run),
         suite=inline(s.suite),
         facts="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
-        adapter=_adapter(found, row),
         made=f"{code(model)}, {made}",
-        prompt=_prompt(found, row),
-        max_tokens=drawn.max_tokens + budget,
+        use=use(found, row, form),
         licence_note=licence_note,
     )
-
-
-def has_adapter_of_base(found: Findings, row: PolicyResult) -> bool:
-    """Whether the adapter beside this policy belongs to the model the run started from. What a later iteration added to the
-    policy before it is of use to nobody who has not that policy."""
-    return record_of(Path(row.path)).get("base") in (found.config.model, found.summary.model_taken)
-
-
-def _adapter(found: Findings, row: PolicyResult) -> str:
-    if not has_adapter_of_base(found, row):
-        return ""
-    said, rank = record_of(Path(row.path)), max(8, found.config.train.lora_rank)
-    known = {"base": code(said["base"]), "fingerprint": one_line(said.get("fingerprint", ""))[:64]}
-    return _ADAPTER.format(**known, rank=1 << (rank - 1).bit_length())
 
 
 def _so_far(found: Findings) -> list[str]:
@@ -174,7 +152,7 @@ def base_licence(found: Findings) -> str:
     return ""
 
 
-def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str]) -> dict[str, Any]:
+def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str], library: str) -> dict[str, Any]:
     s = found.summary
     named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(@.*)?", lineage(found)[0].summary.model_taken)
     metrics = [_metric("dev", row.dev)] if row.dev.n else []
@@ -188,7 +166,7 @@ def _front(found: Findings, row: PolicyResult, licence: str, tags: list[str]) ->
     return {
         "license": licence or "other",
         **({"base_model": named[1]} if named else {}),
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": ["codelutra", *tags, "code", s.suite],
         "model-index": [{"name": s.run, "results": [results]}],
@@ -205,37 +183,3 @@ def _tested(found: Findings, row: PolicyResult) -> str:
     if not test or test.policy != row.label:
         return "It was not scored on a test split."
     return f"On the test split, scored once after it was chosen: **{text.rate(test)}** of {test.n} problems."
-
-
-def _prompt(found: Findings, row: PolicyResult) -> str:
-    """Lines of Python that make `prompt`, of a dev problem, as the policy was trained on it; some have no chat template."""
-    policy, trained = Path(row.path), found.manifest(row.path)
-    system = trained["config"].get("system", "") if trained else ""
-    problems = found.frame("problems.parquet")
-    dev = None if problems is None else problems.filter(pl.col("split") == "dev")
-    asked = dev["prompt"][0] if dev is not None and dev.height else "…"
-    template = template_of(policy)
-    if not template and (policy / "tokenizer_config.json").is_file():
-        text = visible(json.dumps(as_text(system, asked), ensure_ascii=False))
-        return f'text = {text}\nprompt = tokenizer(text, return_tensors="pt")'
-    start = [{"role": "system", "content": system}] if system else []
-    messages: Any = [*start, {"role": "user", "content": asked}]
-    thinking, behind, note = found.config.prompt.thinking, "", ""
-    with contextlib.suppress(Exception):  # without transformers, or without a tokenizer that it can read
-        from transformers import PreTrainedTokenizerFast
-
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(policy)
-        messages = as_messages(tokenizer, system, asked, thinking=thinking)
-        behind = closing(tokenizer, thinking=thinking)
-        note = f"  # it thinks first: its answer is what stands behind {thought(tokenizer).closes}" if thinking else ""
-    options = {"enable_thinking": thinking, "thinking": thinking, "date_string": f'"{TODAY:%d %b %Y}"'}
-    more = "".join(f", {name}={value}" for name, value in options.items() if re.search(rf"\b{name}\b", template))
-    shown = visible(json.dumps(messages, indent=4, ensure_ascii=False))
-    if behind:  # the template opens a thought that the policy was trained without
-        text = f"tokenizer.apply_chat_template(messages, add_generation_prompt=True{more}, tokenize=False)"
-        ready = 'prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")'
-        return f"messages = {shown}\ntext = {text} + {json.dumps(behind)}\n{ready}"
-    apply = (
-        f'tokenizer.apply_chat_template(messages, add_generation_prompt=True{more}, return_tensors="pt", return_dict=True)'
-    )
-    return f"messages = {shown}\nprompt = {apply}{note}"

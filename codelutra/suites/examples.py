@@ -18,7 +18,7 @@ def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.
         return problems
     train = (problems if references is None else references).filter(pl.col("split") == "train", pl.col("reference") != "")
     known = {g: rows.select("problem_id", "prompt", "reference").rows() for (g,), rows in train.group_by("group")}
-    shared = {g: _shared_lines(rows["prompt"].to_list()) for (g,), rows in problems.group_by("group")}
+    shared = {g: shared_lines(rows["prompt"].to_list()) for (g,), rows in problems.group_by("group")}
     prompts = []
     for problem_id, group, prompt in problems.select("problem_id", "group", "prompt").rows():
         others = sorted(row for row in known.get(group, []) if row[0] != problem_id)
@@ -30,7 +30,7 @@ def with_examples(problems: pl.DataFrame, shots: int, seed: int, references: pl.
     return problems.with_columns(prompt=pl.Series(prompts, dtype=pl.String))
 
 
-def _shared_lines(texts: list[str]) -> int:
+def shared_lines(texts: list[str]) -> int:
     """How many lines all of `texts` have in common at their start."""
     columns = zip(*(t.split("\n") for t in texts), strict=False)
     return sum(1 for _ in takewhile(lambda lines: len(set(lines)) == 1, columns))

@@ -16,9 +16,8 @@ from typing import Any
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import UserError
 from codelutra.hardware import gpu_capabilities
+from codelutra.models.adapters import RECORD as RECORD
 from codelutra.store.files import UNREADABLE, require_plain_file
-
-RECORD = "codelutra-adapter.json"
 
 
 @dataclass(frozen=True)

@@ -166,3 +166,22 @@ def write_tiny_gguf(file: Path, *, seed: int = 0, pre: str = "smollm", unknown: 
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def write_tiny_adapter(folder: Path, base: Path, reference: str, fingerprint: str) -> Path:
+    """A LoRA adapter over a tiny model, as training leaves it: rank 4, alpha 8, random in both matrices."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    torch.manual_seed(3)
+    for name, weights in model.named_parameters():
+        if "lora_" in name:
+            weights.data = 0.1 * torch.randn_like(weights)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    record = {"base": reference, "fingerprint": fingerprint, "method": "lora"}
+    (folder / "codelutra-adapter.json").write_text(json.dumps(record))
+    return folder

@@ -1,10 +1,9 @@
-"""Commands that show a run or take a policy out of it: status, report, export."""
+"""Commands that show a run: status, report."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,29 +74,3 @@ def report(
     with Here() as progress:
         page = write_report(runs / name, [runs / other for other in beside or ()], progress=progress)
     print(json.dumps({"report": str(page)}) if json_ else visible(f"report: {page}"))
-
-
-def export(
-    name: RunName,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not exist or be empty.")],
-    policy: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Which policy, e.g. policy-1; default the best by dev.")
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(metavar="hf:ORG/NAME", help="Then upload it, private until you say otherwise.")
-    ] = None,
-    home: Home = None,
-    json_: Json = False,
-) -> None:
-    """Copy a policy out: weights, tokenizer, model card with the numbers. Loads in transformers and vLLM."""
-    from codelutra.reporting.export import export as export_policy
-    from codelutra.reporting.export import hub_name
-    from codelutra.reporting.export import push as push_to_hub
-
-    if push:
-        hub_name(push)  # a wrong name is told before anything is copied
-    out = export_policy(home_dir(home) / "runs" / name, directory, policy=policy)
-    address = push_to_hub(out, push) if push else None
-    print(json.dumps({"exported": str(out), "pushed": address}) if json_ else visible(f"exported: {out}"))
-    if address and not json_:
-        print(visible(f"pushed: {address}"))

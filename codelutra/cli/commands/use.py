@@ -1,0 +1,176 @@
+"""Commands that use a policy: export, ask, serve."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from codelutra.cli.commands.options import Home, Json, RunName, print_json
+from codelutra.results.escapes import visible
+from codelutra.store.paths import home_dir
+
+_ROWS_SHOWN = 50
+Policy = Annotated[str | None, typer.Option(metavar="POLICY", help="Which policy, e.g. policy-1; default the best by dev.")]
+PolicyOf = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name, or a retrained config's: then what is promoted.")
+]
+
+
+def export(
+    name: RunName,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not exist or be empty.")],
+    policy: Policy = None,
+    to: Annotated[
+        Literal["transformers", "gguf", "adapter"],
+        typer.Option(help="Weights for transformers and vLLM; a GGUF file and Ollama's Modelfile; the LoRA adapter alone."),
+    ] = "transformers",
+    type_: Annotated[
+        Literal["q8_0", "f16", "bf16"], typer.Option("--type", help="Of a GGUF's matrices: 8 bits, or 16 at twice the size.")
+    ] = "q8_0",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Then score the export on dev by its own loader; the card states it.")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="hf:ORG/NAME", help="Then upload it, private until you say otherwise.")
+    ] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Copy a policy out, with a model card that has the numbers: as it is, as GGUF, or as an adapter.
+
+    --measure loads an engine and answers every dev problem once: about what one policy's dev score took in the run.
+    """
+    from codelutra.cli.progress import Here
+    from codelutra.reporting.export import export as export_policy
+    from codelutra.reporting.export import hub_name
+    from codelutra.reporting.export import push as push_to_hub
+
+    if push:
+        hub_name(push)  # a wrong name is told before anything is copied
+    root = home_dir(home)
+    with Here() as progress:
+        out = export_policy(root / "runs" / name, directory, policy=policy, to=to, kind=type_, progress=progress)
+    measured = _measured(root, name, out, policy, to, type_) if measure else None
+    address = push_to_hub(out, push) if push else None
+    if json_:
+        print(json.dumps({"exported": str(out), "pushed": address} | ({"measured": measured} if measured else {})))
+        return
+    print(visible(f"exported: {out}"))
+    if measured:
+        print(visible(measured["said"]))
+    if address:
+        print(visible(f"pushed: {address}"))
+
+
+def _measured(root: Path, name: str, out: Path, policy: str | None, to: Any, kind: Any) -> dict[str, Any]:
+    from codelutra.cli.watch import watch_run
+    from codelutra.errors import CodelutraError
+    from codelutra.experiments import remeasure
+
+    run = root / "runs" / name
+    try:
+        arm = remeasure.remeasuring(root, run, out, policy, to)
+        watch_run(arm.source, arm.overrides, root)
+        said = remeasure.tell(root, arm, run, out, policy, to, kind)
+    except CodelutraError:
+        again = (
+            f"codelutra evaluate {shlex.quote(str(run / 'run.yaml'))} --model {shlex.quote(remeasure.reference_of(out, to))}"
+        )
+        print(visible(f"exported: {out}; it was not measured. To measure it: {again}"), file=sys.stderr)
+        raise
+    return {"said": said, **remeasure.as_json(root, arm)}
+
+
+def ask(
+    name: PolicyOf,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes. For Python: the task.")],
+    db: Annotated[
+        str, typer.Option("--db", metavar="FILE", help="A SQLite file, or the name of one of the suite's databases.")
+    ] = "",
+    policy: Policy = None,
+    server: Annotated[str, typer.Option(metavar="URL", help="Ask this server of the policy; default an engine here.")] = "",
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Ask a policy one question: its query, and the rows that it gives in the sandbox. Python programs are not run.
+
+    Exit 1 where the query fails. An engine is loaded for the one question, which takes most of the time; ask a server of
+    `codelutra serve` with --server to be quicker.
+    """
+    from dataclasses import asdict
+
+    from codelutra.experiments.in_force import in_force
+    from codelutra.pipeline.ask import ask as ask_policy
+
+    found = in_force(home_dir(home), name, policy)
+    answer = ask_policy(found.config, found.path, question, database=db, server=server)
+    if json_:
+        print_json({"run": found.run.name, "policy": found.label, **asdict(answer), "rows": answer.plain_rows})
+    else:
+        _show_answer(answer)
+    if answer.failed:
+        raise typer.Exit(1)
+
+
+def _show_answer(answer: Any) -> None:
+    from codelutra.cli import tables
+    from codelutra.results.table import Table
+
+    print(visible(answer.code or answer.completion))
+    if answer.failed:
+        cut = " (the answer was cut off at sample.max_tokens)" if answer.finish_reason == "length" else ""
+        print(visible(f"codelutra: {answer.status}{cut}: {answer.error}"), file=sys.stderr)
+    elif answer.status == "ok":
+        cells = [["NULL" if cell is None else str(cell) for cell in row] for row in answer.plain_rows[:_ROWS_SHOWN]]
+        more = f", {_ROWS_SHOWN} shown (--json has all)" if len(answer.rows) > _ROWS_SHOWN else ""
+        tables.show(Table(tuple(answer.columns), cells))
+        print(f"{len(answer.rows):,} row{'' if len(answer.rows) == 1 else 's'}{more}")
+
+
+def serve(
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run, or a retrained config; default the only one promoted.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of that address.")] = 8000,
+    api_key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="The environment variable that holds the key requests must have.")
+    ] = "",
+    policy: Policy = None,
+    home: Home = None,
+) -> None:
+    """Serve a policy with vLLM's OpenAI server. Of a retrained config: what is promoted, now and later.
+
+    When another policy is promoted, requests that are under way are answered, and the server starts anew. Ctrl-C ends it.
+    """
+    from codelutra.experiments.in_force import in_force
+    from codelutra.reporting.request import example
+    from codelutra.sampling.serving import Served, Where, follow, key_from, require_usable
+    from codelutra.store.paths import cache_dir
+
+    root, where = home_dir(home), Where(host, port, key_from(api_key_env) if api_key_env else "")
+    require_usable(where)
+
+    def current() -> Served:
+        found = in_force(root, name, policy)
+        return Served(name or found.run.name, f"{found.label} of run {found.run.name}", found.path, found.config)
+
+    def ready(served: Served) -> None:
+        found = in_force(root, name, policy)
+        say(f"serving {served.label} as {served.name!r} at {where.url}/v1; weights: {served.path}")
+        print(visible(example(found.run, found.label, served.name, where.url, api_key_env)), flush=True)
+
+    def say(text: str) -> None:
+        print(visible(text), file=sys.stderr, flush=True)
+
+    log = cache_dir() / f"serve-{port}.log"
+    say(f"loading; the log is {log}")
+    try:
+        follow(current, where, log, say, ready=ready)
+    except KeyboardInterrupt:
+        say("stopped")

@@ -1,0 +1,64 @@
+"""Which policy a name stands for now: the promoted one of a retrained config, or the one that a run chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from codelutra.config import RunConfig
+from codelutra.errors import UserError
+from codelutra.experiments.retrain import Record
+from codelutra.reporting.export import exported_policy
+from codelutra.store.paths import go_on_command
+from codelutra.store.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class InForce:
+    """A policy that can be loaded, and the run that made it."""
+
+    run: Path
+    label: str
+    path: Path
+    """Its weights, without links: another promotion does not change them."""
+
+    @property
+    def config(self) -> RunConfig:
+        mend = "put a copy of it back, or start the run with its own config again"
+        if found := RunDir(self.run).config(mend):
+            return found
+        raise UserError(f"{self.run / 'run.yaml'} is not there; {mend}")
+
+
+def in_force(home: Path, name: str | None = None, policy: str | None = None) -> InForce:
+    """The policy that `name` stands for: of a retrained config what is promoted, unless a `policy` is asked for by label.
+    None: of the only config that has something promoted.
+
+    Raises UserError where there is no such policy, the run may still choose another, or its weights are gone.
+    """
+    name = name or _only_one(home)
+    row = Record(home, name).promoted if policy is None else None
+    if row:
+        return _loadable(InForce(home / "runs" / row.run, row.policy, Path(row.path)))
+    found, chosen = exported_policy(home / "runs" / name, policy)
+    return _loadable(InForce(found.path, chosen.label, Path(chosen.path)))
+
+
+def _only_one(home: Path) -> str:
+    named = sorted(p.parent.name for p in (home / "promoted").glob("*/record.json"))
+    names = [name for name in named if Record(home, name).promoted]
+    if len(names) == 1:
+        return names[0]
+    raise UserError(
+        f"give a run's name (`codelutra status` lists them) or a retrained config's; promoted under {home}: "
+        f"{', '.join(names) or 'nothing'}"
+    )
+
+
+def _loadable(found: InForce) -> InForce:
+    if not (found.path / "config.json").is_file():
+        raise UserError(
+            f"the weights of {found.label} of run {found.run.name!r} are not at {found.path} any more; "
+            f"`{go_on_command(found.run)}` makes them anew"
+        )
+    return InForce(found.run, found.label, found.path.resolve())

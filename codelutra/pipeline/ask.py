@@ -1,0 +1,158 @@
+"""One question to a policy: the prompt as its run wrote it, a greedy answer, and of a query the rows, from the sandbox."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from codelutra.config import RunConfig
+from codelutra.errors import UserError
+from codelutra.sampling.shards import Shard, sample_shards
+from codelutra.schema import PROBLEMS
+from codelutra.store.paths import cache_dir
+from codelutra.suites.base import Suite, material, open_suite
+from codelutra.suites.databases import database_digest, read_schema, require_settled
+from codelutra.suites.examples import shared_lines, with_examples
+from codelutra.suites.splits import shown
+from codelutra.suites.sql import SqlSuite
+from codelutra.suites.sql_text import bare
+from sandbox import SandboxError
+from sandbox.image import ensure_image
+from sandbox.pool import Pool
+from sandbox.protocol import SqlJob
+
+_ID = "asked"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy answered, and what came of it."""
+
+    question: str
+    prompt: str
+    completion: str
+    code: str
+    language: str
+    finish_reason: str
+    """ "stop", or "length" where it was cut off."""
+    status: str
+    """Of the sandbox: "ok" or why there are no rows; "not run" for Python; "no_code"."""
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.status not in ("ok", "not run")
+
+    @property
+    def plain_rows(self) -> list[list[Any]]:
+        """The rows with bytes written in hex, as SQLite writes them: x'00ff'."""
+        return [[f"x'{cell.hex()}'" if isinstance(cell, bytes) else cell for cell in row] for row in self.rows]
+
+
+def ask(config: RunConfig, policy: Path, question: str, *, database: str = "", server: str = "") -> Answer:
+    """Ask the policy, trained as `config` says, by an engine of its own or, where it is given, by a `server` of it.
+
+    database: a SQLite file, or the name of one of the suite's; may be left out where that has only one. Raises UserError for
+    an empty question, a database that is none or is needed, a prompt that is too long, or where there is no sandbox.
+    """
+    if not question.strip():
+        raise UserError('the question is empty; give it in quotes: codelutra ask RUN "How many …?"')
+    suite = open_suite(config.suite)
+    if not isinstance(suite, SqlSuite):
+        if database:
+            raise UserError(f"--db {database}: suite {suite.name} asks for Python programs, which have no database")
+        return _answered(config, policy, suite, question, question, "python", server)
+    file, digest = _database(suite, database)
+    prompt = _prompt(config, suite, file, digest, question)
+    answer = _answered(config, policy, suite, question, prompt, "sql", server)
+    return answer if answer.status == "no_code" else _run(config, suite, file, digest, answer)
+
+
+def _database(suite: Suite, named: str) -> tuple[Path, str]:
+    """The file and its digest."""
+    files = {path.stem: (path, digest) for digest, path in suite.databases().items()}
+    if not named:
+        if len(files) == 1:
+            return next(iter(files.values()))
+        raise UserError(f"suite {suite.name} has {len(files)} databases; give one with --db: {', '.join(sorted(files))}")
+    if named in files:
+        return files[named]
+    file = Path(os.path.expandvars(named)).expanduser()
+    if not file.is_file():
+        raise UserError(f"--db {named!r} is no file and no database of the suite; there: {', '.join(sorted(files))}")
+    require_settled(file)
+    return file, database_digest(file)
+
+
+def _prompt(config: RunConfig, suite: Suite, file: Path, digest: str, question: str) -> str:
+    """As the suite writes one over this database, with worked examples where the run's prompts have them."""
+    section, problems, schema = config.suite, suite.problems(), read_schema(file)
+    over = pl.Series([material(judge).get("database") == digest for judge in problems["judge"]], dtype=pl.Boolean)
+    others = problems.filter(over)
+    if others.is_empty():
+        return f"{schema}\n\n{question}"
+    prompts = others["prompt"].to_list()
+    context = schema
+    if not all(prompt.startswith(schema) for prompt in prompts) and len(prompts) > 1:
+        context = "\n".join(prompts[0].split("\n")[: shared_lines(prompts)]).strip()
+    asked = {"problem_id": _ID, "split": "dev", "prompt": f"{context}\n\n{question}", "reference": ""}
+    row = others.head(1).with_columns(**{name: pl.lit(value, PROBLEMS[name]) for name, value in asked.items()})
+    extended = with_examples(pl.concat([problems, row]), section.shots, section.seed, shown(problems, section))
+    return str(extended.filter(pl.col("problem_id") == _ID)["prompt"][0])
+
+
+def _answered(
+    config: RunConfig, policy: Path, suite: Suite, question: str, prompt: str, language: str, server: str
+) -> Answer:
+    rows = {"problem_id": _ID, "split": "dev", "prompt": prompt, "language": language, "judge": "{}"}
+    frame = pl.DataFrame([{name: rows.get(name, "") for name in PROBLEMS}], schema=PROBLEMS)
+    engine = {"replicas": 1, "max_batch": 1, "cache_gib": min(0.5, config.engine.cache_gib)}  # for one answer
+    samples = sample_shards(
+        policy,
+        suite.system,
+        [Shard(0, _ID, frame, greedy=True)],
+        sample=config.sample.model_copy(update={"endpoints": (server,) if server else ()}),
+        engine=config.engine.model_copy(update=engine),
+        seed=config.seed,
+        log=cache_dir() / "ask.log",
+        lock=cache_dir() / "accelerator.lock",
+        thinking=config.prompt.budget,
+    )
+    ((_, found),) = samples
+    row = found.row(0, named=True)
+    most = config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget
+    if row["finish_reason"] == "dropped":
+        raise UserError(
+            f"the prompt has {row['prompt_tokens']} tokens, and the run's engine.max_model_len leaves {most} for it: ask "
+            "shorter, or over a smaller database"
+        )
+    given = (question, prompt, row["completion"], row["code"], language, row["finish_reason"])
+    if not row["code"].strip():
+        return Answer(*given, "no_code", error="the answer holds no program")
+    return Answer(*given, "not run")
+
+
+def _run(config: RunConfig, suite: Suite, file: Path, digest: str, answer: Answer) -> Answer:
+    limits = config.execute
+    try:
+        with Pool(
+            image=ensure_image(suite.image),
+            workers=1,
+            databases={digest: file},
+            run="ask",
+            memory_mb=limits.memory_mb,
+            runtime=limits.runtime,
+        ) as pool:
+            (result,) = pool.map([SqlJob(_ID, digest, bare(answer.code), limits.timeout_seconds)])
+    except SandboxError as e:
+        raise UserError(f"{e}\n(`codelutra doctor` shows what is missing). The answer was: {answer.code}") from e
+    if result.status != "ok":
+        return replace(answer, status=result.status, error=result.error or "")
+    value = result.value
+    return replace(answer, status="ok", columns=value["columns"], rows=value["rows"])
