@@ -52,7 +52,8 @@ def export(run_path: Path, out: Path, *, policy: str | None = None) -> Path:
             part.mkdir(parents=True)
             left_out = () if has_adapter_of_base(found, row) else ("adapter",)
             _copy_model(row, found.manifest(row.path), part, found.mend, left_out)
-            write_report(run_path, out=part / "report")  # the run's own folder may be another user's
+            # Not to the run's own folder, which may be another user's; and without all the questions, which may be private.
+            write_report(run_path, out=part / "report", every_answer=False)
             write_atomic(part / "run.yaml", found.config_text)
             write_atomic(part / "README.md", card(found, row))
             os.rename(part, out)  # an empty `out` is replaced
