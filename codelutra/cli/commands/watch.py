@@ -66,10 +66,16 @@ def export(
     push: Annotated[
         str | None, typer.Option(metavar="hf:ORG/NAME", help="Then upload it, private until you say otherwise.")
     ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Not a policy but the pairs and outcomes, as a data set with TRL's columns.")
+    ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
     """Copy a policy out: weights, tokenizer, model card with the numbers. Loads in transformers and vLLM."""
+    if data:
+        _export_data(name, directory, policy, push, home, json_)
+        return
     from codelutra.reporting.export import export as export_policy
     from codelutra.reporting.export import hub_name
     from codelutra.reporting.export import push as push_to_hub
@@ -77,7 +83,24 @@ def export(
     if push:
         hub_name(push)  # a wrong name is told before anything is copied
     out = export_policy(home_dir(home) / "runs" / name, directory, policy=policy)
-    address = push_to_hub(out, push) if push else None
+    _print_exported(out, push_to_hub(out, push) if push else None, json_)
+
+
+def _export_data(name: str, directory: Path, policy: str | None, push: str | None, home: Path | None, json_: bool) -> None:
+    from codelutra.errors import UserError
+    from codelutra.reporting.dataset import export_data, push_data, require_token
+
+    if policy:
+        raise UserError(
+            f"--policy {policy}: --data takes the answers of all policies, each with its name; leave --policy out"
+        )
+    if push:
+        require_token(push)
+    out = export_data(home_dir(home) / "runs" / name, directory)
+    _print_exported(out, push_data(out, push) if push else None, json_)
+
+
+def _print_exported(out: Path, address: str | None, json_: bool) -> None:
     print(json.dumps({"exported": str(out), "pushed": address}) if json_ else visible(f"exported: {out}"))
     if address and not json_:
         print(visible(f"pushed: {address}"))
