@@ -35,8 +35,9 @@ class Answered:
     chosen: int
     """Index of the policy the run ships, or would ship now."""
     problems: list[Row]
-    """By id: problem_id, group, difficulty, prompt, reference, expected; and `answers`, one a policy: status, program, gave,
-    error; None where the policy's answer does not count (an infrastructure failure) or was not asked for."""
+    """By id: problem_id, group, difficulty, prompt, reference, expected; and `answers`, one a policy: status, completion,
+    finish_reason, seconds, program, gave, error; None where it does not count (an infrastructure failure) or was not asked
+    for."""
 
     def flips(self, before: int, after: int) -> tuple[list[Row], list[Row]]:
         """Problems that only the policy `after` solves, and those that only `before` solves, as McNemar's test does."""
@@ -82,14 +83,15 @@ def answered(found: Findings, others: Sequence[Findings] = ()) -> Answered | Non
 
 
 def _of_policy(found: Findings, policy: PolicyResult) -> pl.DataFrame | None:
-    """(problem_id, status, program, gave, error) of the answers that count."""
+    """(problem_id and what `Answered.problems` has of an answer) of the answers that count."""
     outcomes, scores = found.dev_outcomes(policy), found.dev_scores(policy)
     if outcomes is None or scores is None:
         return None
     counting = scores.filter(pl.col("greedy_status").is_not_null(), pl.col("greedy_status") != "infra_error")
     greedy = outcomes.filter("greedy").unique("problem_id", keep="first", maintain_order=True)
     program = pl.when(pl.col("code") == "").then("completion").otherwise("code")
-    said = greedy.select("problem_id", program=program, gave="output", error=pl.col("error").str.strip_chars())
+    error = pl.col("error").str.strip_chars()
+    said = greedy.select("problem_id", "completion", "finish_reason", "seconds", program=program, gave="output", error=error)
     joined = counting.select("problem_id", status=pl.col("greedy_status").cast(pl.String)).join(said, on="problem_id")
     return joined if joined.height else None
 

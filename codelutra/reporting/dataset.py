@@ -10,9 +10,7 @@ The test split is left out: what is trained on must not be what is measured on.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -20,11 +18,12 @@ import yaml
 
 from codelutra.errors import UserError
 from codelutra.reporting.export import hub_name
+from codelutra.reporting.new_folder import new_folder, require_free
 from codelutra.results.escapes import inline
 from codelutra.results.findings import Findings, read_findings
 from codelutra.schema import NOT_THE_MODELS_DOING
 from codelutra.store.artifacts import read_frame
-from codelutra.store.files import refusing_full_disk, write_atomic
+from codelutra.store.files import write_atomic
 from codelutra.store.paths import go_on_command
 
 Part = tuple[str, str]  # config ("pairs" | "outcomes"), split
@@ -43,24 +42,12 @@ def export_data(run_path: Path, out: Path) -> Path:
     if not parts:
         go_on = go_on_command(run_path)
         raise UserError(f"run {run_path.name!r} has no pairs and no outcomes yet; `{go_on}` goes on with it")
-    part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with refusing_full_disk(out.parent, part):
-            for (config, split), frame in parts.items():
-                (part / config).mkdir(parents=True, exist_ok=True)
-                frame.write_parquet(part / config / f"{split}.parquet")
-            write_atomic(part / "README.md", _card(found, parts))
-            os.rename(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(out) as part:
+        for (config, split), frame in parts.items():
+            (part / config).mkdir(exist_ok=True)
+            frame.write_parquet(part / config / f"{split}.parquet")
+        write_atomic(part / "README.md", _card(found, parts))
     return out
-
-
-def require_free(out: Path) -> None:
-    """Raise UserError where something lies at `out`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
 
 
 def require_token(target: str) -> None:
@@ -103,13 +90,13 @@ def _parts(found: Findings) -> dict[Part, pl.DataFrame]:
     problems = found.frame("problems.parquet")
     if problems is None:
         return {}
-    system = _system(found)
+    system = system_text(found)
     frames = {("pairs", "train"): _pairs(found, system)}
     frames |= {("outcomes", split): _outcomes(found, problems, split, system) for split in _SPLITS}
     return {part: frame for part, frame in frames.items() if frame is not None and frame.height}
 
 
-def _system(found: Findings) -> str:
+def system_text(found: Findings) -> str:
     """The system text that every prompt of the run has, as its trainings were told it."""
     trained = (found.manifest(p.path) for p in found.policies)
     return next((str(m["config"]["system"]) for m in trained if m and m["config"].get("system")), "")

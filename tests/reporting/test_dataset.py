@@ -114,16 +114,19 @@ def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--push", "hf:me/data"], "there is no Hugging Face token here"),
-        (["--push", "me/data"], "write hf:org/name"),
-        (["--policy", "policy-1"], "leave --policy out"),
+        (["--data", "--push", "hf:me/data"], "there is no Hugging Face token here"),
+        (["--data", "--push", "me/data"], "write hf:org/name"),
+        (["--data", "--policy", "policy-1"], "leave --policy out"),
+        (["--logs", "--policy", "policy-1"], "leave --policy out"),
+        (["--logs", "--push", "hf:me/data"], "logs are not pushed"),
+        (["--logs", "--data"], "give one of them"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
     run: Path, tmp_path: Path, options: list[str], said: str
 ) -> None:
     home = {"HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "CODELUTRA_HOME": str(run.parents[1])}
-    done = codelutra("export", run.name, str(tmp_path / "out"), "--data", *options, **home)
+    done = codelutra("export", run.name, str(tmp_path / "out"), *options, **home)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
     assert not (tmp_path / "out").exists()

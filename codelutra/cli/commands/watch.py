@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json, show_run
+from codelutra.errors import UserError
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
@@ -69,12 +70,17 @@ def export(
     data: Annotated[
         bool, typer.Option("--data", help="Not a policy but the pairs and outcomes, as a data set with TRL's columns.")
     ] = False,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Not a policy but its answers to dev, as logs for `inspect view` (inspect_ai).")
+    ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
     """Copy a policy out: weights, tokenizer, model card with the numbers. Loads in transformers and vLLM."""
-    if data:
-        _export_data(name, directory, policy, push, home, json_)
+    if data or logs:
+        if data and logs:
+            raise UserError("--data and --logs each fill a folder of its own; give one of them")
+        _export_answers(home_dir(home) / "runs" / name, directory, policy, push, logs=logs, as_json=json_)
         return
     from codelutra.reporting.export import export as export_policy
     from codelutra.reporting.export import hub_name
@@ -86,18 +92,21 @@ def export(
     _print_exported(out, push_to_hub(out, push) if push else None, json_)
 
 
-def _export_data(name: str, directory: Path, policy: str | None, push: str | None, home: Path | None, json_: bool) -> None:
-    from codelutra.errors import UserError
+def _export_answers(run: Path, out: Path, policy: str | None, push: str | None, *, logs: bool, as_json: bool) -> None:
     from codelutra.reporting.dataset import export_data, push_data, require_token
+    from codelutra.reporting.inspect_logs import export_logs
 
+    option = "--logs" if logs else "--data"
     if policy:
         raise UserError(
-            f"--policy {policy}: --data takes the answers of all policies, each with its name; leave --policy out"
+            f"--policy {policy}: {option} takes the answers of all policies, each with its name; leave --policy out"
         )
+    if push and logs:
+        raise UserError(f"--push {push}: logs are not pushed; leave it out, or give --data")
     if push:
         require_token(push)
-    out = export_data(home_dir(home) / "runs" / name, directory)
-    _print_exported(out, push_data(out, push) if push else None, json_)
+    (export_logs if logs else export_data)(run, out)
+    _print_exported(out, push_data(out, push) if push else None, as_json)
 
 
 def _print_exported(out: Path, address: str | None, json_: bool) -> None:
