@@ -126,7 +126,7 @@ class Run:
         return Report(names, f"{self.config.name}, {label}", tensorboard_folder(self.dir.path.absolute(), label))
 
     def _of_a_tracker(self, text: str) -> None:
-        self.dir.ledger({"event": "note", "text": text})
+        self.dir.ledger({"event": "note", "text": redacted(text)})
 
     def _heard(self, event: Event) -> None:
         """What the store does, for the ledger."""

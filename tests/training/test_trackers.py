@@ -16,8 +16,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from codelutra.config import TrainSection, load_config
+from codelutra.config import TrainSection, load_config, parse_config
 from codelutra.errors import ConfigError, UserError
+from codelutra.pipeline import stages
+from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.tracked import Tracked, numbers_of
 from codelutra.results.load import read_summary
 from codelutra.training import launch, trackers
@@ -123,6 +125,26 @@ def init(**said): tell("init", said); return R()
             assert by_step[step]["lesson/pairs"] == row.funnel.pairs
     assert summary.test
     assert by_step[steps[-1]]["test/pass@1"] == summary.test.value
+
+
+def test_every_training_of_a_run_is_told_whom_it_reports_to(tmp_path: Path) -> None:
+    raw = {"name": "r", "suite": {"name": "starter-sql"}, "report_to": ["tensorboard", "wandb", "wandb"]}
+    for config, to in ((raw, ("tensorboard", "wandb")), (raw | {"report_to": []}, None)):
+        with Run(tmp_path, parse_config(config)) as run:
+            policy = Policy("policy-0", "/nowhere", "digest")
+            report = stages._training(run, policy, tmp_path, tmp_path, "train", "train policy 1", None).report
+            assert (report and report.to) == to
+    folder = str(tmp_path / "runs/r/tensorboard/train-policy-1")
+    assert trackers.environment(Report(("tensorboard",), "r", folder))["TENSORBOARD_LOGGING_DIR"] == folder
+
+
+def test_what_a_tracker_says_reaches_the_ledger_without_secrets(tmp_path: Path) -> None:
+    with Run(tmp_path, parse_config({"name": "r", "suite": {"name": "starter-sql"}})) as run:
+        hear = run.training_progress("train", "train policy 1")
+        hear(0, 0, {"doing": "tracker", "text": "mlflow: no answer from http://me:secret@host/"})
+        (note,) = [e["text"] for e in run.dir.events() if e["event"] == "note"]
+    assert note.startswith("mlflow: no answer")
+    assert "secret" not in note
 
 
 def test_a_callback_that_raises_hears_nothing_more_and_training_goes_on() -> None:
