@@ -55,7 +55,7 @@ def _sides(r: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _gave(r: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from codelutra.reporting.report import readable
+    from codelutra.reporting.answers import readable
 
     told = {"error": r["error"].strip()[-_LONGEST:], "gave": readable(r["output"]), "expected": readable(r["expected"])}
     return [(label, what) for label, what in told.items() if what]

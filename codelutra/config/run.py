@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -65,6 +65,9 @@ class RunConfig(Section):
     """What `train.objective: grpo` reads besides."""
     select: Annotated[SelectSection, HOW_FAR] = SelectSection()
     """When a run ends, and what it measures then."""
+    report_to: Annotated[tuple[Literal["trackio", "wandb", "tensorboard", "mlflow"], ...], SAME_RESULT] = ()
+    """Trackers that hear of every training step and of every policy's numbers, each installed by you. They get numbers,
+    settings and paths, no prompts and no programs; one that fails stops nothing."""
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ import polars as pl
 from codelutra.errors import UserError
 from codelutra.pipeline.fetched import source_of
 from codelutra.pipeline.run import BOUNDS, Policy, Run
+from codelutra.pipeline.tracked import numbers_of, numbers_of_test
 from codelutra.results import text
 from codelutra.results.load import NEXT_RECORD, RECORD, load_summary
 from codelutra.results.summary import (
@@ -111,6 +112,7 @@ class Recorder:
         self._link(f"{row.folder}/dev-scores", scores)
         self._write()
         self._tell(row)
+        self._track(row)
         return row
 
     def sampled(self, policy: Policy, scores: Artifact, samples: Sequence[Artifact], outcomes: Sequence[Artifact]) -> None:
@@ -135,6 +137,7 @@ class Recorder:
             self._run.dir.ledger({"event": "note", "label": row.label, "text": text})
             row.funnel.why = ""
         self._write()
+        self._track(row)
         return row.funnel.why
 
     def only_tested(
@@ -172,6 +175,7 @@ class Recorder:
             ranked=pass_at_1(ranked.frame("scores")) if ranked else None,
         )
         self._write()
+        self._run.tracked.log(len(self.summary.policies) - 1, numbers_of_test(self.summary.test))
 
     def decide(self) -> Decision:
         """Which policy is best by dev, and whether to go on."""
@@ -261,6 +265,9 @@ class Recorder:
         tests = {t.against: t for t in (row.paired.previous, row.paired.start) if t}
         said += "".join(f"; against {policy_name(a)} {text.paired(t)}" for a, t in tests.items())
         self._run.dir.ledger({"event": "measured", "label": row.label, "text": said})
+
+    def _track(self, row: PolicyResult) -> None:
+        self._run.tracked.log(self.summary.policies.index(row), numbers_of(row))
 
     def _link(self, name: str, artifact: Artifact) -> None:
         if self._before:

@@ -21,6 +21,7 @@ from codelutra.errors import CodelutraError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
 from codelutra.pipeline.remade import Remade
 from codelutra.pipeline.startable import require_gpus, require_named, require_training
+from codelutra.pipeline.tracked import Tracked
 from codelutra.store.artifacts import Artifact, Event, Step, Store
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
@@ -28,6 +29,7 @@ from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
+from codelutra.training.trackers import Report, tensorboard_folder
 from sandbox import SandboxError, reap_orphans
 from sandbox.image import ensure_image
 from sandbox.image import recipe as image_recipe
@@ -112,6 +114,20 @@ class Run:
     def outcome_cache(self) -> OutcomeCache:
         return OutcomeCache(self.store.root / "outcomes.sqlite3")
 
+    @cached_property
+    def tracked(self) -> Tracked:
+        """The trackers of `report_to`, for the loop's own numbers."""
+        return Tracked(self.config.report_to, self.dir.path, self._of_a_tracker)
+
+    def report(self, label: str) -> Report | None:
+        """What a training is to report to."""
+        if not (names := tuple(dict.fromkeys(self.config.report_to))):
+            return None
+        return Report(names, f"{self.config.name}, {label}", tensorboard_folder(self.dir.path.absolute(), label))
+
+    def _of_a_tracker(self, text: str) -> None:
+        self.dir.ledger({"event": "note", "text": redacted(text)})
+
     def _heard(self, event: Event) -> None:
         """What the store does, for the ledger."""
         if text := self._remade.heard(event):
@@ -145,6 +161,8 @@ class Run:
                     reference(done, total)
                 case "waiting":
                     self.waiting(f"the engine or trainer of another run on this host ({event.get('for', '')})")
+                case "tracker":
+                    self._of_a_tracker(str(event["text"]))
                 case "drift":
                     text = (
                         f"{label}: at step {event['step']} the chosen answers' log-probability stands "
@@ -227,6 +245,8 @@ class Run:
 
     def close(self) -> None:
         self._close_pool()
+        if tracked := self.__dict__.pop("tracked", None):
+            tracked.close()
         if "outcome_cache" in self.__dict__:
             self.outcome_cache.close()
             del self.__dict__["outcome_cache"]

@@ -284,9 +284,9 @@ def _judged(
 def _training(
     run: Run, policy: Policy, out: Path, work: Path, stage: str, label: str, base: Base | None
 ) -> training.Training:
-    heard = run.training_progress(stage, label)
+    heard, report = run.training_progress(stage, label), run.report(label)
     system, seed, lock, thinking = run.suite.system, run.config.seed, run.accelerator_lock, run.config.prompt.thinking
-    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base, thinking)
+    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base, thinking, report)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

@@ -11,6 +11,7 @@ from codelutra.models import check_reference, require_there
 from codelutra.results.load import chosen_weights
 from codelutra.sampling.replicas import replicas
 from codelutra.training.bases import require_means_of
+from codelutra.training.trackers import require_trackers
 
 
 def require_startable(config: RunConfig, home: Path) -> None:
@@ -41,7 +42,8 @@ def require_gpus(config: RunConfig) -> None:
 
 
 def require_training(config: RunConfig) -> None:
-    """Raise UserError for a way of training that this machine has no means for."""
+    """Raise UserError for a way of training, or a tracker, that this machine has no means for."""
+    require_trackers(config.report_to)
     require_means_of(config.warm_start, config.train if config.iterations else None)
 
 

@@ -11,7 +11,6 @@ OUT/report/         the run's report
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -21,12 +20,13 @@ from pathlib import Path
 from codelutra.errors import UserError
 from codelutra.reporting.card_use import Form, Kind, To, has_adapter_of_base, system_of
 from codelutra.reporting.model_card import base_licence, card
+from codelutra.reporting.new_folder import new_folder, require_free
 from codelutra.reporting.report import write_report
 from codelutra.results.findings import Findings, policy_row, read_findings
 from codelutra.results.summary import PolicyResult
 from codelutra.store.artifacts import Manifest
 from codelutra.store.child import Child
-from codelutra.store.files import refuse_foreign, refusing_full_disk, sha256_file, write_atomic
+from codelutra.store.files import refuse_foreign, sha256_file, write_atomic
 from codelutra.training.bases import record_of
 
 _NOT_THE_MODEL = {"manifest.json", "training.jsonl", "codelutra-model.json", "README.md"}
@@ -54,8 +54,7 @@ def export(
     Raises UserError where there is no such policy, the run may still choose another, its weights are gone or damaged, it has
     no adapter of the base or cannot be a GGUF file, `out` is in use, or the disk is full.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty; export writes a new folder: give another one, or remove it")
+    require_free(out)
     found, row = exported_policy(run_path, policy)
     form = form_of(found, to, kind)
     if to == "adapter" and not has_adapter_of_base(found, row):
@@ -65,24 +64,18 @@ def export(
             "without --to (all weights), or train with train.method lora and train.adapter continued, from a warm start of "
             "the same method or none"
         )
-    part = out.parent / f".{out.name}.part"  # what a killed export left is cleared away by the next
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with refusing_full_disk(out.parent, part):
-            part.mkdir(parents=True)
-            manifest = found.manifest(row.path)
-            if to == "gguf":
-                _require_as_scored(row, manifest, found.mend)
-                _write_gguf(found, row, form, part, progress)
-            else:
-                left_out = () if has_adapter_of_base(found, row) else ("adapter",)
-                _copy_model(row, manifest, part, found.mend, left_out, "adapter" if to == "adapter" else "")
-            write_report(run_path, out=part / "report")  # the run's own folder may be another user's
-            write_atomic(part / "run.yaml", found.config_text)
-            write_atomic(part / "README.md", card(found, row, form))
-            os.rename(part, out)  # an empty `out` is replaced
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(out) as part:
+        manifest = found.manifest(row.path)
+        if to == "gguf":
+            _require_as_scored(row, manifest, found.mend)
+            _write_gguf(found, row, form, part, progress)
+        else:
+            left_out = () if has_adapter_of_base(found, row) else ("adapter",)
+            _copy_model(row, manifest, part, found.mend, left_out, "adapter" if to == "adapter" else "")
+        # Not to the run's own folder, which may be another user's; and without all the questions, which may be private.
+        write_report(run_path, out=part / "report", every_answer=False)
+        write_atomic(part / "run.yaml", found.config_text)
+        write_atomic(part / "README.md", card(found, row, form))
     return out
 
 

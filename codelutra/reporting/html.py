@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
+import hashlib
 import re
 from collections.abc import Sequence
 from html import escape
@@ -22,9 +24,19 @@ class Html(str):
 
 
 def page(title: str, parts: Sequence[Html]) -> str:
-    """A whole document: one file, nothing fetched."""
-    template = Template(resources.files("codelutra.reporting").joinpath("templates/report.html").read_text())
-    return template.substitute(title=safe(title), body="\n".join(parts))
+    """A whole document: one file, nothing fetched. Its content security policy lets the browser run our own script alone."""
+    templates = resources.files("codelutra.reporting").joinpath("templates")
+    script = templates.joinpath("report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    filled = {"title": safe(title), "body": "\n".join(parts), "script": script, "digest": f"sha256-{digest}"}
+    return Template(templates.joinpath("report.html").read_text(encoding="utf-8")).substitute(filled)
+
+
+def data(name: str, json: str) -> Html:
+    """JSON for the page's script, in which every "<" is escaped: the browser neither runs nor shows it."""
+    if "<" in json:
+        raise ValueError("data in a page may hold no '<'")
+    return Html(f'<script type="application/json" id="{safe(name)}">{json}</script>')
 
 
 def tag(name: str, *inside: str, **attributes: str) -> Html:

@@ -2,30 +2,29 @@
 
     runs/NAME/report/index.html     the numbers, figures, pairs or groups, failures, config and provenance
     runs/NAME/report/FIGURE.svg …   .png for slides, .json and .csv with what is drawn
+    runs/NAME/report/dev-answers.jsonl   what every policy answered to every dev problem
 
 It can be written at any time: what is not there yet is left out, and the state of the run stands on top.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from codelutra import __version__
 from codelutra.reporting import lessons
+from codelutra.reporting.answers import Answered, answered, as_lines
+from codelutra.reporting.failures import ANSWERS_FILE, failures, gains
 from codelutra.reporting.figures.drawing import Drawing, draw
 from codelutra.reporting.figures.policies import run_figures
 from codelutra.reporting.figures.runs import figures_beside
 from codelutra.reporting.figures.stages import STAGES
-from codelutra.reporting.html import Html, cut, folded, grid, join, page, tag
+from codelutra.reporting.html import Html, folded, grid, join, page, tag
 from codelutra.results import text
-from codelutra.results.findings import Findings, headline, libraries, read_findings, spread
+from codelutra.results.findings import Findings, headline, libraries, read_findings
 from codelutra.results.summary import PolicyResult, policy_name
 from codelutra.results.table import (
     HELD_OUT_LEGEND,
@@ -39,11 +38,8 @@ from codelutra.results.table import (
 from codelutra.schema import STATUSES
 from codelutra.scoring.scores import breakdown
 from codelutra.store.files import write_atomic
-from sandbox.answers import shown
-from sandbox.protocol import decode
 
 Row = dict[str, Any]  # of a frame
-_FAILURES_SHOWN = 6
 _STATE_LOOKS = {"finished": "good", "running": "wait", "interrupted": "wait"}
 
 
@@ -52,9 +48,12 @@ def write_report(
     beside: Sequence[Path] = (),
     out: Path | None = None,
     progress: Callable[[str, int, int, str], None] = lambda *_: None,
+    *,
+    every_answer: bool = True,
 ) -> Path:
     """Write what the run has so far to `out`, by default runs/NAME/report/, and figures that put it beside other runs;
-    returns its index.html. `progress` hears how many figures are drawn, of how many. Raises UserError without results."""
+    returns its index.html. `progress` hears how many figures are drawn, of how many. `every_answer`: with all dev problems
+    and what each policy answered, not only examples. Raises UserError without results."""
     found, others = read_findings(run_path), [read_findings(path) for path in beside]
     own = run_figures(found.summary, found.training)
     figures = [*own, *(figures_beside([found, *others]) if others else [])]
@@ -67,20 +66,32 @@ def write_report(
     out.mkdir(exist_ok=True)
     for drawing in [*drawings, *compared]:
         drawing.save(out)
+    answers = answered(found, others)
+    if answers and every_answer:
+        write_atomic(out / ANSWERS_FILE, as_lines(answers))
     index = out / "index.html"
-    write_atomic(index, render(found, drawings, compared))
+    write_atomic(index, render(found, drawings, compared, answers, every_answer=every_answer))
     return index
 
 
-def render(found: Findings, drawings: list[Drawing], compared: Sequence[Drawing] = ()) -> str:
-    """The page."""
+def render(
+    found: Findings,
+    drawings: list[Drawing],
+    compared: Sequence[Drawing] = (),
+    answers: Answered | None = None,
+    *,
+    every_answer: bool = True,
+) -> str:
+    """The page. `answers`: those of the run, None to read them here."""
+    answers = answers or answered(found)
     parts = {
         "numbers": ("Numbers", _numbers(found)),
         "figures": ("Figures", _figures([d for d in drawings if d.figure.name != "minutes"])),
         "beside": ("Beside other runs", _figures(list(compared))),
         "pairs": ("Pairs it learned from", lessons.pairs(found)),
         "answers": ("Answers it learned from", lessons.answers(found)),
-        "failures": ("What still fails", _failures(found)),
+        "gains": ("Gained and lost", gains(found, answers)),
+        "failures": ("What still fails", failures(answers, every=every_answer)),
         "groups": ("By group", _groups(found)),
         "cost": ("Time and tokens", _cost(found, _figures([d for d in drawings if d.figure.name == "minutes"]))),
         "config": ("Config", tag("pre", found.config_text, class_="plain")),
@@ -157,59 +168,6 @@ def _figure(drawing: Drawing) -> Html:
     name, caption = drawing.figure.name, drawing.figure.caption
     files = [join(" ", tag("a", kind, href=f"{name}.{kind}")) for kind in ("svg", "png", "csv", "json")]
     return tag("figure", Html(drawing.inline()), tag("figcaption", caption, *files))
-
-
-def _failures(found: Findings) -> Html | None:
-    """Dev problems the chosen policy gets wrong: the most frequent statuses take turns."""
-    best = found.best
-    outcomes = found.dev_outcomes(best) if best else None
-    problems, expected = found.frame("problems.parquet"), found.frame("expected.parquet")
-    if best is None or outcomes is None or problems is None or expected is None:
-        return None
-    wrong = outcomes.filter(pl.col("greedy"), pl.col("status") != "correct").sort("problem_id")
-    if wrong.is_empty():
-        return tag("p", f"Nothing: {best.name} solves every dev problem.")
-    counts = dict(wrong["status"].cast(pl.String).value_counts(sort=True).rows())
-    per_status = -(-_FAILURES_SHOWN // len(counts))
-    picked = pl.concat([spread(wrong.filter(pl.col("status") == s), per_status) for s in counts]).head(_FAILURES_SHOWN)
-    rows = picked.join(problems.select("problem_id", "prompt", "reference"), on="problem_id", maintain_order="left")
-    rows = rows.join(expected.select("problem_id", "expected"), on="problem_id", how="left", maintain_order="left")
-    shares = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items())
-    asked = outcomes.filter(pl.col("greedy")).height
-    intro = f"{text.capital(best.name)} does not solve {wrong.height} of {asked} dev problems: {shares}. Some of them:"
-    note = "Where order counts, the last columns of what was expected may be those that the reference sorts by."
-    return join(
-        tag("p", intro, class_="soft"), tag("p", note, class_="facts"), *(_failure(r) for r in rows.rows(named=True))
-    )
-
-
-def _failure(r: Row) -> Html:
-    wrote = (join("it wrote ", lessons.pill(r["status"])), r["code"] or r["completion"])
-    told = {"error": cut(r["error"].strip(), 400), "gave": readable(r["output"]), "expected": readable(r["expected"] or "")}
-    said = [tag("p", tag("b", f"{kind} "), tag("code", what), class_="said") for kind, what in told.items() if what]
-    return lessons.card(r, wrote, ("reference", r["reference"]), *said)
-
-
-def readable(output: str, most: int = 240) -> str:
-    """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted."""
-    try:
-        value = decode(json.loads(output))
-    except (ValueError, RecursionError):
-        try:
-            value = ast.literal_eval(output)
-        except (
-            ValueError,
-            TypeError,
-            SyntaxError,
-            MemoryError,
-            RecursionError,
-        ):  # cut short, or nothing that can be read: shown as it is
-            return cut(output, most)
-    rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
-    if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
-        return cut(shown(value), most)
-    cells = "; ".join("(" + ", ".join("NULL" if v is None else shown(v) for v in row) + ")" for row in rows)
-    return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {cells}" if rows else "no rows", most)
 
 
 def _groups(found: Findings) -> Html | None:

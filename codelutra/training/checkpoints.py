@@ -18,6 +18,7 @@ from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
 from codelutra.training.bases import Base
 from codelutra.training.batches import Example
+from codelutra.training.trackers import Report
 
 CHECKPOINT_MARK = "whole.json"
 Emit = Callable[[dict[str, Any]], None]
@@ -46,6 +47,7 @@ class Job:
     drawn: list[list[int]] | None = None  # which of `replayed` each step imitates; None: a slice of them, in their order
     rows: list[dict[str, Any]] = field(default_factory=list)  # training.jsonl
     base: Base | None = None  # what an adapter belongs to
+    report: Report | None = None  # trackers that hear of every step
 
     @property
     def continued(self) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from codelutra.hardware import too_few_gpus
 from codelutra.schema import GROUPS, PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError
 from codelutra.store.files import write_atomic
+from codelutra.training import trackers
 from codelutra.training.bases import Base, refuse_quantised, require_adapter_of, require_means
 from codelutra.training.rates import settled
+from codelutra.training.trackers import Report
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 EXAMPLES = pl.Schema({"problem_id": pl.String, "prompt": pl.String, "completion": pl.String})
@@ -56,6 +58,8 @@ class Training:
     trained on."""
     thinking: bool = False
     """The policy was sampled with `prompt.thinking` on: its answers begin with what it thought."""
+    report: Report | None = None
+    """Trackers that hear of every step."""
 
 
 def refine(
@@ -123,6 +127,7 @@ def _spec(kind: str, training: Training, config: TrainSection | WarmStartSection
         "system": training.system,
         "seed": training.seed,
         "thinking": training.thinking,
+        "report": asdict(training.report) if training.report else None,
         "config": settled(config, training.policy).model_dump(mode="json"),
         "examples": str(training.work / "examples.parquet"),
     }
@@ -186,7 +191,7 @@ def _process(training: Training, spec: dict[str, Any]) -> dict[str, Any]:
     file = training.work / "spec.json"
     write_atomic(file, json.dumps(spec))
     (training.work / "may-load").unlink(missing_ok=True)
-    more = environment(spec["config"]["processes"])
+    more = environment(spec["config"]["processes"]) | trackers.environment(training.report)
     with Child("training", "codelutra.training.worker", str(file), log=training.log, more=more) as child:
         while True:
             match child.hear():

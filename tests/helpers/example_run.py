@@ -96,7 +96,7 @@ def example_run(
             if iteration >= 0:
                 record.decide()
             if iteration >= 0 and not last:
-                drawn, judged = played.answers("train", skill, config.sample.samples_per_problem)
+                drawn, judged = played.answers("train", skill, config.sample.samples_per_problem, label)
                 scores = run.make(stages.score(run, [judged], played.problems, played.expected, "train"))
                 record.sampled(policy, scores, [drawn], [judged])
                 lesson = {"grpo": stages.groups, "rft": stages.answers}.get(config.train.objective, stages.pairs)
@@ -119,7 +119,7 @@ class Played:
         expected, facts = judge_references(self.problems.frame("problems"), run.suite, self.pool, timeout_seconds=5)
         self.expected = self._put("references", "expected", expected, facts)
 
-    def answers(self, split: str, skill: float, k: int) -> tuple[Artifact, Artifact]:
+    def answers(self, split: str, skill: float, k: int, label: str = "") -> tuple[Artifact, Artifact]:
         asked = self.problems.frame("problems").filter(pl.col("split") == split)
         rows = [
             {
@@ -143,7 +143,7 @@ class Played:
         drawn = self._put("sample", "samples", samples, facts)
         problems, expected = self.problems.frame("problems"), self.expected.frame("expected")
         outcomes, facts = execute(samples, problems, expected, self.run.suite, self.pool, timeout_seconds=5)
-        return drawn, self._put("execute", "outcomes", outcomes, facts)
+        return drawn, self._put("execute", "outcomes", outcomes, facts, f"{label}/{split}-000")
 
     def train(self, label: str) -> Artifact:
         kind = "warm-start" if label == "policy-0" else "train"
@@ -192,9 +192,11 @@ class Played:
         ]
         return self.random.choice(damages)
 
-    def _put(self, stage: str, name: str, frame: pl.DataFrame, facts: dict[str, Any]) -> Artifact:
+    def _put(self, stage: str, name: str, frame: pl.DataFrame, facts: dict[str, Any], label: str = "") -> Artifact:
         def build(out: Path, work: Path) -> dict[str, Any]:
             write_frame(frame, out / f"{name}.parquet")
             return facts
 
-        return self.run.make(Step(Recipe(stage, 0, {}, {"policy": "ab" * 32, "rows": str(frame.hash_rows().sum())}), build))
+        return self.run.make(
+            Step(Recipe(stage, 0, {}, {"policy": "ab" * 32, "rows": str(frame.hash_rows().sum())}), build, label)
+        )

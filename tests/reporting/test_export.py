@@ -20,6 +20,7 @@ from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.models import resolve
 from codelutra.reporting.export import export, push
+from codelutra.reporting.failures import ANSWERS_FILE
 from codelutra.reporting.model_card import card as card_of
 from codelutra.reporting.report import write_report
 from codelutra.results.findings import policy_row, read_findings
@@ -69,7 +70,16 @@ def test_what_is_exported_is_what_was_scored(exported: Path, run: Path) -> None:
     assert (exported / "adapter" / "adapter_config.json").is_file()
     beside = {p.name for p in exported.iterdir()} - model
     assert beside == {"README.md", "run.yaml", "report", "adapter"}
-    assert (exported / "report" / "index.html").read_text() == write_report(run).read_text()
+    assert (exported / "report" / "index.html").read_text() == write_report(run, every_answer=False).read_text()
+
+
+def test_the_report_in_an_export_has_examples_and_not_every_question(exported: Path, run: Path) -> None:
+    page = (exported / "report" / "index.html").read_text()
+    assert "Some of them:" in page
+    assert ANSWERS_FILE not in page
+    assert not (exported / "report" / ANSWERS_FILE).exists()
+    assert '"problems":[' not in page
+    assert '"problems":[' in write_report(run).read_text()
 
 
 def test_the_export_answers_a_prompt_as_its_card_shows(exported: Path) -> None:

@@ -18,12 +18,14 @@ import pytest
 from markdown_it import MarkdownIt
 
 from codelutra.errors import UserError
+from codelutra.reporting.answers import answered, readable
 from codelutra.reporting.export import export
+from codelutra.reporting.failures import ANSWERS_FILE
 from codelutra.reporting.figures.drawing import Figure, draw
 from codelutra.reporting.figures.policies import pass_at_1_figure, status_figure
-from codelutra.reporting.figures.training import log_probability_figure
+from codelutra.reporting.figures.training import log_probability_figure, loss_figure
 from codelutra.reporting.html import diff
-from codelutra.reporting.report import readable, render, write_report
+from codelutra.reporting.report import render, write_report
 from codelutra.results.findings import Gain, headline, read_findings
 from codelutra.results.load import read_summary
 from codelutra.results.summary import RunSummary
@@ -81,7 +83,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
 
@@ -105,7 +107,8 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     page = Page(write_report(run).read_text())
     beside = {p.name for p in (run / "report").iterdir()}
     for tag, attrs in page.elements:
-        assert tag not in ("script", "link", "img", "iframe", "object")
+        assert tag not in ("link", "img", "iframe", "object")
+        assert tag != "script" or set(attrs) <= {"type", "id"}, "a script is in the page itself"
         for name in ("src", "href", "xlink:href"):
             target = attrs.get(name) or ""
             assert target.startswith("#") or target in beside or not target, target
@@ -115,7 +118,7 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
 
 def test_every_figure_lies_beside_the_page_with_what_it_draws(run: Path) -> None:
     folder = write_report(run).parent
-    files = [p for p in folder.iterdir() if p.name != "index.html"]
+    files = [p for p in folder.iterdir() if p.name not in ("index.html", ANSWERS_FILE)]
     names = {"pass-at-1", "status-mix", "pass-at-k", "log-probability", "loss", "funnel", "minutes"}
     assert {p.stem for p in files} == names
     for name in names:
@@ -232,6 +235,37 @@ def test_pairs_and_failures_are_shown_with_what_differs(run: Path) -> None:
     missed = best.dev.n - best.dev.correct
     assert f"does not solve {missed} of {best.dev.n} dev problems" in text
     assert "it wrote" in text
+
+
+def test_problems_gained_and_lost_are_those_of_the_paired_test_with_examples(run: Path) -> None:
+    found = read_findings(run)
+    answers = answered(found)
+    assert answers is not None
+    for i, before in enumerate(found.policies):
+        for j, after in enumerate(found.policies[i + 1 :], i + 1):
+            gain = found.gain(before, after)
+            gained, lost = answers.flips(i, j)
+            assert gain is not None
+            assert (len(gained), len(lost)) == (gain.gained, gain.lost)
+            assert f"+{gain.gained} −{gain.lost}, {p_value(gain.p)}" in page(run).text
+    assert f"{len(answers.flips(0, 3)[0])} that policy 2 gained over base" in page(run).text
+
+
+def test_every_answer_lies_beside_the_page_as_json_lines(run: Path) -> None:
+    file = write_report(run).parent / ANSWERS_FILE
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for policy in read_findings(run).policies:
+        mine = [line["status"] for line in lines if line["policy"] == policy.name]
+        assert (mine.count("correct"), len(mine)) == (policy.dev.correct, policy.dev.n)
+
+
+def test_each_kind_of_loss_has_an_axis_of_its_own(run: Path) -> None:
+    figure = loss_figure(read_findings(run).training)
+    assert figure is not None
+    shown = {ax.get_title(): [line.get_label() for line in ax.get_lines()] for ax in capture(figure).axes}
+    assert [t for t in shown if t] == ["warm start (SFT)", "iterations"]
+    assert shown["warm start (SFT)"] == ["policy 0"]
+    assert {"policy 1", "policy 2"} <= set(shown["iterations"])
 
 
 def test_a_diff_marks_what_only_one_side_has() -> None:

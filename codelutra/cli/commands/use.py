@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json
+from codelutra.errors import UserError
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
@@ -38,6 +39,12 @@ def export(
     push: Annotated[
         str | None, typer.Option(metavar="hf:ORG/NAME", help="Then upload it, private until you say otherwise.")
     ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Not a policy but the pairs and outcomes, as a data set with TRL's columns.")
+    ] = False,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Not a policy but its answers to dev, as logs for `inspect view` (inspect_ai).")
+    ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -45,6 +52,13 @@ def export(
 
     --measure loads an engine and answers every dev problem once: about what one policy's dev score took in the run.
     """
+    if data or logs:
+        if data and logs:
+            raise UserError("--data and --logs each fill a folder of its own; give one of them")
+        if measure or to != "transformers":
+            raise UserError(f"--{'logs' if logs else 'data'} takes answers out, no policy; leave --to and --measure out")
+        _export_answers(home_dir(home) / "runs" / name, directory, policy, push, logs=logs, as_json=json_)
+        return
     from codelutra.cli.progress import Here
     from codelutra.reporting.export import export as export_policy
     from codelutra.reporting.export import hub_name
@@ -57,7 +71,28 @@ def export(
         out = export_policy(root / "runs" / name, directory, policy=policy, to=to, kind=type_, progress=progress)
     measured = _measured(root, name, out, policy, to, type_) if measure else None
     address = push_to_hub(out, push) if push else None
-    if json_:
+    _print_exported(out, address, json_, measured)
+
+
+def _export_answers(run: Path, out: Path, policy: str | None, push: str | None, *, logs: bool, as_json: bool) -> None:
+    from codelutra.reporting.dataset import export_data, push_data, require_token
+    from codelutra.reporting.inspect_logs import export_logs
+
+    option = "--logs" if logs else "--data"
+    if policy:
+        raise UserError(
+            f"--policy {policy}: {option} takes the answers of all policies, each with its name; leave --policy out"
+        )
+    if push and logs:
+        raise UserError(f"--push {push}: logs are not pushed; leave it out, or give --data")
+    if push:
+        require_token(push)
+    (export_logs if logs else export_data)(run, out)
+    _print_exported(out, push_data(out, push) if push else None, as_json)
+
+
+def _print_exported(out: Path, address: str | None, as_json: bool, measured: dict[str, Any] | None = None) -> None:
+    if as_json:
         print(json.dumps({"exported": str(out), "pushed": address} | ({"measured": measured} if measured else {})))
         return
     print(visible(f"exported: {out}"))

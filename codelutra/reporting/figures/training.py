@@ -12,6 +12,7 @@ from codelutra.reporting.figures.marks import grouped, legend_below
 Training = Sequence[tuple[str, Sequence[Row]]]  # (title of the policy, or of a run; lines of its training.jsonl)
 
 _TRAINED = {"chosen": GREEN, "rejected": VERMILION}
+_WARM_STARTED = "policy 0"  # the only way in which policy 0 is trained
 _SMOOTHED = 5  # steps: the mean of one batch is noise
 
 
@@ -49,25 +50,35 @@ def log_probability_figure(training: Training) -> Figure | None:
 
 
 def loss_figure(training: Training) -> Figure | None:
-    """Training loss by step, the warm start included."""
-    rows = list(_end_to_end(training, ["loss"]))
+    """Training loss by step: the warm start's in a panel of its own, for it is another loss on another scale."""
+    kinds = {
+        "warm start (SFT)": [t for t in training if t[0] == _WARM_STARTED],
+        "iterations": [t for t in training if t[0] != _WARM_STARTED],
+    }
+    rows = [{"training": kind, **row} for kind, mine in kinds.items() for row in _end_to_end(mine, ["loss"])]
     if not rows:
         return None
+    panels = grouped(rows, "training")
 
     def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for (policy, mine), colour in zip(grouped(rows, "policy").items(), cycle(SERIES), strict=False):
-            _line(ax, mine, "loss", colour, policy)
-        _iteration_marks(ax, rows, name=False)
-        ax.set_ylabel("loss (nats)")
-        ax.set_xlabel("optimizer step, trainings end to end")
-        ax.set_ylim(min(0, *(r["loss"] for r in rows)), None)  # GRPO's is below 0 where right answers became likelier
-        ax.legend(loc="best")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        colours = iter(cycle(SERIES))
+        for ax, (kind, shown) in zip(axes, panels.items(), strict=True):
+            for policy, mine in grouped(shown, "policy").items():
+                _line(ax, mine, "loss", next(colours), policy)
+            _iteration_marks(ax, shown, name=False)
+            ax.set_title(kind, size=8.5, weight="normal", pad=4)
+            ax.set_xlabel("optimizer step")
+            ax.set_ylim(min(0, *(r["loss"] for r in shown)), None)  # GRPO's is below 0 where right answers became likelier
+            ax.legend(loc="best")
+        axes[0].set_ylabel("loss (nats)")
 
-    caption = (
-        "Loss of the warm start: mean over answer tokens. Loss of an iteration: that of its objective. The scales differ."
-    )
-    return Figure("loss", "Training loss", caption, rows, draw)
+    parts = {
+        "warm start (SFT)": "Loss of the warm start: mean over answer tokens.",
+        "iterations": "Loss of an iteration: that of its objective, trainings end to end.",
+    }
+    caption = " ".join(parts[kind] for kind in panels)
+    return Figure("loss", "Training loss", caption, rows, draw, (5.4, 3.2))
 
 
 def log_probabilities_compared(logs: Training) -> Figure | None:

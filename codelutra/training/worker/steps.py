@@ -24,6 +24,7 @@ from codelutra.training.worker.adapters import settle
 from codelutra.training.worker.fastest import TIMED, fastest
 from codelutra.training.worker.log_probs import Way, exact_ways
 from codelutra.training.worker.precision import checkpointed, in_float32
+from codelutra.training.worker.tracking import report
 from codelutra.training.worker.trl_internals import metrics_of_one_process
 
 KERNELS = (
@@ -49,7 +50,7 @@ def arguments(job: Job) -> dict[str, Any]:
         "save_steps": config.checkpoint_steps,
         "logging_steps": 1,
         "dataloader_pin_memory": cuda,
-        "report_to": "none",
+        "report_to": "none",  # `report` adds the job's
         "disable_tqdm": True,
     }
 
@@ -83,6 +84,7 @@ class Recorded(Trainer):
         super().__init__(processing_class=job.tokenizer, **more)
         settle(self.model)
         self.add_callback(Checkpoints(job))
+        report(self, job)
 
     def prepare(self) -> None:
         """Called once, before the first step."""

@@ -26,6 +26,7 @@ from codelutra.store.files import refuse_foreign
 from codelutra.training.bases import Base
 from codelutra.training.batches import Example, answer_examples, group_examples, pair_examples, plan, spread
 from codelutra.training.checkpoints import Emit, Job, last_whole_checkpoint, resume
+from codelutra.training.trackers import Report
 from codelutra.training.worker.adapters import load, save
 from codelutra.training.worker.dpo import Preference, drift_alarm
 from codelutra.training.worker.grpo import Grpo
@@ -94,6 +95,7 @@ def _planned(spec: dict[str, Any], emit: Emit, rank: int, processes: int) -> Job
     base = Base(Path(named["path"]), named.get("reference", ""), named.get("fingerprint", ""))
     made = (config, spec["seed"], examples, steps, replayed, tokenizer)
     job = Job(policy, out, work, *made, emit, bf16, rank, processes, long, drawn=drawn, base=base)
+    job.report = Report(**spec["report"]) if spec.get("report") else None
     if spec["kind"] == "grpo":
         job.group, job.max_tokens = GrpoSection.model_validate(spec["grpo"]), spec["max_tokens"]
     return job
