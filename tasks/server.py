@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
@@ -29,6 +31,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Crashed
+from prefect.types._datetime import now
 
 from codelutra.errors import UserError, redacted
 from codelutra.store.child import owner
@@ -36,7 +39,9 @@ from codelutra.store.child import owner
 # What Prefect's client raises for a server that is away or refuses. RuntimeError is its own "Failed to reach API".
 NOT_ANSWERED = (RuntimeError, httpx.HTTPError, PrefectException)
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+OURS = "codelutra"  # tag of every deployment in prefect.yaml
 _OPEN = [StateType.RUNNING, StateType.CANCELLING]
+UNSTARTED_SECONDS = 600.0  # between a worker that takes a flow run and its process; seconds, minutes on a busy machine
 _ours = set[UUID]()  # flow runs that this process has claimed
 _ENDED = "its process has ended; the same command goes on from what is finished"
 
@@ -86,7 +91,7 @@ def claim(flow: Any, flow_run: FlowRun, state: Any) -> None:
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
             client.update_flow_run_labels(flow_run.id, dict(owner.marks()))
-        crash_runs(owner.is_orphan)
+        crash_dead_runs()
     except NOT_ANSWERED as e:  # what a UI shows is no reason to end
         logging.getLogger(__name__).warning("flow runs are not marked: %s", redacted(f"{type(e).__name__}: {e}"))
 
@@ -100,6 +105,25 @@ def crash_own_runs() -> None:
         crash_runs(lambda marks: marks == mine)
     except NOT_ANSWERED as e:
         logging.getLogger(__name__).warning("flow runs stay open: %s", redacted(f"{type(e).__name__}: {e}"))
+
+
+def crash_dead_runs(unstarted_seconds: float = UNSTARTED_SECONDS) -> list[str]:
+    """Mark as crashed the flow runs of processes of this machine that are gone, and those that never got a process: a worker
+    took them and ended, that long ago. Returns their names. A slot they hold is free then."""
+    return crash_runs(owner.is_orphan) + _crash_unstarted_runs(unstarted_seconds)
+
+
+def _crash_unstarted_runs(seconds: float) -> list[str]:
+    """A flow run of a deployment that waits for its process has no marks yet: its age tells."""
+    pending = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])), tags=FlowRunFilterTags(all_=[OURS])
+    )
+    oldest = now("UTC") - timedelta(seconds=seconds)
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        ended = [r for r in client.read_flow_runs(flow_run_filter=pending) if r.state and r.state.timestamp < oldest]
+        for run in ended:
+            _crash(client, run)
+    return [run.name for run in ended]
 
 
 def crash_runs(whose: Callable[[dict[str, str]], bool]) -> list[str]:
