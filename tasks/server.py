@@ -41,7 +41,7 @@ NOT_ANSWERED = (RuntimeError, httpx.HTTPError, PrefectException)
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 OURS = "codelutra"  # tag of every deployment in prefect.yaml
 _OPEN = [StateType.RUNNING, StateType.CANCELLING]
-UNSTARTED_SECONDS = 600.0  # between a worker that takes a flow run and its process; seconds, minutes on a busy machine
+UNMARKED_SECONDS = 600.0  # from a worker that takes a flow run to the marks of its process; minutes on a busy machine
 _ours = set[UUID]()  # flow runs that this process has claimed
 _ENDED = "its process has ended; the same command goes on from what is finished"
 
@@ -107,20 +107,22 @@ def crash_own_runs() -> None:
         logging.getLogger(__name__).warning("flow runs stay open: %s", redacted(f"{type(e).__name__}: {e}"))
 
 
-def crash_dead_runs(unstarted_seconds: float = UNSTARTED_SECONDS) -> list[str]:
-    """Mark as crashed the flow runs of processes of this machine that are gone, and those that never got a process: a worker
-    took them and ended, that long ago. Returns their names. A slot they hold is free then."""
-    return crash_runs(owner.is_orphan) + _crash_unstarted_runs(unstarted_seconds)
+def crash_dead_runs(unmarked_seconds: float = UNMARKED_SECONDS) -> list[str]:
+    """Mark as crashed the flow runs of processes of this machine that are gone, and those that no process has marked as its
+    own for so long: the worker that took them ended first. Returns their names. A slot they hold is free then."""
+    return crash_runs(owner.is_orphan) + _crash_unmarked_runs(unmarked_seconds)
 
 
-def _crash_unstarted_runs(seconds: float) -> list[str]:
-    """A flow run of a deployment that waits for its process has no marks yet: its age tells."""
-    pending = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])), tags=FlowRunFilterTags(all_=[OURS])
+def _crash_unmarked_runs(seconds: float) -> list[str]:
+    """A flow run of a deployment that has no process yet, or one that has just begun, has no marks: its age tells."""
+    early = [StateType.PENDING, StateType.RUNNING]
+    found = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=early)), tags=FlowRunFilterTags(all_=[OURS])
     )
     oldest = now("UTC") - timedelta(seconds=seconds)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-        ended = [r for r in client.read_flow_runs(flow_run_filter=pending) if r.state and r.state.timestamp < oldest]
+        runs = client.read_flow_runs(flow_run_filter=found)
+        ended = [r for r in runs if owner.PID not in r.labels and r.state and r.state.timestamp < oldest]
         for run in ended:
             _crash(client, run)
     return [run.name for run in ended]

@@ -23,7 +23,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Pending
+from prefect.states import Pending, Running
 
 from codelutra.errors import UserError
 from tasks.server import OURS, crash_dead_runs, require_server
@@ -167,15 +167,16 @@ def test_what_no_process_was_started_for_is_crashed_after_a_while(server: dict[s
     def waiting() -> None: ...
 
     with asking(server), get_client(sync_client=True) as client:
-        taken = [client.create_flow_run(waiting, tags=tags, state=Pending()).id for tags in ([OURS], [])]
+        given = [([OURS], Pending()), ([OURS], Running()), ([], Pending())]
+        taken = [client.create_flow_run(waiting, tags=tags, state=state).id for tags, state in given]
 
         def states() -> list[str | None]:
             return [client.read_flow_run(i).state_name for i in taken]
 
         crash_dead_runs()
-        assert states() == ["Pending", "Pending"], "it may be starting"
-        crash_dead_runs(unstarted_seconds=0)
-        assert states() == ["Crashed", "Pending"]
+        assert states() == ["Pending", "Running", "Pending"], "they may be starting"
+        crash_dead_runs(unmarked_seconds=0)
+        assert states() == ["Crashed", "Crashed", "Pending"]
         for i in taken:
             client.delete_flow_run(i)
 
