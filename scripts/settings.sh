@@ -5,6 +5,6 @@ settings=${XDG_CONFIG_HOME:-$HOME/.config}/codelutra/prefect.env
 load_settings() {
     local name value
     while IFS='=' read -r name value; do
-        [ -n "${!name+set}" ] || export "$name=$value"
-    done < <(grep -E '^(PREFECT|CODELUTRA)_[A-Z_]+=' "$settings")
+        [ -z "$name" ] || [ -n "${!name+set}" ] || export "$name=$value"
+    done <<<"$(grep -E '^(PREFECT|CODELUTRA)_[A-Z_]+=' "$settings")"
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect.client.schemas.objects import Flow, FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import emit_event
 
 from codelutra.errors import redacted
@@ -32,10 +32,11 @@ def tell_concluded(name: str, row: Any) -> None:
         parts.append(f"dev pass@1 {text.rate(row.dev)}")
     if row.paired:
         parts.append(f"against {row.paired.against} {text.paired(row.paired)}")
+    parts += [guard.text for guard in row.guards if not guard.held]
     _emit(row.verdict, name, one_line("; ".join(parts)), {"retraining": row.model_dump(mode="json")})
 
 
-def tell_failed(flow: Flow, flow_run: FlowRun, state: State[Any]) -> None:
+def tell_failed(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """A hook of flows that fail."""
     name = str(flow_run.parameters.get("config", flow.name))
     said = one_line(redacted(str(state.message)))
