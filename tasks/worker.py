@@ -15,7 +15,7 @@ from prefect.settings import get_current_settings
 
 from codelutra.errors import UserError
 from codelutra.store.child import reap_strays
-from tasks.server import NOT_ANSWERED, crash_dead_runs, require_server
+from tasks.server import NOT_ANSWERED, crash_dead_runs, require_server, worker_name
 
 POOL = "codelutra"
 _PATIENCE_SECONDS = 180.0  # a server that starts beside us, on a busy machine
@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> None:
     with contextlib.suppress(*NOT_ANSWERED):  # it has gone again: the next flow run marks them
         for name in crash_dead_runs():
             print(f"worker: {name} was still open and its process has ended: marked as crashed", file=sys.stderr)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", *arguments]
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    command += ["--name", worker_name(), *arguments]
     os.execv(sys.executable, command)
 
 

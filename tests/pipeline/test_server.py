@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import stat
@@ -26,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
 from codelutra.errors import UserError
-from tasks.server import OURS, crash_dead_runs, require_server
+from tasks.server import OURS, crash_dead_runs, require_server, worker_name
 from tests.helpers.prefect_server import ROOT, asking, clean_environment, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -175,6 +176,14 @@ def test_what_no_process_was_started_for_is_crashed_after_a_while(server: dict[s
 
         crash_dead_runs()
         assert states() == ["Pending", "Running", "Pending"], "they may be starting"
+        client.update_flow_run_labels(taken[0], {"prefect.worker.name": worker_name()})
+        crash_dead_runs()
+        assert states() == ["Pending", "Running", "Pending"], "their worker is there"
+        (dead := subprocess.Popen(["true"])).wait()
+        gone = worker_name().replace(f" {os.getpid()} ", f" {dead.pid} ")
+        client.update_flow_run_labels(taken[0], {"prefect.worker.name": gone})
+        crash_dead_runs()
+        assert states() == ["Crashed", "Running", "Pending"]
         crash_dead_runs(unmarked_seconds=0)
         assert states() == ["Crashed", "Crashed", "Pending"]
         for i in taken:
