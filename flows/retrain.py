@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from codelutra.errors import CodelutraError
 from codelutra.experiments.changes import flips_table
 from codelutra.experiments.gate import Gate, guards, judged
 from codelutra.experiments.plan import Arm, Overrides
-from codelutra.experiments.retrain import Record, Retraining, conclude, next_retraining, record_table
+from codelutra.experiments.retrain import ALPHA, Record, Retraining, conclude, next_retraining, record_table
 from codelutra.results.summary import RunSummary
 from codelutra.store.paths import home_dir
 from flows.naming import named
@@ -30,7 +30,7 @@ def retrain(
     config: str = "demo",
     overrides: list[str] | None = None,
     home: str | None = None,
-    alpha: float = 1.0,
+    alpha: Annotated[float, Field(ge=0, le=1)] = ALPHA,
     keep: list[str] | None = None,
     margin: NonNegativeFloat | None = None,
     tries: PositiveInt = 1,

@@ -21,7 +21,7 @@ from codelutra.errors import UserError
 from codelutra.experiments.changes import Guarded
 from codelutra.experiments.evaluate import evaluation
 from codelutra.experiments.plan import Experiment, finished_runs
-from codelutra.experiments.retrain import Due, Record, gain_on_dev, is_gain
+from codelutra.experiments.retrain import ALPHA, Due, Record, gain_on_dev, is_gain
 from codelutra.results.summary import PairedTest, RunSummary
 from codelutra.scoring.scores import mcnemar
 from codelutra.suites.base import open_suite
@@ -31,7 +31,7 @@ from codelutra.suites.base import open_suite
 class Gate:
     """What promotion asks for."""
 
-    alpha: float = 1.0
+    alpha: float = ALPHA
     """The largest exact McNemar p of the gain on dev; 1 takes any gain."""
     keep: tuple[str, ...] = ()
     """Configs of guard suites: presets or paths."""
@@ -59,7 +59,9 @@ def guards(home: Path, due: Due, summary: RunSummary, gate: Gate) -> list[Experi
     """
     record = Record(home, due.name)
     row = record.row(summary.run)
-    wanted = summary.chosen is not summary.first and (not record.promoted or is_gain(gain_on_dev(home, summary), gate.alpha))
+    assert summary.chosen
+    new = summary.chosen.label != "base"  # else it is the config's model itself
+    wanted = new and (not record.promoted or is_gain(gain_on_dev(home, summary), gate.alpha))
     models = list(dict.fromkeys((row.base_model, row.model, f"run:{row.run}")))
     return [evaluation(source, ("select.test=false",), models, home) for source in gate.keep] if wanted else []
 

@@ -19,7 +19,7 @@ def retrain(
     config: Config,
     alpha: Annotated[
         float, typer.Option(min=0, max=1, help="Promote only with a paired p of at most this on dev; 1 takes any gain.")
-    ] = 1.0,
+    ] = 0.2,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="CONFIG", help="A guard suite: promote only without a significant loss on it; repeatable."),
@@ -83,11 +83,11 @@ def _show_record(root: Path, name: str, as_json: bool) -> None:
         print_json({"name": name, "promoted": now.model_dump(mode="json") if now else None, "retrainings": rows})
         return
     tables.show(record_table(record), f"{name}: retrainings")
-    last = next((row for row in reversed(record.rows) if row.paired), None)
-    if last and last.paired:
+    last = next((row for row in reversed(record.rows) if row.paired or row.guards), None)
+    if last:
         flips, most = last.flips, _FLIPS_SHOWN
         if flips.gained or flips.lost:
-            title = f"{last.run}: dev problems it solves and {last.paired.against} does not, and the other way round"
+            title = f"{last.run}: dev problems it solves and its start does not, and the other way round"
             tables.show(flips_table(flips, most), title)
         if max(len(flips.gained), len(flips.lost)) > most:
             print(visible(f"all {len(flips.gained) + len(flips.lost)}: {record.folder / 'record.json'}"))
