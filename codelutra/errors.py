@@ -2,8 +2,10 @@
 
     CodelutraError
     ├── UserError        something the user can put right: bad config, missing file, no Docker  (exit code 2)
-    │   └── ConfigError  the config itself
-    └── StageError       a stage cannot go on: too many outages, training diverged              (exit code 1)
+    │   ├── ConfigError  the config itself
+    │   └── NoSandboxError  Docker does not answer, or starts no container
+    └── StageError       a stage cannot go on: training diverged                                (exit code 1)
+        └── OutageError  too many outages: of the sandbox, of servers that sample
 
 Every message carries the value, the rule and the way out.
 """
@@ -52,6 +54,8 @@ class CodelutraError(Exception):
     """Base of all errors raised on purpose; printed as one message, never as a traceback."""
 
     exit_code = 1
+    transient = False
+    """Whether the same command may well work a little later, though nobody has changed anything."""
 
     def __str__(self) -> str:
         return redacted(super().__str__())
@@ -67,8 +71,20 @@ class ConfigError(UserError):
     """The run config is not usable."""
 
 
+class NoSandboxError(UserError):
+    """There is no sandbox to be had now."""
+
+    transient = True
+
+
 class StageError(CodelutraError):
     """A stage cannot go on with what it was given or what it saw."""
+
+
+class OutageError(StageError):
+    """What a stage needs beside itself has failed too often."""
+
+    transient = True
 
 
 def disk_is_full(error: BaseException | str) -> bool:

@@ -2,12 +2,11 @@
 # Prefect's server and UI on this machine, behind a password. What asks the server (a worker, `prefect deploy`) reads the same
 # settings:   set -a; . ~/.config/codelutra/prefect.env; set +a
 #
-# The first start writes them, readable for this user alone. They are lines NAME=value, as systemd's EnvironmentFile takes
-# them; a variable that is set already wins.
+# The first start writes them, readable for this user alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/settings.sh
 
-settings=${XDG_CONFIG_HOME:-$HOME/.config}/codelutra/prefect.env
 port=${PREFECT_SERVER_API_PORT:-4200}
 
 write_settings() {
@@ -30,9 +29,7 @@ END
 }
 
 [ -e "$settings" ] || write_settings
-while IFS='=' read -r name value; do
-    [ -n "${!name+set}" ] || export "$name=$value"
-done < <(grep -E '^PREFECT_[A-Z_]+=' "$settings")
+load_settings
 
 if [ -z "${PREFECT_SERVER_API_AUTH_STRING:-}" ]; then
     echo "ui: $settings holds no PREFECT_SERVER_API_AUTH_STRING, so anybody could ask the server." \

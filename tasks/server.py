@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
@@ -29,6 +31,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Crashed
+from prefect.types._datetime import now
 
 from codelutra.errors import UserError, redacted
 from codelutra.store.child import owner
@@ -36,7 +39,10 @@ from codelutra.store.child import owner
 # What Prefect's client raises for a server that is away or refuses. RuntimeError is its own "Failed to reach API".
 NOT_ANSWERED = (RuntimeError, httpx.HTTPError, PrefectException)
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+OURS = "codelutra"  # tag of every deployment in prefect.yaml
 _OPEN = [StateType.RUNNING, StateType.CANCELLING]
+UNMARKED_SECONDS = 600.0  # from a worker that takes a flow run to the marks of its process; minutes on a busy machine
+_SLASH = "|"  # for /, which a worker's name may not have
 _ours = set[UUID]()  # flow runs that this process has claimed
 _ENDED = "its process has ended; the same command goes on from what is finished"
 
@@ -86,7 +92,7 @@ def claim(flow: Any, flow_run: FlowRun, state: Any) -> None:
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
             client.update_flow_run_labels(flow_run.id, dict(owner.marks()))
-        crash_runs(owner.is_orphan)
+        crash_dead_runs()
     except NOT_ANSWERED as e:  # what a UI shows is no reason to end
         logging.getLogger(__name__).warning("flow runs are not marked: %s", redacted(f"{type(e).__name__}: {e}"))
 
@@ -100,6 +106,39 @@ def crash_own_runs() -> None:
         crash_runs(lambda marks: marks == mine)
     except NOT_ANSWERED as e:
         logging.getLogger(__name__).warning("flow runs stay open: %s", redacted(f"{type(e).__name__}: {e}"))
+
+
+def worker_name() -> str:
+    """A name for this process as a worker that carries its marks: flow runs it takes have it as a label."""
+    return owner.as_text(owner.marks()).replace("/", _SLASH)
+
+
+def crash_dead_runs(unmarked_seconds: float = UNMARKED_SECONDS) -> list[str]:
+    """Mark as crashed the flow runs of processes of this machine that are gone; those that wait for a process and whose
+    worker is gone; and those that no process has marked as its own for so long. Returns their names. A slot they hold is
+    free then."""
+    return crash_runs(owner.is_orphan) + _crash_unmarked_runs(unmarked_seconds)
+
+
+def _crash_unmarked_runs(seconds: float) -> list[str]:
+    """A flow run of a deployment that has no process yet, or one that has just begun, has no marks."""
+    early = [StateType.PENDING, StateType.RUNNING]
+    found = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=early)), tags=FlowRunFilterTags(all_=[OURS])
+    )
+    oldest = now("UTC") - timedelta(seconds=seconds)
+
+    def is_dead(run: FlowRun) -> bool:
+        if owner.PID in run.labels or not run.state:
+            return False
+        worker = owner.from_text(str(run.labels.get("prefect.worker.name", "")).replace(_SLASH, "/"))
+        return run.state.timestamp < oldest or (run.state.is_pending() and owner.is_orphan(worker))
+
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        ended = [run for run in client.read_flow_runs(flow_run_filter=found) if is_dead(run)]
+        for run in ended:
+            _crash(client, run)
+    return [run.name for run in ended]
 
 
 def crash_runs(whose: Callable[[dict[str, str]], bool]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import benchmarks.loop
 from benchmarks import reliability
 from benchmarks.loop import REST, account
+from benchmarks.nights import MOST, START, Rule, year
 from benchmarks.planning import compared
 from codelutra.config import parse_config
 from codelutra.errors import UserError
@@ -127,3 +128,15 @@ def test_tests_are_counted_by_the_kind_of_trouble_they_make(tmp_path: Path) -> N
 def test_every_kind_of_trouble_has_tests() -> None:
     root = Path(benchmarks.loop.__file__).parents[1]
     assert [f for files in reliability.KINDS.values() for f in files.split() if not (root / f).exists()] == []
+
+
+def test_a_year_of_nights_promotes_by_its_rule() -> None:
+    """Nothing is promoted that no p allows; where every candidate is much better, any gain gets to the top."""
+    never = year(Rule(alpha=0.0), (1.0, 0.05), problems=50, years=3)
+    assert (never["promotions"], never["true accuracy at the end"]) == (0, START)
+    assert never["better ones offered"] == never["better ones refused"] > 300
+    always = year(Rule(), (1.0, 0.05), problems=200, years=3)
+    assert always["true accuracy at the end"] == pytest.approx(MOST)
+    assert always["on the guard suite"] < START, "every promotion costs something there"
+    guarded = year(Rule(keep=True, margin=5), (1.0, 0.05), problems=200, years=3)
+    assert guarded["on the guard suite"] > always["on the guard suite"]

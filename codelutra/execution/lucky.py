@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.errors import StageError
+from codelutra.errors import OutageError
 from codelutra.execution.cache import OutcomeCache
 from codelutra.execution.outcomes import Progress, Runs, execute, infra_share
 from codelutra.execution.references import judge_references
@@ -116,7 +116,7 @@ def confirm(
         drawn = right.join(here, on="problem_id", how="semi", maintain_order="left")
         judged, _ = execute(drawn, asked, here, suite, pool, timeout_seconds=timeout_seconds, cache=cache, machine=machine)
         if (share := infra_share(judged)) > max_infra_error:
-            raise StageError(
+            raise OutageError(
                 f"{share:.1%} of {judged.height} runs on copies of databases are infrastructure failures (infra_error), "
                 f"more than execute.max_infra_error {max_infra_error:.1%}. None were kept; see `codelutra doctor`, then "
                 "give the same command again"

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.errors import StageError
+from codelutra.errors import OutageError
 from codelutra.execution.outcomes import PREVIEW, Progress, Runs
 from codelutra.execution.verdicts import decided
 from codelutra.schema import EXPECTED, check
@@ -88,8 +88,8 @@ def _settled(suite: Suite, row: Mapping[str, Any], value: Any, given: Sequence[R
     return ("", printable(error)) if error else (json.dumps(encode(value)), "")
 
 
-def _outage(row: Mapping[str, Any], failed: Result) -> StageError:
-    return StageError(
+def _outage(row: Mapping[str, Any], failed: Result) -> OutageError:
+    return OutageError(
         f"the sandbox failed while checking the reference of {row['problem_id']}: {failed.error}; "
         "see `codelutra doctor`, then give the same command again"
     )

@@ -22,7 +22,7 @@ from typing import Any, TypeGuard
 import polars as pl
 
 from codelutra.config import EngineSection, SampleSection
-from codelutra.errors import StageError
+from codelutra.errors import OutageError
 from codelutra.execution.mutation import Args, habits, literal, new_arguments
 from codelutra.execution.outcomes import Progress, Runs
 from codelutra.execution.verdicts import decided
@@ -234,7 +234,7 @@ def _run_twice(jobs: Sequence[PythonJob], pool: Runs, progress: Progress | None)
     results = []
     for result in pool.map(job for job in jobs for _ in (1, 2)):
         if result.status == "infra_error":
-            raise StageError(
+            raise OutageError(
                 f"the sandbox failed while generating cases for {result.id}: {result.error}; see `codelutra doctor`, then "
                 "give the same command again"
             )

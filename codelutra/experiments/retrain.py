@@ -23,6 +23,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from codelutra.config import RunConfig, in_key, load_config, settings
 from codelutra.errors import UserError
+from codelutra.experiments.changes import Flips, Guarded, flips, lost_on
 from codelutra.experiments.plan import Arm, Overrides
 from codelutra.results import text
 from codelutra.results.load import read_scores
@@ -30,11 +31,15 @@ from codelutra.results.summary import PairedTest, Problems, RunSummary, TestResu
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 from codelutra.scoring.statistics import Estimate
-from codelutra.store.artifacts import digest_of, write_frame
+from codelutra.store.artifacts import digest_of, read_frame, write_frame
 from codelutra.store.files import link_atomic, locked, reading, whole, write_atomic
+from codelutra.store.paths import go_on_command
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
+ALPHA = (
+    0.2  # benchmarks/nights.py: over a year it loses little where there is nothing to gain, and finds much of what there is
+)
 PROMOTED, KEPT, UNFINISHED = "promoted", "kept", "unfinished"
 _READ_BY_0_1_0 = ("engine.tensor_parallel", "train.checkpoint_steps", "warm_start.checkpoint_steps")  # in its digests, too
 _WHERE = {"name", "suite.path", "suite.splits_of"}  # of a config: where its data lies; the data are digested themselves
@@ -71,6 +76,10 @@ class Retraining(BaseModel):
     paired: PairedTest | None = None
     """The chosen policy against what it began from, on dev."""
     alpha: float = 1.0
+    flips: Flips = Flips()
+    """The dev problems on which these two differ."""
+    guards: list[Guarded] = []
+    """The chosen policy against earlier ones on the guard suites."""
     test: TestResult | None = None
     minutes: float = 0.0
     promoted_at: float | None = None
@@ -103,6 +112,10 @@ class Record:
         """The row whose policy is promoted now."""
         promoted = [r for r in self.rows if r.promoted_at]
         return max(promoted, key=lambda r: (r.promotion, r.promoted_at), default=None)
+
+    def row(self, run: str) -> Retraining:
+        """The retraining that is the run called `run`."""
+        return next(r for r in self.rows if r.run == run)
 
     @property
     def sides(self) -> list[str]:
@@ -193,30 +206,49 @@ def _sides(file: Path) -> pl.DataFrame:
         return pl.read_parquet(file, glob=False)
 
 
-def conclude(home: Path, due: Due, summary: RunSummary, *, alpha: float = 1.0) -> Retraining:
+def gain_on_dev(home: Path, summary: RunSummary) -> PairedTest | None:
+    """What the run's chosen policy solves of dev against what the run began from; None where they are the same."""
+    scores = _dev_scores(home, summary)
+    return PairedTest(against=summary.first.label, **asdict(mcnemar(*scores))) if scores else None
+
+
+def _dev_scores(home: Path, summary: RunSummary) -> list[pl.DataFrame]:
+    """Of what a run began from, and of what it chose; empty where these are the same or dev has no problems."""
+    start, chosen = summary.first, summary.chosen
+    if chosen is None or chosen is start or not chosen.dev.n:
+        return []
+    return [read_scores(home / "runs" / summary.run, f"{p.folder}/dev-scores", p.dev) for p in (start, chosen)]
+
+
+def is_gain(gain: PairedTest | None, alpha: float) -> bool:
+    """Whether a policy is better on dev: more problems solved, with an exact McNemar p of at most `alpha`."""
+    return gain is not None and gain.gained > gain.lost and gain.p <= alpha
+
+
+def conclude(
+    home: Path, due: Due, summary: RunSummary, *, alpha: float = ALPHA, guards: Sequence[Guarded] = ()
+) -> Retraining:
     """Promote the run's chosen policy if it is better than the promoted one; returns the record's row.
 
-    Better: more of the run's dev problems solved than by what it began from, with an exact McNemar p of at most `alpha`; 1
-    takes any gain, as selection within a run does. Where another policy was promoted in the meantime the run's is kept
-    unpromoted: nobody has compared the two. Where nothing was promoted before, the run's policy is.
+    Better: `is_gain` over what it began from, and every one of `guards` held. Where another policy was promoted in the
+    meantime the run's is kept unpromoted: nobody has compared the two. Where nothing was promoted before, the run's policy
+    is, if the guards held.
     """
     record, start, chosen = Record(home, due.name), summary.first, summary.chosen
     assert chosen is not None
-    gain = None
-    if chosen is not start and chosen.dev.n:
-        run = home / "runs" / summary.run
-        scores = [read_scores(run, f"{p.folder}/dev-scores", p.dev) for p in (start, chosen)]
-        gain = PairedTest(against=start.label, **asdict(mcnemar(*scores)))
+    gain, scores, run = gain_on_dev(home, summary), _dev_scores(home, summary), home / "runs" / summary.run
+    problems = read_frame(run / "problems.parquet", f"`{go_on_command(run)}` makes it anew")
     with record.changing() as rows:
         row = next(r for r in rows if r.run == summary.run)
         if row.verdict != UNFINISHED:
             return row
         first, same_start = not record.promoted, record.start(row.base_model) == row.model
-        better = gain is not None and gain.gained > gain.lost and gain.p <= alpha
         row.policy, row.path, row.problems = chosen.label, chosen.path, summary.problems
         row.dev, row.start_dev, row.paired, row.alpha = chosen.dev, start.dev, gain, alpha
-        row.test, row.minutes = summary.test, summary.minutes
-        row.verdict = PROMOTED if first or (better and same_start) else KEPT
+        row.flips = flips(problems, *scores) if scores else Flips()
+        row.guards, row.test, row.minutes = list(guards), summary.test, summary.minutes
+        wanted = first or (is_gain(gain, alpha) and same_start)
+        row.verdict = PROMOTED if wanted and not lost_on(guards) else KEPT
         if row.verdict == PROMOTED:
             _promote(row, rows)
     return row
@@ -252,6 +284,13 @@ def read_record(home: Path, name: str) -> Record:
     return record
 
 
+def _verdict(row: Retraining) -> str:
+    if row.verdict == UNFINISHED:
+        return UNFINISHED
+    lost = lost_on(row.guards)
+    return f"{row.verdict}, {policy_name(row.policy)}" + (f", lost on {lost}" if lost else "")
+
+
 def record_table(record: Record) -> Table:
     """The record as people read it, one row a retraining; the one whose policy is promoted stands out."""
     now, rows = record.promoted, record.rows
@@ -263,7 +302,7 @@ def record_table(record: Record) -> Table:
             "dev pass@1 [95 %]": text.rate(r.dev) if r.dev and r.dev.n else "",
             "against its start": text.paired(r.paired),
             "test": f"{r.test.value:.1%}" if r.test else "",
-            "verdict": r.verdict if r.verdict == UNFINISHED else f"{r.verdict}, {policy_name(r.policy)}",
+            "verdict": _verdict(r),
             "now": "●" if now and r.run == now.run else "",
         }
         for r in rows

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import RunConfig
-from codelutra.errors import CodelutraError, UserError, of_the_system, redacted
+from codelutra.errors import CodelutraError, NoSandboxError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
 from codelutra.pipeline.remade import Remade
 from codelutra.pipeline.startable import require_gpus, require_named, require_training
@@ -185,7 +185,7 @@ class Run:
     def use_pool(self) -> Iterator[Pool]:
         """The run's sandbox pool, for one caller at a time; started on first use.
 
-        Raises UserError when there is no sandbox to be had: what a program does is data, what Docker does not is this.
+        Raises NoSandboxError when there is no sandbox to be had: what a program does is data, what Docker does not is this.
         """
         with self._pool_lock:
             try:
@@ -194,7 +194,9 @@ class Run:
                 yield self._pool
             except SandboxError as e:
                 self._pool = None
-                raise UserError(f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)") from e
+                raise NoSandboxError(
+                    f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)"
+                ) from e
 
     def add_databases(self, files: Mapping[str, Path]) -> None:
         """Have the pool hold these SQLite files, by digest, as well. One that runs without them is started anew."""

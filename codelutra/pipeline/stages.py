@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import TrainSection, WarmStartSection, in_key
-from codelutra.errors import StageError
+from codelutra.errors import OutageError
 from codelutra.execution import outcomes as execution
 from codelutra.execution import testgen
 from codelutra.execution.references import judge_references
@@ -96,7 +96,7 @@ def references(run: Run, problems: Artifact) -> Step:
 
 
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
-    """Outcomes of one shard of samples, as OUTCOMES. Raises StageError on too many outages, and keeps nothing then."""
+    """Outcomes of one shard of samples, as OUTCOMES. Raises OutageError on too many outages, and keeps nothing then."""
     inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
     most = run.config.execute.max_infra_error
 
@@ -106,7 +106,7 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
         share = execution.infra_share(frame)
         if share > most:
             error = frame.filter(pl.col("status") == "infra_error")["error"][0]
-            raise StageError(
+            raise OutageError(
                 f"{share:.1%} of {frame.height} outcomes are infrastructure failures (infra_error), more than "
                 f"execute.max_infra_error {most:.1%} (the first: {error}). None were kept; see `codelutra doctor`, then "
                 "give the same command again"

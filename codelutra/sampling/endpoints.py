@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codelutra.errors import StageError, UserError
+from codelutra.errors import OutageError, StageError, UserError
 from codelutra.prompts import answer_ids, end_ids, prompt_ids, thought
 from codelutra.sampling.answers import Answer, Completions, FaultError, Models, RefusedError, ask, asking
 from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally, stop_ids
@@ -152,7 +152,7 @@ async def _sample(
                 task.result()
             alive -= ended
             if not alive and not finished.done():
-                raise StageError(
+                raise OutageError(
                     "no sampling endpoint is left:\n"
                     + "\n".join(f"  {e.url}: {e.error}" for e in endpoints)
                     + "\nStart the servers on the current policy's weights, or empty sample.endpoints to sample here"
@@ -239,7 +239,7 @@ def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:
     ask.failing_since = ask.failing_since or now
     if ask.attempts >= 8 and now - ask.failing_since > 2 * work.patience:
         problem = work.tally.shards[ask.shard].ids[ask.prompt]
-        raise StageError(
+        raise OutageError(
             f"sampling problem {problem!r} failed {ask.attempts} times; last on {endpoint.url}: {endpoint.error}"
         )
     work.asks.put_nowait(ask)

@@ -52,6 +52,8 @@ Event = dict[str, Any]
 class EndedEarlyError(StageError):
     """A child has ended without saying why."""
 
+    transient = True
+
     def __init__(self, what: str, code: int, log: Path) -> None:
         self.out_of_memory = code in (OUT_OF_MEMORY, -signal.SIGKILL)  # the kernel's answer to too little memory is SIGKILL
         self.last_lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]

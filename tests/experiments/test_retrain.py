@@ -6,7 +6,6 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,10 @@ from codelutra.experiments.retrain import (
 from codelutra.pipeline.run import Run
 from codelutra.results.findings import read_findings
 from codelutra.results.lineage import _keys, lineage
-from codelutra.results.load import load_summary
-from codelutra.results.summary import RunSummary
 from codelutra.suites.base import open_suite
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
+from tests.helpers.nights import due, grow, refined
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -42,25 +40,6 @@ from tests.helpers.tiny_model import write_tiny_model
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-def grow(folder: Path, numbers: Sequence[int], **changes: Any) -> Path:
-    """Write a suite with a question for each number, and a config over it; returns the config."""
-    with closing(sqlite3.connect(folder / "shop.sqlite")) as connection, connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS item (id, name, price)")
-        if not connection.execute("SELECT COUNT(*) FROM item").fetchone()[0]:
-            connection.executemany("INSERT INTO item VALUES (?, ?, ?)", [(i, f"n{i}", i) for i in range(300)])
-    lines = [{"question": f"Over {n}?", "query": f"SELECT name FROM item WHERE price > {n}"} for n in numbers]
-    (folder / "problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]\n")
-    raw: dict[str, Any] = {
-        "name": "shop",
-        "model": "hf:example/tiny@main",
-        "warm_start": {},
-        "suite": {"name": "custom", "path": str(folder)},
-    }
-    (folder / "shop.yaml").write_text(json.dumps(raw | changes))
-    return folder / "shop.yaml"
 
 
 def sides(folder: Path, **more: Any) -> dict[str, str]:
@@ -114,21 +93,6 @@ def test_sides_are_of_custom_suites_and_of_files_that_are_there(tmp_path: Path) 
     grow(tmp_path, range(30))
     with pytest.raises(ConfigError, match=r"splits_of 'none\.parquet' is no problems\.parquet of a run"):
         sides(tmp_path, splits_of=["none.parquet"])
-
-
-def due(home: Path, config: Path) -> Due:
-    found = next_retraining(home, str(config))
-    assert found
-    return found
-
-
-def refined(home: Path, found: Due, *skills: float) -> RunSummary:
-    """What refining would leave: a run whose base, warm start (if any) and iterations answer so well."""
-    changes = found.arm.config.model_dump(mode="json", exclude={"name", "iterations"})
-    run = example_run(home, name=found.arm.config.name, skills=skills, **changes)
-    summary = load_summary(run)
-    assert summary
-    return summary
 
 
 def test_the_first_is_promoted_nothing_new_is_nothing_and_what_grew_goes_on_from_it(tmp_path: Path) -> None:

@@ -21,13 +21,16 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending, Running
 
 from codelutra.errors import UserError
-from tasks.server import require_server
+from tasks.server import OURS, crash_dead_runs, require_server, worker_name
+from tests.helpers.prefect_server import ROOT, asking, clean_environment, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-ROOT = Path(__file__).parents[2]
 STARTS = """
 import sys, time
 from prefect import flow, task
@@ -45,17 +48,6 @@ def waiting(config, overrides, home):
 WATCHED = STARTS + "\nfrom flows.command import main\nmain(waiting)\n"
 
 
-def clean_environment(folder: Path, **more: str) -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    own |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PYTHONPATH": str(ROOT)}
-    return own | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180", "HOME": str(folder)} | more
-
-
-def settings_of(folder: Path) -> dict[str, str]:
-    lines = (folder / ".config" / "codelutra" / "prefect.env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prefect")
@@ -63,23 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[dict[str, str]]:
-    """`make ui`, on a port of its own; gives what asks it has to set."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = clean_environment(folder, PREFECT_SERVER_API_PORT=port)
-    with (folder / "server.log").open("w") as log:
-        started = subprocess.Popen([ROOT / "scripts" / "ui.sh"], stdout=log, stderr=log, env=env, cwd="/")
-    deadline = time.monotonic() + 180
-    while True:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
-            break
-        assert started.poll() is None, (folder / "server.log").read_text()[-2000:]
-        assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
-        time.sleep(0.3)
-    yield clean_environment(folder) | settings_of(folder)
-    started.terminate()
-    started.wait()
+    with served(folder) as env:
+        yield env
 
 
 def ask(url: str, password: str = "", **headers: str) -> tuple[int, Any]:
@@ -164,6 +141,53 @@ def test_a_run_that_was_killed_is_crashed_once_the_next_starts(server: dict[str,
             next_one.send_signal(signal.SIGTERM)  # as `kill` does
             assert [p.wait(timeout=60) for p in (going_on, next_one)] == [143, 143]
     assert {state for state, _ in flow_runs(server).values()} == {"Crashed"}
+
+
+def test_a_worker_that_starts_marks_what_died_with_the_last_one(server: dict[str, str]) -> None:
+    """After a reboot no other run is going on that could: the next one waits for the slot of the dead one."""
+    with started(server) as killed:
+        killed.kill()
+    (dead,) = (i for i, (state, _) in flow_runs(server).items() if state == "Running")
+    command = [ROOT / "scripts" / "worker.sh", "--run-once"]
+    done = subprocess.run(command, env=server, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "still open and its process has ended" in done.stderr
+    assert flow_runs(server)[dead][0] == "Crashed"
+
+
+def test_a_worker_without_settings_or_server_says_what_to_start(server: dict[str, str], tmp_path: Path) -> None:
+    worker = ROOT / "scripts" / "worker.sh"
+    done = subprocess.run([worker], env=clean_environment(tmp_path), capture_output=True, text=True)
+    assert (done.returncode, "The first `make ui` writes it" in done.stderr) == (2, True), done
+
+
+def test_what_no_process_was_started_for_is_crashed_after_a_while(server: dict[str, str]) -> None:
+    """A worker took it and ended. One of somebody else's flow is left alone."""
+
+    @flow(name="waits")
+    def waiting() -> None: ...
+
+    with asking(server), get_client(sync_client=True) as client:
+        given = [([OURS], Pending()), ([OURS], Running()), ([], Pending())]
+        taken = [client.create_flow_run(waiting, tags=tags, state=state).id for tags, state in given]
+
+        def states() -> list[str | None]:
+            return [client.read_flow_run(i).state_name for i in taken]
+
+        crash_dead_runs()
+        assert states() == ["Pending", "Running", "Pending"], "they may be starting"
+        client.update_flow_run_labels(taken[0], {"prefect.worker.name": worker_name()})
+        crash_dead_runs()
+        assert states() == ["Pending", "Running", "Pending"], "their worker is there"
+        (dead := subprocess.Popen(["true"])).wait()
+        gone = worker_name().replace(f" {os.getpid()} ", f" {dead.pid} ")
+        client.update_flow_run_labels(taken[0], {"prefect.worker.name": gone})
+        crash_dead_runs()
+        assert states() == ["Crashed", "Running", "Pending"]
+        crash_dead_runs(unmarked_seconds=0)
+        assert states() == ["Crashed", "Crashed", "Pending"]
+        for i in taken:
+            client.delete_flow_run(i)
 
 
 def test_the_temporary_server_answers_its_run_alone_and_ends_with_it(tmp_path: Path) -> None:

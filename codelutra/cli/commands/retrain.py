@@ -12,12 +12,24 @@ from codelutra.cli.commands.options import Config, Home, Json, Set, print_json
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
+_FLIPS_SHOWN = 10  # problems gained, and as many lost
+
 
 def retrain(
     config: Config,
     alpha: Annotated[
         float, typer.Option(min=0, max=1, help="Promote only with a paired p of at most this on dev; 1 takes any gain.")
-    ] = 1.0,
+    ] = 0.2,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONFIG", help="A guard suite: promote only without a significant loss on it; repeatable."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100, help="Promote only where a loss of so many points on every guard suite is ruled out (95 %)."
+        ),
+    ] = None,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
@@ -29,11 +41,17 @@ def retrain(
     """
     from codelutra.cli.watch import watch_run
     from codelutra.config import load_config
+    from codelutra.experiments.gate import Gate, guards, judged
     from codelutra.experiments.retrain import conclude, next_retraining
 
     root, laid_over = home_dir(home), tuple(set_ or ())
+    gate = Gate(alpha, tuple(keep or ()), margin).checked()
     if due := next_retraining(root, config, laid_over):
-        conclude(root, due, watch_run(config, due.arm.overrides, root), alpha=alpha)
+        summary = watch_run(config, due.arm.overrides, root)
+        measured = guards(root, due, summary, gate)
+        for arm in (arm for guard in measured for arm in guard.arms):
+            watch_run(arm.source, arm.overrides, root)
+        conclude(root, due, summary, alpha=alpha, guards=judged(root, measured, margin))
     else:
         print("nothing new since the last retraining", file=sys.stderr)
     _show_record(root, load_config(config, laid_over).name, json_)
@@ -55,6 +73,7 @@ def promoted(
 
 def _show_record(root: Path, name: str, as_json: bool) -> None:
     from codelutra.cli import tables
+    from codelutra.experiments.changes import flips_table
     from codelutra.experiments.retrain import read_record, record_table
 
     record = read_record(root, name)
@@ -64,4 +83,14 @@ def _show_record(root: Path, name: str, as_json: bool) -> None:
         print_json({"name": name, "promoted": now.model_dump(mode="json") if now else None, "retrainings": rows})
         return
     tables.show(record_table(record), f"{name}: retrainings")
+    last = next((row for row in reversed(record.rows) if row.paired or row.guards), None)
+    if last:
+        flips, most = last.flips, _FLIPS_SHOWN
+        if flips.gained or flips.lost:
+            title = f"{last.run}: dev problems it solves and its start does not, and the other way round"
+            tables.show(flips_table(flips, most), title)
+        if max(len(flips.gained), len(flips.lost)) > most:
+            print(visible(f"all {len(flips.gained) + len(flips.lost)}: {record.folder / 'record.json'}"))
+        for guard in last.guards:
+            print(visible(guard.text))
     print(visible(f"promoted: {record.folder / 'model'}") if now else "promoted: none yet")

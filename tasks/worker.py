@@ -1,0 +1,57 @@
+"""`python -m tasks.worker`: a worker of the pool `codelutra`, once the server answers and dead flow runs are marked.
+
+After a reboot the server still counts the flow run that was going on as one, and the next one waits for its slot. Whoever
+starts the worker starts it here, so that no run waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+
+from prefect.settings import get_current_settings
+
+from codelutra.errors import UserError
+from codelutra.store.child import reap_strays
+from tasks.server import NOT_ANSWERED, crash_dead_runs, require_server, worker_name
+
+POOL = "codelutra"
+_PATIENCE_SECONDS = 180.0  # a server that starts beside us, on a busy machine
+
+
+def main(arguments: list[str]) -> None:
+    """Become `prefect worker start`. Exit 2 where no server is set up or none answers in time."""
+    if not get_current_settings().api.url:
+        print(
+            "worker: PREFECT_API_URL is not set; a worker asks a server (`make ui`, then scripts/worker.sh)", file=sys.stderr
+        )
+        sys.exit(UserError.exit_code)
+    try:
+        _wait_for_server()
+    except UserError as e:
+        print(f"worker: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    reap_strays()
+    with contextlib.suppress(*NOT_ANSWERED):  # it has gone again: the next flow run marks them
+        for name in crash_dead_runs():
+            print(f"worker: {name} was still open and its process has ended: marked as crashed", file=sys.stderr)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    command += ["--name", worker_name(), *arguments]
+    os.execv(sys.executable, command)
+
+
+def _wait_for_server() -> None:
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return require_server()
+        except UserError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
