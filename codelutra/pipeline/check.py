@@ -166,7 +166,8 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     A query is the same only over the same database; the same question over another schema is another prompt. `group` does
     not count: in a custom suite it is whatever its author says.
     """
-    solved = problems.filter(pl.col("reference") != "")
+    rows = [each for row in problems.rows(named=True) for each in (row, *suite.accepted(row)) if row["reference"]]
+    solved = pl.DataFrame(rows, schema=problems.schema)
     databases = map(_database, *solved.select("language", "judge"))
     programs = map(suite.alike, solved["reference"])
     same_program = map("\0".join, zip(solved["language"], databases, programs, strict=True))
@@ -185,6 +186,7 @@ def _database(language: str, judge: str) -> str:
 def _shared(train: pl.DataFrame, others: pl.DataFrame, suite: str) -> list[Row]:
     first = train.group_by("shares", "key").agg(train_id=pl.col("problem_id").min())
     found = others.join(first, on=["shares", "key"], how="inner").sort("split", "problem_id", "shares", "train_id")
+    found = found.unique(["shares", "split", "problem_id", "train_id"], maintain_order=True)  # of several accepted programs
     named = found.with_columns(pl.col("split").cast(pl.String), suite=pl.lit(suite))
     return named.select("train_id", "shares", "suite", "split", "problem_id").to_dicts()
 

@@ -83,6 +83,14 @@ class Suite(ABC):
         """The expected output with what the results of `check_jobs` say of it; and why it cannot judge answers, or ""."""
         return expected, ""
 
+    def accepted(self, problem: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The problem once for each further program that its author accepts, as if that one were its reference."""
+        return ()
+
+    def either(self, outputs: Sequence[Any]) -> Any:
+        """The expected output of a problem with several accepted programs, from what each of them gives."""
+        return outputs[0]
+
     def changes(self, problem: Mapping[str, Any]) -> str:
         """Why two runs of a reference may differ, as far as its text shows, or ""."""
         return ""
