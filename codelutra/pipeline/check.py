@@ -28,6 +28,7 @@ from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
 from codelutra.schema import STATUSES
+from codelutra.suites import linking
 from codelutra.suites.base import SUITES, Suite, material, open_suite
 from codelutra.suites.determined import tied_limits
 from codelutra.suites.splits import digests, same_prompt
@@ -47,6 +48,7 @@ class Report:
     notes: list[str]
     contradictions: list[Row] = field(default_factory=list)  # split, problem_id; first_split, first_id: asks the same
     copies: Row = field(default_factory=dict)  # with suite.copies: what pipeline/copies.py:told says of them
+    schema: Row = field(default_factory=dict)  # with suite.shown_schema linked: what suites/linking.py:recall says
 
     @property
     def spoilt(self) -> list[str]:
@@ -106,9 +108,26 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
             "add sort keys where one of them is meant"
         )
     notes += copies_notes(copies) if copies else []
+    schema = _schema_shown(config.suite, plain, run.suite)
+    notes += [_schema_note(schema)] if schema else []
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
-    return Report(judged, rows, failures, leaks, notes, clashes, copies)
+    return Report(judged, rows, failures, leaks, notes, clashes, copies, schema)
+
+
+def _schema_shown(section: SuiteSection, shown: pl.DataFrame, suite: Suite) -> Row:
+    if section.shown_schema == "full":
+        return {}
+    full = open_suite(section.model_copy(update={"shown_schema": "full"})).problems()
+    return linking.recall(full, shown, suite.databases())
+
+
+def _schema_note(found: Row) -> str:
+    return (
+        f"schema: linked shows {found['shown']:.1%} of a schema's columns on average. Of what references read it shows "
+        f"{found['tables']:.1%} of the tables and {found['columns']:.1%} of the columns; all of it in {found['whole']} of "
+        f"{found['references']} prompts"
+    )
 
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:
