@@ -33,13 +33,17 @@ class KindFirst(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         first = args[0]
-        if first not in self.commands and first[:1] != "-" and (os.path.lexists(first) or Path(first).suffix):
+        if first not in self.commands and (first[:3] == "hf:" or _is_file(first)):
             from codelutra.suites.databases import is_database
 
             named = Path(first).suffix in (".db", ".sqlite", ".sqlite3")
             kind = "sql" if named or any(is_database(Path(arg)) for arg in args[:2]) else "python"
             raise UserError(f"init takes the kind of suite first: codelutra init {kind} {shlex.join(args)}")
         return super().resolve_command(ctx, args)
+
+
+def _is_file(word: str) -> bool:
+    return word[:1] != "-" and (os.path.lexists(word) or bool(Path(word).suffix))
 
 
 class Several(TyperArgument):

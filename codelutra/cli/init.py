@@ -1,8 +1,9 @@
 """`codelutra init`: a suite folder and a config for problems of one's own, checked line by line before anything is written.
 
-DIR/suite.yaml    what codelutra/suites/custom.py reads; it points at the files given and copies none of them
-DIR/config.yaml   a run, its sizes chosen for so many problems, each with its reason beside it
+DIR/suite.yaml           what codelutra/suites/custom.py reads; it points at the files given
+DIR/config.yaml          a run, its sizes chosen for so many problems, each with its reason beside it
 DIR/config.schema.json   by which editors complete and check config.yaml, without a network
+DIR/problems.jsonl       the problems, where suites cannot read them as they lie (cli/problems.py)
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import yaml
 
+from codelutra.cli.problems import NAME, Problems, python_problems, sql_problems
 from codelutra.config import SuiteSection, parse_config
 from codelutra.config.explain import SCHEMA_FILE, schema
 from codelutra.errors import UserError
@@ -31,8 +33,7 @@ from codelutra.store.files import write_atomic
 from codelutra.suites.custom import suite_of
 from codelutra.suites.databases import is_database
 from codelutra.suites.folder import expand, outside_of
-from codelutra.suites.lines import Wrong, read_records, renamed
-from codelutra.suites.shapes import About, ProgramLine, Split
+from codelutra.suites.shapes import About, Split
 
 FEWEST = 10  # problems: with fewer, no split is worth its name
 CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too long; `codelutra check` counts tokens
@@ -60,24 +61,39 @@ class Made:
     suite: Path
     config: Path
     splits: Mapping[str, int]
+    columns: Mapping[str, Sequence[str]]
+    """The columns that each key is taken from."""
+    left_out: Sequence[str]
+    problems: Path | None
+    """The file of problems, where one was written."""
 
 
-def init_sql(database: Path, questions: Path, folder: Path | None = None) -> Made:
-    """A suite over one SQLite file. Raises UserError with everything that is wrong, before anything is written."""
-    if is_database(questions) and not is_database(database):
+def init_sql(database: Path, questions: Path | str, folder: Path | None = None, columns: Sequence[str] = ()) -> Made:
+    """A suite over one SQLite file. Raises UserError with everything that is wrong, before anything is written.
+
+    questions: what suites/sources.py reads; columns: as `--columns` gives them.
+    """
+    if is_database(Path(questions)) and not is_database(database):
         raise UserError(f"{questions} is a SQLite database: it goes first, then the questions ({database})")
-    about = About(kind="sql", problems=_absolute(questions), databases=(_absolute(database),))
-    return _make(about, folder or _folder_for(database))
+    folder = folder or _folder_for(str(database))
+    _require_free(folder, "suite.yaml", "config.yaml")
+    return _make(sql_problems(str(questions), columns), (_absolute(database),), folder)
 
 
-def init_python(problems: Path, folder: Path | None = None) -> Made:
+def init_python(problems: Path | str, folder: Path | None = None, columns: Sequence[str] = ()) -> Made:
     """A suite of Python functions, or of whole programs where lines have `tests`. Raises UserError as `init_sql` does."""
-    about = About(kind=_python_kind(Path(_absolute(problems))), problems=_absolute(problems))
-    return _make(about, folder or _folder_for(problems))
+    folder = folder or _folder_for(str(problems))
+    _require_free(folder, "suite.yaml", "config.yaml")
+    return _make(python_problems(str(problems), columns), (), folder)
 
 
-def _folder_for(file: Path) -> Path:
-    """A folder named after the file; one without an ending is in its way."""
+def _folder_for(given: str) -> Path:
+    """A folder named after the file; one without an ending is in its way, and so is a folder of data."""
+    if given.startswith("hf:"):
+        return Path(re.split("[/:@]", given.removeprefix("hf:") + "/")[1] or "problems")
+    file = Path(given)
+    if file.is_dir() or file.with_name(file.name.partition(":")[0]).is_dir():
+        return Path(f"{file.absolute().name.partition(':')[0]}-suite")
     folder = Path(file.stem.removesuffix(".jsonl"))
     return folder if folder.is_dir() or not os.path.lexists(folder) else Path(f"{folder}-suite")
 
@@ -116,37 +132,45 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
     )
 
 
-def _make(about: About, folder: Path) -> Made:
-    suite, config = folder / "suite.yaml", folder / "config.yaml"
-    there = [str(file) for file in (suite, config) if os.path.lexists(file)]
+def _require_free(folder: Path, *names: str) -> None:
+    there = [str(folder / name) for name in names if os.path.lexists(folder / name)]
     if there:
         raise UserError(f"{' and '.join(there)} exist already and are kept; name another folder as the last argument")
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file, so nothing can be written into it; name another folder as the last argument")
+
+
+def _make(problems: Problems, databases: Sequence[str], folder: Path) -> Made:
+    suite, config, lines = folder / "suite.yaml", folder / "config.yaml", folder / NAME
+    if not problems.file:
+        _require_free(folder, NAME)
+    about = About(kind=problems.kind, problems=str(problems.file or lines.absolute()), databases=tuple(databases))
     section = SuiteSection(name="custom", path=str(folder), outside=(about.problems, *about.databases))
-    frame = suite_of(about, suite, section).problems()
+    frame = suite_of(about, suite, section, problems.records).problems()
     for database in about.databases:
         _sound(Path(database))
     if frame.height < FEWEST:
-        raise UserError(f"{about.problems} has {frame.height} problems; give at least {FEWEST}, some hundred to learn much")
+        raise UserError(f"{problems.where} has {frame.height} problems; give at least {FEWEST}, some hundred to learn much")
     prompt, program = frame.select(pl.col("prompt", "reference").str.len_chars().max()).row(0)
     fit = sizes(frame.height, prompt, program, frame.filter(pl.col("reference") != "").height)
     about = about.model_copy(update={"shares": fit.shares})
-    dealt = suite_of(about, suite, section).problems()
+    dealt = suite_of(about, suite, section, problems.renumbered()).problems()
     if dealt.filter(pl.col("split") == "train", pl.col("reference") != "").is_empty():
         fit = replace(fit, warm_epochs=0)
     counts = dict(dealt.group_by("split").len().rows())
     splits = {split: counts.get(split, 0) for split in ("train", "dev", "test")}
     if splits["train"] < 2 or not splits["dev"]:
         raise UserError(
-            f"{about.problems} gives {', '.join(f'{n} {split}' for split, n in splits.items())} problems; a run needs 2 of "
+            f"{problems.where} gives {', '.join(f'{n} {split}' for split, n in splits.items())} problems; a run needs 2 of "
             "train and 1 of dev at least. Name other splits in its lines, or none at all, or add problems that differ"
         )
     outside = outside_of(folder, [Path(about.problems), *map(Path, about.databases)], SuiteSection(name="custom"))
     text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside])
     parse_config(parse_yaml(text), str(config))
-    _write(folder, {suite: _suite_text(about, folder), config: text, folder / SCHEMA_FILE: json.dumps(schema(), indent=1)})
-    return Made(suite, config, splits)
+    written = {} if problems.file else {lines: problems.text()}
+    settings = {config: text, folder / SCHEMA_FILE: json.dumps(schema(), indent=1)}
+    _write(folder, {**written, suite: _suite_text(about, folder), **settings})
+    return Made(suite, config, splits, problems.fit.taken, problems.fit.left_out, lines if written else None)
 
 
 def _write(folder: Path, files: Mapping[Path, str]) -> None:
@@ -160,16 +184,6 @@ def _write(folder: Path, files: Mapping[Path, str]) -> None:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
         raise UserError(f"nothing can be written to {folder}: {e.strerror}; name another folder as the last argument") from e
-
-
-def _python_kind(problems: Path) -> Literal["python-function", "python-program"]:
-    """Programs have `tests` that are objects; what is wrong with a line is said when the lines are read for good."""
-    for _, value in read_records(problems).found:
-        with contextlib.suppress(Wrong):
-            tests = renamed(value, ProgramLine).get("tests") if isinstance(value, dict) else None
-            if isinstance(tests, list) and tests:
-                return "python-program" if isinstance(tests[0], dict) else "python-function"
-    return "python-function"
 
 
 def _sound(database: Path) -> None:

@@ -53,6 +53,10 @@ class SuiteSection(Section):
     """SQL: judge train samples on this many perturbed copies of each database as well, and learn nothing from those that are
     right on the database alone. More copies catch more lucky answers and run more queries; 6 is a good number. Scores stay
     by the database itself."""
+    shown_schema: Annotated[Literal["full", "linked"], ADDED] = "full"
+    """SQL: what prompts show of a schema. full: all of it. linked: the tables and columns that the question seems to need,
+    by their names, values and foreign keys. That saves tokens where schemas are wide; what is left out no answer can use.
+    `codelutra check` says how much of what references read is shown."""
     proposals: str | None = None
     """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -15,7 +16,7 @@ from codelutra.execution.verdicts import decided
 from codelutra.schema import EXPECTED, check
 from codelutra.suites.base import Job, Suite
 from sandbox.answers import printable
-from sandbox.protocol import Result, encode
+from sandbox.protocol import Result, decode, encode
 
 
 def judge_references(
@@ -26,11 +27,13 @@ def judge_references(
     Each reference runs twice, once as the expectation and once as an answer, and then as often as its suite wants to see
     what of its output is determined. A problem is a `reference_error` where that
     answer is not correct, or where the suite says the output cannot judge. Where a problem has checks and no reference,
-    what the checks expect is computed twice and must be the same, and an empty program must fail them.
+    what the checks expect is computed twice and must be the same, and an empty program must fail them. Every program
+    that a problem accepts goes the same way; one that cannot judge makes the problem a `reference_error`.
 
     Raises StageError when the sandbox itself failed for any of them.
     """
-    rows = problems.rows(named=True)
+    several = [[row, *suite.accepted(row)] for row in problems.rows(named=True)]
+    rows = list(chain.from_iterable(several))
 
     def jobs() -> Iterator[Job]:
         for i, row in enumerate(rows):
@@ -52,11 +55,24 @@ def judge_references(
         if progress:
             progress(i + 1, len(rows))
     next(results, None)  # a pool takes the next jobs when these are finished
-    for row, (output, error) in zip(rows, _checked(rows, wanted, suite, pool, timeout_seconds), strict=True):
+    settled = _checked(rows, wanted, suite, pool, timeout_seconds)
+    for row, *further in several:
+        output, error = _either(suite, [next(settled) for _ in (row, *further)])
         status = "reference_error" if error else "correct"
         expected.append({"problem_id": row["problem_id"], "status": status, "expected": output, "error": error})
+    next(settled, None)  # as above
     frame = check(pl.DataFrame(expected, schema=EXPECTED), EXPECTED)
     return frame, {"problems": frame.height, "reference_errors": frame.filter(pl.col("status") != "correct").height}
+
+
+def _either(suite: Suite, found: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """The expected output of a problem and its error, from those of each program that it accepts."""
+    if len(found) == 1:
+        return found[0]
+    for number, (_, error) in enumerate(found, 1):
+        if error:
+            return "", error if number == 1 else f"accepted query {number}: {error}"
+    return json.dumps(encode(suite.either([decode(json.loads(output)) for output, _ in found]))), ""
 
 
 def _wanted(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, got: Result) -> tuple[Any, str]:

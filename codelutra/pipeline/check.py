@@ -28,6 +28,7 @@ from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
 from codelutra.schema import STATUSES
+from codelutra.suites import linking
 from codelutra.suites.base import SUITES, Suite, material, open_suite
 from codelutra.suites.determined import tied_limits
 from codelutra.suites.splits import digests, same_prompt
@@ -47,6 +48,7 @@ class Report:
     notes: list[str]
     contradictions: list[Row] = field(default_factory=list)  # split, problem_id; first_split, first_id: asks the same
     copies: Row = field(default_factory=dict)  # with suite.copies: what pipeline/copies.py:told says of them
+    schema: Row = field(default_factory=dict)  # with suite.shown_schema linked: what suites/linking.py:recall says
 
     @property
     def spoilt(self) -> list[str]:
@@ -106,9 +108,26 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
             "add sort keys where one of them is meant"
         )
     notes += copies_notes(copies) if copies else []
+    schema = _schema_shown(config.suite, plain, run.suite)
+    notes += [_schema_note(schema)] if schema else []
     if "dev" not in asked.facts["splits"]:
         notes.append("there are no dev problems: a run can measure its model on test, but not choose among policies")
-    return Report(judged, rows, failures, leaks, notes, clashes, copies)
+    return Report(judged, rows, failures, leaks, notes, clashes, copies, schema)
+
+
+def _schema_shown(section: SuiteSection, shown: pl.DataFrame, suite: Suite) -> Row:
+    if section.shown_schema == "full":
+        return {}
+    full = open_suite(section.model_copy(update={"shown_schema": "full"})).problems()
+    return linking.recall(full, shown, suite.databases())
+
+
+def _schema_note(found: Row) -> str:
+    return (
+        f"schema: linked shows {found['shown']:.1%} of a schema's columns on average. Of what references read it shows "
+        f"{found['tables']:.1%} of the tables and {found['columns']:.1%} of the columns; all of it in {found['whole']} of "
+        f"{found['references']} prompts"
+    )
 
 
 def reference_failures(problems: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame, suite: Suite) -> list[Row]:
@@ -166,7 +185,8 @@ def _keys(problems: pl.DataFrame, suite: Suite) -> pl.DataFrame:
     A query is the same only over the same database; the same question over another schema is another prompt. `group` does
     not count: in a custom suite it is whatever its author says.
     """
-    solved = problems.filter(pl.col("reference") != "")
+    rows = [each for row in problems.rows(named=True) for each in (row, *suite.accepted(row)) if row["reference"]]
+    solved = pl.DataFrame(rows, schema=problems.schema)
     databases = map(_database, *solved.select("language", "judge"))
     programs = map(suite.alike, solved["reference"])
     same_program = map("\0".join, zip(solved["language"], databases, programs, strict=True))
@@ -185,6 +205,7 @@ def _database(language: str, judge: str) -> str:
 def _shared(train: pl.DataFrame, others: pl.DataFrame, suite: str) -> list[Row]:
     first = train.group_by("shares", "key").agg(train_id=pl.col("problem_id").min())
     found = others.join(first, on=["shares", "key"], how="inner").sort("split", "problem_id", "shares", "train_id")
+    found = found.unique(["shares", "split", "problem_id", "train_id"], maintain_order=True)  # of several accepted programs
     named = found.with_columns(pl.col("split").cast(pl.String), suite=pl.lit(suite))
     return named.select("train_id", "shares", "suite", "split", "problem_id").to_dicts()
 

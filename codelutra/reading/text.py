@@ -34,7 +34,7 @@ _BOMS = {
 _FORMATS = {
     b"SQLite format 3\0": "a SQLite database",
     b"PK\3\4": "a zip archive or an Excel file; save it as CSV or JSONL",
-    b"PAR1": "a parquet file; write it as CSV or JSONL",
+    b"PAR1": "a parquet file; `codelutra init` reads it, suites read CSV and JSONL",
     b"\xfd7zXZ\0": "compressed with xz; unpack it",
     b"BZh": "compressed with bzip2; unpack it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it",

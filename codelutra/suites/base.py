@@ -83,6 +83,14 @@ class Suite(ABC):
         """The expected output with what the results of `check_jobs` say of it; and why it cannot judge answers, or ""."""
         return expected, ""
 
+    def accepted(self, problem: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The problem once for each further program that its author accepts, as if that one were its reference."""
+        return ()
+
+    def either(self, outputs: Sequence[Any]) -> Any:
+        """The expected output of a problem with several accepted programs, from what each of them gives."""
+        return outputs[0]
+
     def changes(self, problem: Mapping[str, Any]) -> str:
         """Why two runs of a reference may differ, as far as its text shows, or ""."""
         return ""
@@ -131,6 +139,8 @@ def open_suite(section: SuiteSection) -> Suite:
         raise ConfigError(
             f"suite.copies {section.copies}: {section.name} has no databases that could be copied; leave it at 0"
         )
+    if section.shown_schema == "linked":
+        suite = _with_linked_schemas(suite)
     if not section.generated_cases:
         return suite
     if not suite.takes_cases:
@@ -141,3 +151,12 @@ def open_suite(section: SuiteSection) -> Suite:
     # The version it has with generated cases, which the `problems` stage makes (execution/testgen.py).
     proposed = "-proposed" if section.proposals else ""
     return replace(suite, version=f"{suite.version}+{section.generated_cases}cases{proposed}")
+
+
+def _with_linked_schemas(suite: Suite) -> Suite:
+    from codelutra.suites import linking
+
+    if not suite.databases():
+        raise ConfigError(f"suite.shown_schema linked: {suite.name} has no databases, so no schemas; leave it at full")
+    frame = linking.linked(suite.problems(), suite.databases())
+    return replace(suite, version=f"{suite.version}+linked{linking.VERSION}", frame=frame)

@@ -7,7 +7,7 @@
                                             system: "…"                     # the system message, if not the usual one
                                             licence: "…"
 
-    problems.jsonl, a line a problem        sql: question, query | rows + [ordered], [database], [evidence]
+    problems.jsonl, a line a problem        sql: question, query (or a list) | rows + [ordered], [database], [evidence]
                                             python-function: prompt, [reference], asserts | function + cases, [setup]
                                             python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
@@ -41,7 +41,7 @@ from codelutra.suites.base import Suite, material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.folder import located, named_files
 from codelutra.suites.humaneval import before, judging_by_check
-from codelutra.suites.lines import read_problems, said
+from codelutra.suites.lines import Records, read_problems, said
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.shapes import About, FunctionLine, Line, ProgramLine, SqlLine
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
@@ -57,8 +57,10 @@ def load(section: SuiteSection) -> Suite:
     return suite_of(_about(path), path, section)
 
 
-def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
+def suite_of(about: About, path: Path, section: SuiteSection, given: Records | None = None) -> Suite:
     """The suite that `about`, the content of a `suite.yaml` at `path`, describes; `path` itself is not read.
+
+    given: records to take instead of reading the file of problems.
 
     Raises ConfigError with every fault of the problems, up to a number.
     """
@@ -67,12 +69,13 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
     lines, *databases = named_files(path.parent, [about.problems, *about.databases], section)
     if about.kind == "sql":
         files = _databases(databases, path, section)
-        frame = read_problems(lines, SqlLine, partial(_query, files, path))
+        frame = read_problems(lines, SqlLine, partial(_query, files, path), given)
         suite = SqlSuite(name, "", about.licence, frame, {used.digest: used.path for used in files.values() if used.digest})
     elif about.kind == "python-function":
-        suite = PythonSuite(name, "", about.licence, read_problems(lines, FunctionLine, _function))
+        suite = PythonSuite(name, "", about.licence, read_problems(lines, FunctionLine, _function, given))
     else:
-        suite = PythonSuite(name, "", about.licence, read_problems(lines, ProgramLine, _program), mode="text/v1")
+        frame = read_problems(lines, ProgramLine, _program, given)
+        suite = PythonSuite(name, "", about.licence, frame, mode="text/v1")
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
@@ -98,12 +101,17 @@ def _dealt(suite: Suite, about: About, section: SuiteSection) -> pl.DataFrame:
         return cap(frame, section)
     if given.any():
         raise ConfigError(f"{about.problems}: {given.sum()} of {frame.height} lines have a split; give it to all or to none")
-    rows = frame.select("problem_id", "reference", "judge").rows()
+    rows = [[row, *suite.accepted(row)] for row in frame.rows(named=True)]
     # Programs over different databases differ; a problem without a reference has the same program as no other.
-    programs = [(material(judge).get("database"), p) if (p := suite.alike(r)) else (i,) for i, r, judge in rows]
+    programs = [frozenset(_program_of(suite, each) for each in row) for row in rows]
     same = list(zip(programs, map(normalise_prompt, frame["prompt"]), strict=True))
     shares = {str(side): share / sum(about.shares.values()) for side, share in about.shares.items()}
     return cap(divide(frame, same, shares, section.seed, earlier_sides(frame, section.splits_of)), section)
+
+
+def _program_of(suite: Suite, row: Mapping[str, Any]) -> tuple[str | None, ...]:
+    program = suite.alike(row["reference"])
+    return (material(row["judge"]).get("database"), program) if program else (row["problem_id"],)
 
 
 # ---- Python -------------------------------------------------------------------------------------------------------------
@@ -158,13 +166,14 @@ def _query(files: Mapping[str, Used], about: Path, line: SqlLine, number: int) -
     path, digest, schema = files[stem]
     if not digest:
         return None
-    reference = bare(line.query)
+    reference, *also = list(dict.fromkeys(map(bare, line.query))) or [""]
     if line.rows:
         judge = sql.judging_by_rows(line.rows, digest, ordered=line.ordered)
-    elif wrong := not_answerable(reference, path):
-        raise ValueError(wrong)
     else:
-        judge = sql.judging(reference, digest)
+        for place, query in enumerate((reference, *also), 1):
+            if wrong := not_answerable(query, path):
+                raise ValueError(f"query {place}: {wrong}" if also else wrong)
+        judge = sql.judging(reference, digest, also)
     prompt = f"{schema}\n\n{line.question}" + (f"\nHint: {line.evidence.strip()}" if line.evidence.strip() else "")
     return _row(line, number, prompt=prompt, reference=reference, language="sql", group=line.group or stem, judge=judge)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import sqlglot
@@ -20,6 +20,7 @@ from codelutra.suites.folder import plain_name, require_known
 from codelutra.suites.sql_text import statements
 from sandbox.runner.sql import authorize, open_virtual_tables
 
+FIRST_ROWS = 50_000  # of a table, looked through for values
 MAX_GIB = 1.0  # the sandbox holds databases in memory
 DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
 _NO_NAMES = """
@@ -99,6 +100,39 @@ def table_text(name: str, columns: Sequence[str], links: Mapping[str, tuple[str,
         other = f".{quoted(target)}" if target is not None and target.lower() != column.lower() else ""
         shown.append(quoted(column) + arrow + other)
     return f"{quoted(name)}({', '.join(shown)})"
+
+
+def text_values(path: Path) -> list[tuple[str, str, str]]:
+    """(table, column, value) of short texts in ordinary tables: of each column the distinct ones of its first rows."""
+    found = list[tuple[str, str, str]]()
+    with _opened(path, "&immutable=1") as connection:
+        named = connection.execute(
+            "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c "
+            "WHERE m.type = 'table' AND m.sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY m.rowid, c.cid"
+        ).fetchall()
+        for table, column in named:
+            name, of = ('"' + part.replace('"', '""') + '"' for part in (column, table))
+            short = f"typeof({name}) = 'text' AND length({name}) BETWEEN 3 AND 60"
+            query = f"SELECT DISTINCT {name} FROM (SELECT {name} FROM {of} LIMIT {FIRST_ROWS}) WHERE {short} LIMIT 5000"
+            with suppress(sqlite3.Error):  # text that is no UTF-8
+                found += [(table, column, value) for (value,) in connection.execute(query)]
+    return found
+
+
+def reads_of(path: Path, query: str) -> set[tuple[str, str]]:
+    """The (table, column)s in lower case that a query reads, as SQLite tells when it prepares it; a view's own columns, not
+    what is behind them. Empty for what SQLite refuses."""
+    found = set[tuple[str, str]]()
+    with _opened(path, "&immutable=1") as connection:
+        views = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")}
+
+        def heard(action: int, table: str | None, column: str | None, *where: str | None) -> int:
+            if action == sqlite3.SQLITE_READ and where[1] not in views:
+                found.add(((table or "").lower(), (column or "").lower()))
+            return authorize(action, table, column, *where)
+
+        connection.set_authorizer(heard)
+        return set() if _prepares(connection, query) else found
 
 
 def quoted(name: str) -> str:

@@ -39,6 +39,8 @@ class Shape(Strict):
     """Other names of a key, as `_folded` writes them."""
     IGNORED: ClassVar[tuple[str, ...]] = ()
     """Keys of well-known data sets that say nothing new."""
+    SEVERAL: ClassVar[tuple[str, ...]] = ()
+    """Keys that may be given several times, with numbers behind their names: query, query_2, …"""
 
     @classmethod
     def named(cls) -> dict[str, str]:
@@ -56,18 +58,23 @@ class Records(NamedTuple):
     unit: str
     """What is numbered: "line", "entry" (of a list, from 1) or "row" (of a table, the header being the first)."""
     found: list[Record]
+    where: str = ""
+    """Where they are from, as messages name it; "": the file that is read."""
 
 
 S = TypeVar("S", bound=Shape)
 
 
-def read_problems(path: Path, shape: type[S], make: Callable[[S, int], dict[str, Any] | None]) -> pl.DataFrame:
-    """The records as PROBLEMS. `make` gives the row of a checked record and its number, or None to leave it out; it raises
-    ValueError for a wrong one.
+def read_problems(
+    path: Path, shape: type[S], make: Callable[[S, int], dict[str, Any] | None], given: Records | None = None
+) -> pl.DataFrame:
+    """The records of a file as PROBLEMS, or those `given`. `make` gives the row of a checked record and its number, or None
+    to leave it out; it raises ValueError for a wrong one.
 
     Raises ConfigError with every fault, up to SHOWN, in their order.
     """
-    unit, found = read_records(path)
+    unit, found, where = given or read_records(path)
+    where = where or str(path)
     rows, faults, seen = list[dict[str, Any]](), defaultdict[str, list[int]](list), dict[str, int]()
     for number, value in found:
         try:
@@ -83,9 +90,9 @@ def read_problems(path: Path, shape: type[S], make: Callable[[S, int], dict[str,
         except (ValueError, SyntaxError) as e:
             faults[str(e)].append(number)
     if faults:
-        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _told(unit, faults)))
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in _told(unit, faults)))
     if not found:
-        raise ConfigError(f"{path} is empty; give it one JSON object a line, see docs/your-own-task.md")
+        raise ConfigError(f"{where} is empty; give it one JSON object a line, see docs/your-own-task.md")
     return pl.DataFrame(rows, schema=PROBLEMS)
 
 
@@ -173,7 +180,7 @@ def _table(text: str, header: str) -> Iterator[Record]:
     if twice:
         raise ValueError(f"the column {shown(twice[0])} is there twice; keep one")
     for number, row in enumerate(frame.iter_rows(named=True), 2 + skipped):
-        if filled := {key: _Cell(v) for key, v in row.items() if v and v.strip()}:
+        if filled := {key: Cell(v) for key, v in row.items() if v and v.strip()}:
             yield Record(number, filled)
 
 
@@ -191,18 +198,20 @@ def _misfit(text: str, separator: str) -> str:
     return ""
 
 
-class _Cell(str):
+class Cell(str):
     """A text of a table, which may stand for a list."""
 
-    def meant(self) -> Any:
-        try:
-            return parse_json(self)
-        except ValueError:
-            pass
-        try:
-            return ast.literal_eval(self)  # as Python writes it: pandas does so with lists
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return str(self)
+
+def meant(text: str) -> Any:
+    """What a text stands for where a list is meant; the text itself where it is no JSON, and no literal of Python."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text)  # as Python writes it: pandas does so with lists
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return str(text)
 
 
 # ---- records ------------------------------------------------------------------------------------------------------------
@@ -230,15 +239,18 @@ def checked(value: Any, shape: type[S]) -> S:
 
 def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
     """The record under its shape's own keys, without what is missing. Raises Wrong where two keys say different things."""
-    names, found, by, clashes = shape.named(), dict[str, Any](), dict[str, str](), list[str]()
+    found, by, clashes, more = dict[str, Any](), dict[str, str](), list[str](), list[tuple[str, int, Any]]()
     for name, given in value.items():
-        folded = "_".join(name.strip().lower().replace("-", " ").split())
-        key = name if name in shape.model_fields else names.get(folded, name)
-        if missing(given) or folded in shape.IGNORED or (folded == "sql" and isinstance(given, dict)):
+        key, number = key_of(name, shape)
+        if missing(given) or key in shape.IGNORED or (folded(name) == "sql" and isinstance(given, dict)):
             continue
-        if isinstance(given, _Cell):
+        if number is not None:
+            more.append((key, number, given))
+            continue
+        if isinstance(given, Cell):
             field = shape.model_fields.get(key)
-            given = str(given) if field is None or field.annotation is str else given.meant()
+            plain = field is None or field.annotation is str or key in shape.SEVERAL
+            given = str(given) if plain else meant(given)
         if key in found and found[key] in ("", []):
             found[key], by[key] = given, name
         if key in found and found[key] != given and given not in ("", []):
@@ -247,7 +259,28 @@ def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
         by.setdefault(key, name)
     if clashes:
         raise Wrong(clashes)
+    for key, _, given in sorted(more, key=lambda one: one[:2]):
+        before = found.get(key, [])
+        found[key] = [*(before if isinstance(before, list) else [before]), given]
     return found
+
+
+def folded(name: str) -> str:
+    """The name of a key as `ALIASES` write it."""
+    return "_".join(name.strip().lower().replace("-", " ").split())
+
+
+def key_of(name: str, shape: type[Shape]) -> tuple[str, int | None]:
+    """The key of a shape that a name stands for, and its number where the key is one of SEVERAL: query_2. The name itself,
+    folded if it is one of IGNORED, where it stands for no key."""
+    if name in shape.model_fields:
+        return name, None
+    names, plain = shape.named(), folded(name)
+    if plain in names or plain in shape.IGNORED:
+        return names.get(plain, plain), None
+    numbered = re.fullmatch(r"(.+?)_?(\d{1,3})", plain, re.ASCII)
+    key = names.get(numbered[1]) if numbered else None
+    return (key, int(numbered[2])) if numbered and key in shape.SEVERAL else (name, None)
 
 
 def said(error: Any, shape: type[BaseModel]) -> str:

@@ -12,10 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, model_validator
 
-from codelutra.suites.lines import Shape, Strict, Wrong, renamed
+from codelutra.reading.text import missing
+from codelutra.suites.lines import Shape, Strict, Wrong, meant, renamed
 
 MAX_ROWS = 500  # expected rows of a line
+MAX_QUERIES = 20  # accepted for one question
 Split = Literal["train", "dev", "test"]
+SPLITS_AS: Mapping[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "valid", "validation", "val", "eval"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The usual names of splits → ours."""
 
 
 def _not_blank(text: str) -> str:
@@ -58,6 +66,26 @@ def _joined(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _queries(value: Any) -> Any:
+    """One query or several as a list, without blank ones; the cell of a table may hold a list as text."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = meant(value)
+    if isinstance(value, list | tuple):
+        return [query for query in value if not missing(query) and (not isinstance(query, str) or query.strip())]
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    raise ValueError("Input should be a query, or a list of queries")
+
+
+def _side(value: Any) -> Any:
+    return SPLITS_AS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _written(value: Any) -> Any:
+    """Cases that are given as text, as Python writes them: JSON has no tuples."""
+    return meant(value) if isinstance(value, str) else value
 
 
 def _callable(name: str) -> str:
@@ -107,7 +135,7 @@ class Line(Shape):
         "difficulty": ("hardness", "level"),
     }
     id: Name = ""
-    split: Split | None = None
+    split: Annotated[Split | None, BeforeValidator(_side)] = None
     group: Name = ""
     difficulty: Name = ""
 
@@ -115,14 +143,16 @@ class Line(Shape):
 class SqlLine(Line):
     ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **Line.ALIASES,
-        "question": ("nl", "nl_question", "utterance", "text", "prompt", "instruction"),
-        "query": ("sql", "sql_query", "gold", "gold_sql", "gold_query", "answer", "reference", "solution"),
+        "question": ("nl", "nl_question", "utterance", "text", "prompt", "instruction", "sql_prompt"),
+        "query": ("sql", "sql_query", "gold", "gold_sql", "gold_query", "answer", "reference", "solution", "queries"),
         "database": ("db_id", "db", "db_name", "database_id", "database_name"),
         "evidence": ("hint", "external_knowledge"),
     }
     IGNORED: ClassVar[tuple[str, ...]] = ("query_toks", "query_toks_no_value", "question_toks")
+    SEVERAL: ClassVar[tuple[str, ...]] = ("query",)
     question: Text
-    query: str = ""
+    query: Annotated[tuple[str, ...], BeforeValidator(_queries), Field(max_length=MAX_QUERIES)] = ()
+    """What is right: the result of any of these. The first one is the reference."""
     rows: tuple[tuple[str | int | FiniteFloat | None, ...], ...] = ()
     ordered: bool = False
     database: Name = ""
@@ -130,7 +160,7 @@ class SqlLine(Line):
 
     @model_validator(mode="after")
     def _judged(self) -> SqlLine:
-        if bool(self.query.strip()) == bool(self.rows):
+        if bool(self.query) == bool(self.rows):
             raise ValueError("give `query`, or `rows` (what a right query returns): one of them")
         if len({len(row) for row in self.rows}) > 1 or not all(self.rows):
             raise ValueError("rows differ in length, or have no cells; each is a list of one cell a column")
@@ -157,7 +187,7 @@ class FunctionLine(Line):
     setup: Annotated[str, BeforeValidator(_joined)] = ""
     asserts: Annotated[tuple[str, ...], BeforeValidator(_statements)] = ()
     function: Annotated[str, AfterValidator(_callable)] = ""
-    cases: Annotated[tuple[tuple[Any, ...], ...], AfterValidator(_literals)] = ()
+    cases: Annotated[tuple[tuple[Any, ...], ...], BeforeValidator(_written), AfterValidator(_literals)] = ()
 
     @property
     def check(self) -> str:

@@ -124,8 +124,8 @@ def divide(
 ) -> pl.DataFrame:
     """Deal problems to splits by `shares`, group by group.
 
-    same: for each problem, what must not be in two splits (its normalised query, its normalised prompt). Problems that
-    share one, directly or through others, stay together.
+    same: for each problem, what must not be in two splits (its normalised query, its normalised prompt); a frozenset where
+    there are several of a kind. Problems that share one, directly or through others, stay together.
     held: for each problem the split it must have, or None; empty where none must. Problems that stay together get the first
     of SPLITS that any of them must have.
 
@@ -142,8 +142,9 @@ def divide(
 
     first: dict[Hashable, int] = {}
     for i, keys in enumerate(same):
-        for key in enumerate(keys):
-            root[find(i)] = find(first.setdefault(key, i))
+        for place, key in enumerate(keys):
+            for one in key if isinstance(key, frozenset) else (key,):
+                root[find(i)] = find(first.setdefault((place, one), i))
     clumps = defaultdict[int, list[int]](list)
     for i in range(problems.height):
         clumps[find(i)].append(i)

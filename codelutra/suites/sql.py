@@ -6,9 +6,10 @@ an answer must have.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,6 +65,16 @@ class SqlSuite(Suite):
                 return expected, determined.changes(reference) or determined.ORDER
         return expected, ""
 
+    def accepted(self, problem: Mapping[str, Any]) -> list[dict[str, Any]]:
+        judged = material(problem["judge"])
+        return [
+            {**problem, "reference": o["query"], "judge": json.dumps({**o, "database": judged["database"]}, sort_keys=True)}
+            for o in judged.get("also", ())
+        ]
+
+    def either(self, outputs: Sequence[Any]) -> Any:
+        return {**outputs[0], "others": list(outputs[1:])}
+
     def changes(self, problem: Mapping[str, Any]) -> str:
         return determined.changes(problem["reference"])
 
@@ -86,13 +97,17 @@ class SqlSuite(Suite):
         return [mode for mode in self.other_modes if self.agrees_under(mode, problem, output, expected)]
 
     def answer_digest(self, problem: Mapping[str, Any], output: Any) -> str:
-        return equality.answer_digest(self.mode, output, ordered=material(problem["judge"])["ordered"])
+        parts = [
+            equality.answer_digest(self.mode, each, ordered=judged["ordered"]) for judged, each in _each(problem, output)
+        ]
+        return parts[0] if len(parts) == 1 else hashlib.sha256("".join(sorted({*parts})).encode()).hexdigest()[:32]
 
     def agrees_under(self, mode: str, problem: Mapping[str, Any], output: Any, expected: Any) -> bool:
-        """As `agrees`, under any of MODES."""
-        judged = material(problem["judge"])
-        ordered = judged["order_by"] if mode == "spider-testsuite/v1" else judged["ordered"]
-        return equality.agrees(mode, output, expected, ordered=ordered)
+        """As `agrees`, under any of MODES: with what one of the accepted queries gives."""
+        order = "order_by" if mode == "spider-testsuite/v1" else "ordered"
+        return any(
+            equality.agrees(mode, output, wanted, ordered=judged[order]) for judged, wanted in _each(problem, expected)
+        )
 
     def normalise(self, code: str) -> str:
         return normalise(code)
@@ -101,14 +116,28 @@ class SqlSuite(Suite):
         return alike(code)
 
 
-def judging(reference: str, database: str) -> str:
-    """A problem's judging material: its database, and whether the order of rows counts.
+def _each(problem: Mapping[str, Any], output: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """How to judge by it, and the output: of the reference, then of each further query that is accepted."""
+    judged = material(problem["judge"])
+    yield judged, output
+    yield from zip(judged.get("also", ()), output.get("others", ()), strict=False)
+
+
+def judging(reference: str, database: str, also: Sequence[str] = ()) -> str:
+    """A problem's judging material: its database, and whether the order of rows counts; the same for each query that is
+    accepted as well.
 
     ordered: there is an outermost ORDER BY (`sql-strict/v2`). order_by: there is one anywhere (`spider-testsuite/v1`).
     """
-    anywhere = "order by" in " ".join(reference.lower().split())
-    judged = {"database": database, "ordered": bool(clauses(bare(reference)).order), "order_by": anywhere}
+    judged = {"database": database, **_order(reference)}
+    if also:
+        judged["also"] = [{"query": query, **_order(query)} for query in also]
     return json.dumps(judged, sort_keys=True)
+
+
+def _order(query: str) -> dict[str, Any]:
+    anywhere = "order by" in " ".join(query.lower().split())
+    return {"ordered": bool(clauses(bare(query)).order), "order_by": anywhere}
 
 
 def judging_by_rows(rows: Sequence[Sequence[str | float | None]], database: str, *, ordered: bool) -> str:

@@ -124,35 +124,51 @@ def models(json_: Json = False) -> None:
 Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to; default a folder named after the file.")]
 
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=COLUMN,…",
+        help="Which column is which key, where names do not say: --columns question=Frage,query=SQL. Others are left out.",
+    ),
+]
+_FORMS = "CSV, JSON, JSONL, parquet, a `datasets` folder, or hf:owner/name[:split]"
+
+
 def init_sql(
     database: Annotated[Path, typer.Argument(help="A SQLite file. It is read where it lies, not copied.")],
-    questions: Annotated[Path, typer.Argument(help='JSONL, JSON or CSV: {"question": …, "query": …} a line.')],
+    questions: Annotated[str, typer.Argument(help=f"{_FORMS}: a question and its query a row.")],
     folder: Target = None,
+    columns: Columns = None,
     json_: Json = False,
 ) -> None:
     """Your own database and questions. Every line is checked first; what is there already is not overwritten."""
     from codelutra.cli import init
 
-    _show_made(init.init_sql(database, questions, folder), json_)
+    _show_made(init.init_sql(database, questions, folder, columns or ()), json_)
 
 
 def init_python(
-    problems: Annotated[
-        Path, typer.Argument(help="JSONL, JSON or CSV of functions or programs; docs/your-own-task.md has the fields.")
-    ],
+    problems: Annotated[str, typer.Argument(help=f"{_FORMS}; docs/your-own-task.md has the fields.")],
     folder: Target = None,
+    columns: Columns = None,
     json_: Json = False,
 ) -> None:
     """Your own Python problems. Every line is checked first; what is there already is not overwritten."""
     from codelutra.cli import init
 
-    _show_made(init.init_python(problems, folder), json_)
+    _show_made(init.init_python(problems, folder, columns or ()), json_)
 
 
 def _show_made(made: Any, as_json: bool) -> None:
+    from codelutra.suites.columns import told
+
     if as_json:
-        print(json.dumps({"suite": str(made.suite), "config": str(made.config), "splits": dict(made.splits)}))
+        taken = {"columns": dict(made.columns), "left_out": list(made.left_out)}
+        files = {"suite": str(made.suite), "config": str(made.config), "problems": made.problems and str(made.problems)}
+        print(json.dumps({**files, "splits": dict(made.splits), **taken}))
         return
     splits = ", ".join(f"{n} {split}" for split, n in made.splits.items())
-    print(visible(f"wrote {made.suite} and {made.config}: {splits}"))
+    print(visible(f"columns: {told(made.columns, made.left_out)}"))
+    copied = f"{made.problems}, " if made.problems else ""
+    print(visible(f"wrote {copied}{made.suite} and {made.config}: {splits}"))
     print(visible(f"next:  codelutra check {made.config}\n       codelutra run {made.config}"))

@@ -1,0 +1,313 @@
+"""`codelutra init` takes data as it lies: the same rows in any format are the same problems, or one message says why."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import random
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import datasets
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from codelutra.cli.init import Made, init_python, init_sql
+from codelutra.config import load_config
+from codelutra.errors import UserError
+from codelutra.suites.base import open_suite
+from codelutra.suites.sources import _from_hub, read_source
+from tests.helpers.commands import codelutra
+
+Rows = list[dict[str, Any]]
+datasets.disable_progress_bars()
+
+
+def text_of(cell: Any) -> Any:
+    return cell if isinstance(cell, str) or cell is None else json.dumps(cell)
+
+
+def table(rows: Rows, separator: str = ",") -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(k for row in rows for k in row)), delimiter=separator)
+    writer.writeheader()
+    writer.writerows({k: text_of(v) for k, v in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def lines(rows: Rows) -> str:
+    return "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def data_set(rows: Rows) -> datasets.Dataset:
+    return datasets.Dataset.from_list(rows)
+
+
+def saved(file: Path, rows: Rows) -> None:
+    data_set(rows).save_to_disk(str(file))
+
+
+def saved_as_one_of_several(file: Path, rows: Rows) -> None:
+    datasets.DatasetDict(all=data_set(rows)).save_to_disk(str(file))
+
+
+def folder_of_parquet(file: Path, rows: Rows) -> None:
+    (file / "data").mkdir(parents=True)
+    pl.DataFrame(rows).write_parquet(file / "data/train-00000-of-00001.parquet")
+
+
+FORMS: dict[str, Callable[[Path, Rows], Any]] = {
+    "rows.csv": lambda file, rows: file.write_text(table(rows), "utf-8-sig", newline=""),
+    "rows.tsv": lambda file, rows: file.write_text(table(rows, "\t"), "utf-16", newline=""),
+    "list.json": lambda file, rows: file.write_text(json.dumps(rows, indent=1), "utf-8"),
+    "lines.jsonl": lambda file, rows: file.write_text(lines(rows), "utf-8-sig"),
+    "rows.parquet": lambda file, rows: pl.DataFrame(rows, infer_schema_length=None).write_parquet(file),
+    "saved": saved,
+    "several": saved_as_one_of_several,
+    "folder": folder_of_parquet,
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("shop") / "shop.sqlite"
+    with closing(sqlite3.connect(file)) as made, made:
+        made.executescript("CREATE TABLE item (id, name, price); INSERT INTO item VALUES (1, 'cup', 3), (2, 'jug', 9)")
+    return file
+
+
+def rows_of(count: int = 12, **more: Callable[[int], Any]) -> Rows:
+    asked: dict[str, Callable[[int], Any]] = {
+        "question": "How many items cost more than {}?".format,
+        "query": "SELECT count(*) FROM item WHERE price > {}".format,
+        **more,
+    }
+    return [{key: value(n) for key, value in asked.items()} for n in range(count)]
+
+
+def problems_of(made: Made) -> pl.DataFrame:
+    found = open_suite(load_config(made.config).suite).problems()
+    return found.drop("problem_id", "split").sort("prompt", "reference")  # rows of a table are numbered by their line in it
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t")
+WORDS = st.text(CHARACTERS, min_size=1, max_size=20).map("a{}z".format)
+ROW = st.fixed_dictionaries(
+    {
+        "Frage": WORDS,
+        "sql_query": WORDS.map(lambda w: "SELECT id FROM item WHERE name <> '{}'".format(w.replace("'", "''"))),
+    },
+    optional={"hint": st.none() | WORDS, "hardness": st.sampled_from(["easy", "hard"]), "remark": WORDS},
+)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(ROW, min_size=10, max_size=12))
+def test_any_rows_are_the_same_problems_in_every_format(shop: Path, rows: Rows) -> None:
+    keys = sorted({key for row in rows for key in row})
+    rows = [{**row, "Frage": f"{row['Frage']} {n}", "sql_query": f"{row['sql_query']} OR {n}"} for n, row in enumerate(rows)]
+    whole = [{key: row.get(key) for key in keys} for row in rows]
+    whole[0]["hardness"] = "easy"
+    whole[0]["hint"] = whole[0].get("hint") or "a hint"
+    wanted = None
+    for name, write in FORMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder, name), whole)
+            made = init_sql(shop, Path(folder, name), Path(folder, "suite"), ["question=Frage"])
+            assert made.columns["question"] == ["Frage"]
+            assert made.columns["query"] == ["sql_query"]
+            found = problems_of(made)
+            wanted = found if wanted is None else wanted
+            assert found.equals(wanted), name
+    assert wanted is not None
+    assert sorted(wanted["reference"]) == sorted(row["sql_query"] for row in rows)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_several_queries_and_rows_of_values_come_through_every_format(name: str, shop: Path, tmp_path: Path) -> None:
+    rows = rows_of(10, query=lambda n: [f"SELECT {n}", f"SELECT {n} + 0"])
+    FORMS[name](tmp_path / name, rows)
+    judged = problems_of(init_sql(shop, tmp_path / name, tmp_path / "suite"))["judge"]
+    assert [json.loads(judge)["also"][0]["query"] for judge in judged] == [f"SELECT {n} + 0" for n in range(10)]
+    given = rows_of(10, query=lambda n: None, rows=lambda n: [[n], [n + 1]])
+    FORMS[name](tmp_path / f"values-{name}", [{k: v for k, v in row.items() if v is not None} for row in given])
+    judged = problems_of(init_sql(shop, tmp_path / f"values-{name}", tmp_path / "values"))["judge"]
+    assert [json.loads(judge)["values"] for judge in judged] == [f"VALUES ({n}), ({n + 1})" for n in range(10)]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_functions_and_programs_come_through_every_format(name: str, tmp_path: Path) -> None:
+    task = "Add the number {} to x.".format
+    function = [
+        {"text": task(n), "code": f"def f(x):\n    return x + {n}", "test_list": [f"assert f(1) == {n + 1}"]}
+        for n in range(10)
+    ]
+    program = [{"Aufgabe": task(n), "tests": [{"input": "4\n", "output": f"{n + 4}\n"}]} for n in range(10)]
+    for kind, rows, columns in (("function", function, ()), ("program", program, ["prompt=Aufgabe"])):
+        FORMS[name](tmp_path / f"{kind}-{name}", rows)
+        made = init_python(tmp_path / f"{kind}-{name}", tmp_path / kind, columns)
+        assert f"kind: python-{kind}\n" in made.suite.read_text()
+        assert sorted(problems_of(made)["prompt"]) == sorted(map(task, range(10)))
+
+
+def test_cases_with_tuples_stay_tuples(tmp_path: Path) -> None:
+    rows = [
+        {
+            "Aufgabe": f"Add {n} to a pair.",
+            "reference": f"def f(p): return p, {n}",
+            "function": "f",
+            "cases": "[[(1, 2)], [{3}]]",
+        }
+        for n in range(10)
+    ]
+    (tmp_path / "p.csv").write_text(table(rows))
+    made = init_python(tmp_path / "p.csv", tmp_path / "suite", ["prompt=Aufgabe"])
+    assert json.loads(problems_of(made)["judge"][0])["calls"] == ["f((1, 2))", "f({3})"]
+
+
+def test_the_splits_of_a_data_set_are_the_problems(shop: Path, tmp_path: Path) -> None:
+    parts = {"train": rows_of(10), "validation": rows_of(4), "test": rows_of(3)}
+    for number, part in enumerate(parts.values()):
+        for row in part:
+            row["question"] += f" ({number})"
+            row["query"] += f" AND id <> {number}"
+    datasets.DatasetDict({k: data_set(v) for k, v in parts.items()}).save_to_disk(str(tmp_path / "parts"))
+    assert init_sql(shop, tmp_path / "parts", tmp_path / "a").splits == {"train": 10, "dev": 4, "test": 3}
+    alone = init_sql(shop, f"{tmp_path}/parts:train", tmp_path / "b")
+    assert sum(alone.splits.values()) == 10
+    assert alone.splits["dev"] > 0, "the rows of one split are dealt"
+
+
+def test_files_whose_columns_are_known_stay_where_they_lie_and_others_are_written(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text(
+        table(rows_of(SQL=lambda n: f"SELECT {n}", query=lambda n: None, db_id=lambda n: "shop"))
+    )
+    made = init_sql(shop, tmp_path / "plain.csv", tmp_path / "a")
+    assert made.problems is None
+    assert [p.name for p in sorted((tmp_path / "a").iterdir())] == ["config.yaml", "suite.yaml"]
+    assert made.columns == {"question": ["question"], "query": ["SQL"], "database": ["db_id"]} | made.columns
+    (tmp_path / "more.csv").write_text(table(rows_of(created=lambda n: f"2024-01-{n + 1:02d}")))
+    made = init_sql(shop, tmp_path / "more.csv", tmp_path / "b")
+    assert made.problems == tmp_path / "b/problems.jsonl"
+    assert made.left_out == ["created"]
+    written = [json.loads(line) for line in made.problems.read_text().splitlines()]
+    assert written == rows_of()
+
+
+def test_columns_without_a_known_name_are_told_by_what_they_hold_and_it_is_said(shop: Path, tmp_path: Path) -> None:
+    rows = [{"Frage": r["question"], "Abfrage": r["query"], "Nr": str(n)} for n, r in enumerate(rows_of())]
+    (tmp_path / "deutsch.csv").write_text(table(rows, ";"), "utf-8-sig")
+    done = codelutra("init", "sql", str(shop), str(tmp_path / "deutsch.csv"), str(tmp_path / "suite"))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "columns: question ← Frage, query ← Abfrage; left out: Nr"
+    assert said[1].startswith(f"wrote {tmp_path}/suite/problems.jsonl, ")
+
+
+GOOD = table(rows_of())
+STRANGE = [{"a": str(n), "b": "x y z", "c": "u v w"} for n in range(12)]
+NO_QUESTION = (
+    "no column is known as the question and the query or the rows; its columns are: a, b, c. Say which is: --columns "
+)
+TWO = "'question' and 'text' could both be the question, and they differ; its columns are: question, query, text. Say which"
+Q = ("question=question",)
+BAD: list[tuple[str, str | bytes, tuple[str, ...], str]] = [
+    ("a.csv", GOOD, ("question=Frage",), "has no column 'Frage'; its columns are: question, query"),
+    ("a.csv", GOOD, ("question=questin",), "has no column 'questin'; did you mean question?"),
+    ("a.csv", GOOD, ("questoin=question",), "there is no key 'questoin'; known: id, split"),
+    ("a.csv", GOOD, ("question",), "write key=column"),
+    ("a.csv", GOOD, ("question=query,question=question",), "gives the question twice"),
+    ("a.csv", table(rows_of(evidnce=str)), (), "evidnce: unknown key; known here"),
+    ("a.csv", table(STRANGE), (), NO_QUESTION),
+    ("a.csv", table(rows_of(text=str)), (), TWO),
+    ("a.csv", GOOD.encode().replace(b"items", b"St\xfccke"), (), "line 2 is not UTF-8 text: byte 0xfc"),
+    ("a.csv", table(rows_of(query="SELECT nope{}".format)), Q, "row 2: SQLite refuses the query: no such column: nope0"),
+    ("a.json", json.dumps(rows_of())[:-1], (), "not JSON"),
+    ("a.jsonl", lines(rows_of()) + '\n{"question": "x', Q, "line 24: not JSON"),
+    ("a.jsonl", "", (), "is empty"),
+    ("a.parquet", b"PAR1 and no more", (), "is no whole parquet file"),
+    ("a.parquet", GOOD, (), "is no whole parquet file"),
+    ("a.xlsx", b"PK\3\4....", (), "an Excel file; save it as CSV or JSONL"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "columns", "says"), BAD, ids=range(len(BAD)))
+def test_what_is_wrong_is_one_message_and_nothing_is_written(
+    name: str, content: str | bytes, columns: tuple[str, ...], says: str, shop: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as refused:
+        init_sql(shop, tmp_path / name, tmp_path / "suite", columns)
+    assert says in str(refused.value)
+    assert refused.value.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nothing").mkdir()
+    two = datasets.DatasetDict(train=data_set(rows_of()), test=data_set(rows_of()))
+    two.save_to_disk(str(tmp_path / "two"))
+    datasets.DatasetDict(train=data_set(rows_of()), spam=data_set(rows_of())).save_to_disk(str(tmp_path / "odd"))
+    saved(tmp_path / "torn", rows_of())
+    next((tmp_path / "torn").glob("*.arrow")).write_bytes(b"ARROW and no more")
+    pl.DataFrame({"question": [b"\xff\xfe"] * 12, "query": ["SELECT 1"] * 12}).write_parquet(tmp_path / "bytes.parquet")
+    monkeypatch.chdir(tmp_path)
+    for given_, says in {
+        "nothing": "is a folder without a data set",
+        "two": r"has the splits train, test: train and dev are needed, or one alone.* Name one split.*two:train",
+        "odd": "spam is none of train, dev, test",
+        "two:tran": "there is no split tran; there are train, test",
+        "torn": "cannot be opened by datasets|cannot be read",
+        "bytes.parquet": r"12 rows \(1, 2, 3, …\): a cell holds bytes that are no text",
+        "hf:name": "is not hf:owner/name",
+        "none.parquet": "No such file",
+    }.items():
+        with pytest.raises(UserError, match=says):
+            init_sql(shop, given_, Path("suite"))
+    with pytest.raises(UserError, match=r"it goes first, then the questions"):
+        init_sql(Path("hf:owner/name"), shop)
+    (tmp_path / "q.csv").write_text(GOOD)
+    with pytest.raises(UserError, match=r"give the database, too: codelutra init sql DATABASE q\.csv"):
+        init_python("q.csv", Path("suite"))
+    assert not Path("suite").exists()
+
+
+def test_a_kept_file_of_problems_is_not_overwritten(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite/problems.jsonl").write_text("mine")
+    (tmp_path / "q.csv").write_text(GOOD)
+    with pytest.raises(UserError, match=r"problems\.jsonl exist already and are kept"):
+        init_sql(shop, tmp_path / "q.csv", tmp_path / "suite", ["question=question"])
+    assert [p.name for p in (tmp_path / "suite").iterdir()] == ["problems.jsonl"]
+
+
+def test_a_data_set_of_the_hub_is_named_by_its_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On this disk: `datasets` takes a folder owner/name in the current one for the data set of that name."""
+    monkeypatch.chdir(tmp_path)
+    folder_of_parquet(Path("owner/name"), rows_of())
+    for named in ("hf:owner/name", "hf:owner/name:train"):
+        assert [r.value for r in read_source(named).records.found] == rows_of()
+    with pytest.raises(UserError, match="no split dev; there are train"):
+        _from_hub("hf:owner/name:dev")
+
+
+def test_a_damaged_table_ends_no_process(tmp_path: Path) -> None:
+    """Every byte of a parquet file may be another: what it says is rows or one message."""
+    file = tmp_path / "rows.parquet"
+    FORMS["rows.parquet"](file, rows_of())
+    good, chance = file.read_bytes(), random.Random(0)
+    for _ in range(300):
+        raw = bytearray(good)
+        for _ in range(3):
+            raw[chance.randrange(4, len(raw))] = chance.randrange(256)
+        file.write_bytes(raw if chance.random() < 0.8 else raw[: chance.randrange(5, len(raw))])
+        with contextlib.suppress(UserError):
+            read_source(str(file))
