@@ -10,7 +10,9 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -24,9 +26,10 @@ import yaml
 from codelutra.config import SuiteSection, parse_config
 from codelutra.errors import UserError
 from codelutra.reading.plain_yaml import parse_yaml
-from codelutra.store.files import write_atomic
+from codelutra.store.files import whole, write_atomic
 from codelutra.suites.custom import suite_of
 from codelutra.suites.databases import is_database
+from codelutra.suites.duck.files import Reader, is_duckdb, tables_in
 from codelutra.suites.folder import expand, outside_of
 from codelutra.suites.lines import Wrong, read_records, renamed
 from codelutra.suites.shapes import About, ProgramLine, Split
@@ -60,11 +63,30 @@ class Made:
 
 
 def init_sql(database: Path, questions: Path, folder: Path | None = None) -> Made:
-    """A suite over one SQLite file. Raises UserError with everything that is wrong, before anything is written."""
-    if is_database(questions) and not is_database(database):
-        raise UserError(f"{questions} is a SQLite database: it goes first, then the questions ({database})")
+    """A suite over one SQLite or DuckDB file, or over a folder of CSV and parquet files, of which it makes a DuckDB file.
+
+    Raises UserError with everything that is wrong, before anything is written.
+    """
+    if (is_database(questions) or is_duckdb(questions)) and not (is_database(database) or is_duckdb(database)):
+        kind = "DuckDB" if is_duckdb(questions) else "SQLite"
+        raise UserError(f"{questions} is a {kind} database: it goes first, then the questions ({database})")
+    if os.path.isdir(database):
+        return _init_folder(database, questions, folder)
     about = About(kind="sql", problems=_absolute(questions), databases=(_absolute(database),))
     return _make(about, folder or _folder_for(database))
+
+
+def _init_folder(tables: Path, questions: Path, folder: Path | None) -> Made:
+    """A suite over a DuckDB file that is made of a folder's CSV and parquet files, and lies beside suite.yaml."""
+    found = tables_in(tables, questions)
+    name = tables.resolve().name or "data"
+    folder = folder or (Path(f"{name}-suite") if os.path.lexists(name) else Path(name))
+    with tempfile.TemporaryDirectory(prefix="codelutra-init-") as scratch:
+        made = Path(scratch).resolve() / f"{name}.duckdb"
+        with Reader() as reader:
+            reader.make(made, found)
+        about = About(kind="sql", problems=_absolute(questions), databases=(str(made),))
+        return _make(about, folder, made)
 
 
 def init_python(problems: Path, folder: Path | None = None) -> Made:
@@ -113,9 +135,11 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
     )
 
 
-def _make(about: About, folder: Path) -> Made:
+def _make(about: About, folder: Path, own: Path | None = None) -> Made:
+    """own: a database of the suite that is to lie in its folder."""
     suite, config = folder / "suite.yaml", folder / "config.yaml"
-    there = [str(file) for file in (suite, config) if os.path.lexists(file)]
+    kept = {folder / own.name: own} if own else {}
+    there = [str(file) for file in (suite, config, *kept) if os.path.lexists(file)]
     if there:
         raise UserError(f"{' and '.join(there)} exist already and are kept; name another folder as the last argument")
     if os.path.lexists(folder) and not os.path.isdir(folder):
@@ -139,21 +163,26 @@ def _make(about: About, folder: Path) -> Made:
             f"{about.problems} gives {', '.join(f'{n} {split}' for split, n in splits.items())} problems; a run needs 2 of "
             "train and 1 of dev at least. Name other splits in its lines, or none at all, or add problems that differ"
         )
+    if kept:
+        about = about.model_copy(update={"databases": tuple(str(file.absolute()) for file in kept)})
     outside = outside_of(folder, [Path(about.problems), *map(Path, about.databases)], SuiteSection(name="custom"))
     text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside])
     parse_config(parse_yaml(text), str(config))
-    _write(folder, {suite: _suite_text(about, folder), config: text})
+    _write(folder, {suite: _suite_text(about, folder), config: text}, kept)
     return Made(suite, config, splits)
 
 
-def _write(folder: Path, files: Mapping[Path, str]) -> None:
-    """All of the files, or none. Raises UserError."""
+def _write(folder: Path, files: Mapping[Path, str], kept: Mapping[Path, Path]) -> None:
+    """All of the files, or none; those `kept` are moved. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for file, made in kept.items():
+            with whole(file) as half:
+                shutil.copyfile(made, half)
         for file, text in files.items():
             write_atomic(file, text)
     except OSError as e:
-        for file in files:
+        for file in (*files, *kept):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
         raise UserError(f"nothing can be written to {folder}: {e.strerror}; name another folder as the last argument") from e
@@ -170,7 +199,11 @@ def _python_kind(problems: Path) -> Literal["python-function", "python-program"]
 
 
 def _sound(database: Path) -> None:
-    """Raises UserError where SQLite finds damage behind a whole header."""
+    """Raises UserError where SQLite or DuckDB finds damage behind a whole header."""
+    if is_duckdb(database):
+        with Reader() as reader:
+            reader.scan(database)
+        return
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -107,7 +107,9 @@ Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to; de
 
 
 def init_sql(
-    database: Annotated[Path, typer.Argument(help="A SQLite file. It is read where it lies, not copied.")],
+    database: Annotated[
+        Path, typer.Argument(help="A SQLite or DuckDB file, read where it lies; or a folder of CSV and parquet files.")
+    ],
     questions: Annotated[Path, typer.Argument(help='JSONL, JSON or CSV: {"question": …, "query": …} a line.')],
     folder: Target = None,
     json_: Json = False,
