@@ -170,11 +170,15 @@ def _names_catalog(query: str, catalog: str) -> str:
 def tables_in(folder: Path, questions: Path) -> dict[str, Path]:
     """The CSV and parquet files of a folder by the names of their tables, without the file of `questions`. Raises UserError
     where there are none, or two of one name."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    found, asked = dict[str, Path](), os.path.realpath(questions)
+    try:
+        listed = sorted(folder.iterdir())
+    except OSError as e:
+        raise UserError(f"{folder} cannot be read: {e.strerror}") from e
+    for path in listed:
         ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e)), "")
         name = path.name[: len(path.name) - len(ending)] if ending else ""
-        if not name or path.name.startswith(".") or not path.is_file() or path.resolve() == questions.resolve():
+        if not name or path.name.startswith(".") or not path.is_file() or os.path.realpath(path) == asked:
             continue
         if twin := next((other for other in found if other.lower() == name.lower()), ""):
             raise UserError(f"{found[twin]} and {path} would both be table {name}; rename one")
