@@ -128,13 +128,25 @@ def believe(job: Job, record: wire.Record, attempts: int) -> Result:
 
 
 def table(document: bytes) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(document, object_hook=_blob)
-    value["truncated"] = False
-    return value
+    """Columns and rows of a result, of plain cells and of one width. Raises Malformed, ValueError."""
+    value = json.loads(document, object_hook=_blob)
+    if type(value) is not dict or value.keys() != {"columns", "rows"} or type(value["rows"]) is not list:
+        raise canonical.Malformed("not a table")
+    columns, rows = value["columns"], value["rows"]
+    if type(columns) is not list or not all(type(name) is str for name in columns):
+        raise canonical.Malformed("not a table's columns")
+    width = len(columns)
+    for row in rows:
+        if type(row) is not list or len(row) != width or not set(map(type, row)) <= _CELLS:
+            raise canonical.Malformed("not a table's row")
+    return {"columns": columns, "rows": rows, "truncated": False}
+
+
+_CELLS = {type(None), int, float, str, bytes}
 
 
 def _blob(body: dict[str, Any]) -> Any:
-    return base64.b64decode(body["b"]) if len(body) == 1 else body
+    return base64.b64decode(body["b"]) if body.keys() == {"b"} and type(body["b"]) is str else body
 
 
 def calls(document: bytes, count: int) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The Docker images that the runner is in, built with a registry or without one.
 
     python       Python's standard library
+    duckdb       the same and DuckDB, for suites over DuckDB files
     datascience  pandas, numpy, scipy, scikit-learn and matplotlib, at the versions DS-1000 was written for
 
 A tag is the hash of what went into the image, so an image that exists is up to date. `python -m sandbox.image KIND` builds

@@ -21,7 +21,7 @@ from sandbox.container import Container, Gone, Settings, preload_of, room_for
 from sandbox.errors import SandboxError
 from sandbox.protocol import PythonJob, Result, SqlJob, Status
 from sandbox.runner import wire
-from sandbox.runner.supervisor import STRETCH
+from sandbox.runner.clock import STRETCH
 
 AHEAD = 1000  # jobs a worker may be ahead of the consumer
 AHEAD_BYTES = 256 << 20  # results that wait for the consumer

@@ -9,7 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sandbox.attacks import CALLS, EXPECTED, EXPECTED_ROWS, RIGHT, RIGHT_QUERY, SCHEMA, WRONG, WRONG_QUERY, Attack, attacks
+from sandbox.attacks import (
+    CALLS,
+    DUCKDB_SCHEMA,
+    EXPECTED,
+    EXPECTED_ROWS,
+    RIGHT,
+    RIGHT_QUERY,
+    SCHEMA,
+    WRONG,
+    WRONG_QUERY,
+    Attack,
+    attacks,
+)
+from sandbox.errors import SandboxError
 from sandbox.pool import Pool
 from sandbox.protocol import PythonJob, Result, SqlJob, dumps
 
@@ -23,6 +36,30 @@ def fixture_database(directory: Path) -> dict[str, Path]:
     connection.executescript(SCHEMA)
     connection.close()
     return {hashlib.sha256(path.read_bytes()).hexdigest(): path}
+
+
+def duckdb_database(pool: Pool, directory: Path, statements: str = DUCKDB_SCHEMA) -> dict[str, Path]:
+    """A small DuckDB file in `directory`, as the {digest: path} a pool wants. A pool of image duckdb makes it."""
+    call = f"made({statements!r})"
+    (result,) = pool.map([PythonJob("fixture", MAKES_DUCKDB, (call,), timeout_seconds=60, max_bytes=32 << 20)])
+    if result.status != "ok" or "value" not in result.value[0]:
+        raise SandboxError(f"the sandbox cannot make a DuckDB file: {result.error or result.value}")
+    content: bytes = result.value[0]["value"]
+    path = directory / "fixture.duckdb"
+    path.write_bytes(content)
+    return {hashlib.sha256(content).hexdigest(): path}
+
+
+MAKES_DUCKDB = """
+import duckdb
+def made(statements):
+    with duckdb.connect(config={"threads": 1, "async_threads": 0}) as connection:
+        connection.execute("attach 'x.duckdb' as x (block_size 16384)")
+        connection.execute("use x;" + statements)
+        connection.execute("use memory; detach x")
+    with open("x.duckdb", "rb") as file:
+        return file.read()
+"""
 
 
 def is_correct(result: Result) -> bool:
@@ -63,7 +100,8 @@ def survives(attack: Attack, results: list[Result]) -> tuple[str, bool]:
 def probe(pool: Pool, progress: Callable[[int, int], None] = lambda done, total: None) -> list[dict[str, Any]]:
     """One row an attack, and one for the honest answers: name, kind, expected, got, ok."""
     with tempfile.TemporaryDirectory(prefix="codelutra-probe-") as scratch:
-        databases = fixture_database(Path(scratch))
+        engine = "duckdb" if "duckdb" in pool.settings.preload else "sqlite"
+        databases = duckdb_database(pool, Path(scratch)) if engine == "duckdb" else fixture_database(Path(scratch))
         pool.announce(databases)
         (database,) = databases
         results = list(pool.map(honest("nothing", database)))
@@ -72,10 +110,10 @@ def probe(pool: Pool, progress: Callable[[int, int], None] = lambda done, total:
         rows = [_row("right and wrong answers, without an attack", "honest", "told apart", got, good)]
         missing = next((w.container.unfiltered for w in pool.workers if w.container), "")
         rows.append(_row("the runner's own seccomp filter", "escape", "in place", missing or "in place", not missing))
-        jobs = (item for attack in attacks() for item in (job(attack, database), *honest(attack.name, database)))
+        jobs = (item for attack in attacks(engine) for item in (job(attack, database), *honest(attack.name, database)))
         stream = pool.map(jobs)
-        for i, attack in enumerate(attacks()):
-            progress(i, len(attacks()))
+        for i, attack in enumerate(attacks(engine)):
+            progress(i, len(attacks(engine)))
             got, fine = survives(attack, [next(stream) for _ in range(5)])
             rows.append(_row(attack.name, attack.kind, " or ".join(attack.statuses) or "not correct", got, fine))
         lost = [reason for reason in pool.replaced if reason != "recycled"]

@@ -18,7 +18,8 @@ MAX_ERROR_CHARS = 2000
 class SqlJob:
     """One statement against one read-only database.
 
-    `database` is the sha256 hex digest of a SQLite file announced with `Pool(databases={digest: path})`. The value is
+    `database` is the sha256 hex digest of a SQLite file announced with `Pool(databases={digest: path})`; with image duckdb
+    of a DuckDB file, whose values become cells as duck_cells.py says. The value is
     `{"columns": [names], "rows": [[cells]], "truncated": False}`, cells None, int, float, str or bytes. More than
     `max_rows` or `max_bytes` is a `resource_limit`. Jobs with different `connection` names never share a connection:
     give references a name of their own.

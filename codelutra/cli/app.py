@@ -36,7 +36,7 @@ class KindFirst(TyperGroup):
         if first not in self.commands and (first[:3] == "hf:" or _is_file(first)):
             from codelutra.suites.databases import is_database
 
-            named = Path(first).suffix in (".db", ".sqlite", ".sqlite3")
+            named = Path(first).suffix in (".db", ".sqlite", ".sqlite3", ".duckdb") or os.path.isdir(first)
             kind = "sql" if named or any(is_database(Path(arg)) for arg in args[:2]) else "python"
             raise UserError(f"init takes the kind of suite first: codelutra init {kind} {shlex.join(args)}")
         return super().resolve_command(ctx, args)

@@ -13,7 +13,9 @@ import json
 import math
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -29,9 +31,10 @@ from codelutra.config import SuiteSection, parse_config
 from codelutra.config.explain import SCHEMA_FILE, schema
 from codelutra.errors import UserError
 from codelutra.reading.plain_yaml import parse_yaml
-from codelutra.store.files import write_atomic
+from codelutra.store.files import whole, write_atomic
 from codelutra.suites.custom import suite_of
 from codelutra.suites.databases import is_database
+from codelutra.suites.duck.files import Reader, is_duckdb, tables_in
 from codelutra.suites.folder import expand, outside_of
 from codelutra.suites.shapes import About, Split
 
@@ -69,15 +72,33 @@ class Made:
 
 
 def init_sql(database: Path, questions: Path | str, folder: Path | None = None, columns: Sequence[str] = ()) -> Made:
-    """A suite over one SQLite file. Raises UserError with everything that is wrong, before anything is written.
+    """A suite over one SQLite or DuckDB file, or over a folder of CSV and parquet files, of which it makes a DuckDB file.
 
-    questions: what suites/sources.py reads; columns: as `--columns` gives them.
+    questions: what suites/sources.py reads; columns: as `--columns` gives them. Raises UserError with everything that is
+    wrong, before anything is written.
     """
-    if is_database(Path(questions)) and not is_database(database):
-        raise UserError(f"{questions} is a SQLite database: it goes first, then the questions ({database})")
+    named = Path(questions)
+    if (is_database(named) or is_duckdb(named)) and not (is_database(database) or is_duckdb(database)):
+        kind = "DuckDB" if is_duckdb(named) else "SQLite"
+        raise UserError(f"{questions} is a {kind} database: it goes first, then the questions ({database})")
+    if os.path.isdir(database):
+        return _init_folder(database, questions, folder, columns)
     folder = folder or _folder_for(str(database))
     _require_free(folder, "suite.yaml", "config.yaml")
     return _make(sql_problems(str(questions), columns), (_absolute(database),), folder)
+
+
+def _init_folder(tables: Path, questions: Path | str, folder: Path | None, columns: Sequence[str]) -> Made:
+    """A suite over a DuckDB file that is made of a folder's CSV and parquet files, and lies beside suite.yaml."""
+    found = tables_in(tables, Path(questions))
+    name = tables.resolve().name or "data"
+    folder = folder or (Path(f"{name}-suite") if os.path.lexists(name) else Path(name))
+    _require_free(folder, "suite.yaml", "config.yaml", f"{name}.duckdb")
+    with tempfile.TemporaryDirectory(prefix="codelutra-init-") as scratch:
+        made = Path(scratch).resolve() / f"{name}.duckdb"
+        with Reader() as reader:
+            reader.make(made, found)
+        return _make(sql_problems(str(questions), columns), (str(made),), folder, made)
 
 
 def init_python(problems: Path | str, folder: Path | None = None, columns: Sequence[str] = ()) -> Made:
@@ -140,8 +161,10 @@ def _require_free(folder: Path, *names: str) -> None:
         raise UserError(f"{folder} is a file, so nothing can be written into it; name another folder as the last argument")
 
 
-def _make(problems: Problems, databases: Sequence[str], folder: Path) -> Made:
+def _make(problems: Problems, databases: Sequence[str], folder: Path, own: Path | None = None) -> Made:
+    """own: a database of the suite that is to lie in its folder."""
     suite, config, lines = folder / "suite.yaml", folder / "config.yaml", folder / NAME
+    kept = {folder / own.name: own} if own else {}
     if not problems.file:
         _require_free(folder, NAME)
     about = About(kind=problems.kind, problems=str(problems.file or lines.absolute()), databases=tuple(databases))
@@ -164,30 +187,39 @@ def _make(problems: Problems, databases: Sequence[str], folder: Path) -> Made:
             f"{problems.where} gives {', '.join(f'{n} {split}' for split, n in splits.items())} problems; a run needs 2 of "
             "train and 1 of dev at least. Name other splits in its lines, or none at all, or add problems that differ"
         )
+    if kept:
+        about = about.model_copy(update={"databases": tuple(str(file.absolute()) for file in kept)})
     outside = outside_of(folder, [Path(about.problems), *map(Path, about.databases)], SuiteSection(name="custom"))
     text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside])
     parse_config(parse_yaml(text), str(config))
     written = {} if problems.file else {lines: problems.text()}
     settings = {config: text, folder / SCHEMA_FILE: json.dumps(schema(), indent=1)}
-    _write(folder, {**written, suite: _suite_text(about, folder), **settings})
+    _write(folder, {**written, suite: _suite_text(about, folder), **settings}, kept)
     return Made(suite, config, splits, problems.fit.taken, problems.fit.left_out, lines if written else None)
 
 
-def _write(folder: Path, files: Mapping[Path, str]) -> None:
-    """All of the files, or none. Raises UserError."""
+def _write(folder: Path, files: Mapping[Path, str], kept: Mapping[Path, Path]) -> None:
+    """All of the files, or none; those `kept` are moved. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for file, made in kept.items():
+            with whole(file) as half:
+                shutil.copyfile(made, half)
         for file, text in files.items():
             write_atomic(file, text)
     except OSError as e:
-        for file in files:
+        for file in (*files, *kept):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
         raise UserError(f"nothing can be written to {folder}: {e.strerror}; name another folder as the last argument") from e
 
 
 def _sound(database: Path) -> None:
-    """Raises UserError where SQLite finds damage behind a whole header."""
+    """Raises UserError where SQLite or DuckDB finds damage behind a whole header."""
+    if is_duckdb(database):
+        with Reader() as reader:
+            reader.scan(database)
+        return
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

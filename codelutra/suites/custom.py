@@ -2,7 +2,8 @@
 
     suite.yaml                              kind: sql | python-function | python-program
                                             problems: problems.jsonl
-                                            databases: [shop.sqlite]        # sql only; a line names its own by stem
+                                            databases: [shop.sqlite]        # sql only; a line names its own by stem;
+                                                                            # SQLite files, or DuckDB files
                                             shares: {train: 0.6, dev: 0.15, test: 0.25}
                                             system: "…"                     # the system message, if not the usual one
                                             licence: "…"
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ from codelutra.suites import python as py
 from codelutra.suites import sql
 from codelutra.suites.base import Suite, material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
+from codelutra.suites.dialects import DUCKDB, SQLITE, Dialect
+from codelutra.suites.duck.files import Reader, duckdb_digest, is_duckdb, require_whole
 from codelutra.suites.folder import located, named_files
 from codelutra.suites.humaneval import before, judging_by_check
 from codelutra.suites.lines import Records, read_problems, said
@@ -68,9 +71,13 @@ def suite_of(about: About, path: Path, section: SuiteSection, given: Records | N
     name = f"custom-{path.absolute().parent.name}"
     lines, *databases = named_files(path.parent, [about.problems, *about.databases], section)
     if about.kind == "sql":
-        files = _databases(databases, path, section)
-        frame = read_problems(lines, SqlLine, partial(_query, files, path), given)
-        suite = SqlSuite(name, "", about.licence, frame, {used.digest: used.path for used in files.values() if used.digest})
+        with Reader() as reader:
+            dialect, files = _databases(databases, path, section, reader)
+            frame = read_problems(lines, SqlLine, partial(_query, files, path, dialect), given)
+        held = {used.digest: used.path for used in files.values() if used.digest}
+        suite = SqlSuite(
+            name, "", about.licence, frame, held, system=dialect.system, image=dialect.image, dialect=dialect.name
+        )
     elif about.kind == "python-function":
         suite = PythonSuite(name, "", about.licence, read_problems(lines, FunctionLine, _function, given))
     else:
@@ -157,40 +164,58 @@ class Used(NamedTuple):
     path: Path
     digest: str = ""
     schema: str = ""
+    wrong: Callable[[str], str] = lambda query: ""  # why a reference cannot be asked of it, or ""
 
 
-def _query(files: Mapping[str, Used], about: Path, line: SqlLine, number: int) -> dict[str, Any] | None:
+def _query(files: Mapping[str, Used], about: Path, dialect: Dialect, line: SqlLine, number: int) -> dict[str, Any] | None:
     stem = line.database or (next(iter(files)) if len(files) == 1 else "")
     if stem not in files:
         raise ValueError(f"database {line.database!r} is none of {', '.join(sorted(files))} ({about.name})")
-    path, digest, schema = files[stem]
+    _, digest, schema, not_asked = files[stem]
     if not digest:
         return None
-    reference, *also = list(dict.fromkeys(map(bare, line.query))) or [""]
+    reference, *also = list(dict.fromkeys(bare(query, dialect) for query in line.query)) or [""]
     if line.rows:
-        judge = sql.judging_by_rows(line.rows, digest, ordered=line.ordered)
+        judge = sql.judging_by_rows(line.rows, digest, ordered=line.ordered, dialect=dialect)
     else:
         for place, query in enumerate((reference, *also), 1):
-            if wrong := not_answerable(query, path):
+            if wrong := not_asked(query):
                 raise ValueError(f"query {place}: {wrong}" if also else wrong)
-        judge = sql.judging(reference, digest, also)
+        judge = sql.judging(reference, digest, also, dialect)
     prompt = f"{schema}\n\n{line.question}" + (f"\nHint: {line.evidence.strip()}" if line.evidence.strip() else "")
     return _row(line, number, prompt=prompt, reference=reference, language="sql", group=line.group or stem, judge=judge)
 
 
-def _databases(paths: Sequence[Path], about: Path, section: SuiteSection) -> dict[str, Used]:
-    """The databases by their stems. Raises ConfigError for one that cannot be used."""
+def _databases(paths: Sequence[Path], about: Path, section: SuiteSection, reader: Reader) -> tuple[Dialect, dict[str, Used]]:
+    """The databases by their stems, and their dialect. Raises ConfigError for one that cannot be used."""
     if not paths:
         raise ConfigError(f"{about}: kind sql needs databases, e.g. [shop.sqlite]")
     files = {path.stem: path for path in paths}
     if len(files) < len(paths):
         raise ConfigError(f"{about}: two databases have the same name without folder and ending; rename one")
     for file in files.values():
+        if os.path.isdir(file):
+            raise ConfigError(
+                f"{about}: {file} is a folder, not a file; `codelutra init sql {file} QUESTIONS` makes one DuckDB file of "
+                "its CSV and parquet files"
+            )
         try:
             require_file(file)
         except Unreadable as e:
             raise ConfigError(f"no database at {file}: {e}") from e
-        require_settled(file)
-    chosen = chosen_databases(section, sorted(files), str(about))
-    left_out = {stem: Used(file) for stem, file in files.items()}
-    return left_out | {stem: Used(files[stem], database_digest(files[stem]), read_schema(files[stem])) for stem in chosen}
+    ducks = [stem for stem, file in files.items() if is_duckdb(file)]
+    if ducks and len(ducks) < len(files):
+        raise ConfigError(f"{about}: {', '.join(ducks)} are DuckDB files and the others are not; a suite has one dialect")
+    if ducks and section.copies:
+        raise ConfigError(f"suite.copies {section.copies}: copies are made of SQLite databases only; leave it at 0")
+    for file in files.values():
+        require_whole(file) if ducks else require_settled(file)
+    used = {stem: Used(file) for stem, file in files.items()}
+    for stem in chosen_databases(section, sorted(files), str(about)):
+        file = files[stem]
+        if ducks:
+            used[stem] = Used(file, duckdb_digest(file), reader.schema(file), partial(reader.not_answerable, file))
+        else:
+            wrong = partial(not_answerable, database=file)
+            used[stem] = Used(file, database_digest(file), read_schema(file), wrong)
+    return DUCKDB if ducks else SQLITE, used

@@ -1,29 +1,18 @@
-"""SQLite's queries as text: tokens, the clauses that decide about order, and what only looks different.
+"""Queries as text: tokens, the clauses that decide about order, and what only looks different.
 
 Queries are never rendered anew: what is added to one is put into its own text, at the place of a token. So every operator,
-cast and literal keeps the meaning it has in SQLite.
+cast and literal keeps the meaning it has in its dialect (dialects.py), which is SQLite's where nothing else is said.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-TOKEN = re.compile(  # as SQLite's tokenizer; what is not closed goes to the end
-    r"""(?P<blank>[ \t\n\f\r]+|--[^\n]*|/\*(?!\Z).*?(?:\*/|\Z))
-    |(?P<text>[xX]?'(?:[^']|'')*+(?:'|\Z))
-    |(?P<quoted>"(?:[^"]|"")*+(?:"|\Z)|`(?:[^`]|``)*+(?:`|\Z)|\[[^\]]*+(?:\]|\Z))
-    |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)[\w$\x80-\U0010ffff]*)
-    |(?P<word>[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*)
-    |(?P<sign>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|.)""",
-    re.VERBOSE | re.DOTALL | re.ASCII,
-)
-READERS = {"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "strftime": 1, "timediff": 0}
-CLOCK = frozenset(("current_date", "current_time", "current_timestamp"))
-CHANCE = frozenset(("random", "randomblob"))
+from codelutra.suites.dialects import SQLITE, Dialect
+
 BY_ROW = frozenset(
     ("row_number", "ntile", "lag", "lead", "first_value", "last_value", "nth_value")
 )  # told apart within a tie
@@ -44,30 +33,30 @@ class Token(NamedTuple):
         return self.text.translate(_LOWER) if self.kind == "word" else ""
 
 
-def tokens(query: str) -> list[Token]:
+def tokens(query: str, dialect: Dialect = SQLITE) -> list[Token]:
     """All tokens but blanks and comments."""
-    found = ((match.lastgroup or "", match) for match in TOKEN.finditer(query))
+    found = ((match.lastgroup or "", match) for match in dialect.token.finditer(query))
     return [Token(kind, match[0], match.start(), match.end()) for kind, match in found if kind != "blank"]
 
 
-def bare(query: str) -> str:
+def bare(query: str, dialect: Dialect = SQLITE) -> str:
     """A query without the semicolons, blanks and comments before and behind it."""
-    found = tokens(query)
+    found = tokens(query, dialect)
     while found and found[-1].text == ";":
         found.pop()
     return query[found[0].start : found[-1].end] if found else ""
 
 
 def one_line(query: str) -> str:
-    """The query without comments, with one blank for several; texts and quoted names stay as they are."""
-    parts = [" " if match.lastgroup == "blank" else match[0] for match in TOKEN.finditer(bare(query))]
+    """A query in SQLite without comments, with one blank for several; texts and quoted names stay as they are."""
+    parts = [" " if match.lastgroup == "blank" else match[0] for match in SQLITE.token.finditer(bare(query))]
     return "".join(part for part, before in zip(parts, ["", *parts], strict=False) if part != " " or before != " ")
 
 
-def statements(query: str) -> int:
+def statements(query: str, dialect: Dialect = SQLITE) -> int:
     """How many statements there are."""
     parts, filled = 0, False
-    for token in tokens(query):
+    for token in tokens(query, dialect):
         parts += token.text != ";" and not filled
         filled = token.text != ";"
     return parts
@@ -83,6 +72,7 @@ class Level(NamedTuple):
     start: int  # number of its opening parenthesis; -1 outermost
     inside: Sequence[Token]  # without what is in further parentheses
     end: int  # where it ends in the text
+    dialect: Dialect = SQLITE
 
     @property
     def called(self) -> str:
@@ -91,7 +81,7 @@ class Level(NamedTuple):
 
     @property
     def is_query(self) -> bool:
-        return bool(self.inside) and self.inside[0].word in ("select", "with", "values")
+        return bool(self.inside) and self.inside[0].word in self.dialect.heads
 
 
 class Clauses(NamedTuple):
@@ -103,43 +93,59 @@ class Clauses(NamedTuple):
     offset: str
 
 
-def levels(query: str) -> Iterator[Level]:
+def levels(query: str, dialect: Dialect = SQLITE) -> Iterator[Level]:
     """The levels of parentheses, inner ones first; the query itself last."""
-    found = tokens(query)
+    found = tokens(query, dialect)
     opened: list[tuple[int, list[Token]]] = [(-1, [])]
     for number, token in enumerate(found):
         if token.text == "(":
             opened.append((number, []))
         elif token.text == ")" and len(opened) > 1:
             start, inside = opened.pop()
-            yield Level(found, start, inside, token.start)
+            yield Level(found, start, inside, token.start, dialect)
             opened[-1][1].append(Token("group", "()", found[start].start, token.end))
         else:
             opened[-1][1].append(token)
-    yield Level(found, -1, opened[0][1], len(query))
+    yield Level(found, -1, opened[0][1], len(query), dialect)
 
 
-def clauses(query: str) -> Clauses:
+def clauses(query: str, dialect: Dialect = SQLITE) -> Clauses:
     """The outermost clauses of a query without semicolons."""
-    inside = list(levels(query))[-1].inside
+    inside = list(levels(query, dialect))[-1].inside
     order = _place(inside, "order", "by")
-    limit = _place(inside, "limit")
-    end = limit.start if limit else len(query)
+    cuts = _cuts(inside, order, dialect)
+    end = min((start.start for start, _ in cuts.values()), default=len(query))
     body = query[: order.start if order else end]
     terms = query[inside[inside.index(order) + 1].end : end] if order else ""
+    texts = {}
+    for name, (start, value) in cuts.items():
+        behind = [other.start for other, _ in cuts.values() if other.start > start.start]
+        texts[name] = query[value : min(behind, default=len(query))]
+    return Clauses(body, terms, texts.get("limit", ""), texts.get("offset", ""))
+
+
+def _cuts(inside: Sequence[Token], order: Token | None, dialect: Dialect) -> dict[str, tuple[Token, int]]:
+    """The outermost LIMIT and OFFSET: the token each begins with, and where its value does. SQLite has the OFFSET behind the
+    LIMIT, or `LIMIT offset, limit`; DuckDB has either without the other, in any order."""
+    limit = _place(inside, "limit")
+    if dialect is not SQLITE:
+        placed = {"limit": limit, "offset": _place(inside, "offset")}
+        first = inside.index(order) if order else 0
+        return {name: (t, t.end) for name, t in placed.items() if t and inside.index(t) > first}
     if not limit:
-        return Clauses(body, terms, "", "")
+        return {}
     rest = inside[inside.index(limit) + 1 :]
     cut = next((t for t in rest if t.word == "offset" or t.text == ","), None)
     if cut is None:
-        return Clauses(body, terms, query[limit.end :], "")
-    first, second = query[limit.end : cut.start], query[cut.end :]
-    return Clauses(body, terms, *((second, first) if cut.text == "," else (first, second)))
+        return {"limit": (limit, limit.end)}
+    if cut.text == ",":
+        return {"offset": (limit, limit.end), "limit": (cut, cut.end)}
+    return {"limit": (limit, limit.end), "offset": (cut, cut.end)}
 
 
-def ordered_within(query: str) -> bool:
+def ordered_within(query: str, dialect: Dialect = SQLITE) -> bool:
     """Whether the outermost LIMIT has no ORDER BY of its own and cuts rows that a subquery has put in order."""
-    *inner, outermost = levels(query)
+    *inner, outermost = levels(query, dialect)
     limit, start = _place(outermost.inside, "limit"), _place(outermost.inside, "from")
     if not limit or not start or _place(outermost.inside, "order", "by"):
         return False
@@ -160,15 +166,15 @@ def _place(inside: Sequence[Token], *words: str) -> Token | None:
     return None
 
 
-def told_apart(query: str, term: str) -> str:
+def told_apart(query: str, term: str, dialect: Dialect = SQLITE) -> str:
     """The query with `term` as a last sort key wherever an inner choice among rows could depend on their order.
 
     That is where a subquery has a LIMIT, or an order that an outer LIMIT cuts by, and where a window function tells apart
     rows that tie. The outermost ORDER BY stays as it is.
     """
     added: list[tuple[int, str]] = []
-    orders = ordered_within(query)
-    for level in levels(query):
+    orders = ordered_within(query, dialect)
+    for level in levels(query, dialect):
         if level.start < 0:
             continue
         order, limit = _place(level.inside, "order", "by"), _place(level.inside, "limit")
@@ -208,39 +214,42 @@ def _function_before(found: Sequence[Token], over: int) -> str:
 # ---- clock and chance ---------------------------------------------------------------------------------------------------
 
 
-def reads_clock(query: str) -> bool:
-    """Whether the query's text reads the clock: CURRENT_DATE, date('now'), date(), strftime('%Y') …"""
-    found = tokens(query)
-    if any(t.word in CLOCK and not (i and found[i - 1].text == ".") for i, t in enumerate(found)):
+def reads_clock(query: str, dialect: Dialect = SQLITE) -> bool:
+    """Whether the query's text reads the clock: CURRENT_DATE, date('now'), date(), strftime('%Y'), now() …"""
+    found = tokens(query, dialect)
+    if any(t.word in dialect.clock and not (i and found[i - 1].text == ".") for i, t in enumerate(found)):
         return True
     reads = False
-    for level in levels(query):
+    for level in levels(query, dialect):
         name = level.called
-        if name in READERS:
+        if name in dialect.readers:
             reads = True
-            if sum(t.text == "," for t in level.inside) + bool(level.inside) <= READERS[name]:
+            if sum(t.text == "," for t in level.inside) + bool(level.inside) <= dialect.readers[name]:
                 return True
     # It may come by another function or a table, as in date(coalesce(died, 'now')); and "now" is a text, too.
     return reads and any(t.kind in ("text", "quoted") and t.text[1:-1].lower() == "now" for t in found)
 
 
-def draws(query: str) -> bool:
-    """Whether the query's text draws by chance: random(), randomblob(…)."""
-    found = tokens(query)
-    return any(a.word in CHANCE and b.text == "(" for a, b in pairwise(found))
+def draws(query: str, dialect: Dialect = SQLITE) -> bool:
+    """Whether the query's text draws by chance: random(), randomblob(…), USING SAMPLE …"""
+    found = tokens(query, dialect)
+    pairs = list(pairwise(found))
+    if any(a.word in dialect.chance and b.text == "(" for a, b in pairs):
+        return True
+    return any(b.word in dialect.samples and (a.word == "using" or b.word != "sample") for a, b in pairs)
 
 
 # ---- what only looks different ------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=65536)
-def normalise(code: str) -> str:
+def normalise(code: str, dialect: Dialect = SQLITE) -> str:
     """The query without blanks, comments, the case of keywords and bare names, and semicolons behind it.
 
     Nothing else changes, so two queries with one normal form give the same rows; only their columns' names may differ.
     """
-    found = tokens(bare(code))
-    if not found or found[0].word not in ("select", "with", "values") or any(t.text == ";" for t in found):
+    found = tokens(bare(code, dialect), dialect)
+    if not found or found[0].word not in dialect.heads or any(t.text == ";" for t in found):
         return code
     # An inner column without an alias is called by its own text, blanks included: "a + 1".
     if (

@@ -21,7 +21,7 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 from sandbox.runner import wire
 from sandbox.runner.worlds import WORLDS, World
@@ -235,8 +235,11 @@ def serve(control: socket.socket, progress: mmap.mmap, uid: int, files: dict[str
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     os.setresuid(uid, uid, uid)
-    worker = Worker(files, heap)
-    stream = control.makefile("rb")
+    answer_batches(control, control.makefile("rb"), progress, Worker(files, heap))
+
+
+def answer_batches(control: socket.socket, stream: BinaryIO, progress: mmap.mmap, worker: Any) -> NoReturn:
+    """The loop of `serve`, for a worker of either engine. stream: what is read from `control`."""
     while head := stream.read(LENGTH.size):
         batch = json.loads(stream.read(*LENGTH.unpack(head)))
         if isinstance(batch, dict):

@@ -25,12 +25,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from sandbox.runner import janitor, program, sql, wire, zygote
+from sandbox.runner import duck, janitor, program, sql, wire, zygote
+from sandbox.runner.clock import STRETCH, schedule
 
 HOME, STORE, SHARED = "/box/w", "/box/db", "/dev/shm"
 FLUSH_BYTES, FLUSH_SECONDS = 1 << 16, 0.02
 GRACE_SECONDS = 1.0  # beyond its deadline, for a query that cannot be interrupted
-STRETCH = 8  # a busy machine may stretch a deadline at most so far: waiting for a CPU is not the program's time
 DEAD_SECONDS = 30.0  # a killed program that is not gone by then makes the container unfit
 CROWD = 8  # processes and threads a program may start and still count as one that waits for others
 READ_BYTES = 1 << 18
@@ -260,8 +260,9 @@ class Supervisor:
         """Hand a batch to the worker. One that hangs or dies costs the query it was at, and nobody else's."""
         while payload:
             if not self.sql_pid:
+                serve = duck.serve if "duckdb" in self.config["preload"] else sql.serve
                 self.sql_pid, self.sql = self.spawn(
-                    sql.serve, socket.SOCK_STREAM, self.progress, self.uid + 2, self.files, dict(self.config["sql"])
+                    serve, socket.SOCK_STREAM, self.progress, self.uid + 2, self.files, dict(self.config["sql"])
                 )
                 sql.PROGRESS.pack_into(self.progress, 0, 0, time.monotonic(), 0.0)
             try:
@@ -396,16 +397,6 @@ def crowd() -> int:
         except (OSError, ValueError):
             continue
     return 0
-
-
-def schedule(pid: int) -> tuple[float, float]:
-    """Seconds a process's main thread has run, and has waited for a CPU; zeros where the kernel won't say."""
-    try:
-        with open(f"/proc/{pid}/schedstat") as file:
-            ran, waited, _ = file.read().split()
-    except (OSError, ValueError):
-        return 0.0, 0.0
-    return int(ran) / 1e9, int(waited) / 1e9
 
 
 def tail(file: int) -> bytes:

@@ -269,7 +269,7 @@ def test_a_table_or_a_list_of_questions_is_read(library: Path, suffix: str) -> N
         (("sql", "pipe", "questions.jsonl"), "pipe is a pipe, not a file"),
         (("python", "library.sqlite"), "is not text: it is a SQLite database"),
         (("sql", "none.sqlite", "questions.jsonl"), "no database at"),
-        (("sql", ".", "questions.jsonl"), "is a folder, not a file"),
+        (("sql", ".", "questions.jsonl"), ". has no file that ends in .csv, .tsv"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_answered_with_what_can(library: Path, args: tuple[str, ...], says: str) -> None:

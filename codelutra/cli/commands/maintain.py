@@ -51,7 +51,7 @@ def prune(
     print(f"{'freed' if yes else 'would free'} {found.size / 2**30:.2f} GiB" + ("" if yes else "; --yes removes it"))
 
 
-Image = Annotated[str, typer.Argument(metavar="KIND", help="python or datascience")]
+Image = Annotated[str, typer.Argument(metavar="KIND", help="python, duckdb or datascience")]
 
 
 def sandbox_build(kind: Image = "python", json_: Json = False) -> None:

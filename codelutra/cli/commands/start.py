@@ -135,7 +135,9 @@ _FORMS = "CSV, JSON, JSONL, parquet, a `datasets` folder, or hf:owner/name[:spli
 
 
 def init_sql(
-    database: Annotated[Path, typer.Argument(help="A SQLite file. It is read where it lies, not copied.")],
+    database: Annotated[
+        Path, typer.Argument(help="A SQLite or DuckDB file, read where it lies; or a folder of CSV and parquet files.")
+    ],
     questions: Annotated[str, typer.Argument(help=f"{_FORMS}: a question and its query a row.")],
     folder: Target = None,
     columns: Columns = None,
