@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import compare, maintain, plan, retrain, start, watch
+from codelutra.cli.commands import compare, maintain, plan, retrain, solve, start, watch
 from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
@@ -82,7 +82,7 @@ GROUPS: dict[str, list[Any]] = {
     "Start": [start.run, start.check, plan.plan, init, start.presets, start.suites, start.models],
     "Watch and take away": [watch.status, watch.report, watch.export],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
-    "Retrain": [retrain.retrain, retrain.promoted],
+    "Retrain": [retrain.retrain, retrain.promoted, solve.solve],
     "Maintain": [maintain.doctor, maintain.prune, sandbox],
 }
 for panel, commands in GROUPS.items():

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from codelutra.addresses import ApiModel
 from codelutra.config.group import GrpoSection
 from codelutra.config.section import ADDED, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import (
+    ApiSection,
     EngineSection,
     ExecuteSection,
     PairsSection,
@@ -39,7 +41,8 @@ class RunConfig(Section):
     """Name of the run and of its directory."""
     model: str = DEFAULT_MODEL
     """A name of `codelutra models`, `path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `pypi:PACKAGE==VERSION`, or `run:NAME`:
-    the policy that a finished run in the same home has chosen. A larger one knows more and takes more time and memory."""
+    the policy that a finished run in the same home has chosen. A larger one knows more and takes more time and memory.
+    `api:URL#NAME` asks a server that speaks chat completions, only to measure its model."""
     iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)
@@ -50,6 +53,7 @@ class RunConfig(Section):
     prompt: PromptSection = PromptSection()
     engine: EngineSection = EngineSection()
     sample: SampleSection = SampleSection()
+    api: ApiSection = ApiSection()
     execute: ExecuteSection = ExecuteSection()
     pairs: PairsSection = PairsSection()
     train: TrainSection = TrainSection()
@@ -92,6 +96,27 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.adapter continued: warm_start has lora_rank and lora_alpha {sizes[0]}, train has {sizes[1]}; one "
                 "adapter is trained throughout, so give both sections the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_asked(self) -> RunConfig:
+        if not ApiModel.of(self.model):
+            return self
+        trained = ["iterations"] * (self.iterations > 0) + ["warm_start"] * (self.warm_start is not None)
+        if trained:
+            raise ValueError(
+                f"model api:…: such a model has no weights here, so it can be measured and not trained; leave out "
+                f"{' and '.join(trained)} (iterations: 0), or use `codelutra evaluate` or `codelutra solve`"
+            )
+        needs = {
+            "prompt.thinking": self.prompt.thinking,
+            "select.held_out": self.select.held_out,
+            "select.verifier": self.select.verifier,
+        }
+        if asked := next((name for name, value in needs.items() if value), ""):
+            raise ValueError(
+                f"model api:…: {asked} needs the model's weights or tokenizer, which are not here; leave it out"
             )
         return self
 

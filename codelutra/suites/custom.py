@@ -7,22 +7,23 @@
                                             system: "…"                     # the system message, if not the usual one
                                             licence: "…"
 
-    problems.jsonl, a line a problem        sql: question, query | rows + [ordered], [database], [evidence]
+    problems.jsonl, a line a problem        sql: question, query and/or rows + [ordered], [database], [evidence]
                                             python-function: prompt, [reference], asserts | function + cases, [setup]
                                             python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
 
 The usual other names of these keys are taken as well (`db_id`, `sql`, `code`, `test_list`, …: shapes.py). The expected
 output is what the reference gives. A line with rows, asserts or stdouts of its own needs no reference; the model then learns
-from its attempts alone. Lines without a split are dealt by `shares`, and problems with the same normalised program or prompt
-stay in one split. Which files a suite may name: `folder.named_files`.
+from its attempts alone. Where a line of SQL has both, the rows judge and the query is a solution. Lines without a split are
+dealt by `shares`, and problems with the same normalised program or prompt stay in one split. Which files a suite may name:
+`folder.named_files`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,14 @@ from codelutra.suites.sql_text import bare
 def load(section: SuiteSection) -> Suite:
     if section.path is None:
         raise ConfigError("suite custom: set suite.path to your suite.yaml; docs/your-own-task.md shows one")
-    path = located(section.path)
-    path = path / "suite.yaml" if os.path.isdir(path) else path
-    return suite_of(_about(path), path, section)
+    path = yaml_of(section.path)
+    return suite_of(read_about(path), path, section)
+
+
+def yaml_of(path: str) -> Path:
+    """The YAML that a `suite.path` means."""
+    where = located(path)
+    return where / "suite.yaml" if os.path.isdir(where) else where
 
 
 def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
@@ -64,22 +70,39 @@ def suite_of(about: About, path: Path, section: SuiteSection) -> Suite:
     """
     suite: Suite
     name = f"custom-{path.absolute().parent.name}"
-    lines, *databases = named_files(path.parent, [about.problems, *about.databases], section)
+    lines = lines_of(about, path, section)
+    frame = read_problems(lines.file, lines.shape, lines.row)
     if about.kind == "sql":
-        files = _databases(databases, path, section)
-        frame = read_problems(lines, SqlLine, partial(_query, files, path))
-        suite = SqlSuite(name, "", about.licence, frame, {used.digest: used.path for used in files.values() if used.digest})
-    elif about.kind == "python-function":
-        suite = PythonSuite(name, "", about.licence, read_problems(lines, FunctionLine, _function))
+        suite = SqlSuite(name, "", about.licence, frame, {u.digest: u.path for u in lines.databases.values() if u.digest})
     else:
-        suite = PythonSuite(name, "", about.licence, read_problems(lines, ProgramLine, _program), mode="text/v1")
+        suite = PythonSuite(name, "", about.licence, frame)
+        suite = replace(suite, mode="text/v1") if about.kind == "python-program" else suite
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
     return replace(suite, version=version, frame=frame, system=suite.system if about.system is None else about.system)
 
 
-def _about(path: Path) -> About:
+class Lines(NamedTuple):
+    """Where a suite's problems are, and how a line of them becomes a row of PROBLEMS."""
+
+    file: Path
+    shape: type[Line]
+    row: Callable[[Any, int], dict[str, Any] | None]
+    """Of a checked line and its number; None for one that is left out. Raises ValueError for a wrong one."""
+    databases: Mapping[str, Used]
+
+
+def lines_of(about: About, path: Path, section: SuiteSection) -> Lines:
+    file, *databases = named_files(path.parent, [about.problems, *about.databases], section)
+    if about.kind == "sql":
+        files = _databases(databases, path, section)
+        return Lines(file, SqlLine, partial(_query, files, path), files)
+    shape: type[Line] = FunctionLine if about.kind == "python-function" else ProgramLine
+    return Lines(file, shape, _function if about.kind == "python-function" else _program, {})
+
+
+def read_about(path: Path) -> About:
     if not os.path.lexists(path):
         raise ConfigError(f"suite custom: no {path}: No such file or directory; docs/your-own-task.md shows one")
     try:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, model_
 from codelutra.suites.lines import Shape, Strict, Wrong, renamed
 
 MAX_ROWS = 500  # expected rows of a line
+SOURCE = "source"  # who wrote a solution: for people
 Split = Literal["train", "dev", "test"]
 
 
@@ -120,7 +121,7 @@ class SqlLine(Line):
         "database": ("db_id", "db", "db_name", "database_id", "database_name"),
         "evidence": ("hint", "external_knowledge"),
     }
-    IGNORED: ClassVar[tuple[str, ...]] = ("query_toks", "query_toks_no_value", "question_toks")
+    IGNORED: ClassVar[tuple[str, ...]] = ("query_toks", "query_toks_no_value", "question_toks", SOURCE)
     question: Text
     query: str = ""
     rows: tuple[tuple[str | int | FiniteFloat | None, ...], ...] = ()
@@ -130,8 +131,8 @@ class SqlLine(Line):
 
     @model_validator(mode="after")
     def _judged(self) -> SqlLine:
-        if bool(self.query.strip()) == bool(self.rows):
-            raise ValueError("give `query`, or `rows` (what a right query returns): one of them")
+        if not self.query.strip() and not self.rows:
+            raise ValueError("give `query`, or `rows` (what a right query returns), or both: then the rows judge")
         if len({len(row) for row in self.rows}) > 1 or not all(self.rows):
             raise ValueError("rows differ in length, or have no cells; each is a list of one cell a column")
         if len(self.rows) > MAX_ROWS:
@@ -151,7 +152,7 @@ class FunctionLine(Line):
         "cases": ("inputs", "test_inputs"),
         "setup": ("test_setup_code", "test_imports"),
     }
-    IGNORED: ClassVar[tuple[str, ...]] = ("challenge_test_list", "source_file")
+    IGNORED: ClassVar[tuple[str, ...]] = ("challenge_test_list", "source_file", SOURCE)
     prompt: Text
     reference: str = ""
     setup: Annotated[str, BeforeValidator(_joined)] = ""
@@ -204,6 +205,7 @@ class ProgramLine(Line):
         "reference": _SOLUTION,
         "tests": ("test_cases", "test", "cases", "examples"),
     }
+    IGNORED: ClassVar[tuple[str, ...]] = (SOURCE,)
     prompt: Text
     reference: str = ""
     tests: tuple[Run, ...] = Field(min_length=1)
