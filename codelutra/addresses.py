@@ -57,7 +57,9 @@ class ApiModel:
         except PydanticCustomError as e:
             wrong = str(e).replace(f"${KEY}", f"${API_KEY}").replace("http://host:port or ", "")
             raise ValueError(f"a model api:URL#NAME: {wrong}") from None
-        if not name or len(name) > 200 or not name.isprintable() or name != name.strip():
+        if len(rest) > 250:
+            raise ValueError(f"a model api:URL#NAME of {len(rest)} characters; at most 250 are taken")
+        if not name or not name.isprintable() or name != name.strip():
             raise ValueError("a model api:URL#NAME needs the server's name of it behind #, e.g. api:https://host/v1#name")
         return ApiModel(url.rstrip("/").removesuffix("/chat/completions"), name)
 

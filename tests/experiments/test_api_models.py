@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from codelutra.config import load_config
-from codelutra.errors import UserError
+from codelutra.errors import ConfigError, UserError
 from codelutra.experiments.evaluate import cost, priced
 from codelutra.experiments.solve import solutions
+from codelutra.pipeline.startable import require_named
 from codelutra.suites.base import open_suite
 from tests.helpers.chat import Asked, Raw, chatting
 from tests.helpers.commands import codelutra
@@ -73,23 +74,12 @@ def test_an_api_model_is_measured_with_its_tokens_and_price_and_its_key_is_nowhe
     ("args", "says"),
     [
         (("evaluate", "demo", "--model=api:https://h.example/v1#m"), "no key to ask https://h.example/v1 with"),
-        (("evaluate", "demo", "--model=api:h.example#m"), "not the address of a server; write https://host/path"),
-        (("evaluate", "demo", "--model=api:https://h.example/v1"), "needs the server's name of it behind #"),
-        (("run", "demo", "--set", "model='api:https://h.example/v1#m'"), "measured and not trained"),
         (("evaluate", "demo", "--model=path:/x", "--price-in=1"), "--price-in is given 1 times, and 0 of the models"),
-        (("evaluate", "demo", "--model=api:http://h#m", "--price-in=-1"), "--price-in"),
-        (
-            ("evaluate", "demo", "--model=api:http://h#m", "--set=select.held_out=2"),
-            "select.held_out needs the model's weights",
-        ),
-        (("evaluate", "demo", "--model=api:http://h#m", "--set=api.connections=0"), "api.connections = 0"),
+        (("solve", "demo", "--model=api:http://h#m"), "a suite of your own (suite.name: custom)"),
         (
             ("plan", "demo", "--set=model='api:http://h#m'", "--set=iterations=0", "--set=warm_start=null"),
             "runs on its server",
         ),
-        (("solve", "demo", "--model=api:http://h#m"), "a suite of your own (suite.name: custom)"),
-        (("solve", "demo", "--model=path:/nope"), "is not there"),
-        (("solve", "demo", "--model=api:http://h#m", "--samples=0"), "--samples"),
     ],
 )
 def test_bad_input_is_one_message_before_anything_is_made(args: tuple[str, ...], says: str, tmp_path: Path) -> None:
@@ -98,6 +88,32 @@ def test_bad_input_is_one_message_before_anything_is_made(args: tuple[str, ...],
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("model='api:h.example#m'",), "not the address of a server; write https://host/path"),
+        (("model=api:https://h.example/v1",), "needs the server's name of it behind #"),
+        (("model='api:http://h#m'",), "measured and not trained; leave out iterations and warm_start"),
+        (("model='api:http://h#m'", "warm_start=null"), "leave out iterations "),
+        (("select.held_out=2",), "select.held_out needs the model's weights"),
+        (("select.verifier=path:/x", "select.samples=2"), "select.verifier needs the model's weights"),
+        (("prompt.thinking=true",), "prompt.thinking needs the model's weights"),
+        (("api.connections=0",), "api.connections = 0"),
+        (("api.price_in=-1",), "api.price_in = -1"),
+    ],
+)
+def test_what_an_api_model_cannot_do_is_refused_by_the_config(overrides: tuple[str, ...], says: str) -> None:
+    asked = ("model='api:http://h#m'", "iterations=0", "warm_start=null")
+    with pytest.raises(ConfigError) as caught:
+        load_config("demo", overrides if "model" in overrides[0] else (*asked, *overrides))
+    assert says in str(caught.value)
+
+
+def test_only_the_model_that_is_measured_may_be_behind_an_api() -> None:
+    with pytest.raises(UserError, match=r"suite\.proposals and select\.verifier need a model that has"):
+        require_named(load_config("demo", ("select.verifier='api:http://h#m'", "select.samples=2")))
 
 
 def test_a_refused_key_ends_the_command_with_a_message_without_it(tmp_path: Path) -> None:
@@ -193,7 +209,7 @@ def test_solve_of_sql_keeps_the_rows_as_judge_and_copies_databases_out(tmp_path:
     lines = [
         {"question": "How many?", "rows": [[2]], "split": "train"},
         {"question": "Names?", "rows": [["a"], ["b"]], "split": "train"},
-        {"question": "Broken?", "query": "SELECT x FROM nowhere", "split": "train"},
+        {"question": "Nobody?", "query": "SELECT name FROM t WHERE 0", "split": "train"},
         {"question": "First?", "query": "SELECT min(name) FROM t", "split": "dev"},
     ]
     config = write_suite(tmp_path / "own", "sql", lines, databases=["shop.sqlite"])
