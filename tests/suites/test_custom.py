@@ -88,11 +88,13 @@ def test_rows_may_stand_for_the_query(shop: Path) -> None:
 
 def test_a_query_beside_rows_is_a_solution_and_the_rows_judge(shop: Path) -> None:
     line = {"question": "Which?", "rows": [["it's"]], "query": "SELECT 1;", "source": "api:https://h/v1#m", "split": "train"}
-    suite = open_suite(write(shop, [line, {"question": "?", "query": "SELECT 1", "split": "dev"}]))
-    problem = suite.problems().filter(pl.col("split") == "train").row(0, named=True)
+    suite = opened(write(shop, SQL, line))
+    problem = suite.problems().row(0, named=True)
     assert problem["reference"] == "SELECT 1"
-    assert "VALUES" in suite.expected_job(problem, "e", 1.0).query
-    assert suite.answer_job(problem, problem["reference"], "a", 1.0).query == "SELECT 1"
+    expected, answer = suite.expected_job(problem, "e", 1.0), suite.answer_job(problem, problem["reference"], "a", 1.0)
+    assert isinstance(expected, SqlJob)
+    assert isinstance(answer, SqlJob)
+    assert (expected.query, answer.query) == ("VALUES ('it''s')", "SELECT 1")
 
 
 @pytest.mark.parametrize(
