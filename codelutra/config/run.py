@@ -74,7 +74,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         answer, thought = f"sample.max_tokens {self.sample.max_tokens}", self.prompt.budget
-        if self.sample.max_tokens + thought >= self.engine.max_model_len:
+        if not ApiModel.of(self.model) and self.sample.max_tokens + thought >= self.engine.max_model_len:
             written = f"prompt.thinking_tokens {thought} and {answer} leave" if thought else f"{answer} leaves"
             room = f"{written} no room for a prompt in engine.max_model_len"
             raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")

@@ -111,6 +111,11 @@ def test_what_an_api_model_cannot_do_is_refused_by_the_config(overrides: tuple[s
     assert says in str(caught.value)
 
 
+def test_an_answer_of_an_api_model_may_be_longer_than_the_engine_s_context() -> None:
+    overrides = ("model='api:http://h#m'", "iterations=0", "warm_start=null", "sample.max_tokens=9999")
+    assert load_config("demo", overrides).sample.max_tokens == 9999
+
+
 def test_only_the_model_that_is_measured_may_be_behind_an_api() -> None:
     with pytest.raises(UserError, match=r"suite\.proposals and select\.verifier need a model that has"):
         require_named(load_config("demo", ("select.verifier='api:http://h#m'", "select.samples=2")))
