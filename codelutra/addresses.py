@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -9,6 +13,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 KEY = "CODELUTRA_ENDPOINT_KEY"
+API_KEY, OPENAI_KEY, OPENAI_URL = "CODELUTRA_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
 
 def _address(url: str) -> str:
@@ -29,3 +34,44 @@ def _address(url: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+
+
+@dataclass(frozen=True)
+class ApiModel:
+    """`api:URL#NAME`: a model behind a server's chat completions. It can be asked; there are no weights of it here."""
+
+    url: str
+    """Up to and without /chat/completions."""
+    name: str
+    """As the server calls it."""
+
+    @staticmethod
+    def of(reference: str) -> ApiModel | None:
+        """None for other references. Raises ValueError, without what could be a password, for a malformed one."""
+        scheme, colon, rest = reference.partition(":")
+        if scheme != "api" or not colon:
+            return None
+        url, _, name = rest.partition("#")
+        try:
+            _address(url)
+        except PydanticCustomError as e:
+            wrong = str(e).replace(f"${KEY}", f"${API_KEY}").replace("http://host:port or ", "")
+            raise ValueError(f"a model api:URL#NAME: {wrong}") from None
+        if len(rest) > 250:
+            raise ValueError(f"a model api:URL#NAME of {len(rest)} characters; at most 250 are taken")
+        if not name or not name.isprintable() or name != name.strip():
+            raise ValueError("a model api:URL#NAME needs the server's name of it behind #, e.g. api:https://host/v1#name")
+        return ApiModel(url.rstrip("/").removesuffix("/chat/completions"), name)
+
+    @property
+    def digest(self) -> str:
+        """What stands in the store's keys. A server may put other weights behind a name; nothing tells."""
+        return hashlib.sha256(f"api\0{self.url}\0{self.name}".encode()).hexdigest()
+
+    def key(self, environment: Mapping[str, str]) -> str:
+        """The server's key, "" where there is none: $CODELUTRA_API_KEY; $OPENAI_API_KEY goes to OpenAI's own server, or the
+        one that $OPENAI_BASE_URL names, and to nobody else."""
+        host, theirs = urlsplit(self.url).hostname, {"api.openai.com"}
+        with suppress(ValueError):
+            theirs.add(urlsplit(environment.get(OPENAI_URL, "")).hostname or "api.openai.com")
+        return (environment.get(API_KEY, "") or (environment.get(OPENAI_KEY, "") if host in theirs else "")).strip()

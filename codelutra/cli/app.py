@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from codelutra import __version__
-from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, start, use, watch
+from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, solve, start, use, watch
 from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
@@ -95,7 +95,7 @@ GROUPS: dict[str, list[Any]] = {
     "Watch": [watch.status, watch.report, answers.failures, answers.diff],
     "Use": [use.ask, use.export, use.serve],
     "Compare": [compare.compare, compare.sweep, compare.evaluate],
-    "Retrain": [retrain.retrain, retrain.promoted],
+    "Retrain": [retrain.retrain, retrain.promoted, solve.solve],
     "Maintain": [maintain.doctor, health.health, runs_, maintain.prune, sandbox],
 }
 for panel, commands in GROUPS.items():

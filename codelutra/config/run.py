@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from codelutra.addresses import ApiModel
 from codelutra.config.group import GrpoSection
 from codelutra.config.section import ADDED, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import (
+    ApiSection,
     EngineSection,
     ExecuteSection,
     PairsSection,
@@ -40,7 +42,8 @@ class RunConfig(Section):
     model: str = DEFAULT_MODEL
     """A name of `codelutra models`, `path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `adapter:DIR`,
     `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished run in the same home has chosen. A larger one knows
-    more and takes more time and memory."""
+    more and takes more time and memory. `api:URL#NAME` asks a server that speaks chat completions, only to measure its
+    model."""
     iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)
@@ -55,6 +58,8 @@ class RunConfig(Section):
     """vLLM, which samples."""
     sample: SampleSection = SampleSection()
     """What is drawn from a policy."""
+    api: ApiSection = ApiSection()
+    """How a model behind an address is asked, and its price."""
     execute: ExecuteSection = ExecuteSection()
     """The sandbox's limits."""
     pairs: PairsSection = PairsSection()
@@ -83,7 +88,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         answer, thought = f"sample.max_tokens {self.sample.max_tokens}", self.prompt.budget
-        if self.sample.max_tokens + thought >= self.engine.max_model_len:
+        if not ApiModel.of(self.model) and self.sample.max_tokens + thought >= self.engine.max_model_len:
             written = f"prompt.thinking_tokens {thought} and {answer} leave" if thought else f"{answer} leaves"
             room = f"{written} no room for a prompt in engine.max_model_len"
             raise ValueError(f"{room} {self.engine.max_model_len}; lower the first or raise the second")
@@ -105,6 +110,27 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.adapter continued: warm_start has lora_rank and lora_alpha {sizes[0]}, train has {sizes[1]}; one "
                 "adapter is trained throughout, so give both sections the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_asked(self) -> RunConfig:
+        if not ApiModel.of(self.model):
+            return self
+        trained = ["iterations"] * (self.iterations > 0) + ["warm_start"] * (self.warm_start is not None)
+        if trained:
+            raise ValueError(
+                f"model api:…: such a model has no weights here, so it can be measured and not trained; leave out "
+                f"{' and '.join(trained)} (iterations: 0), or use `codelutra evaluate` or `codelutra solve`"
+            )
+        needs = {
+            "prompt.thinking": self.prompt.thinking,
+            "select.held_out": self.select.held_out,
+            "select.verifier": self.select.verifier,
+        }
+        if asked := next((name for name, value in needs.items() if value), ""):
+            raise ValueError(
+                f"model api:…: {asked} needs the model's weights or tokenizer, which are not here; leave it out"
             )
         return self
 

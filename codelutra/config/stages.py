@@ -125,6 +125,17 @@ class SampleSection(Section):
     """URLs of OpenAI-compatible servers of the *current* policy (the run stops at any other); none: vLLM here, no server."""
 
 
+class ApiSection(Section):
+    """For `model: api:URL#NAME`."""
+
+    connections: Annotated[int, SAME_RESULT] = Field(8, ge=1, le=256)
+    """Requests to the server at once. More are faster until its rate limit answers 429."""
+    price_in: Annotated[float, SAME_RESULT] = Field(0.0, ge=0)
+    """Price of a million tokens of prompts, in whatever currency: tables then show what the answers cost."""
+    price_out: Annotated[float, SAME_RESULT] = Field(0.0, ge=0)
+    """Price of a million tokens of answers."""
+
+
 class ExecuteSection(Section):
     workers: Annotated[int, SAME_RESULT] = Field(2, ge=1)
     """Containers at the same time. One a core is best."""

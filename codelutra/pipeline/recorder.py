@@ -215,6 +215,7 @@ class Recorder:
         thought = [s.facts["thinking_tokens"] for s in samples if "thinking_tokens" in s.facts]
         row.answers[split] = shape.model_copy(update={"thinking": sum(thought) / max(1, shape.n)} if thought else {})
         row.tokens += sum(s.facts["tokens"] for s in samples)
+        row.prompt_tokens += sum(s.facts.get("prompt_tokens", 0) for s in samples)
         row.seconds["sample"] = round(row.seconds.get("sample", 0.0) + sum(s.facts["seconds"] for s in samples), 2)
         row.seconds["execute"] = row.seconds.get("execute", 0.0) + sum(o.seconds for o in outcomes)
 

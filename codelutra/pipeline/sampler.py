@@ -16,11 +16,13 @@ from typing import Any
 
 import polars as pl
 
+from codelutra.addresses import ApiModel
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.usable import teachable
 from codelutra.prompts import in_keys
+from codelutra.sampling.api import Api
 from codelutra.sampling.shards import Shard, plan_again, plan_more, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
@@ -106,7 +108,8 @@ class Sampling:
                 else:
                     missing.append(i)
             at = {self.shards[i].index: i for i in missing}
-            dtype = "" if c.sample.endpoints else number_format(c.engine.dtype)  # a server has its own
+            api = ApiModel.of(self.policy.path)
+            dtype = "" if c.sample.endpoints or api else number_format(c.engine.dtype)  # a server has its own
             began = time.monotonic()
 
             def started() -> None:  # what was waited for others' work is no work of these shards
@@ -126,18 +129,22 @@ class Sampling:
                 progress=self._progress,
                 waiting=run.waiting,
                 started=started,
+                api=Api(api, c.api.connections, self._note) if api else None,
             )
             # Closing ends the engine: a process exit is the only sure way to get its memory back.
             with closing(stream), suppress(_EnoughError):
                 for shard, frame in stream:
                     i, now = at[shard.index], time.monotonic()
-                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype))))
+                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype, api))))
                     began = now
 
     def _progress(self, done: int, total: int, tokens: int) -> None:
         if self._stop.is_set():
             raise _EnoughError
         self._show(done, total)
+
+    def _note(self, text: str) -> None:
+        self.run.dir.ledger({"event": "note", "label": self.policy.label, "text": text})
 
     def _put(self, i: int, artifact: Artifact) -> None:
         with self._change:
@@ -194,18 +201,23 @@ def _not_alone(out: Path, work: Path) -> dict[str, Any]:
     raise RuntimeError("a shard of samples is made by Sampling.shard, which shares one engine between all shards")
 
 
-def _writer(frame: pl.DataFrame, seconds: float, dtype: str) -> Build:
+def _writer(frame: pl.DataFrame, seconds: float, dtype: str, api: ApiModel | None) -> Build:
     def build(out: Path, work: Path) -> dict[str, Any]:
         write_frame(frame.select(list(SAMPLES)), out / "samples.parquet")
         thought = {"thinking_tokens": int(frame["thinking_tokens"].sum())} if "thinking_tokens" in frame.columns else {}
-        return thought | {
-            "rows": frame.height,
-            "seconds": round(seconds, 2),
-            "tokens": int(frame["completion_tokens"].sum()),
-            "dtype": dtype,
-            "cut_at_max_tokens": int((frame["finish_reason"] == "length").sum()),
-            "prompts_too_long": int((frame["finish_reason"] == "dropped").sum()),
-        }
+        counted = {"prompt_tokens": int(frame["prompt_tokens"].cast(pl.Int64).sum())} if api else {}
+        return (
+            thought
+            | counted
+            | {
+                "rows": frame.height,
+                "seconds": round(seconds, 2),
+                "tokens": int(frame["completion_tokens"].cast(pl.Int64).sum()),
+                "dtype": dtype,
+                "cut_at_max_tokens": int((frame["finish_reason"] == "length").sum()),
+                "prompts_too_long": int((frame["finish_reason"] == "dropped").sum()),
+            }
+        )
 
     return build
 
@@ -224,7 +236,11 @@ def _recipe(run: Run, policy: Policy, shard: Shard) -> Recipe:
         }
         config |= {"min_p": s.min_p} if s.min_p else {}
         config |= {"first": shard.first} if shard.first else {}
-    config |= in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
+    if ApiModel.of(policy.path):  # of an answer there is no seed and no number format; another `seed` asks anew
+        config = {name: value for name, value in config.items() if name not in ("dtype", "max_model_len", "min_p")}
+        config |= {"api": 1, "seed": run.config.seed}
+    else:
+        config |= in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
     config |= {"thinking_tokens": run.config.prompt.budget} if run.config.prompt.thinking else {}
     asked = digest_of([run.suite.system, *shard.problems.select("problem_id", "prompt").rows()])
     return Recipe("sample", VERSION, config, {"policy": policy.digest, "problems": asked})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from codelutra.addresses import ApiModel
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.pipeline.fetched import fetched, source_of
 from codelutra.pipeline.run import Policy, Run
@@ -15,6 +16,8 @@ from codelutra.training.bases import Base, refuse_quantised
 def base_policy(run: Run) -> Policy:
     """The model a run starts from, on disk. Raises UserError for quantised weights that are to be trained, and for a model
     that is to think and cannot."""
+    if api := ApiModel.of(run.config.model):
+        return Policy("policy-0", run.config.model, api.digest)
     model = fetched(run, run.config.model)
     if run.config.prompt.thinking:
         _require_thoughts(model.path)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from codelutra.addresses import API_KEY, ApiModel
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.hardware import too_few_gpus
 from codelutra.models import check_reference, require_there
-from codelutra.results.load import chosen_weights
+from codelutra.results.load import chosen_weights, finished_summary
 from codelutra.sampling.replicas import replicas
 from codelutra.training.bases import require_means_of
 from codelutra.training.trackers import require_trackers
@@ -19,6 +21,8 @@ def require_startable(config: RunConfig, home: Path) -> None:
     require_named(config)
     require_gpus(config)
     require_training(config)
+    if not finished_summary(home / "runs" / config.name):  # whose answers are there
+        _require_key(config)
     for reference in _models(config):
         if reference.startswith("run:"):
             chosen_weights(home / "runs", reference.removeprefix("run:"))
@@ -30,11 +34,23 @@ def require_named(config: RunConfig) -> None:
     """Raise UserError for a malformed reference to a model."""
     for reference in _models(config):
         check_reference(reference)
+        if ApiModel.of(reference) and reference != config.model:
+            raise UserError("an api: model has no weights here; suite.proposals and select.verifier need a model that has")
+
+
+def _require_key(config: RunConfig) -> None:
+    """Raise UserError where a server elsewhere would be asked without a key: most answer 401, and minutes later."""
+    api = ApiModel.of(config.model)
+    if api and api.url.startswith("https://") and not api.key(os.environ):
+        raise UserError(
+            f"model {config.model}: no key to ask {api.url} with; set {API_KEY} to it, or to any word "
+            "where the server wants none"
+        )
 
 
 def require_gpus(config: RunConfig) -> None:
     """Raise UserError for a stage that would take more GPUs than this process may use: now, not when its turn comes."""
-    if not config.sample.endpoints:
+    if not config.sample.endpoints and not ApiModel.of(config.model):
         replicas(config.engine)
     for name, section in (("train", config.train), ("warm_start", config.warm_start)):
         if section and (wrong := too_few_gpus(section.processes)):

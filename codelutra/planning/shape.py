@@ -76,6 +76,8 @@ def shape_of(reference: str, home: Path, *, fetch: bool = False) -> Shape:
     models.check_reference(reference)
     source = _source(reference)
     scheme, _, rest = source.partition(":")
+    if scheme == "api":
+        raise UnknownShapeError(f"model {reference} runs on its server: it takes no memory here, and nothing is known of it")
     if fetch:
         chosen = partial(chosen_weights, home / "runs")
         return shape_of_folder(models.resolve(reference, cache_dir() / "models", policy_of_run=chosen).path)

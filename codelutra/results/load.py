@@ -138,6 +138,8 @@ def chosen_weights(runs: Path, name: str) -> Path:
             f"model run:{name} has not chosen a policy yet, it is {summary.state}; "
             f"`{go_on_command(runs / name)}` goes on to its end"
         )
+    if summary.chosen.path.startswith("api:"):
+        raise UserError(f"model run:{name}: that run measured {summary.chosen.path}, which has no weights here; give that")
     directory = Path(summary.chosen.path)
     if not (directory / "config.json").is_file():
         raise UserError(

@@ -190,6 +190,8 @@ class PolicyResult(_Part):
     """Stage → seconds of work: train (making it), sample, execute, pairs."""
     tokens: int = 0
     """Sampled from it."""
+    prompt_tokens: int = 0
+    """Of the prompts it was asked, where a server counts them (`model: api:…`)."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -1,18 +1,21 @@
 """What a server answers: asked for within limits, and checked. Nothing it says is trusted.
 
 An answer that is too large, too slow, compressed or not what was asked for is a fault of the server, as no answer is. The
-key, for servers that want one, is in $CODELUTRA_ENDPOINT_KEY; no message repeats it.
+key, for servers that want one, comes from the environment; no message repeats it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from codelutra.addresses import KEY
+from codelutra.addresses import API_KEY, KEY, OPENAI_KEY
 from codelutra.errors import UserError, redacted
 
 if TYPE_CHECKING:
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _ANSWER_BYTES, _BYTES_A_TOKEN = 1 << 20, 1 << 10
+_LONG = 16  # characters of a key that can be nothing else in a text
+_MOST_TOKENS = 1_000_000  # of one prompt or answer
+# Why servers say an answer ended. One that was filtered was cut off.
+_ENDS = {"eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "tool_calls": "stop", "function_call": "stop"}
+_ENDS |= {"max_tokens": "length", "max_output_tokens": "length", "content_filter": "length"}
 
 
 class _Served(BaseModel):
@@ -46,24 +54,61 @@ class Completions(BaseModel):
     usage: _Usage
 
 
-Answer = TypeVar("Answer", Models, Completions)
+def _spoken(content: Any) -> Any:
+    """The text of a message; some servers give it in parts. Halves of characters become marks of what cannot be read."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(text for text in parts if isinstance(text, str))
+    if not isinstance(content, str):
+        return content
+    return without_long_keys(content.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+class _Message(BaseModel):
+    content: Annotated[str | None, BeforeValidator(_spoken)] = None
+
+
+class _ChatChoice(BaseModel):
+    message: _Message
+    finish_reason: Annotated[
+        Literal["stop", "length"], BeforeValidator(lambda said: _ENDS.get(said, said) if isinstance(said, str) else said)
+    ]
+
+
+class _ChatUsage(BaseModel):
+    prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
+    completion_tokens: Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
+
+
+class ChatCompletions(BaseModel):
+    choices: Annotated[list[_ChatChoice], Field(min_length=1, max_length=1)]
+    usage: _ChatUsage
+
+
+Answer = TypeVar("Answer", Models, Completions, ChatCompletions)
 
 
 class FaultError(Exception):
     """Another try, or another server, may do better."""
 
+    wait = 0.0
+    """Seconds that the server asks to be left alone for (Retry-After)."""
+
 
 class RefusedError(Exception):
     """The same request would be refused again."""
 
+    status = 0
 
-def asking(timeout_seconds: float) -> httpx.AsyncClient:
-    """A client that is not connected yet. Raises UserError for a key that no header can hold."""
+
+def asking(timeout_seconds: float, key: str | None = None, name: str = KEY) -> httpx.AsyncClient:
+    """A client that is not connected yet, with `key` or else the one in the variable `name`. It follows no redirect, so
+    nobody else is shown the key. Raises UserError for a key that no header can hold."""
     import httpx
 
-    key = os.environ.get(KEY, "").strip()
+    key = os.environ.get(name, "").strip() if key is None else key
     if not (key.isascii() and key.isprintable()):
-        raise UserError(f"${KEY} holds characters that no key has (a line break?); set it to the server's key alone")
+        raise UserError(f"${name} holds characters that no key has (a line break?); set it to the server's key alone")
     headers = {"accept-encoding": "identity"}  # what is compressed may be a thousand times larger than it looks
     if key:
         headers["authorization"] = key if " " in key else f"Bearer {key}"
@@ -74,7 +119,8 @@ async def ask(client: httpx.AsyncClient, url: str, path: str, kind: type[Answer]
     """The server's answer, GET or, with a body, POST. Raises FaultError and RefusedError."""
     import httpx
 
-    most = _ANSWER_BYTES + _BYTES_A_TOKEN * (body["max_tokens"] if body else 0)
+    wanted = body.get("max_tokens", body.get("max_completion_tokens", 0)) if body else 0
+    most = _ANSWER_BYTES + _BYTES_A_TOKEN * wanted
     try:
         async with asyncio.timeout(client.timeout.read):  # httpx has limits between two bytes only
             async with client.stream("POST" if body else "GET", f"{url}{path}", json=body) as response:
@@ -84,11 +130,16 @@ async def ask(client: httpx.AsyncClient, url: str, path: str, kind: type[Answer]
     except (httpx.RequestError, httpx.InvalidURL) as e:
         raise FaultError(redacted(_without_key(f"{type(e).__name__} {e}".strip()))) from e
     if response.status_code in _TRANSIENT:
-        raise FaultError(f"{response.status_code} {_shown(content)}")
-    if response.is_redirect:
-        raise RefusedError(f"{response.status_code}: it leads to {_shown(response.headers.get('location', '').encode())}")
+        fault = FaultError(f"{response.status_code} {_shown(content)}")
+        fault.wait = _wait(response.headers.get("retry-after", ""))
+        raise fault
     if not response.is_success:
-        raise RefusedError(f"{response.status_code}: {_shown(content)}")
+        told = _shown(content)
+        if response.is_redirect:
+            told = f"it leads to {_shown(response.headers.get('location', '').encode())}"
+        refusal = RefusedError(f"{response.status_code}: {told}")
+        refusal.status = response.status_code
+        raise refusal
     return _checked(content, kind, body)
 
 
@@ -104,9 +155,20 @@ async def _content(response: httpx.Response, most: int) -> bytes:
     return bytes(content)
 
 
+def _wait(said: str) -> float:
+    """Retry-After, in seconds or as a date, in seconds from now; 0 where it is neither."""
+    try:
+        return max(0.0, float(said) if said.strip().isdigit() else parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, OSError):
+        return 0.0
+
+
 def _checked(content: bytes, kind: type[Answer], body: Any) -> Answer:
     try:
-        answer = kind.model_validate_json(content)
+        if kind is ChatCompletions:  # in which half a character is data
+            answer = kind.model_validate(json.loads(content.decode(errors="replace")))
+        else:
+            answer = kind.model_validate_json(content)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         if first["loc"][-1:] == ("finish_reason",) and b'"abort"' in content:
@@ -114,6 +176,8 @@ def _checked(content: bytes, kind: type[Answer], body: Any) -> Answer:
         where = ".".join(map(str, first["loc"]))
         why = f"{where}: {first['msg']}" if where else "no JSON object"
         raise FaultError(f"gave an answer that is none ({why}): {_shown(content)}") from e
+    except (RecursionError, ValueError) as e:  # no JSON, or nested too deeply
+        raise FaultError(f"gave an answer that is none (no JSON object): {_shown(content)}") from e
     if isinstance(answer, Completions) and answer.usage.completion_tokens > body["max_tokens"]:
         raise FaultError(f"counts {answer.usage.completion_tokens:,} tokens, of {body['max_tokens']:,} asked for at most")
     return answer
@@ -124,6 +188,14 @@ def _shown(content: bytes) -> str:
     return _without_key(" ".join(content[:2000].decode(errors="replace").split())[:300])
 
 
-def _without_key(text: str) -> str:
-    key = os.environ.get(KEY, "").strip()
-    return text.replace(key.split(" ")[-1], "***") if key else text
+def _without_key(text: str, shortest: int = 1) -> str:
+    for name in (KEY, API_KEY, OPENAI_KEY):
+        key = os.environ.get(name, "").strip().split(" ")[-1]
+        text = text.replace(key, "***") if len(key) >= shortest else text
+    return text
+
+
+def without_long_keys(text: str) -> str:
+    """A model's text without the key, which a server may hand back there: it would go into the store. A short word that
+    stands for a key may be a word of the answer."""
+    return _without_key(text, _LONG)

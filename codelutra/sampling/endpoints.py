@@ -13,7 +13,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,16 +92,28 @@ def sample_endpoints(
     faults for `patience_seconds` is left out. `timeout_seconds` is for one answer. Raises UserError when one serves another
     model, StageError when none is left, when one refuses a request, or when a request fails everywhere.
     """
-    out: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    endpoints, client = [_Endpoint(url) for url in urls], asking(timeout_seconds)
+    given = endpoints, policy, shards, max_model_len, connections, thinking, patience_seconds, client
+    yield from stream(lambda out, stop: _sample(*given, out, stop), shards, progress)
+
+
+Out = queue.SimpleQueue[Any]
+"""(completions done, in all, tokens), and results of shards."""
+
+
+def stream(
+    work: Callable[[Out, threading.Event], Coroutine[Any, Any, None]],
+    shards: Sequence[ShardRequest],
+    progress: Progress | None,
+) -> Iterator[ShardResult]:
+    """The results of `shards` that a coroutine puts out, in a thread of its own, until they are all there or `stop` is set.
+    Raises what ends it before."""
+    out: Out = queue.SimpleQueue()
     stop = threading.Event()
-    endpoints = [_Endpoint(url) for url in urls]
     missing, told = len(shards), (0, Tally(shards).total, 0)
-    with ThreadPoolExecutor(1, "endpoints") as thread:
+    with ThreadPoolExecutor(1, "asking") as thread:
         try:
-            client = asking(timeout_seconds)
-            given = endpoints, policy, shards, max_model_len, connections, thinking, patience_seconds
-            work = _sample(*given, client, out, stop)
-            thread.submit(asyncio.run, work).add_done_callback(out.put)
+            thread.submit(asyncio.run, work(out, stop)).add_done_callback(out.put)
             while missing:
                 try:
                     event = out.get(timeout=1)

@@ -15,6 +15,7 @@ import polars as pl
 
 from codelutra.completions import extract_code
 from codelutra.config import EngineSection, SampleSection
+from codelutra.sampling.api import Api, sample_api
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import Engine, Progress, ShardRequest, ShardResult
 from codelutra.sampling.replicas import Replicas, replicas
@@ -91,11 +92,13 @@ def sample_shards(
     progress: Progress | None = None,
     waiting: Callable[[str], None] | None = None,
     started: Callable[[], None] | None = None,
+    api: Api | None = None,
 ) -> Generator[tuple[Shard, pl.DataFrame], None, None]:
     """Yield each shard with its SAMPLES as soon as it is finished, about in order.
 
     The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards
-    nothing is started. With `sample.endpoints` those servers are asked instead. `thinking` is a thought's budget in tokens;
+    nothing is started. With `sample.endpoints` those servers are asked instead, and with `api` that model, wherever
+    it is. `thinking` is a thought's budget in tokens;
     where there is one the frames have the column `thinking_tokens` beside. Raises StageError when sampling breaks off; what
     was yielded before is whole.
     """
@@ -103,6 +106,10 @@ def sample_shards(
         return
     by_name = {shard.name: shard for shard in shards}
     requests = [_request(shard, system, sample) for shard in shards]
+    if api:
+        for result in sample_api(api, requests, progress=progress):
+            yield by_name[result.key], _frame(by_name[result.key], result, thinking)
+        return
     if sample.endpoints:
         results = sample_endpoints(
             sample.endpoints,

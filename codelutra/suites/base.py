@@ -158,5 +158,7 @@ def _with_linked_schemas(suite: Suite) -> Suite:
 
     if not suite.databases():
         raise ConfigError(f"suite.shown_schema linked: {suite.name} has no databases, so no schemas; leave it at full")
+    if getattr(suite, "dialect", "sqlite") != "sqlite":
+        raise ConfigError("suite.shown_schema linked: schemas of SQLite databases are linked only; leave it at full")
     frame = linking.linked(suite.problems(), suite.databases())
     return replace(suite, version=f"{suite.version}+linked{linking.VERSION}", frame=frame)

@@ -8,15 +8,16 @@
                                             system: "…"                     # the system message, if not the usual one
                                             licence: "…"
 
-    problems.jsonl, a line a problem        sql: question, query (or a list) | rows + [ordered], [database], [evidence]
+    problems.jsonl, a line a problem        sql: question, query (or a list) and/or rows + [ordered], [database], [evidence]
                                             python-function: prompt, [reference], asserts | function + cases, [setup]
                                             python-program: prompt, [reference], tests: [{stdin, stdout?}, …]
                                             each: [id], [split], [group], [difficulty]
 
 The usual other names of these keys are taken as well (`db_id`, `sql`, `code`, `test_list`, …: shapes.py). The expected
 output is what the reference gives. A line with rows, asserts or stdouts of its own needs no reference; the model then learns
-from its attempts alone. Lines without a split are dealt by `shares`, and problems with the same normalised program or prompt
-stay in one split. Which files a suite may name: `folder.named_files`.
+from its attempts alone. Where a line of SQL has both, the rows judge and the query is a solution. Lines without a split are
+dealt by `shares`, and problems with the same normalised program or prompt stay in one split. Which files a suite may name:
+`folder.named_files`.
 """
 
 from __future__ import annotations
@@ -55,9 +56,14 @@ from codelutra.suites.sql_text import bare
 def load(section: SuiteSection) -> Suite:
     if section.path is None:
         raise ConfigError("suite custom: set suite.path to your suite.yaml; docs/your-own-task.md shows one")
-    path = located(section.path)
-    path = path / "suite.yaml" if os.path.isdir(path) else path
-    return suite_of(_about(path), path, section)
+    path = yaml_of(section.path)
+    return suite_of(read_about(path), path, section)
+
+
+def yaml_of(path: str) -> Path:
+    """The YAML that a `suite.path` means."""
+    where = located(path)
+    return where / "suite.yaml" if os.path.isdir(where) else where
 
 
 def suite_of(about: About, path: Path, section: SuiteSection, given: Records | None = None) -> Suite:
@@ -69,27 +75,44 @@ def suite_of(about: About, path: Path, section: SuiteSection, given: Records | N
     """
     suite: Suite
     name = f"custom-{path.absolute().parent.name}"
-    lines, *databases = named_files(path.parent, [about.problems, *about.databases], section)
+    with Reader() as reader:
+        lines = lines_of(about, path, section, reader)
+        frame = read_problems(lines.file, lines.shape, lines.row, given)
     if about.kind == "sql":
-        with Reader() as reader:
-            dialect, files = _databases(databases, path, section, reader)
-            frame = read_problems(lines, SqlLine, partial(_query, files, path, dialect), given)
-        held = {used.digest: used.path for used in files.values() if used.digest}
-        suite = SqlSuite(
-            name, "", about.licence, frame, held, system=dialect.system, image=dialect.image, dialect=dialect.name
-        )
-    elif about.kind == "python-function":
-        suite = PythonSuite(name, "", about.licence, read_problems(lines, FunctionLine, _function, given))
+        held = {used.digest: used.path for used in lines.databases.values() if used.digest}
+        d = lines.dialect
+        suite = SqlSuite(name, "", about.licence, frame, held, system=d.system, image=d.image, dialect=d.name)
     else:
-        frame = read_problems(lines, ProgramLine, _program, given)
-        suite = PythonSuite(name, "", about.licence, frame, mode="text/v1")
+        suite = PythonSuite(name, "", about.licence, frame)
+        suite = replace(suite, mode="text/v1") if about.kind == "python-program" else suite
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]
     return replace(suite, version=version, frame=frame, system=suite.system if about.system is None else about.system)
 
 
-def _about(path: Path) -> About:
+class Lines(NamedTuple):
+    """Where a suite's problems are, and how a line of them becomes a row of PROBLEMS."""
+
+    file: Path
+    shape: type[Line]
+    row: Callable[[Any, int], dict[str, Any] | None]
+    """Of a checked line and its number; None for one that is left out. Raises ValueError for a wrong one."""
+    databases: Mapping[str, Used]
+    dialect: Dialect
+
+
+def lines_of(about: About, path: Path, section: SuiteSection, reader: Reader) -> Lines:
+    """reader: reads DuckDB files; rows over them are made only while it is open."""
+    file, *databases = named_files(path.parent, [about.problems, *about.databases], section)
+    if about.kind == "sql":
+        dialect, files = _databases(databases, path, section, reader)
+        return Lines(file, SqlLine, partial(_query, files, path, dialect), files, dialect)
+    shape: type[Line] = FunctionLine if about.kind == "python-function" else ProgramLine
+    return Lines(file, shape, _function if about.kind == "python-function" else _program, {}, SQLITE)
+
+
+def read_about(path: Path) -> About:
     if not os.path.lexists(path):
         raise ConfigError(f"suite custom: no {path}: No such file or directory; docs/your-own-task.md shows one")
     try:

@@ -17,6 +17,7 @@ from codelutra.suites.lines import Shape, Strict, Wrong, meant, renamed
 
 MAX_ROWS = 500  # expected rows of a line
 MAX_QUERIES = 20  # accepted for one question
+SOURCE = "source"  # who wrote a solution: for people
 Split = Literal["train", "dev", "test"]
 SPLITS_AS: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -148,7 +149,7 @@ class SqlLine(Line):
         "database": ("db_id", "db", "db_name", "database_id", "database_name"),
         "evidence": ("hint", "external_knowledge"),
     }
-    IGNORED: ClassVar[tuple[str, ...]] = ("query_toks", "query_toks_no_value", "question_toks")
+    IGNORED: ClassVar[tuple[str, ...]] = ("query_toks", "query_toks_no_value", "question_toks", SOURCE)
     SEVERAL: ClassVar[tuple[str, ...]] = ("query",)
     question: Text
     query: Annotated[tuple[str, ...], BeforeValidator(_queries), Field(max_length=MAX_QUERIES)] = ()
@@ -160,8 +161,8 @@ class SqlLine(Line):
 
     @model_validator(mode="after")
     def _judged(self) -> SqlLine:
-        if bool(self.query) == bool(self.rows):
-            raise ValueError("give `query`, or `rows` (what a right query returns): one of them")
+        if not self.query and not self.rows:
+            raise ValueError("give `query`, or `rows` (what a right query returns), or both: then the rows judge")
         if len({len(row) for row in self.rows}) > 1 or not all(self.rows):
             raise ValueError("rows differ in length, or have no cells; each is a list of one cell a column")
         if len(self.rows) > MAX_ROWS:
@@ -181,7 +182,7 @@ class FunctionLine(Line):
         "cases": ("inputs", "test_inputs"),
         "setup": ("test_setup_code", "test_imports"),
     }
-    IGNORED: ClassVar[tuple[str, ...]] = ("challenge_test_list", "source_file")
+    IGNORED: ClassVar[tuple[str, ...]] = ("challenge_test_list", "source_file", SOURCE)
     prompt: Text
     reference: str = ""
     setup: Annotated[str, BeforeValidator(_joined)] = ""
@@ -234,6 +235,7 @@ class ProgramLine(Line):
         "reference": _SOLUTION,
         "tests": ("test_cases", "test", "cases", "examples"),
     }
+    IGNORED: ClassVar[tuple[str, ...]] = (SOURCE,)
     prompt: Text
     reference: str = ""
     tests: tuple[Run, ...] = Field(min_length=1)

@@ -86,11 +86,21 @@ def test_rows_may_stand_for_the_query(shop: Path) -> None:
     assert not suite.agrees(problem, right | {"rows": right["rows"][::-1]}, right), "ordered"
 
 
+def test_a_query_beside_rows_is_a_solution_and_the_rows_judge(shop: Path) -> None:
+    line = {"question": "Which?", "rows": [["it's"]], "query": "SELECT 1;", "source": "api:https://h/v1#m", "split": "train"}
+    suite = opened(write(shop, SQL, line))
+    problem = suite.problems().row(0, named=True)
+    assert problem["reference"] == "SELECT 1"
+    expected, answer = suite.expected_job(problem, "e", 1.0), suite.answer_job(problem, problem["reference"], "a", 1.0)
+    assert isinstance(expected, SqlJob)
+    assert isinstance(answer, SqlJob)
+    assert (expected.query, answer.query) == ("VALUES ('it''s')", "SELECT 1")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ({}, "give `query`, or `rows`"),
-        ({"query": "SELECT 1", "rows": [[1]]}, "one of them"),
         ({"query": ";"}, "SQLite refuses the query: incomplete input"),
         ({"rows": [[1], [1, 2]]}, "rows differ in length"),
         ({"rows": [[]]}, "have no cells"),

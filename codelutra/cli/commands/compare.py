@@ -87,7 +87,8 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="MODEL",
-            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME …; repeatable.",
+            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME, or api:URL#NAME, a "
+            "model behind a server's chat completions ($CODELUTRA_API_KEY); repeatable.",
         ),
     ],
     best_of: Annotated[
@@ -100,6 +101,13 @@ def evaluate(
             metavar="MODEL", help="With --best-of: also score the answer that this model, trained by DPO, prefers."
         ),
     ] = None,
+    price_in: Annotated[
+        list[float] | None,
+        typer.Option(metavar="X", min=0, help="Price of a million prompt tokens of an api: model; repeat it for several."),
+    ] = None,
+    price_out: Annotated[
+        list[float] | None, typer.Option(metavar="X", min=0, help="The same for a million tokens of answers.")
+    ] = None,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
@@ -108,9 +116,10 @@ def evaluate(
 
     Each is a run without iterations, so what was measured before is reused. --set select.test=false leaves test closed.
     """
-    from codelutra.experiments.evaluate import best_answer, evaluation
+    from codelutra.experiments.evaluate import best_answer, evaluation, priced
 
-    _run_experiment(evaluation(config, (*best_answer(best_of, verifier), *(set_ or ())), model, home_dir(home)), home, json_)
+    prices, overrides = priced(model, price_in or (), price_out or ()), (*best_answer(best_of, verifier), *(set_ or ()))
+    _run_experiment(evaluation(config, overrides, model, home_dir(home), prices), home, json_)
 
 
 def _run_experiment(
