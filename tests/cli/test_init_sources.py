@@ -192,7 +192,7 @@ def test_files_whose_columns_are_known_stay_where_they_lie_and_others_are_writte
     )
     made = init_sql(shop, tmp_path / "plain.csv", tmp_path / "a")
     assert made.problems is None
-    assert [p.name for p in sorted((tmp_path / "a").iterdir())] == ["config.yaml", "suite.yaml"]
+    assert [p.name for p in sorted((tmp_path / "a").iterdir())] == ["config.schema.json", "config.yaml", "suite.yaml"]
     assert made.columns == {"question": ["question"], "query": ["SQL"], "database": ["db_id"]} | made.columns
     (tmp_path / "more.csv").write_text(table(rows_of(created=lambda n: f"2024-01-{n + 1:02d}")))
     made = init_sql(shop, tmp_path / "more.csv", tmp_path / "b")

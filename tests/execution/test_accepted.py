@@ -166,7 +166,6 @@ def test_they_are_written_as_a_list_or_with_numbers(way: dict[str, Any], tmp_pat
         ({"query": [NAMES, 5]}, "query.1: Input should be a valid string"),
         ({"query": {"a": 1}}, "query: Input should be a query, or a list of queries"),
         ({"query": [f"SELECT {n}" for n in range(21)]}, "at most 20 items"),
-        ({"query": [NAMES], "rows": [[1]]}, "one of them"),
     ],
 )
 def test_a_list_that_is_none_is_refused(way: dict[str, Any], says: str, tmp_path: Path) -> None:

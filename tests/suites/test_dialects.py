@@ -144,5 +144,5 @@ def test_what_may_run_differently_has_two_normal_forms(a: str, b: str) -> None:
 def test_alike_reads_duckdb() -> None:
     assert alike("FROM t SELECT a", "duckdb") == alike("from T select A", "duckdb")
     assert bare(" SELECT $$;$$ ; ", DUCKDB) == "SELECT $$;$$"
-    assert '"ordered": true' in judging("FROM t ORDER BY ALL", "0" * 64, DUCKDB)
-    assert '"ordered": false' in judging("FROM t WHERE a = $$ORDER BY a$$", "0" * 64, DUCKDB)
+    assert '"ordered": true' in judging("FROM t ORDER BY ALL", "0" * 64, dialect=DUCKDB)
+    assert '"ordered": false' in judging("FROM t WHERE a = $$ORDER BY a$$", "0" * 64, dialect=DUCKDB)

@@ -75,7 +75,7 @@ def suite(pool: Pool, built: Path) -> SqlSuite:
 def judged(suite: SqlSuite, pool: Pool, reference: str, *answers: str, judge: str = "") -> tuple[dict[str, Any], list[str]]:
     """The row of EXPECTED for a reference, and the statuses of answers to it."""
     row = dict.fromkeys(PROBLEMS, "") | {"problem_id": "p", "split": "train", "language": "sql"}
-    judge = judge or judging(reference, next(iter(suite.files)), DUCKDB)
+    judge = judge or judging(reference, next(iter(suite.files)), dialect=DUCKDB)
     problems = pl.DataFrame([row | {"reference": reference, "judge": judge}], schema=PROBLEMS)
     expected, _ = judge_references(problems, suite, pool, timeout_seconds=5)
     given = {"problem_id": "p", "greedy": False, "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
@@ -361,7 +361,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @needs_duckdb
 def test_a_folder_of_tables_becomes_one_duckdb_file_of_the_suite(tables: Path) -> None:
     made = init_sql(tables, Path("questions.jsonl"))
-    assert sorted(f.name for f in made.suite.parent.iterdir()) == ["config.yaml", "shop.duckdb", "suite.yaml"]
+    assert sorted(f.name for f in made.suite.parent.iterdir()) == ["config.schema.json", "config.yaml", "shop.duckdb", "suite.yaml"]
     assert made.suite.parent.name == "shop-suite"
     assert is_duckdb(made.suite.parent / "shop.duckdb")
     suite = open_suite(SuiteSection(name="custom", path=str(made.suite.parent), outside=(str(tables.parent),)))
