@@ -44,7 +44,19 @@ def changed(raw: dict[str, Any], name: str) -> RunConfig | None:
     annotation = (type(getattr(parse_config(raw), section)) if section else RunConfig).model_fields[key].annotation
     choices = [c for c in get_args(annotation) if isinstance(c, str)]
     numbers = [value + 1, value * 2, value / 2] if isinstance(value, int | float) else []
-    for other in (*choices, True, False, *numbers, 7, 0.5, "run:other", "other", ["other"], ["http://other:1"], ["tensorboard"]):
+    for other in (
+        *choices,
+        True,
+        False,
+        *numbers,
+        7,
+        0.5,
+        "run:other",
+        "other",
+        ["other"],
+        ["http://other:1"],
+        ["tensorboard"],
+    ):
         text = {key: other}
         try:
             config = parse_config(raw | ({section: (raw.get(section) or {}) | text} if section else text))

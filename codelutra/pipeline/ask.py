@@ -16,6 +16,8 @@ from codelutra.schema import PROBLEMS
 from codelutra.store.paths import cache_dir
 from codelutra.suites.base import Suite, material, open_suite
 from codelutra.suites.databases import database_digest, read_schema, require_settled
+from codelutra.suites.dialects import SQLITE
+from codelutra.suites.duck.files import Reader, duckdb_digest, is_duckdb, require_whole
 from codelutra.suites.examples import shared_lines, with_examples
 from codelutra.suites.splits import shown
 from codelutra.suites.sql import SqlSuite
@@ -58,8 +60,9 @@ class Answer:
 def ask(config: RunConfig, policy: Path, question: str, *, database: str = "", server: str = "") -> Answer:
     """Ask the policy, trained as `config` says, by an engine of its own or, where it is given, by a `server` of it.
 
-    database: a SQLite file, or the name of one of the suite's; may be left out where that has only one. Raises UserError for
-    an empty question, a database that is none or is needed, a prompt that is too long, or where there is no sandbox.
+    database: a file of the kind the suite has, or the name of one of the suite's; may be left out where that has only one.
+    Raises UserError for an empty question, a database that is none or is needed, a prompt that is too long, or where there
+    is no sandbox.
     """
     if not question.strip():
         raise UserError('the question is empty; give it in quotes: codelutra ask RUN "How many …?"')
@@ -74,7 +77,7 @@ def ask(config: RunConfig, policy: Path, question: str, *, database: str = "", s
     return answer if answer.status == "no_code" else _run(config, suite, file, digest, answer)
 
 
-def _database(suite: Suite, named: str) -> tuple[Path, str]:
+def _database(suite: SqlSuite, named: str) -> tuple[Path, str]:
     """The file and its digest."""
     files = {path.stem: (path, digest) for digest, path in suite.databases().items()}
     if not named:
@@ -86,13 +89,25 @@ def _database(suite: Suite, named: str) -> tuple[Path, str]:
     file = Path(os.path.expandvars(named)).expanduser()
     if not file.is_file():
         raise UserError(f"--db {named!r} is no file and no database of the suite; there: {', '.join(sorted(files))}")
-    require_settled(file)
-    return file, database_digest(file)
+    if is_duckdb(file) != (suite.speaks is not SQLITE):
+        raise UserError(f"--db {named}: the policy writes {suite.speaks.title}; give a database of that kind")
+    if suite.speaks is SQLITE:
+        require_settled(file)
+        return file, database_digest(file)
+    require_whole(file)
+    return file, duckdb_digest(file)
 
 
-def _prompt(config: RunConfig, suite: Suite, file: Path, digest: str, question: str) -> str:
+def _schema(suite: SqlSuite, file: Path) -> str:
+    if suite.speaks is SQLITE:
+        return read_schema(file)
+    with Reader() as reader:
+        return reader.schema(file)
+
+
+def _prompt(config: RunConfig, suite: SqlSuite, file: Path, digest: str, question: str) -> str:
     """As the suite writes one over this database, with worked examples where the run's prompts have them."""
-    section, problems, schema = config.suite, suite.problems(), read_schema(file)
+    section, problems, schema = config.suite, suite.problems(), _schema(suite, file)
     over = pl.Series([material(judge).get("database") == digest for judge in problems["judge"]], dtype=pl.Boolean)
     others = problems.filter(over)
     if others.is_empty():
@@ -138,7 +153,7 @@ def _answered(
     return Answer(*given, "not run")
 
 
-def _run(config: RunConfig, suite: Suite, file: Path, digest: str, answer: Answer) -> Answer:
+def _run(config: RunConfig, suite: SqlSuite, file: Path, digest: str, answer: Answer) -> Answer:
     limits = config.execute
     try:
         with Pool(
@@ -149,7 +164,7 @@ def _run(config: RunConfig, suite: Suite, file: Path, digest: str, answer: Answe
             memory_mb=limits.memory_mb,
             runtime=limits.runtime,
         ) as pool:
-            (result,) = pool.map([SqlJob(_ID, digest, bare(answer.code), limits.timeout_seconds)])
+            (result,) = pool.map([SqlJob(_ID, digest, bare(answer.code, suite.speaks), limits.timeout_seconds)])
     except SandboxError as e:
         raise UserError(f"{e}\n(`codelutra doctor` shows what is missing). The answer was: {answer.code}") from e
     if result.status != "ok":

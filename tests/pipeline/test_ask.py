@@ -15,10 +15,10 @@ import pytest
 
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import ConfigError, UserError
-from codelutra.pipeline.ask import ask
+from codelutra.pipeline.ask import _database, _prompt, ask
 from codelutra.prompts import prompt_ids
 from codelutra.suites.base import open_suite
-from codelutra.suites.sql import SYSTEM
+from codelutra.suites.sql import SYSTEM, SqlSuite
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
 from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_model
@@ -182,3 +182,23 @@ def test_the_command_shows_query_and_rows_escaped_and_exits_1_where_the_query_fa
     unknown = codelutra("ask", "nope", "Who?", "--home", str(tmp_path))
     assert unknown.returncode == 2
     assert "no run 'nope' with results" in unknown.stderr
+
+
+def test_a_policy_of_duckdb_is_asked_over_duckdb_alone(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as made:
+        made.execute("CREATE TABLE item (name VARCHAR, price DECIMAL(6, 2)); INSERT INTO item VALUES ('pen', 1.5)")
+    lines = [
+        {"question": f"Which cost more than {n}?", "query": f"SELECT name FROM item WHERE price > {n} - 1"} for n in range(2)
+    ]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "suite.yaml").write_text("kind: sql\nproblems: problems.jsonl\ndatabases: [shop.duckdb]\n")
+    sqlite3.connect(tmp_path / "other.sqlite").close()
+    config = parse_config({"name": "r", "suite": {"name": "custom", "path": str(tmp_path)}})
+    suite = open_suite(config.suite)
+    assert isinstance(suite, SqlSuite)
+    file, digest = _database(suite, "")
+    assert "DECIMAL(6,2)" in _prompt(config, suite, file, digest, "What is there?")
+    assert _database(suite, str(tmp_path / "shop.duckdb"))[1] == digest
+    with pytest.raises(UserError, match=r"writes DuckDB; give a database of that kind"):
+        _database(suite, str(tmp_path / "other.sqlite"))
