@@ -16,6 +16,7 @@ import polars as pl
 from codelutra.config import PairsSection
 from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.stages import judged_inputs
 from codelutra.pipeline.usable import normalised_codes
 from codelutra.prompts import in_keys
 from codelutra.schema import LIKELIHOODS, OUTCOMES, SPLIT, check
@@ -45,7 +46,7 @@ def held_out_pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, e
         return facts
 
     read = {"seed": run.config.seed, "suite": run.suite.version}
-    return Step(_recipe("held-out-pairs", read, _judged(outcomes, problems, expected)), build)
+    return Step(_recipe("held-out-pairs", read, judged_inputs(outcomes, problems, expected)), build)
 
 
 def likelihoods(run: Run, policy: Policy, pairs: Artifact) -> Step:
@@ -95,7 +96,7 @@ def ranked(
         write_frame(scores, out / "scores.parquet")
         return facts
 
-    inputs = _judged(outcomes, problems, expected) | {"policy": policy.digest, "verifier": verifier.digest}
+    inputs = judged_inputs(outcomes, problems, expected) | {"policy": policy.digest, "verifier": verifier.digest}
     return Step(_recipe("ranked", _read(run, policy) | {"split": split}, inputs), build)
 
 
@@ -128,11 +129,6 @@ def _asking(run: Run, policy: Policy, work: Path) -> Training:
 
 def _read(run: Run, policy: Policy) -> dict[str, Any]:
     return {"system": run.suite.system} | in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
-
-
-def _judged(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:
-    named = {f"outcomes-{i:03}": a.digest for i, a in enumerate(outcomes)}
-    return named | {"problems": problems.digest, "expected": expected.digest}
 
 
 def _recipe(stage: str, read: dict[str, Any], inputs: dict[str, str]) -> Recipe:

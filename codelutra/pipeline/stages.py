@@ -123,7 +123,7 @@ def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
         counted = [o.facts.get("other_modes", {}) for o in outcomes]
         return score_problems(_concat(outcomes), problems.frame("problems"), expected.frame("expected"), split, counted)
 
-    return _frame_step("score", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
+    return _frame_step("score", {"split": split}, judged_inputs(outcomes, problems, expected), "scores", made)
 
 
 def vote(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:
@@ -132,7 +132,7 @@ def vote(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: A
     def made() -> Made:
         return score_problems(voted(_concat(outcomes)), problems.frame("problems"), expected.frame("expected"), split)
 
-    return _frame_step("vote", {"split": split}, _judged_inputs(outcomes, problems, expected), "scores", made)
+    return _frame_step("vote", {"split": split}, judged_inputs(outcomes, problems, expected), "scores", made)
 
 
 def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
@@ -146,7 +146,7 @@ def pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: 
         normalised = normalised_codes(run.suite, frame, asked)
         return make_pairs(frame, asked, expected.frame("expected"), config, seed=seed, normalised=normalised)
 
-    return _frame_step("pairs", read, _judged_inputs(outcomes, problems, expected), "pairs", made)
+    return _frame_step("pairs", read, judged_inputs(outcomes, problems, expected), "pairs", made)
 
 
 def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
@@ -162,7 +162,7 @@ def answers(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected
         told = to_imitate(every, judged, run.config.suite) if run.config.train.imitates_references else None
         return right_answers(frame, asked, judged, normalised=normalised_codes(run.suite, frame, asked), references=told)
 
-    return _frame_step("answers", read, _judged_inputs(outcomes, problems, expected), "answers", made)
+    return _frame_step("answers", read, judged_inputs(outcomes, problems, expected), "answers", made)
 
 
 def groups(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> Step:
@@ -172,7 +172,7 @@ def groups(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected:
     def made() -> Made:
         return make_groups(_concat(outcomes), problems.frame("problems"), expected.frame("expected"), config)
 
-    return _frame_step("groups", config.grouping, _judged_inputs(outcomes, problems, expected), "groups", made)
+    return _frame_step("groups", config.grouping, judged_inputs(outcomes, problems, expected), "groups", made)
 
 
 def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
@@ -298,7 +298,8 @@ def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recip
     return Recipe(stage, VERSIONS[stage], config, inputs)
 
 
-def _judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:
+def judged_inputs(outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact) -> dict[str, str]:
+    """What the key of a stage that reads judged answers holds of them."""
     named = {f"outcomes-{i:03}": a.digest for i, a in enumerate(outcomes)}
     return named | {"problems": problems.digest, "expected": expected.digest}
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from codelutra.addresses import API_KEY, ApiModel
 from codelutra.errors import StageError, UserError
 from codelutra.sampling.answers import ChatCompletions, FaultError, RefusedError, ask, asking
-from codelutra.sampling.endpoints import Out, stream
+from codelutra.sampling.endpoints import Filing, Out, stream
 from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Api:
 
 
 @dataclass
-class _Work:
+class _Work(Filing):
     api: Api
     client: httpx.AsyncClient
     tally: Tally
@@ -58,14 +58,6 @@ class _Work:
     answered: float = field(default_factory=time.monotonic)
     """When it last gave a good answer."""
     quiet_until: float = 0.0
-
-    def settle(self, shard: int, completion: Completion) -> None:
-        result = self.tally.settle(shard, completion)
-        self.out.put((self.tally.count, self.tally.total, self.tally.tokens))
-        if result:
-            self.out.put(result)
-        if self.tally.count == self.tally.total:
-            self.finished.set()
 
 
 def sample_api(

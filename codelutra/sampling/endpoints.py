@@ -53,16 +53,12 @@ class _Endpoint:
     error: str = ""
 
 
-@dataclass
-class _Work:
+class Filing:
+    """Answers on their way to whoever waits for shards."""
+
     tally: Tally
-    patience: float
-    out: queue.SimpleQueue[Any]
-    tokenizer: Any
-    thinking: int
-    stops: list[int] = field(default_factory=list)
-    asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    out: Out
+    finished: asyncio.Event
 
     def settle(self, shard: int, completion: Completion) -> None:
         """File a completion; hand the shard over when it was the last one."""
@@ -72,6 +68,18 @@ class _Work:
             self.out.put(result)
         if self.tally.count == self.tally.total:
             self.finished.set()
+
+
+@dataclass
+class _Work(Filing):
+    tally: Tally
+    patience: float
+    out: queue.SimpleQueue[Any]
+    tokenizer: Any
+    thinking: int
+    stops: list[int] = field(default_factory=list)
+    asks: asyncio.Queue[_Ask] = field(default_factory=asyncio.Queue)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def sample_endpoints(

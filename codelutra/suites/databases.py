@@ -154,22 +154,29 @@ def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) ->
     return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]
 
 
-def require_settled(file: Path) -> None:
-    """Raise ConfigError where a database is too large, or where somebody is writing to it. An absent file is fine here."""
-    if not file.is_file():
-        return
-    file = file.resolve()  # SQLite keeps its -wal and -journal beside the file that a link leads to
+def require_held(file: Path, log_ending: str, settle: str) -> None:
+    """Raise ConfigError where a database is too large for the sandbox, or where its log holds changes that the file lacks.
+
+    log_ending: of the log beside it. settle: the command that brings the changes into the file.
+    """
     if file.stat().st_size > MAX_GIB * 2**30:
         raise ConfigError(
             f"{file} has {file.stat().st_size / 2**30:.1f} GiB; the sandbox takes {MAX_GIB:g} GiB at most, because it holds "
             "databases in memory. Cut a sample that your references still answer on"
         )
-    log = file.with_name(file.name + "-wal")
+    log = file.with_name(file.name + log_ending)
     if log.is_file() and log.stat().st_size:
         raise ConfigError(
-            f"{file} has changes in {log.name} that are not in the file yet; close its other users, or run "
-            f"`sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+            f"{file} has changes in {log.name} that are not in the file yet; close its other users, or run `{settle}`"
         )
+
+
+def require_settled(file: Path) -> None:
+    """Raise ConfigError where a database is too large, or where somebody is writing to it. An absent file is fine here."""
+    if not file.is_file():
+        return
+    file = file.resolve()  # SQLite keeps its -wal and -journal beside the file that a link leads to
+    require_held(file, "-wal", f"sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'")
     if busy := _in_use(file):
         raise ConfigError(f"{file} {busy}; wait for its other users or close them, or take a copy (`sqlite3 … .backup`)")
 

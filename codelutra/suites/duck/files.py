@@ -19,7 +19,7 @@ from sqlglot.errors import SqlglotError
 from codelutra.errors import ConfigError, UserError
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.store.files import sha256_file
-from codelutra.suites.databases import MAX_GIB
+from codelutra.suites.databases import require_held
 from codelutra.suites.dialects import DUCKDB
 from codelutra.suites.sql_text import statements
 
@@ -50,17 +50,7 @@ def duckdb_digest(path: Path) -> str:
 def require_whole(file: Path) -> None:
     """Raise ConfigError where a DuckDB file is too large, or has changes that are not in it yet."""
     file = file.resolve()
-    if file.stat().st_size > MAX_GIB * 2**30:
-        raise ConfigError(
-            f"{file} has {file.stat().st_size / 2**30:.1f} GiB; the sandbox takes {MAX_GIB:g} GiB at most, because it holds "
-            "databases in memory. Cut a sample that your references still answer on"
-        )
-    log = file.with_name(file.name + ".wal")
-    if log.is_file() and log.stat().st_size:
-        raise ConfigError(
-            f"{file} has changes in {log.name} that are not in the file yet; close its other users, or run "
-            f"`duckdb {file.name} CHECKPOINT`"
-        )
+    require_held(file, ".wal", f"duckdb {file.name} CHECKPOINT")
 
 
 class Reader:
