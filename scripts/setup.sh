@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# All the set-up codelutra needs: setup.sh [python] [docker] [image]   (no argument: all three, in this order)
+# All the set-up codelutra needs: setup.sh [python] [docker] [image]   (no argument: these three, in this order)
 #
 #   python  .venv with the locked packages (requirements/gpu.txt where nvidia-smi finds a GPU, else requirements/cpu.txt)
 #   docker  a Docker daemon that answers: the one at DOCKER_HOST or the default socket, else one installed and started
 #   image   the image the sandbox runs programs in
+#   cluster what several machines need besides (requirements/cluster.txt): Ray, an S3 client, Prefect's Docker work pool
 #
 # It says what it installs before it does it. Kill it at any moment and run it again: what is whole is kept, what is
 # half-made is made again. When nothing is to be done it takes a fraction of a second and says nothing. Exit 2: needs you.
@@ -136,6 +137,19 @@ setup_python() {
     mv .venv/.unfinished "$stamp"
 }
 
+# Into the .venv that `python` made; removed with its stamp where that is made anew.
+setup_cluster() {
+    local lock=requirements/cluster.txt stamp
+    stamp=.venv/.whole-cluster-$(cat "$lock" <(ls .venv/.whole-* | grep -v cluster) | sha256sum | cut -c 1-16)
+    if [ -e "$stamp" ]; then return; fi
+    say "installs Ray, an S3 client and server and Prefect's Docker work pool, as $lock says: 300 MB, under a minute"
+    export_pip_settings_to_uv
+    install --require-hashes -r "$lock" ||
+        die "the packages of $lock could not be installed; the reason stands above. Run the same command again."
+    rm -f .venv/.whole-cluster-*
+    touch "$stamp"
+}
+
 # ---------------------------------------------------------------------------------------------------------- docker
 
 # 0: a daemon answers. 13: its socket is there but not for this user. 1: none.
@@ -245,7 +259,7 @@ fi
 if [ $# = 0 ]; then set -- python docker image; fi
 for step; do
     case $step in
-        python | docker | image) "setup_$step" ;;
-        *) die "unknown step '$step'; known: python, docker, image" ;;
+        python | docker | image | cluster) "setup_$step" ;;
+        *) die "unknown step '$step'; known: python, docker, image, cluster" ;;
     esac
 done

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from tests.helpers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,10 +32,8 @@ def settings_of(folder: Path) -> dict[str, str]:
 @contextmanager
 def served(folder: Path) -> Iterator[dict[str, str]]:
     """The server; gives the environment of what asks it."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = clean_environment(folder, PREFECT_SERVER_API_PORT=port)
+    port = free_port()
+    env = clean_environment(folder, PREFECT_SERVER_API_PORT=str(port))
     with (folder / "server.log").open("w") as log:
         started = subprocess.Popen([ROOT / "scripts" / "ui.sh"], stdout=log, stderr=log, env=env, cwd="/")
     deadline = time.monotonic() + 180

@@ -27,6 +27,7 @@ from codelutra.sampling.serving import Served, Where, arguments, follow, key_fro
 from codelutra.store.child import EndedEarlyError
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
+from tests.helpers.ports import free_port
 from tests.helpers.tiny_model import write_tiny_model
 
 CONFIG = parse_config({"name": "shop", "suite": {"name": "starter-sql", "train": 8, "dev": 4, "test": 0}})
@@ -129,6 +130,7 @@ def test_it_listens_on_this_machine_alone_unless_there_is_a_key(monkeypatch: pyt
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"127.0.0.1 port {port} cannot be used .*--port"):
             require_usable(Where("127.0.0.1", port))
+    port = free_port()
     require_usable(Where("127.0.0.1", port))
     with pytest.raises(UserError, match=r"--host 0.0.0.0 lets other machines ask without a key.*--api-key-env"):
         require_usable(Where("0.0.0.0", port))
@@ -196,9 +198,7 @@ def test_a_name_stands_for_what_is_promoted_or_for_what_a_run_chose(home: Path, 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_real_server_answers_its_own_example_and_serves_what_is_promoted_next(home: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "codelutra.cli", "serve", "shop", "--home", str(home), "--port", str(port)]
     env = os.environ | {"SHOP_KEY": "s3cret"}
     with subprocess.Popen(

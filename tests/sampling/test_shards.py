@@ -23,6 +23,7 @@ from codelutra.sampling.endpoints import sample_endpoints, serves
 from codelutra.sampling.engine import ShardRequest, ShardResult
 from codelutra.sampling.shards import plan_more, plan_shards, sample_shards
 from codelutra.schema import PROBLEMS, SAMPLES
+from tests.helpers.ports import free_port
 from tests.helpers.tiny_model import write_tiny_model
 
 ENGINE = EngineSection(max_model_len=128, cache_gib=0.25, max_batch=16)
@@ -160,9 +161,7 @@ def serving(fault: Callable[[int], Any] = lambda n: None, delay: float = 0.0) ->
 
 
 def closed_port() -> str:
-    with closing(socket.socket()) as s:
-        s.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{s.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def ask(policy: Path, urls: list[str], *, patience: float = 1.0, progress: Any = None) -> Iterator[ShardResult]:
