@@ -57,6 +57,12 @@ class SuiteSection(Section):
     """SQL: what prompts show of a schema. full: all of it. linked: the tables and columns that the question seems to need,
     by their names, values and foreign keys. That saves tokens where schemas are wide; what is left out no answer can use.
     `codelutra check` says how much of what references read is shown."""
+    sample_rows: Annotated[int, ADDED] = Field(0, ge=0, le=20)
+    """SQL: rows of each table that prompts show below its columns. They tell how values are written, and cost tokens:
+    `codelutra check` counts the prompts that are too long."""
+    value_hints: Annotated[bool, ADDED] = False
+    """SQL: name in the prompt the values that the question mentions, with their columns: `city.name = 'Paris'`. Few tokens;
+    helps where a question says a value and not its column. At most eight, of texts up to 60 characters."""
     proposals: str | None = None
     """A model (written like `model`) that proposes cases before mutation does. A small one adds little to mutation alone."""
 

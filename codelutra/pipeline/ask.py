@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from codelutra.errors import UserError
 from codelutra.sampling.shards import Shard, sample_shards
 from codelutra.schema import PROBLEMS
 from codelutra.store.paths import cache_dir
-from codelutra.suites.base import Suite, material, open_suite
+from codelutra.suites.base import WHOLE_SCHEMAS, Suite, material, open_suite, shown_as
 from codelutra.suites.databases import database_digest, read_schema, require_settled
 from codelutra.suites.dialects import SQLITE
 from codelutra.suites.duck.files import Reader, duckdb_digest, is_duckdb, require_whole
@@ -66,7 +67,7 @@ def ask(config: RunConfig, policy: Path, question: str, *, database: str = "", s
     """
     if not question.strip():
         raise UserError('the question is empty; give it in quotes: codelutra ask RUN "How many …?"')
-    suite = open_suite(config.suite)
+    suite = open_suite(config.suite.model_copy(update=WHOLE_SCHEMAS))  # the question's prompt is made from whole ones
     if not isinstance(suite, SqlSuite):
         if database:
             raise UserError(f"--db {database}: suite {suite.name} asks for Python programs, which have no database")
@@ -107,18 +108,18 @@ def _schema(suite: SqlSuite, file: Path) -> str:
 
 def _prompt(config: RunConfig, suite: SqlSuite, file: Path, digest: str, question: str) -> str:
     """As the suite writes one over this database, with worked examples where the run's prompts have them."""
-    section, problems, schema = config.suite, suite.problems(), _schema(suite, file)
-    over = pl.Series([material(judge).get("database") == digest for judge in problems["judge"]], dtype=pl.Boolean)
-    others = problems.filter(over)
-    if others.is_empty():
-        return f"{schema}\n\n{question}"
-    prompts = others["prompt"].to_list()
-    context = schema
+    section, schema = config.suite, _schema(suite, file)
+    over = pl.Series([material(judge).get("database") == digest for judge in suite.problems()["judge"]], dtype=pl.Boolean)
+    others = suite.problems().filter(over)
+    prompts, context = others["prompt"].to_list(), schema
     if not all(prompt.startswith(schema) for prompt in prompts) and len(prompts) > 1:
         context = "\n".join(prompts[0].split("\n")[: shared_lines(prompts)]).strip()
     asked = {"problem_id": _ID, "split": "dev", "prompt": f"{context}\n\n{question}", "reference": ""}
-    row = others.head(1).with_columns(**{name: pl.lit(value, PROBLEMS[name]) for name, value in asked.items()})
-    extended = with_examples(pl.concat([problems, row]), section.shots, section.seed, shown(problems, section))
+    asked |= {"judge": json.dumps({"database": digest}), "group": next(iter(others["group"]), "")}
+    row = pl.DataFrame([{name: asked.get(name, "") for name in PROBLEMS}], schema=PROBLEMS)
+    problems = open_suite(section).problems()
+    every = pl.concat([problems, shown_as(section, row, {digest: file})])
+    extended = with_examples(every, section.shots, section.seed, shown(problems, section)) if prompts else every
     return str(extended.filter(pl.col("problem_id") == _ID)["prompt"][0])
 
 

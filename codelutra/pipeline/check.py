@@ -29,7 +29,7 @@ from codelutra.pipeline.run import Progress, Run, cache_dir
 from codelutra.prompts import prompt_ids
 from codelutra.schema import STATUSES
 from codelutra.suites import linking
-from codelutra.suites.base import SUITES, Suite, material, open_suite
+from codelutra.suites.base import SUITES, WHOLE_SCHEMAS, Suite, material, open_suite
 from codelutra.suites.determined import tied_limits
 from codelutra.suites.splits import digests, same_prompt
 from sandbox.protocol import decode
@@ -118,7 +118,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
 def _schema_shown(section: SuiteSection, shown: pl.DataFrame, suite: Suite) -> Row:
     if section.shown_schema == "full":
         return {}
-    full = open_suite(section.model_copy(update={"shown_schema": "full"})).problems()
+    full = open_suite(section.model_copy(update=WHOLE_SCHEMAS)).problems()
     return linking.recall(full, shown, suite.databases())
 
 

@@ -139,8 +139,7 @@ def open_suite(section: SuiteSection) -> Suite:
         raise ConfigError(
             f"suite.copies {section.copies}: {section.name} has no databases that could be copied; leave it at 0"
         )
-    if section.shown_schema == "linked":
-        suite = _with_linked_schemas(suite)
+    suite = _with_shown_schemas(suite, section)
     if not section.generated_cases:
         return suite
     if not suite.takes_cases:
@@ -153,12 +152,38 @@ def open_suite(section: SuiteSection) -> Suite:
     return replace(suite, version=f"{suite.version}+{section.generated_cases}cases{proposed}")
 
 
-def _with_linked_schemas(suite: Suite) -> Suite:
-    from codelutra.suites import linking
+def _with_shown_schemas(suite: Suite, section: SuiteSection) -> Suite:
+    from codelutra.suites import hints, linking
 
-    if not suite.databases():
-        raise ConfigError(f"suite.shown_schema linked: {suite.name} has no databases, so no schemas; leave it at full")
-    if getattr(suite, "dialect", "sqlite") != "sqlite":
-        raise ConfigError("suite.shown_schema linked: schemas of SQLite databases are linked only; leave it at full")
-    frame = linking.linked(suite.problems(), suite.databases())
-    return replace(suite, version=f"{suite.version}+linked{linking.VERSION}", frame=frame)
+    told = {
+        f"shown_schema {section.shown_schema}": f"linked{linking.VERSION}" * (section.shown_schema == "linked"),
+        f"sample_rows {section.sample_rows}": f"{section.sample_rows}rows{hints.VERSION}" * (section.sample_rows > 0),
+        "value_hints true": f"values{hints.VERSION}" * section.value_hints,
+    }
+    for key, version in told.items():
+        if version and not suite.databases():
+            raise ConfigError(f"suite.{key}: {suite.name} has no databases, so no schemas; leave it out")
+        if version and getattr(suite, "dialect", "sqlite") != "sqlite":
+            raise ConfigError(f"suite.{key}: this is for SQLite databases alone; leave it out")
+    if not any(told.values()):
+        return suite
+    frame = shown_as(section, suite.problems(), suite.databases())
+    return replace(suite, version="+".join([suite.version, *filter(None, told.values())]), frame=frame)
+
+
+def shown_as(section: SuiteSection, problems: pl.DataFrame, files: Mapping[str, Path]) -> pl.DataFrame:
+    """PROBLEMS whose prompts show what `section` says of whole schemas: `shown_schema`, `sample_rows`, `value_hints`.
+
+    files: the databases, by digest.
+    """
+    from codelutra.suites import hints, linking
+
+    if section.shown_schema == "linked":
+        problems = linking.linked(problems, files)
+    if section.sample_rows or section.value_hints:
+        problems = hints.hinted(problems, files, rows=section.sample_rows, values=section.value_hints)
+    return problems
+
+
+WHOLE_SCHEMAS = {"shown_schema": "full", "sample_rows": 0, "value_hints": False}
+"""The fields that `shown_as` reads, so that it has nothing to do."""

@@ -62,7 +62,7 @@ def read_schema(path: Path) -> str:
     Of a virtual table it shows the declared columns, and nothing of the tables behind it. A virtual table of a module that
     SQLite does not have here is left out, and so is a view that cannot be read: no query can use them.
     """
-    with _opened(path, "&immutable=1") as connection:
+    with open_read_only(path, "&immutable=1") as connection:
         try:
             shadows = _shadow_tables(connection)
             own = "type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
@@ -105,7 +105,7 @@ def table_text(name: str, columns: Sequence[str], links: Mapping[str, tuple[str,
 def text_values(path: Path) -> list[tuple[str, str, str]]:
     """(table, column, value) of short texts in ordinary tables: of each column the distinct ones of its first rows."""
     found = list[tuple[str, str, str]]()
-    with _opened(path, "&immutable=1") as connection:
+    with open_read_only(path, "&immutable=1") as connection:
         named = connection.execute(
             "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c "
             "WHERE m.type = 'table' AND m.sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY m.rowid, c.cid"
@@ -123,7 +123,7 @@ def reads_of(path: Path, query: str) -> set[tuple[str, str]]:
     """The (table, column)s in lower case that a query reads, as SQLite tells when it prepares it; a view's own columns, not
     what is behind them. Empty for what SQLite refuses."""
     found = set[tuple[str, str]]()
-    with _opened(path, "&immutable=1") as connection:
+    with open_read_only(path, "&immutable=1") as connection:
         views = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")}
 
         def heard(action: int, table: str | None, column: str | None, *where: str | None) -> int:
@@ -141,7 +141,7 @@ def quoted(name: str) -> str:
     return name if bare else '"' + name.replace('"', '""') + '"'
 
 
-def _opened(file: Path, options: str = "") -> closing[sqlite3.Connection]:
+def open_read_only(file: Path, options: str = "") -> closing[sqlite3.Connection]:
     return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{options}", uri=True, timeout=1))
 
 
@@ -190,7 +190,7 @@ def _in_use(file: Path) -> str:
         head = opened.read(20)
     if head[18:19] == b"\2":  # WAL: readers and the writer do not lock each other out
         return ""
-    with _opened(file) as connection:
+    with open_read_only(file) as connection:
         try:
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
         except sqlite3.DatabaseError as e:
@@ -213,7 +213,7 @@ def not_answerable(query: str, database: Path) -> str:
             denied.append((action, first or second or ""))
         return answer
 
-    with _opened(database, "&immutable=1") as connection:
+    with open_read_only(database, "&immutable=1") as connection:
         open_virtual_tables(connection, rule)
         reads = _prepares(connection, query)
         if denied:

@@ -30,7 +30,7 @@ _COMMON = frozenset(
 )
 _LABELS = frozenset(("nam", "titl"))  # stems
 NARROW = 10  # columns: all of such a table's are shown, for "the oldest" asks for an age
-_WORDS_OF_A_VALUE = 6
+WORDS_OF_A_VALUE = 6
 Place = tuple[str, str]  # table, column; in lower case
 
 
@@ -62,7 +62,7 @@ def needed(tables: Sequence[Table], question: str, values: Mapping[str, Iterable
     """The columns that the question needs, as `Place`s; empty where it names none."""
     words = re.findall(r"\w+", question.lower())
     asked = {_stem(word) for word in words if word not in _COMMON and len(word) > 2}
-    spans = {" ".join(words[i : i + n]) for n in range(1, _WORDS_OF_A_VALUE + 1) for i in range(len(words))}
+    spans = {" ".join(words[i : i + n]) for n in range(1, WORDS_OF_A_VALUE + 1) for i in range(len(words))}
     said = {place for span in spans - _COMMON for place in values.get(span, ())}
     stems = {(t.name, c.name): _found(c.name, asked) for t in tables for c in t.columns}
     spread = Counter(stem for t in tables for stem in {s for c in t.columns for s in stems[t.name, c.name]})
@@ -126,7 +126,7 @@ def _lines(context: str, kept: set[Place]) -> Iterator[str]:
     """The lines of a schema with what is kept. Other lines stay, except `table.column: …` of a column that does not."""
     names = {table for table, _ in kept}
     for line in context.split("\n"):
-        table = _parsed(line)
+        table = parsed_table(line)
         if table is None:
             about = re.match(r"([^.:]+)\.([^:]+):", line)
             if not about or (about[1].lower(), about[2].lower()) in kept:
@@ -138,11 +138,11 @@ def _lines(context: str, kept: set[Place]) -> Iterator[str]:
 
 @lru_cache(1024)
 def _tables(context: str) -> tuple[Table, ...]:
-    return tuple(filter(None, map(_parsed, context.split("\n"))))
+    return tuple(filter(None, map(parsed_table, context.split("\n"))))
 
 
 @lru_cache(65536)
-def _parsed(line: str) -> Table | None:
+def parsed_table(line: str) -> Table | None:
     """A line as `databases.table_text` writes it; None for any other."""
     found = tokens(line)
     if len(found) < 3 or found[0].kind not in ("word", "quoted") or found[1].text != "(" or found[-1].text != ")":
@@ -179,7 +179,7 @@ def _values(file: Path) -> dict[str, set[Place]]:
     found = defaultdict[str, set[Place]](set)
     for table, column, value in text_values(file):
         words = re.findall(r"\w+", value.lower())
-        if 0 < len(words) <= _WORDS_OF_A_VALUE and len(span := " ".join(words)) > 2:
+        if 0 < len(words) <= WORDS_OF_A_VALUE and len(span := " ".join(words)) > 2:
             found[span].add((table.lower(), column.lower()))
     return dict(found)
 
