@@ -9,15 +9,19 @@ from typing import Any
 import polars as pl
 import pytest
 
+from codelutra.cli.watch import watch_run
 from codelutra.errors import UserError
 from codelutra.experiments.changes import Flips, Guarded, flips, flips_table, lost_on
 from codelutra.experiments.gate import Gate, guards, judged
 from codelutra.experiments.retrain import Record, conclude, next_retraining, record_table
+from codelutra.pipeline.run import Run
 from codelutra.results.summary import PairedTest
 from codelutra.scoring.statistics import exact_mcnemar
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
 from tests.helpers.nights import due, grow, refined
+from tests.helpers.runs import answer, without_dev
+from tests.helpers.tiny_model import write_tiny_model
 
 
 def guarded(gained: int, lost: int, n: int = 100, margin: float | None = None) -> Guarded:
@@ -149,3 +153,29 @@ def test_a_gate_that_could_not_be_judged_is_refused_before_the_night(tmp_path: P
     done = codelutra("retrain", str(config), "--home", str(tmp_path), "--keep", "none.yaml")
     assert (done.returncode, "no config 'none.yaml'" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "promoted").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_measures_the_guard_suite_and_says_what_was_lost(tmp_path: Path) -> None:
+    """The real flow and sandbox, from answers that are in the store already; no engine, no training."""
+    base, tuned = (write_tiny_model(tmp_path / f"tiny-{seed}", seed=seed) for seed in (0, 1))
+    config = without_dev(folder(tmp_path, "shop"), "train", "test", model=f"path:{base}", iterations=0, warm_start={})
+    guard = without_dev(
+        folder(tmp_path, "guard"), "train", "train", *["dev"] * 8, name="guard", model=f"path:{base}", iterations=0
+    )
+    found = due(tmp_path, config)
+    with Run(tmp_path, found.arm.config) as run:
+        answer(run, tuned, right=1)
+    summary = watch_run(found.arm.source, found.arm.overrides, tmp_path)
+    (experiment,) = guards(tmp_path, found, summary, Gate(keep=(str(guard),)))
+    assert [arm.label for arm in experiment.arms] == [f"path:{base}", "run:nodev-r001"]
+    for arm, right in zip(experiment.arms, (8, 0), strict=True):
+        with Run(tmp_path, arm.config) as run:
+            answer(run, base, right=right, split="dev")
+    done = codelutra("retrain", str(config), "--home", str(tmp_path), "--keep", str(guard), COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert f"guard: LOST against path:{base}, −100.0 [−100.0 – −42.8] points, p = 0.0078 (0 gained, 8 lost)" in done.stdout
+    assert "lost on guard" in done.stdout
+    assert [r.verdict for r in Record(tmp_path, "nodev").rows] == ["kept"]
+    assert not (tmp_path / "promoted/nodev/model").exists()

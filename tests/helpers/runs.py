@@ -30,9 +30,9 @@ def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
     return folder / "nodev.yaml"
 
 
-def answer(run: Run, weights: Path, right: int) -> None:
-    """Put into the store what a model would do there: answers to the test problems, `right` of them the reference, and the
-    weights a warm start would leave."""
+def answer(run: Run, weights: Path, right: int, split: str = "test") -> None:
+    """Put into the store what a model would do there: answers to the problems of a split, `right` of them the reference, and
+    the weights a warm start would leave."""
     asked = run.make(stages.problems(run))
     expected = run.make(stages.references(run, asked))
     policy = stages.base_policy(run)
@@ -44,8 +44,8 @@ def answer(run: Run, weights: Path, right: int) -> None:
 
         recipe = stages.warm_start(run, policy, asked, expected).recipe
         policy = Policy.of("policy-0", run.make(Step(recipe, train)))
-    test = asked.frame("problems").filter(pl.col("split") == "test")
-    with measure_plan(run, policy, asked, expected, "test") as sampling:
+    problems = asked.frame("problems").filter(pl.col("split") == split)
+    with measure_plan(run, policy, asked, expected, split) as sampling:
         (step,) = sampling.steps
     rows = [
         {
@@ -58,7 +58,7 @@ def answer(run: Run, weights: Path, right: int) -> None:
             "prompt_tokens": 9,
             "completion_tokens": 5,
         }
-        for i, (p, reference) in enumerate(test.select("problem_id", "reference").rows())
+        for i, (p, reference) in enumerate(problems.select("problem_id", "reference").rows())
         for code in [reference if i < right else "def f(): pass"]
     ]
 
