@@ -6,6 +6,7 @@ python -m flows.refine CONFIG [--set section.key=value …] [--home DIR]
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -99,29 +100,36 @@ def refine_run(run: Run) -> RunSummary:
         policy = Policy.of(f"policy-{t}", made)
 
     if run.config.select.test and asked.facts["splits"].get("test"):
-        outcomes, again, _ = answers_to_test(run, record.chosen(), asked, expected)
-        record.tested(*test_scores(run, record.chosen(), outcomes, again, asked, expected))
+        record.tested(
+            *test_scores(run, record.chosen(), answers_to_test(run, record.chosen(), asked, expected), asked, expected)
+        )
     return record.finish(reason)
 
 
-def answers_to_test(
-    run: Run, policy: Policy, asked: Artifact, expected: Artifact
-) -> tuple[list[Artifact], list[Artifact], list[Artifact]]:
-    """Outcomes of the greedy answers and of those drawn besides (`select.samples`), and the greedy samples."""
+class Answered(NamedTuple):
+    """The test split: outcomes of the greedy answers, and of those drawn besides (`select.samples`)."""
+
+    sampling: Sampling
+    greedy: list[Artifact]
+    again: list[Artifact]
+
+
+def answers_to_test(run: Run, policy: Policy, asked: Artifact, expected: Artifact) -> Answered:
     with measure_plan(run, policy, asked, expected, "test", samples=run.config.select.samples) as sampling:
-        greedy, again = (shards(run, sampling, asked, expected, greedy=g) for g in (True, False))
-    return greedy, again, sampling.made(greedy=True)
+        return Answered(sampling, *(shards(run, sampling, asked, expected, greedy=g) for g in (True, False)))
 
 
 def test_scores(
-    run: Run, policy: Policy, outcomes: list[Artifact], again: list[Artifact], asked: Artifact, expected: Artifact
-) -> tuple[Artifact, Artifact | None, Artifact | None]:
-    """Scores of a policy's answers to the test split and, where several were drawn, of their vote and of the verifier's
-    choice."""
+    run: Run, policy: Policy, answered: Answered, asked: Artifact, expected: Artifact
+) -> tuple[Artifact, Artifact | None, Artifact | None, Artifact | None]:
+    """Scores of a policy's answers to the test split; where several were drawn, of their vote and of the verifier's choice;
+    and of the greedy ones with copies of the databases."""
+    sampling, outcomes, again = answered
+    strict = score_on_copies(run, sampling, outcomes, asked, expected, "test")
     scores = score(run, [*outcomes, *again], asked, expected, "test")
     votes = vote(run, again, asked, expected, "test") if again else None
     chosen = ranked(run, policy, again, asked, expected, "test") if again and run.config.select.verifier else None
-    return scores, votes, chosen
+    return scores, votes, chosen, strict
 
 
 def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expected: Artifact) -> RunSummary:
@@ -132,9 +140,9 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
         policy = Policy.of("policy-0", made)
     elif run.config.warm_start:
         reason += " It has no train problem either: there was no warm start."
-    outcomes, again, samples = answers_to_test(run, policy, asked, expected)
-    record.only_tested(policy, samples, outcomes, made)
-    record.tested(*test_scores(run, policy, outcomes, again, asked, expected))
+    answered = answers_to_test(run, policy, asked, expected)
+    record.only_tested(policy, answered.sampling.made(greedy=True), answered.greedy, made)
+    record.tested(*test_scores(run, policy, answered, asked, expected))
     return record.finish(reason)
 
 
@@ -176,7 +184,8 @@ def measure(
     """Sample and execute the dev problems of one policy, score them, record what was found."""
     outcomes = shards(run, sampling, asked, expected, greedy=True)
     scores = score(run, outcomes, asked, expected, "dev")
-    return record.measured(sampling.policy, scores, sampling.made(greedy=True), outcomes, made)
+    strict = score_on_copies(run, sampling, outcomes, asked, expected, "dev")
+    return record.measured(sampling.policy, scores, sampling.made(greedy=True), outcomes, made, strict)
 
 
 def weigh(run: Run, record: Recorder, start: Policy, policy: Policy, asked: Artifact, expected: Artifact) -> None:
@@ -201,15 +210,25 @@ def shards(run: Run, sampling: Sampling, asked: Artifact, expected: Artifact, *,
 
 
 def by_no_luck(
-    run: Run, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact
+    run: Run, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact, split: str = "train"
 ) -> list[Artifact]:
-    """The outcomes to learn from: with `suite.copies`, answers that are right on the database alone are undecided."""
+    """The outcomes with those answers `undecided` that are right on the database and not on its copies (`suite.copies`): the
+    sampled ones of train, to learn from; the greedy ones of another split, for a second number beside the score."""
     if not run.config.suite.copies:
         return outcomes
-    made = copies(run, asked)
-    there = references_on_copies(run, made, asked, expected)
-    labels = [label for _, label in sampling.labels(greedy=False)]
-    return [confirmed(run, o, made, asked, there, label) for o, label in zip(outcomes, labels, strict=True)]
+    made = copies(run, asked, split)
+    there = references_on_copies(run, made, asked, expected, split)
+    labels = [label for _, label in sampling.labels(greedy=split != "train")]
+    return [confirmed(run, o, made, asked, there, label, split) for o, label in zip(outcomes, labels, strict=True)]
+
+
+def score_on_copies(
+    run: Run, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact, split: str
+) -> Artifact | None:
+    """Scores of the greedy answers that are right on the copies as well; None without `suite.copies`."""
+    if not run.config.suite.copies:
+        return None
+    return score(run, by_no_luck(run, sampling, outcomes, asked, expected, split), asked, expected, split)
 
 
 if __name__ == "__main__":

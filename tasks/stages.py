@@ -60,18 +60,22 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
 
 
 @task(name="copies", **cached_as(copying.copies))
-def copies(run: Run, problems: Artifact) -> Artifact:
-    return run.make(copying.copies(run, problems))
+def copies(run: Run, problems: Artifact, split: str = "train") -> Artifact:
+    return run.make(copying.copies(run, problems, split))
 
 
 @task(name="references on copies", **cached_as(copying.references_on_copies), timeout_seconds=24 * HOUR)
-def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expected: Artifact) -> Artifact:
-    return run.make(copying.references_on_copies(run, copies, problems, expected))
+def references_on_copies(
+    run: Run, copies: Artifact, problems: Artifact, expected: Artifact, split: str = "train"
+) -> Artifact:
+    return run.make(copying.references_on_copies(run, copies, problems, expected, split))
 
 
 @task(task_run_name="confirm {label}", **cached_as(copying.confirmed))
-def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact, there: Artifact, label: str) -> Artifact:
-    return run.make(copying.confirmed(run, outcomes, copies, problems, there, label))
+def confirmed(
+    run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact, there: Artifact, label: str, split: str = "train"
+) -> Artifact:
+    return run.make(copying.confirmed(run, outcomes, copies, problems, there, label, split))
 
 
 @task(task_run_name="score {split}", **cached_as(stages.score))

@@ -23,12 +23,12 @@ from codelutra.suites.determined import tied_limits
 _NOT_COMPARED = ("infra_error", "reference_error", "undecided", "timeout", "resource_limit")
 
 
-def asked_of(copies: pl.DataFrame, problems: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-    """For each copy's number the PROBLEMS that are asked of it: those of train that have a reference to run there."""
+def asked_of(copies: pl.DataFrame, problems: pl.DataFrame, split: str = "train") -> Iterator[tuple[int, pl.DataFrame]]:
+    """For each copy's number the PROBLEMS that are asked of it: those of the split that have a reference to run there."""
     places = list(map(material, problems["judge"]))
     fits = [place.get("database") is not None and "values" not in place for place in places]
     keyed = problems.with_columns(database=pl.Series([p.get("database") for p in places], dtype=pl.String))
-    keyed = keyed.filter(pl.Series(fits, dtype=pl.Boolean), pl.col("split") == "train", pl.col("reference") != "")
+    keyed = keyed.filter(pl.Series(fits, dtype=pl.Boolean), pl.col("split") == split, pl.col("reference") != "")
     for number in range(int(copies["copy"].max() or 0) + 1 if copies.height else 0):  # type: ignore[arg-type]
         here = copies.filter(pl.col("copy") == number).select("database", "digest")
         found = keyed.join(here, on="database", how="inner", maintain_order="left")
@@ -48,6 +48,7 @@ def expected_on_copies(
     pool: Runs,
     *,
     timeout_seconds: float,
+    split: str = "train",
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """What the usable references give on every copy, as EXPECTED_ON_COPIES, only where a copy counts; and facts.
@@ -58,7 +59,7 @@ def expected_on_copies(
         expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi", maintain_order="left"
     )
     found = [pl.DataFrame(schema=EXPECTED_ON_COPIES)]
-    numbered = list(asked_of(copies, usable))
+    numbered = list(asked_of(copies, usable, split))
     total, done = sum(asked.height for _, asked in numbered), 0
     for number, asked in numbered:
 
@@ -72,9 +73,9 @@ def expected_on_copies(
         found.append(kept.with_columns(copy=pl.lit(number, pl.Int32)).select(list(EXPECTED_ON_COPIES)))
         done += asked.height
     frame = check(pl.concat(found), EXPECTED_ON_COPIES)
-    trained = usable.filter(pl.col("split") == "train")["problem_id"]
+    judged = usable.filter(pl.col("split") == split)["problem_id"]
     return frame, {
-        "problems": trained.len(),
+        "problems": judged.len(),
         "problems_with_copies": frame["problem_id"].n_unique(),
         "runs": total,
         "counted": frame.height,
@@ -91,14 +92,15 @@ def confirm(
     *,
     timeout_seconds: float,
     max_infra_error: float = 0.0,
+    split: str = "train",
     cache: OutcomeCache | None = None,
     machine: str = "",
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """OUTCOMES with every answer that is right by luck `undecided`, with verdict "copies"; LUCKY; facts.
 
-    there: EXPECTED_ON_COPIES. Correct outcomes of train problems run on every copy that counts for their problem. So an
-    undecided answer is neither chosen nor rejected, nor counted as right. Raises StageError on too many outages.
+    there: EXPECTED_ON_COPIES. Correct outcomes of the split's problems run on every copy that counts for their problem. So
+    an undecided answer is neither chosen nor rejected, nor counted as right. Raises StageError on too many outages.
     """
     same = ["problem_id", "sample", "greedy"]
     right = outcomes.filter(pl.col("status") == "correct").select(
@@ -110,7 +112,7 @@ def confirm(
         completion_tokens=pl.lit(0, pl.Int32),
     )
     ran = [pl.DataFrame(schema={c: OUTCOMES[c] for c in (*same, "status")})]
-    numbered = list(asked_of(copies, problems))
+    numbered = list(asked_of(copies, problems, split))
     for number, asked in numbered:
         here = there.filter(pl.col("copy") == number).select(list(EXPECTED))
         drawn = right.join(here, on="problem_id", how="semi", maintain_order="left")

@@ -3,7 +3,8 @@
     problems ─► copies ─► references on copies ─┐
                 outcomes of train samples ──────┴─► confirmed: the same outcomes, those right by luck `undecided`
 
-Scores stay by the outcomes themselves. `pairs` and `answers` take the confirmed ones.
+Scores stay by the outcomes themselves. `pairs` and `answers` take the confirmed ones. Dev and test have copies of their own,
+made for their references; what is right there as well is a second number beside the score.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ SHOWN = 5  # databases named in the notes
 VERSIONS = {"copies": 1, "references-on-copies": 1, "confirmed": 1}
 
 
-def copies(run: Run, problems: Artifact) -> Step:
-    """COPIES, and beside it the copies as DIGEST.sqlite. The facts name the databases with fewer than asked for, and why."""
+def copies(run: Run, problems: Artifact, split: str = "train") -> Step:
+    """For the references of a split: COPIES, and beside it the copies as DIGEST.sqlite. The facts name the databases with
+    fewer than asked for, and why."""
     section = run.config.suite
-    asked = make.queries_by_database(problems.frame("problems"))
+    asked = make.queries_by_database(problems.frame("problems"), split)
     read = {"count": section.copies, "seed": section.seed, "version": make.VERSION}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -39,23 +41,33 @@ def copies(run: Run, problems: Artifact) -> Step:
     return Step(_recipe("copies", read, {"asked": digest_of(asked)}), build)
 
 
-def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expected: Artifact) -> Step:
-    """What the usable references of train problems give on the copies, as EXPECTED_ON_COPIES."""
+def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expected: Artifact, split: str = "train") -> Step:
+    """What the usable references of a split's problems give on the copies, as EXPECTED_ON_COPIES."""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         frames = copies.frame("copies"), problems.frame("problems"), expected.frame("expected")
         heard, seconds = run.progress("references on copies", "runs"), run.config.execute.timeout_seconds
         run.add_databases(files(copies))
         with run.use_pool() as pool:
-            frame, facts = lucky.expected_on_copies(*frames, run.suite, pool, timeout_seconds=seconds, progress=heard)
+            frame, facts = lucky.expected_on_copies(
+                *frames, run.suite, pool, timeout_seconds=seconds, split=split, progress=heard
+            )
         write_frame(frame, out / "expected.parquet")
         return facts
 
     inputs = {"copies": copies.digest, "problems": problems.digest, "expected": expected.digest}
-    return Step(_recipe("references-on-copies", run.judging(), inputs), build)
+    return Step(_recipe("references-on-copies", _of_split(run, split), inputs), build)
 
 
-def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact, there: Artifact, label: str = "") -> Step:
+def confirmed(
+    run: Run,
+    outcomes: Artifact,
+    copies: Artifact,
+    problems: Artifact,
+    there: Artifact,
+    label: str = "",
+    split: str = "train",
+) -> Step:
     """A shard of OUTCOMES whose answers that are right by luck are `undecided`; beside it LUCKY."""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -72,6 +84,7 @@ def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact
                 pool,
                 timeout_seconds=limits.timeout_seconds,
                 max_infra_error=limits.max_infra_error,
+                split=split,
                 cache=run.outcome_cache,
                 machine=run.machine,
                 progress=run.progress(f"confirm {label}".strip(), "copies"),
@@ -81,7 +94,7 @@ def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact
         return {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
 
     inputs = {"outcomes": outcomes.digest, "copies": copies.digest, "problems": problems.digest, "expected": there.digest}
-    return Step(_recipe("confirmed", run.judging(), inputs), build, label)
+    return Step(_recipe("confirmed", _of_split(run, split), inputs), build, label)
 
 
 def told(run: Run, problems: Artifact, expected: Artifact) -> dict[str, Any]:
@@ -125,6 +138,10 @@ def copies_notes(found: dict[str, Any]) -> list[str]:
 def files(copies: Artifact) -> dict[str, Path]:
     """The copies by digest, as a sandbox pool takes databases."""
     return {digest: copies.file(f"{digest}.sqlite") for digest in copies.frame("copies")["digest"]}
+
+
+def _of_split(run: Run, split: str) -> dict[str, Any]:
+    return run.judging() | ({} if split == "train" else {"split": split})
 
 
 def _recipe(stage: str, read: dict[str, Any], inputs: dict[str, str]) -> Recipe:

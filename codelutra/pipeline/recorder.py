@@ -98,8 +98,9 @@ class Recorder:
         samples: Sequence[Artifact],
         outcomes: Sequence[Artifact],
         made: Artifact | None,
+        on_copies: Artifact | None = None,
     ) -> PolicyResult:
-        """Add a policy's dev numbers and what making it took."""
+        """Add a policy's dev numbers and what making it took. on_copies: its scores where copies of databases count too."""
         row = self._row(policy, made)
         frame = self._scores[policy.label] = scores.frame("scores")
         row.dev, row.executable = pass_at_1(frame), scores.facts["executable"]
@@ -110,6 +111,9 @@ class Recorder:
             self._link(f"{row.folder}/dev-samples-{i:03}", drawn)
             self._link(f"{row.folder}/dev-outcomes-{i:03}", judged)
         self._link(f"{row.folder}/dev-scores", scores)
+        if on_copies:
+            self._link(f"{row.folder}/dev-scores-on-copies", on_copies)
+            row.dev_on_copies = pass_at_1(on_copies.frame("scores"))
         self._write()
         self._tell(row)
         self._track(row)
@@ -156,12 +160,18 @@ class Recorder:
         row.held_out = HeldOut(**found.facts)
         self._write()
 
-    def tested(self, scores: Artifact, votes: Artifact | None = None, ranked: Artifact | None = None) -> None:
+    def tested(
+        self,
+        scores: Artifact,
+        votes: Artifact | None = None,
+        ranked: Artifact | None = None,
+        on_copies: Artifact | None = None,
+    ) -> None:
         """Add the test numbers of the chosen policy and, where several samples were drawn, of their vote and of what the
-        verifier chose of them."""
+        verifier chose of them; on_copies: where copies of databases count too."""
         assert self.summary.best is not None
         self._link("test-scores", scores)
-        for name, artifact in (("test-votes", votes), ("test-ranked", ranked)):
+        for name, artifact in (("test-votes", votes), ("test-ranked", ranked), ("test-scores-on-copies", on_copies)):
             if artifact:
                 self._link(name, artifact)
         self.summary.test = TestResult(
@@ -173,6 +183,7 @@ class Recorder:
             samples=scores.facts["samples"] if votes else 0,
             vote=pass_at_1(votes.frame("scores")) if votes else None,
             ranked=pass_at_1(ranked.frame("scores")) if ranked else None,
+            on_copies=pass_at_1(on_copies.frame("scores")) if on_copies else None,
         )
         self._write()
         self._run.tracked.log(len(self.summary.policies) - 1, numbers_of_test(self.summary.test))

@@ -169,6 +169,8 @@ class PolicyResult(_Part):
     """Its weights."""
     dev: Estimate = Estimate(0.0, 0.0, 1.0, 0, 0)
     """Greedy pass@1; n = 0 where nothing was measured on dev."""
+    dev_on_copies: Estimate | None = None
+    """The same where an answer must be right on the copies of its database, too (`suite.copies`)."""
     executable: float = 0.0
     other_modes: dict[str, ModeRate] = {}
     statuses: dict[str, dict[str, int]] = {"dev": {}, "train": {}}
@@ -225,6 +227,8 @@ class TestResult(_Part):
     """pass@1 of the answer that most of those give (self-consistency)."""
     ranked: Estimate | None = None
     """pass@1 of the answer of those that `select.verifier` prefers."""
+    on_copies: Estimate | None = None
+    """pass@1 where an answer must be right on the copies of its database, too (`suite.copies`)."""
 
 
 class Progress(_Part):

@@ -90,6 +90,10 @@ def policies_notes(summary: RunSummary) -> list[str]:
     if shares:
         told = ", ".join(f"{share:.0%} ({name})" for name, share in shares)
         notes.append(f"DPO's part of the gradient, beside the SFT term's: {told}")
+    strict = [(f"{p.name} {text.rate(p.dev_on_copies)}") for p in summary.policies if p.dev_on_copies]
+    if strict:
+        of_test = f"; test {text.rate(summary.test.on_copies)}" if summary.test and summary.test.on_copies else ""
+        notes.append(f"right on the copies of the database, too (suite.copies): dev {', '.join(strict)}{of_test}")
     if (test := summary.test) and test.mean and test.vote:
         drawn = f"{test.samples:,} answers drawn to test problems"
         best = f"; of what the verifier prefers {text.rate(test.ranked)}" if test.ranked else ""

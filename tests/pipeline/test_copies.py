@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from codelutra.errors import ConfigError
 from codelutra.pipeline import copies as copying
 from codelutra.pipeline import stages
 from codelutra.pipeline.check import check
+from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import open_run
 from codelutra.pipeline.sampler import measure_plan
+from codelutra.results.summary import RunSummary
+from codelutra.results.table import policies_notes
 from codelutra.schema import COPIES, EXPECTED_ON_COPIES, LUCKY, RIGHT_BY_LUCK, SAMPLES
 from codelutra.schema import check as matched
 from codelutra.store.artifacts import Artifact, Step, write_frame
 from codelutra.suites.base import open_suite
-from flows.refine import by_no_luck
+from flows.refine import by_no_luck, measure
 from tests.execution.test_lucky import LUCKY_HERE, OLD, QUERIES, RIGHT_ELSEWHERE_TOO, SHOP
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -43,6 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines += [{"id": "dev", "split": "dev", "question": "dev?", "query": "SELECT name FROM city", "database": "shop"}]
     (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
 
 
 def config(folder: Path, **suite: Any) -> RunConfig:
@@ -69,6 +79,7 @@ def test_check_without_copies_makes_none(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "store" / "copies").exists()
 
 
+@pytest.mark.usefixtures("prefect")
 def test_a_run_learns_from_what_the_copies_confirm_and_scores_by_the_database(folder: Path, tmp_path: Path) -> None:
     codes = [*RIGHT_ELSEWHERE_TOO[OLD], *LUCKY_HERE[OLD], "SELECT 0"]
     answers = [(OLD, i, False, code, code, "stop", 1, 1) for i, code in enumerate(codes)]
@@ -91,11 +102,10 @@ def test_a_run_learns_from_what_the_copies_confirm_and_scores_by_the_database(fo
             scores = run.make(stages.score(run, outcomes, asked, expected, "train"))
             return outcomes, kept, scores, run.make(stages.pairs(run, kept, asked, expected))
 
-    with prefect_test_harness(server_startup_timeout=180):
-        official, same, scores, pairs = learned(0)
-        assert same == official
-        assert "lucky_left_out" not in pairs.facts
-        again, kept, same_scores, fewer_pairs = learned(4)
+    official, same, scores, pairs = learned(0)
+    assert same == official
+    assert "lucky_left_out" not in pairs.facts
+    again, kept, same_scores, fewer_pairs = learned(4)
     assert again == official
     assert same_scores == scores
     frame = kept[0].frame("outcomes")
@@ -130,3 +140,43 @@ def test_copies_are_refused_where_there_is_no_database() -> None:
         open_suite(SuiteSection(name="starter-python", copies=3))
     with pytest.raises(ConfigError, match="less than or equal to 16"):
         parse_config({"name": "x", "suite": {"name": "starter-sql", "copies": 17}})
+
+
+@pytest.mark.usefixtures("prefect")
+def test_dev_is_scored_by_the_database_and_beside_it_by_the_copies(folder: Path, tmp_path: Path) -> None:
+    """Three dev problems with one reference: an answer right everywhere, one by luck, one wrong."""
+    old = QUERIES[OLD]
+    lines = [{"id": OLD, "split": "train", "question": "old?", "query": old, "database": "shop"}]
+    lines += [{"id": f"d{i}", "split": "dev", "question": f"dev {i}?", "query": old, "database": "shop"} for i in range(3)]
+    (tmp_path / "suite.yaml").write_text("kind: sql\ndatabases: [shop.sqlite]\n")
+    (tmp_path / "shop.sqlite").write_bytes((folder / "shop.sqlite").read_bytes())
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    raw = config(folder, copies=4)
+    asked_of = raw.model_copy(update={"iterations": 0, "suite": raw.suite.model_copy(update={"path": str(tmp_path)})})
+    codes = [RIGHT_ELSEWHERE_TOO[OLD][0], LUCKY_HERE[OLD][0], "SELECT 0"]
+    answers = [(f"d{i}", 0, True, code, code, "stop", 1, 1) for i, code in enumerate(codes)]
+
+    @flow
+    def scored() -> RunSummary:
+        with open_run(tmp_path, asked_of) as run:
+            asked = run.make(stages.problems(run))
+            expected = run.make(stages.references(run, asked))
+            record = Recorder(run)
+            record.prepared(asked, expected)
+            with measure_plan(run, stages.base_policy(run), asked, expected, "dev") as sampling:
+                (step,) = sampling.steps
+
+                def build(out: Path, work: Path) -> dict[str, Any]:
+                    write_frame(pl.DataFrame(answers, schema=SAMPLES, orient="row"), out / "samples.parquet")
+                    return {"rows": len(answers), "seconds": 1.0, "tokens": 1}
+
+                run.make(Step(step.recipe, build))
+                measure(run, record, sampling, asked, expected, None)
+            return record.finish()
+
+    summary = scored()
+    (row,) = summary.policies
+    assert row.dev_on_copies
+    assert (row.dev.correct, row.dev_on_copies.correct, row.dev_on_copies.n) == (2, 1, 3)
+    assert any("suite.copies): dev policy 0 33.3%" in note for note in policies_notes(summary)), policies_notes(summary)
+    assert (tmp_path / "runs/shop/policy-0/dev-scores-on-copies").exists()

@@ -23,14 +23,14 @@ VERSION = 1
 TRIES = 3  # for one copy that differs from the original and from the others
 
 
-def queries_by_database(problems: pl.DataFrame) -> dict[str, list[str]]:
-    """The references of train problems, and what else these accept, by the digest of their database, sorted.
+def queries_by_database(problems: pl.DataFrame, split: str = "train") -> dict[str, list[str]]:
+    """The references of a split's problems, and what else these accept, by the digest of their database, sorted.
 
     A database without any is left out.
     """
     found: dict[str, set[str]] = {}
-    train = problems.filter(pl.col("split") == "train", pl.col("reference") != "").select("reference", "judge")
-    for reference, judge in train.rows():
+    asked = problems.filter(pl.col("split") == split, pl.col("reference") != "").select("reference", "judge")
+    for reference, judge in asked.rows():
         judged = material(judge)
         found.setdefault(judged["database"], set()).update([reference, *(o["query"] for o in judged.get("also", ()))])
     return {digest: sorted(queries) for digest, queries in sorted(found.items())}
