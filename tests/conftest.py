@@ -1,10 +1,23 @@
-"""What all tests share: the order in which their files start."""
+"""What all tests share: the order in which their files start, and that their engines wait for nobody."""
 
 from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
 LONGEST = "test_loop.py"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A lock on the accelerator for each process that runs tests: their engines are tiny, and would wait for those of the
+    other process and for a run on this machine."""
+    if "CODELUTRA_ACCELERATOR_LOCK" not in os.environ:
+        lock = Path(tempfile.gettempdir(), f"codelutra-tests-{os.getpid()}.lock")
+        os.environ["CODELUTRA_ACCELERATOR_LOCK"] = str(lock)
+        config.add_cleanup(lambda: (os.environ.pop("CODELUTRA_ACCELERATOR_LOCK"), lock.unlink(missing_ok=True)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

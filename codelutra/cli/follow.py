@@ -16,7 +16,7 @@ from codelutra.results.load import run_names
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Event
 from codelutra.store.files import is_locked, lock_holder
-from codelutra.store.paths import cache_dir
+from codelutra.store.paths import accelerator_lock
 from codelutra.store.run_dir import RunDir
 
 _EVERY = 0.5  # seconds
@@ -61,7 +61,7 @@ def follow(run: RunDir) -> None:
 
 def engine_line() -> str:
     """Who has the host's engine now."""
-    lock = cache_dir() / "accelerator.lock"
+    lock = accelerator_lock()
     held = is_locked(lock)
     return f"engine: held by {lock_holder(lock) or 'a process that does not say which'}" if held else "engine: free"
 

@@ -18,7 +18,7 @@ from codelutra.results.summary import RunSummary, policy_name
 from codelutra.store.artifacts import Store
 from codelutra.store.child import strays
 from codelutra.store.files import is_locked, lock_holder
-from codelutra.store.paths import cache_dir, go_on_command, told_command
+from codelutra.store.paths import accelerator_lock, go_on_command, told_command
 from codelutra.store.run_dir import RunDir
 
 QUIET_MINUTES = 60  # without a word from a run that waits for nobody
@@ -105,7 +105,7 @@ def _night(home: Path, record: Record, rows: Sequence[Retraining]) -> Check:
 
 
 def _engine() -> Iterator[Check]:
-    lock = cache_dir() / "accelerator.lock"
+    lock = accelerator_lock()
     if not is_locked(lock):
         yield _check("engine", "free")
         return

@@ -14,7 +14,7 @@ from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.sampling.shards import Shard, sample_shards
 from codelutra.schema import PROBLEMS
-from codelutra.store.paths import cache_dir
+from codelutra.store.paths import accelerator_lock, cache_dir
 from codelutra.suites.base import WHOLE_SCHEMAS, Suite, material, open_suite, shown_as
 from codelutra.suites.databases import database_digest, read_schema, require_settled
 from codelutra.suites.dialects import SQLITE
@@ -137,7 +137,7 @@ def _answered(
         engine=config.engine.model_copy(update=engine),
         seed=config.seed,
         log=cache_dir() / "ask.log",
-        lock=cache_dir() / "accelerator.lock",
+        lock=accelerator_lock(),
         thinking=config.prompt.budget,
     )
     ((_, found),) = samples

@@ -23,6 +23,7 @@ from codelutra.pipeline.remade import Remade
 from codelutra.pipeline.startable import require_gpus, require_named, require_training
 from codelutra.pipeline.tracked import Tracked
 from codelutra.store.artifacts import Artifact, Event, Step, Store
+from codelutra.store.paths import accelerator_lock
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
 from codelutra.store.run_dir import RunDir
@@ -80,7 +81,7 @@ class Run:
     @property
     def accelerator_lock(self) -> Path:
         """One engine or trainer at a time on this host, whatever run it belongs to."""
-        return cache_dir() / "accelerator.lock"
+        return accelerator_lock()
 
     @cached_property
     def all_problems(self) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from codelutra.planning.history import Sampled, Trained
 from codelutra.planning.work import Work
 from codelutra.sampling.engine import Engine, ShardRequest
 from codelutra.schema import PAIRS
-from codelutra.store.paths import cache_dir
+from codelutra.store.paths import accelerator_lock
 from codelutra.training import launch
 from codelutra.training.rates import settled
 
@@ -85,7 +85,7 @@ def _sampler(
 ) -> Calibration:
     began, s = time.monotonic(), config.sample
     started = [began]
-    lock = cache_dir() / "accelerator.lock"
+    lock = accelerator_lock()
     with (
         _peak() as peak,
         Engine(
@@ -171,9 +171,7 @@ def _trainer(
 
     with tempfile.TemporaryDirectory(dir=at) as folder, _peak() as peak, suppress(_EnoughError):
         where = Path(folder)
-        place = launch.Training(
-            model, system, 0, where / "out", where / "work", where / "log", cache_dir() / "accelerator.lock", hear
-        )
+        place = launch.Training(model, system, 0, where / "out", where / "work", where / "log", accelerator_lock(), hear)
         config = settled(section, model)
         if isinstance(config, WarmStartSection):
             launch.supervise(place, lesson, config)

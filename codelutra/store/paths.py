@@ -31,6 +31,15 @@ def cache_dir() -> Path:
         raise UserError(f"{e} Set HOME, or CODELUTRA_CACHE to a folder for models") from e
 
 
+def accelerator_lock() -> Path:
+    """Held by the one engine or trainer that works on this host's accelerator: $CODELUTRA_ACCELERATOR_LOCK, or in the cache.
+
+    Runs on GPUs of their own (CUDA_VISIBLE_DEVICES) may have a file each, and then do not wait for each other.
+    """
+    named = os.environ.get("CODELUTRA_ACCELERATOR_LOCK")
+    return Path(named).expanduser() if named else cache_dir() / "accelerator.lock"
+
+
 def told_command(command: str, run: Path) -> str:
     """`command` about the run in directory `run`, with --home where the run is not in the current home."""
     home = Path(os.path.realpath(run)).parents[1]

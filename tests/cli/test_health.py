@@ -103,10 +103,10 @@ def holding(lock: Path, **env: str) -> Iterator[int]:
 
 
 def test_an_engine_is_blocked_only_by_a_process_whose_run_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CODELUTRA_CACHE", str(tmp_path))
+    lock = tmp_path / "accelerator.lock"
+    monkeypatch.setenv("CODELUTRA_ACCELERATOR_LOCK", str(lock))
     (check,) = _engine()
     assert (check.ok, check.found) == (True, "free")
-    lock = tmp_path / "accelerator.lock"
     lock.write_text("run demo, process 7")
     with holding(lock) as pid:
         (check,) = _engine()
