@@ -118,16 +118,18 @@ def _a_few(examples: list[Example]) -> tuple[list[list[int]], list[int]]:
 
 def checkpointed(job: Job, model: Any) -> bool:
     """`gradient_checkpointing`, decided where it is open: on a GPU that could not hold the activations of the largest
-    micro-batch beside gradients and optimizer. Never on a CPU, nor for an architecture that has no such thing."""
+    micro-batch beside gradients and optimizer, or that has parts of the model. Never on a CPU, nor for an architecture that
+    has no such thing."""
     asked = job.config.gradient_checkpointing
     if not getattr(model, "supports_gradient_checkpointing", True):
         return False
     if asked is not None or not torch.cuda.is_available():
         return bool(asked)
+    if job.sharded:  # else autocast's copies of all weights wait for the backward pass
+        return True
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     held = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_cuda)  # still to be moved there
-    spread = job.processes if job.sharded else 1
-    free = torch.cuda.mem_get_info()[0] - (held + 12 * trained) / spread  # a gradient and two moments in float32
+    free = torch.cuda.mem_get_info()[0] - held - 12 * trained  # a gradient and two moments in float32
     return activation_bytes(job, model.config.get_text_config()) > 0.7 * free
 
 

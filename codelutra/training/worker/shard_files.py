@@ -1,7 +1,7 @@
 """Checkpoints of a sharded training: what it trains and the optimizer's state, written by all processes at once.
 
-torch's distributed checkpoint keeps where every part belongs, so another number of processes reads its own parts, and one that
-is not sharded reads all. The other way round, parts are cut out of the files that the Trainer writes of a whole model.
+torch's distributed checkpoint records where every part belongs. So another number of processes reads its own parts, and a
+training that is not sharded reads all. The other way round, parts are cut out of what the Trainer writes of a whole model.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 torch's FSDP2 (`fully_shard`; Zhao et al. 2304.11277) keeps a part of every weight in each process. A decoder layer's weights
 are gathered while it computes, forward and backward, and its gradients are averaged into the parts. transformers' Trainer
-shards through accelerate, which does so on GPUs alone, or as the model is loaded, and then keeps no optimizer state. So it is
-done here, once TRL's trainer has set the model up, and the Trainer finds a model that is prepared.
+shards through accelerate, which does so on GPUs alone, or while the model is loaded, and then cannot resume. So it is done
+here, once TRL's trainer has set the model up, and the Trainer finds a model that is prepared.
 
 Every process has to take part in every forward pass: their numbers of micro-batches are equal (batches.py, sft_term.py).
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import AutocastKwargs
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -42,8 +43,8 @@ def shard(model: Any, mesh: Any) -> None:
     """
     if not (layers := decoder_layers(model)):
         raise UserError(
-            f"sharding full: {type(model).__name__} does not name its decoder layers (_no_split_modules), and it is sharded by "
-            "layers; set sharding none, or take a model of another architecture"
+            f"sharding full: {type(model).__name__} does not name its decoder layers (_no_split_modules), by which it would "
+            "be sharded; set sharding none, or take a model of another architecture"
         )
     for module in (*reversed(layers), model):  # what is inside another comes first
         fully_shard(module, mesh=mesh)
@@ -97,6 +98,11 @@ class Sharded(Trainer):
     @property
     def sharded(self) -> bool:
         return self.job.sharded
+
+    def cut(self, mesh: Any) -> None:
+        """Keep a part of the model. Called once, before `prepare`."""
+        shard(self.model, mesh)
+        self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)  # it would keep a copy of what is let go
 
     def counts(self) -> dict[str, int]:
         """Weights in all, and of them in this process."""

@@ -32,7 +32,7 @@ from codelutra.training.worker.dpo import Preference, drift_alarm
 from codelutra.training.worker.grpo import Grpo
 from codelutra.training.worker.precision import PolicyBefore
 from codelutra.training.worker.sft import Supervised
-from codelutra.training.worker.sharding import gathered, meet, reached_inside, shard
+from codelutra.training.worker.sharding import gathered, meet, reached_inside
 from codelutra.training.worker.steps import require_finite
 
 KEPT = ("tokenizer*", "chat_template*", "generation_config.json", "*tokens*.json", "vocab*", "merges.txt", "*.model")
@@ -173,7 +173,7 @@ def _sharded(spec: dict[str, Any], job: Job) -> Any:
     mesh = meet(job)
     with locked(job.work / "loading"):
         trainer = _trainer(spec, job)
-        shard(trainer.model, mesh)
+        trainer.cut(mesh)
     return trainer
 
 
