@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from codelutra.config.section import ADDED, SAME_RESULT, Section
 
 Method = Literal["full", "lora", "qlora"]
+Sharding = Literal["none", "full"]
 OPEN_RATES = {"TrainSection": 1e-5, "WarmStartSection": 1e-4}  # what an open learning_rate compares as
 
 # β where a config has none, for losses that 0.1 makes no sense of; all others take 0.1.
@@ -66,6 +67,9 @@ class TrainSection(Section):
     """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
     """Processes on this host that share every batch, one a GPU, each with a whole model. Same weights up to rounding."""
+    sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
+    """none: each process has a whole model. full: each has its part of weights, gradients and optimizer state (FSDP), for a
+    model that does not fit one card; gathering the weights takes time. Same weights up to rounding."""
     max_length: int = Field(1024, ge=16)
     """Tokens of prompt and answer together. Longer pairs are dropped and counted, never cut."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -101,6 +105,7 @@ class TrainSection(Section):
         if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
             wrong = f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}"
             raise ValueError(f"{wrong}; choose a micro_batch that divides it")
+        _shardable(self)
         if self.adapter == "continued" and self.method == "full":
             raise ValueError("adapter continued: method full trains no adapter; set method to lora or qlora")
         if self.objective == "preference" and not (self.dpo_weight or self.sft_weight):
@@ -138,6 +143,8 @@ class WarmStartSection(Section):
     """References in memory at once."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
     """Processes that share every batch, one a GPU."""
+    sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
+    """full: each process has a part of the model, for one that does not fit a card."""
     max_length: int = Field(1024, ge=16)
     """Tokens of prompt and reference together; longer ones are dropped and counted."""
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -152,3 +159,16 @@ class WarmStartSection(Section):
     """Less memory, more time."""
     checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1)
     """Steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _processes(self) -> WarmStartSection:
+        _shardable(self)
+        return self
+
+
+def _shardable(section: TrainSection | WarmStartSection) -> None:
+    """Raise ValueError for a section whose model cannot be in parts."""
+    if section.sharding == "full" and section.processes == 1:
+        raise ValueError("sharding full: with processes 1 there is nobody to share the model; set processes to 2 or more")
+    if section.sharding == "full" and section.method == "qlora":
+        raise ValueError("sharding full: weights in 4 bits are not sharded; set method to lora or full, or sharding to none")

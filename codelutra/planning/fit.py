@@ -161,8 +161,10 @@ def _candidates(config: RunConfig, machine: Machine, what: str) -> Iterator[Chan
     while micros[-1] > 1:
         micros.append(half_micro_batch(micros[-1], section.batch_size))
     methods = [None, "lora", *(["qlora"] if machine.cuda else [])]
-    for method, again, micro in product(methods, (None, True), micros):
-        values = {"micro_batch": micro, "gradient_checkpointing": again, "method": method}
+    cards = len(machine.gpus)  # on a CPU the parts of all processes are in the same memory
+    for method, sharing, again, micro in product(methods, (None, cards) if cards > 1 else (None,), (None, True), micros):
+        values = {"micro_batch": micro, "gradient_checkpointing": again, "method": method, "processes": sharing}
+        values |= {"sharding": "full"} if sharing else {}
         yield {f"{name}.{k}": v for k, v in values.items() if v is not None and v != getattr(section, k)}
 
 

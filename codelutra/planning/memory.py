@@ -11,6 +11,9 @@ trainer's peak is, with P weights:
             + activations
     qlora   as lora, the base's matrices in 4 bits
 
+With `sharding: full` each of N processes has 1/N of weights, Adam and gradients, and its own activations. On top come the
+weights that are whole while it computes, and autocast's copy of all that is trained, unless activations are checkpointed.
+
 A reference model is never in memory: its log-probabilities are computed before the first update.
 """
 
@@ -97,11 +100,14 @@ def trainer(shape: Shape, section: TrainSection | WarmStartSection, work: Work, 
     number = 2 if machine.bf16 else 4
     parts: dict[str, float] = {"libraries": CONTEXT if machine.cuda else TRAINER}
     surely: float
+    times, sharded = section.processes, section.sharding == "full"
+    part = 1 / times if sharded else 1.0
     match section.method:
         case "full":
-            parts["weights and Adam"] = surely = ADAM_FULL * shape.parameters
+            parts["weights and Adam"] = surely = part * ADAM_FULL * shape.parameters
             cast = 2 * shape.parameters if machine.bf16 else 0  # autocast's copy of the weights, for a forward pass
-            gradients = GRADIENTS * shape.parameters
+            cast = 0 if sharded and again else cast
+            gradients = part * GRADIENTS * shape.parameters
             several = min(section.batch_size, work.examples(section)) > section.micro_batch
             parts["gradients, activations"] = max(gradients, activations + cast + (gradients if several else 0))
             surely += gradients
@@ -111,19 +117,30 @@ def trainer(shape: Shape, section: TrainSection | WarmStartSection, work: Work, 
             parts["adapter"] = ADAPTER * adapter(shape, section)
             parts["activations"] = activations
         case _:
-            parts["frozen base"] = surely = number * shape.parameters
-            parts["adapter"] = ADAPTER * adapter(shape, section)
+            parts["frozen base"] = surely = part * number * shape.parameters
+            parts["adapter"] = part * ADAPTER * adapter(shape, section)
             parts["activations"] = activations
     if not machine.cuda:
         used = min(1.0, steps(work.examples(section), section) / ALL_SHAPES)
         parts["fragmentation"] = used * activations
-    times = section.processes
-    if times > 1:  # DistributedDataParallel's buckets are a second copy of the gradients
+    if sharded:
+        parts["gathered weights"] = _gathered(shape, section, number)
+        surely += parts["gathered weights"]
+    elif times > 1:  # DistributedDataParallel's buckets are a second copy of the gradients
         parts["buckets"] = GRADIENTS * (shape.parameters if section.method == "full" else adapter(shape, section))
     if not machine.cuda:
         parts, spare, surely = {k: times * v for k, v in parts.items()}, times * spare, times * surely
         parts["the run's process"] = FLOW
     return Need(what, parts, spare, surely)
+
+
+def _gathered(shape: Shape, section: TrainSection | WarmStartSection, number: int) -> float:
+    """Bytes of what is whole meanwhile, counted: the weights outside of layers, and two layers, of which the second is
+    fetched ahead; of weights that are trained the gradients too."""
+    width, feed_forward, heads = shape.hidden, shape.feed_forward, shape.heads * shape.head
+    layer = 2 * width * (heads + shape.kv_heads * shape.head) + 3 * width * feed_forward
+    outside = max(0, shape.parameters - shape.layers * layer)
+    return (4 + GRADIENTS if section.method == "full" else number) * float(outside + 2 * layer)
 
 
 def merging(shape: Shape, section: TrainSection | WarmStartSection, what: str) -> Need:
@@ -139,6 +156,8 @@ def checkpointing(section: TrainSection | WarmStartSection, shape: Shape, work: 
     hold those of the largest micro-batch otherwise, as `training.worker.precision.checkpointed` decides."""
     if section.gradient_checkpointing is not None or not machine.cuda:
         return bool(section.gradient_checkpointing)
+    if section.sharding == "full":
+        return True
     full, (tokens, answers) = section.method == "full", work.largest_micro_batch(section)
     frozen = {"full": 4.0, "lora": 2.0 if machine.bf16 else 4.0, "qlora": FOUR_BITS}[section.method]
     trained = shape.parameters if full else adapter(shape, section)

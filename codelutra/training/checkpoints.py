@@ -50,6 +50,11 @@ class Job:
     report: Report | None = None  # trackers that hear of every step
 
     @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of every weight."""
+        return self.config.sharding == "full" and self.processes > 1
+
+    @property
     def continued(self) -> bool:
         """Whether the adapter beside policy t-1 is trained on. Else a new one is put over policy t-1."""
         return self.base is not None and self.base.path != self.policy

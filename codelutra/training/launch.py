@@ -172,6 +172,8 @@ def _run(
 def _less_memory(config: dict[str, Any]) -> list[str]:
     """The knobs that are left when memory does not suffice."""
     ways = [] if config["gradient_checkpointing"] else ["set gradient_checkpointing true"]
+    if config["processes"] > 1 and config["sharding"] == "none" and config["method"] != "qlora":
+        ways += ["set sharding full: each process has a part of the model"]
     match config["method"]:
         case "full":
             ways += ["set method lora (or qlora, on a GPU): all weights are trained here, 16 bytes each"]

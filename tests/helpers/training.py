@@ -14,7 +14,7 @@ import polars as pl
 import torch
 
 from codelutra.config import TrainSection
-from codelutra.schema import PAIRS, PROBLEMS
+from codelutra.schema import GROUPS, PAIRS, PROBLEMS
 from codelutra.training import launch as train
 from codelutra.training.batches import Example, pair_examples
 from tests.helpers.tiny_model import tiny_tokenizer
@@ -54,6 +54,34 @@ def some_problems(count: int) -> pl.DataFrame:
         for i in range(count)
     ]
     return pl.DataFrame([row | same for row in rows], schema=PROBLEMS)
+
+
+def some_groups(problems: int, count: int = 1) -> pl.DataFrame:
+    """Per problem a right answer and three wrong ones, the last cut off, each given by `count` samples but the second."""
+    rows = []
+    for i in range(problems):
+        right, wrong = f"SELECT name FROM product WHERE id = {i}", [f"SELECT {i}", "SELECT id, name, price FROM product"]
+        said = [
+            (right, "correct", True, count),
+            *((w, "wrong", True, 1) for w in wrong),
+            ("SELECT (", "wrong", False, count),
+        ]
+        n = sum(times for *_, times in said)
+        for completion, status, ended, times in said:
+            reward = float(status == "correct")
+            rows.append(
+                {
+                    "problem_id": f"q{i}",
+                    "prompt": f"{TABLES['shop']}\nwhich has the number {i}?",
+                    "completion": completion,
+                    "ended": ended,
+                    "count": times,
+                    "status": status,
+                    "reward": reward,
+                    "advantage": reward - count / n,
+                }
+            )
+    return pl.DataFrame(rows, schema=GROUPS)
 
 
 def answers_of(problems: pl.DataFrame) -> pl.DataFrame:

@@ -261,3 +261,22 @@ def test_activations_are_computed_again_where_a_gpu_would_not_hold_them_or_the_s
     assert not memory.checkpointing(asked.model_copy(update={"micro_batch": 1}), QWEN_1_5B, WORK, CARD)
     assert not memory.checkpointing(asked.model_copy(update={"gradient_checkpointing": False}), QWEN_1_5B, long, CARD)
     assert memory.checkpointing(asked.model_copy(update={"gradient_checkpointing": True}), SMOL, WORK, CPU)
+
+
+def test_parts_fit_several_cards_where_a_whole_model_fits_none() -> None:
+    """8B with all weights: 96 GB of weights and Adam, an eighth on each of eight cards, and what is whole beside it."""
+    cards = replace(CARD, memory=512 * GIB, gpus=(Gpu("card", 80 * GIB, 79 * GIB),) * 8)
+    train = {"processes": 8, "gradient_checkpointing": True}
+    whole = config(train=train, warm_start=None)
+    parts = config(train=train | {"sharding": "full"}, warm_start=None)
+    assert surely_of(whole, cards) == pytest.approx(16 * LLAMA_8B.parameters)
+    outside = 2 * LLAMA_8B.vocabulary * LLAMA_8B.hidden
+    layer = (LLAMA_8B.parameters - outside) / LLAMA_8B.layers
+    assert surely_of(parts, cards) == pytest.approx(2 * LLAMA_8B.parameters + 8 * (outside + 2 * layer), rel=0.01)
+    assert fit_of(whole, LLAMA_8B, WORK, cards).sure
+    assert not fit_of(parts, LLAMA_8B, WORK, cards).refusals
+    assert "--set train.sharding=full" in " ".join(fit_of(whole, LLAMA_8B, WORK, cards).refusals)
+
+
+def surely_of(config: RunConfig, machine: Machine) -> float:
+    return dict(surely(config, LLAMA_8B, machine))["training"]

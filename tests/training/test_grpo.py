@@ -12,12 +12,11 @@ import torch
 
 from codelutra.config import GrpoSection, TrainSection
 from codelutra.errors import StageError
-from codelutra.schema import GROUPS
 from codelutra.training import launch as train
 from codelutra.training.batches import group_examples, plan
 from codelutra.training.checkpoints import Job
 from tests.helpers.tiny_model import tiny_tokenizer
-from tests.helpers.training import SMALL, SYSTEM, TABLES, Train, answer_log_probs, place, weights
+from tests.helpers.training import SMALL, SYSTEM, Train, answer_log_probs, place, some_groups, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 VARIANTS = [
@@ -27,34 +26,6 @@ VARIANTS = [
     {"loss": "dr_grpo", "importance_sampling_level": "sequence", "epsilon": 0.05},
     {"loss": "grpo", "importance_sampling_level": "sequence", "kl": 0.1},
 ]
-
-
-def some_groups(problems: int, count: int = 1) -> pl.DataFrame:
-    """Per problem a right answer and three wrong ones, the last cut off, each given by `count` samples but the second."""
-    rows = []
-    for i in range(problems):
-        right, wrong = f"SELECT name FROM product WHERE id = {i}", [f"SELECT {i}", "SELECT id, name, price FROM product"]
-        said = [
-            (right, "correct", True, count),
-            *((w, "wrong", True, 1) for w in wrong),
-            ("SELECT (", "wrong", False, count),
-        ]
-        n = sum(times for *_, times in said)
-        for completion, status, ended, times in said:
-            reward = float(status == "correct")
-            rows.append(
-                {
-                    "problem_id": f"q{i}",
-                    "prompt": f"{TABLES['shop']}\nwhich has the number {i}?",
-                    "completion": completion,
-                    "ended": ended,
-                    "count": times,
-                    "status": status,
-                    "reward": reward,
-                    "advantage": reward - count / n,
-                }
-            )
-    return pl.DataFrame(rows, schema=GROUPS)
 
 
 def records(at: Path) -> list[dict[str, Any]]:

@@ -80,19 +80,22 @@ def settle(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def save(job: Job, model: Any) -> None:
-    """Write policy t to `job.out`. The model is of no use afterwards: its memory goes to the weights that are merged."""
+def save(job: Job, model: Any, whole: dict[str, Any] | None = None) -> None:
+    """Write policy t to `job.out`. The model is of no use afterwards: its memory goes to the weights that are merged.
+
+    `whole`: the trained weights by name, of a model that has only parts of its own.
+    """
     if not isinstance(model, PeftModel):
-        model.save_pretrained(job.out)
+        model.save_pretrained(job.out, state_dict=whole)
         return
     assert job.base is not None
     adapter = job.out / "adapter"
-    model.save_pretrained(adapter, save_embedding_layers=False)
+    model.save_pretrained(adapter, save_embedding_layers=False, state_dict=whole)
     _name_base(job, adapter)
-    if all(p.dtype == torch.float32 for p in model.parameters()):
+    if whole is None and all(p.dtype == torch.float32 for p in model.parameters()):
         merged = model.merge_and_unload()
     else:
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in (*model.parameters(), *model.buffers()) if whole is None else ():
             tensor.data = tensor.data.new_empty(0)
         whole = AutoModelForCausalLM.from_pretrained(job.base.path, dtype=torch.float32)
         merged = PeftModel.from_pretrained(whole, adapter, torch_device="cpu").merge_and_unload()  # a layer at a time

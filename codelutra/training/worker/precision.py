@@ -25,7 +25,7 @@ LOW = (torch.bfloat16, torch.float16)
 def in_float32(model: Any) -> Iterator[None]:
     """Inside, `model` computes in float32 with the values its weights have, 4-bit ones too. Only one decoder layer's weights
     are held in float32 at a time, and those outside of layers (embeddings, output layer, norms). Not for gradients."""
-    layers = _layers(model)
+    layers = decoder_layers(model)
     inside = {id(t) for layer in layers for t in _low(layer)}
     outside = [t for t in _low(model) if id(t) not in inside]
     four_bit = [m for m in model.modules() if hasattr(m, "compute_type_is_set")]  # bitsandbytes' Linear4bit
@@ -42,7 +42,8 @@ def in_float32(model: Any) -> Iterator[None]:
                 t.data = kept.pop(id(t))
 
     hooks = [layer.register_forward_pre_hook(lambda m, _: widen(_low(m))) for layer in layers]
-    hooks += [layer.register_forward_hook(lambda m, *_: narrow(_all(m)), always_call=True) for layer in layers]
+    # before FSDP's own, which takes the layer's weights away
+    hooks += [layer.register_forward_hook(lambda m, *_: narrow(_all(m)), prepend=True, always_call=True) for layer in layers]
     widen(outside)
     for module in four_bit:
         module.compute_dtype, module.compute_type_is_set = torch.float32, True
@@ -56,10 +57,10 @@ def in_float32(model: Any) -> Iterator[None]:
             module.compute_dtype, module.compute_type_is_set = dtype, is_set
 
 
-def _layers(model: Any) -> list[Any]:
+def decoder_layers(model: Any) -> list[Any]:
     """The layers that transformers never splits between devices: whoever uses their weights calls them."""
     names = set(getattr(model, "_no_split_modules", None) or [])
-    return [m for m in model.modules() if type(m).__name__ in names]
+    return [m for m in model.modules() if names & {kind.__name__ for kind in type(m).__mro__}]  # FSDP puts a class before
 
 
 def _all(module: Any) -> list[Any]:
@@ -76,12 +77,14 @@ class PolicyBefore:
 
     sequences: list[list[int]]
     prompts: list[int]
-    log_probs: Any  # of the answers' tokens, sequence by sequence
+    log_probs: Any  # of the answers' tokens, sequence by sequence; None in all processes but the first
 
     @staticmethod
     def of(job: Job) -> PolicyBefore:
         """Loads the model and lets it go again: call it before the one that is trained is in memory."""
         sequences, prompts = _a_few([*job.examples, *job.replayed])  # of some lessons the one or the other is empty
+        if job.rank:
+            return PolicyBefore(sequences, prompts, None)
         model = load_causal(str(job.policy)).eval()
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         if torch.cuda.is_available() and size < 0.8 * torch.cuda.mem_get_info()[0]:
@@ -101,6 +104,8 @@ class PolicyBefore:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         with torch.no_grad(), autocast:
             found = one_by_one(base, base.forward, self.sequences, self.prompts)[0]
+        if self.log_probs is None:
+            return {}
         apart = (found.float().cpu() - self.log_probs).abs()
         return {"mean": round(apart.mean().item(), 5), "largest": round(apart.max().item(), 5)}
 
@@ -113,12 +118,15 @@ def _a_few(examples: list[Example]) -> tuple[list[list[int]], list[int]]:
 
 def checkpointed(job: Job, model: Any) -> bool:
     """`gradient_checkpointing`, decided where it is open: on a GPU that could not hold the activations of the largest
-    micro-batch beside gradients and optimizer. Never on a CPU, nor for an architecture that has no such thing."""
+    micro-batch beside gradients and optimizer, or that has parts of the model. Never on a CPU, nor for an architecture that
+    has no such thing."""
     asked = job.config.gradient_checkpointing
     if not getattr(model, "supports_gradient_checkpointing", True):
         return False
     if asked is not None or not torch.cuda.is_available():
         return bool(asked)
+    if job.sharded:  # else autocast's copies of all weights wait for the backward pass
+        return True
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     held = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_cuda)  # still to be moved there
     free = torch.cuda.mem_get_info()[0] - held - 12 * trained  # a gradient and two moments in float32

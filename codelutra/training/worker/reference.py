@@ -38,7 +38,7 @@ class Referenced(Stepping):
         batches = [job.mine(step) for step in sorted(first_met.values())]
         rounded = self.way.name, self.way.attention, job.bf16, self.accelerator.device.type
         file = job.work / f"reference-{digest(job.key, batches, rounded)[:16]}.parquet"  # each process has its own
-        if not file.exists():
+        if not self.everywhere(file.exists()):
             pl.DataFrame(self._reference(batches), schema=REFERENCE, orient="row").write_parquet(file.with_suffix(".part"))
             file.with_suffix(".part").rename(file)
         self.reference = {

@@ -32,7 +32,8 @@ def imitated(job: Job, step: int) -> tuple[list[list[Example]], float]:
         return [], 0.0
     shared = len(drawn) >= job.processes
     mine = sorted(drawn[job.rank :: job.processes] if shared else drawn, key=lambda e: (e.prompt, e.answers))
-    parts = -(-len(mine) // (2 * job.config.micro_batch))
+    largest = -(-len(drawn) // job.processes) if shared else len(drawn)  # so that all have as many micro-batches
+    parts = -(-largest // (2 * job.config.micro_batch))
     cuts = [round(i * len(mine) / parts) for i in range(parts + 1)]
     return [mine[a:b] for a, b in pairwise(cuts)], _weight(job, step, drawn) / (1 if shared else job.processes)
 

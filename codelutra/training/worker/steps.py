@@ -1,6 +1,6 @@
 """What our trainers add to TRL's. The losses, the optimizer and the loop are TRL's and transformers'.
 
-Recorded            records of steps, whole checkpoints
+Recorded            records of steps, whole checkpoints (of shards: sharding.py)
 └── Stepping        and batches that are our plan's whole steps     sft.py
     └── Referenced  and log-probabilities of policy t-1             reference.py: dpo.py, grpo.py
 """
@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from codelutra.errors import StageError
 from codelutra.training.checkpoints import Job, mark_checkpoint
@@ -24,6 +24,7 @@ from codelutra.training.worker.adapters import settle
 from codelutra.training.worker.fastest import TIMED, fastest
 from codelutra.training.worker.log_probs import Way, exact_ways
 from codelutra.training.worker.precision import checkpointed, in_float32
+from codelutra.training.worker.sharding import Sharded, here, reached_inside
 from codelutra.training.worker.tracking import report
 from codelutra.training.worker.trl_internals import metrics_of_one_process
 
@@ -72,7 +73,7 @@ class Checkpoints(TrainerCallback):
             mark_checkpoint(self.job, state.global_step)
 
 
-class Recorded(Trainer):
+class Recorded(Sharded):
     """A mixin that stands before a TRL trainer. It records every step of a job and leaves whole checkpoints."""
 
     way: Way | None = None  # how log-probabilities are computed
@@ -172,9 +173,9 @@ class Stepping(Recorded):
             raise StageError(f"{len(rounded)} trained weights are not float32 ({rounded[0]}): updates would round away")
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         every, several = [*self.job.examples, *self.job.replayed], self.accelerator.device.type in TIMED
-        with in_float32(base):
+        with reached_inside(model), in_float32(base):
             ways = exact_ways(base, every, router_loss=self.aux_loss_enabled, several=several)
-        self.way = fastest(self, ways, self.largest)
+        self.way = fastest(self, ways[-1:] if self.sharded else ways, self.largest)  # of two, padding needs less memory
         if self.way.name == "one by one":
             self.aux_loss_enabled = False  # it would come with TRL's way
         if not self.job.rank:
@@ -240,6 +241,6 @@ class Stepping(Recorded):
 
 
 def require_finite(model: Any, job: Job, step: int) -> None:
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(here(p)).all()]
     if broken:
         raise job.broken(f"after step {step} of {len(job.steps)} {len(broken)} weights are not finite ({broken[0]})", step)

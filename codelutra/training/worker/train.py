@@ -22,7 +22,7 @@ from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
-from codelutra.store.files import refuse_foreign
+from codelutra.store.files import locked, refuse_foreign
 from codelutra.training.bases import Base
 from codelutra.training.batches import Example, answer_examples, group_examples, pair_examples, plan, spread
 from codelutra.training.checkpoints import Emit, Job, last_whole_checkpoint, resume
@@ -32,6 +32,7 @@ from codelutra.training.worker.dpo import Preference, drift_alarm
 from codelutra.training.worker.grpo import Grpo
 from codelutra.training.worker.precision import PolicyBefore
 from codelutra.training.worker.sft import Supervised
+from codelutra.training.worker.sharding import gathered, meet, reached_inside
 from codelutra.training.worker.steps import require_finite
 
 KEPT = ("tokenizer*", "chat_template*", "generation_config.json", "*tokens*.json", "vocab*", "merges.txt", "*.model")
@@ -48,17 +49,21 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     set_seed(spec["seed"])
     job = _planned(spec, emit, rank, processes)
-    before = PolicyBefore.of(job) if _is_approximate(job) and not rank else None
-    trainer = _trainer(spec, job)
+    approximate = _is_approximate(job) and (job.sharded or not rank)  # shards of one process alone compute nothing
+    before = PolicyBefore.of(job) if approximate else None
+    trainer = _sharded(spec, job) if job.sharded else _trainer(spec, job)
     trainer.prepare()
-    gap = before and before.gap(trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.autocast())
+    with reached_inside(trainer.model):
+        gap = before and before.gap(trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.autocast())
     with trainer.accelerator.main_process_first():
         checkpoint = last_whole_checkpoint(job.work, job.key)
         resumed = resume(job, checkpoint)
     emit({"event": "training", "done": resumed, "total": len(job.steps), "resumed_from_step": resumed or None})
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    require_finite(trainer.model, job, trainer.state.global_step)
+    whole = gathered(trainer.model) if job.sharded else None
     if not job.rank:
-        _save(trainer)
+        _save(trainer, whole)
     trainer.accelerator.wait_for_everyone()
     seconds = {"seconds": round(time.monotonic() - started, 1), "reference_seconds": round(trainer.reference_seconds, 1)}
     return seconds | _summary(trainer, resumed) | ({"policy_gap": gap} if gap else {})
@@ -163,12 +168,21 @@ def _trainer(spec: dict[str, Any], job: Job) -> Any:
             return Grpo(job, model)
 
 
-def _save(trainer: Any) -> None:
-    """Policy t: float32 weights, and all else (tokenizer, template, generation config) as policy t-1 had it."""
+def _sharded(spec: dict[str, Any], job: Job) -> Any:
+    """As `_trainer`, the model in parts. The processes take turns: only one of them has a whole model at a time."""
+    mesh = meet(job)
+    with locked(job.work / "loading"):
+        trainer = _trainer(spec, job)
+        trainer.cut(mesh)
+    return trainer
+
+
+def _save(trainer: Any, whole: dict[str, Any] | None) -> None:
+    """Policy t: float32 weights, and all else (tokenizer, template, generation config) as policy t-1 had it. `whole`: the
+    trained weights, where the model has only parts of them."""
     job, model = trainer.job, trainer.accelerator.unwrap_model(trainer.model)
-    require_finite(model, job, trainer.state.global_step)
     job.out.mkdir(parents=True, exist_ok=True)
-    save(job, model)
+    save(job, model, whole)
     config = json.loads((job.policy / "config.json").read_text())
     config.pop("torch_dtype", None)
     (job.out / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
@@ -210,6 +224,7 @@ def _summary(trainer: Any, resumed: int) -> dict[str, Any]:
         **({"log_probs_seconds": trainer.way.seconds} if trainer.way and trainer.way.seconds else {}),
         "micro_batch": job.config.micro_batch,
         "gradient_checkpointing": trainer.args.gradient_checkpointing,
+        **(trainer.counts() if trainer.sharded else {}),
         "learning_rate": job.config.learning_rate,
         "first_loss": first["loss"],
         "last_loss": last["loss"],
