@@ -46,7 +46,7 @@ def _store(text: str) -> str:
     """Raises an error that does not repeat what could be a password."""
     if "@" in text or "?" in text or "#" in text:
         raise PydanticCustomError(
-            "store",
+            "address",
             "a store's address with credentials or a query; a config holds none: write s3://bucket/prefix and set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
 import boto3
 import pytest
@@ -37,6 +40,7 @@ class S3:
         }
 
     def start(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
 
@@ -45,7 +49,8 @@ class S3:
             self._server.stop()
         self._server = None
 
-    def client(self) -> boto3.client:
+    @cached_property
+    def client(self) -> Any:
         return boto3.client(
             "s3", endpoint_url=self.endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
         )
@@ -53,13 +58,13 @@ class S3:
     def bucket(self) -> str:
         """The address of a store in a new bucket."""
         name = f"team-{uuid.uuid4().hex[:12]}"
-        self.client().create_bucket(Bucket=name)
+        self.client.create_bucket(Bucket=name)
         return f"s3://{name}/a/prefix"
 
     def objects(self, address: str) -> dict[str, int]:
         """Names below the prefix, with their sizes."""
         bucket, _, prefix = address.removeprefix("s3://").partition("/")
-        found = self.client().list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        found = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
         return {o["Key"].removeprefix(f"{prefix}/"): o["Size"] for o in found}
 
 
