@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from codelutra.store.files import is_gone, this_process
-from codelutra.store.places import Place, PlaceError
+from codelutra.store.place import Place, PlaceError
 
 _MOST = 1 << 12  # bytes
 

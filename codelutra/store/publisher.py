@@ -14,7 +14,7 @@ from pathlib import Path
 from codelutra.store.artifacts import Artifact, Event, read_manifest
 from codelutra.store.files import UNREADABLE, cause
 from codelutra.store.leases import Lease
-from codelutra.store.places import Moved, Place, PlaceError
+from codelutra.store.place import Moved, Place, PlaceError
 from codelutra.store.reach import Reach
 
 MOST_MANIFEST = 64 << 20  # bytes

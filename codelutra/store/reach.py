@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from codelutra.store.places import PlaceError
+from codelutra.store.place import PlaceError
 
 T = TypeVar("T")
 _LONGEST = 30.0  # seconds between two tries

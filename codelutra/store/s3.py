@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codelutra.errors import disk_is_full, of_the_installation
-from codelutra.store.places import Moved, PlaceError
+from codelutra.store.place import Moved, PlaceError
 
 _PART, _AT_ONCE, _MOST_PARTS = 16 << 20, 4, 9_000  # bytes, parts in memory, of at most 10,000
 _TIMES = {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}}

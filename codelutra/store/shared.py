@@ -22,7 +22,8 @@ from codelutra.errors import UserError
 from codelutra.store.artifacts import Artifact, Event, Manifest, Recipe, Step, Store, read_manifest
 from codelutra.store.files import UNREADABLE, cause, fsync, locked, refusing_full_disk, sha256_file
 from codelutra.store.leases import Lease, Pace, take
-from codelutra.store.places import Place, PlaceError, open_place, require_place
+from codelutra.store.place import Place, PlaceError
+from codelutra.store.places import open_place, require_place
 from codelutra.store.publisher import MOST_MANIFEST, Job, Publisher, Shown, at
 from codelutra.store.reach import Reach
 

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codelutra.store.artifacts import Artifact, Recipe, Step, Store
-from codelutra.store.places import Folder, Place, require_place
+from codelutra.store.folder import Folder
+from codelutra.store.place import Place
+from codelutra.store.places import require_place
 from codelutra.store.publisher import Job, publish
 from codelutra.store.shared import SharedStore
 

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +21,10 @@ from codelutra.errors import UserError
 from codelutra.experiments.prune import prune
 from codelutra.store.artifacts import Artifact, Event, Recipe, Step, Store
 from codelutra.store.files import this_process
+from codelutra.store.folder import Folder
 from codelutra.store.leases import Lease, Pace, take
-from codelutra.store.places import Folder, Place, open_place, require_place
+from codelutra.store.place import Place, PlaceError
+from codelutra.store.places import open_place, require_place
 from codelutra.store.publisher import Job, publish
 from codelutra.store.shared import SharedStore, open_store
 from tests.helpers.s3 import KEY, S3, SECRET, s3_server
@@ -159,15 +163,18 @@ def test_checkpoints_of_what_another_host_has_finished_go(folder: Place, tmp_pat
     assert list((tmp_path / "b/.partial").iterdir()) == []
 
 
-class Mortal:
-    """A place whose user is killed by -9 before the n-th thing it changes there."""
+CHANGES = ("create", "replace", "remove", "put")
 
-    def __init__(self, place: Place, n: int) -> None:
-        self._place, self._left = place, n
+
+class Mortal:
+    """A place whose user is killed by -9 before the n-th thing it changes there, or the n-th of other `deeds`."""
+
+    def __init__(self, place: Place, n: int, deeds: tuple[str, ...] = CHANGES) -> None:
+        self._place, self._left, self._deeds = place, n, deeds
         self.address = place.address
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("create", "replace", "remove", "put"):
+        if name in self._deeds:
             self._left -= 1
             if self._left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -216,6 +223,19 @@ def test_a_kill_before_every_step_of_publishing_leaves_it_whole_or_absent(place:
         for name in (f"{NAME}/manifest.json", f"leases/pairs-{RECIPE.key}"):
             place.remove(name)  # the next one begins anew
     assert seen == [False] * 4 + [True] * 2, "before lease, two files, manifest, end of the lease; and one that lives"
+
+
+def test_a_kill_before_every_step_of_fetching_leaves_nothing_in_the_way(folder: Place, tmp_path: Path) -> None:
+    made = publish_now(folder, tmp_path / "a")
+    dies = [
+        lambda n=n: Host(tmp_path / "b", Mortal(folder, n, ("read", "size", "get"))).store.find(RECIPE) for n in range(1, 6)
+    ]
+    assert [in_child(die) for die in dies] == [-signal.SIGKILL] * 5, "the manifest, and of two files size and content"
+    assert Store(tmp_path / "b").find(RECIPE) is None
+    found = Host(tmp_path / "b", folder).store.find(RECIPE)
+    assert found is not None
+    assert content(found) == content(made)
+    assert list((tmp_path / "b/.partial").iterdir()) == []
 
 
 def test_a_kill_in_the_middle_of_a_large_upload_leaves_no_object(s3: S3, tmp_path: Path) -> None:
@@ -295,6 +315,30 @@ def test_a_manifest_cannot_name_files_outside_its_folder(folder: Place, tmp_path
     assert b.store.find(RECIPE) is None
     assert "leads out of its folder" in b.told()
     assert [p for p in (tmp_path / "b").rglob("*") if p.is_file() and ".locks" not in p.parts] == []
+
+
+BOTH_WAYS = """
+import resource, sys
+from pathlib import Path
+from codelutra.store.places import open_place
+place, folder = open_place(sys.argv[1]), Path(sys.argv[2])
+place.size("big")  # libraries are loaded
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+before = peak()
+place.put("big", folder / "big", lambda n: None)
+place.get("big", folder / "back", lambda n: None)
+print(peak() - before)
+"""
+
+
+def test_a_large_file_goes_both_ways_in_bounded_memory(place: Place, tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as f:
+        f.truncate(200 << 20)
+    command = [sys.executable, "-c", BOTH_WAYS, place.address, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "back").stat().st_size == 200 << 20
+    assert int(done.stdout) < 130 << 20
 
 
 def test_the_first_publisher_wins_and_the_other_goes_on_with_its_own(place: Place, tmp_path: Path) -> None:
@@ -418,6 +462,30 @@ def test_a_lease_of_a_process_that_is_gone_is_taken(folder: Place, holder: str) 
     assert folder.size("leases/x") is None
 
 
+class Blinking:
+    """A place that does not answer its 3rd to 8th question."""
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._asked, self.address = place, 0, place.address
+
+    def __getattr__(self, name: str) -> Any:
+        self._asked += 1
+        if 3 <= self._asked <= 8:
+            raise PlaceError("no answer")
+        return getattr(self._place, name)
+
+
+def test_a_place_that_is_away_for_a_moment_ends_no_waiting(folder: Place) -> None:
+    held = take(folder, "leases/x", QUICK, lambda host: None)
+    assert held is not None
+    threading.Timer(0.6, held.release).start()
+    began = time.monotonic()
+    lease = take(Blinking(folder), "leases/x", QUICK, lambda host: None)
+    assert lease is not None
+    assert time.monotonic() - began > 0.5
+    lease.release()
+
+
 def test_what_a_lease_says_is_no_message_to_the_terminal(folder: Place) -> None:
     folder.create("leases/x", json.dumps({"token": "t", "process": "z-1-2", "host": "\x1b[2Jevil\nhost" * 20}).encode())
     said = list[str]()
@@ -483,8 +551,6 @@ def test_no_address_is_the_plain_local_store(tmp_path: Path) -> None:
 
 
 def test_without_its_library_a_bucket_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UserError, match=r"pip install 'codelutra\[s3\]'"):
         open_place("s3://bucket/x")
