@@ -34,7 +34,9 @@ def stages_of(home: Path, event: str) -> set[str]:
 
 def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
     weights, store = write_tiny_model(tmp_path / "weights"), s3.bucket()
-    file = without_dev(tmp_path, *["test"] * 4, iterations=0, model=f"path:{weights}", store=store)
+    file = without_dev(
+        tmp_path, *["train", "train"], *["test"] * 4, iterations=0, warm_start={}, model=f"path:{weights}", store=store
+    )
     a, b = tmp_path / "a", tmp_path / "b"
     with Run(a, load_config(file)) as run:
         answer(run, weights, right=3)
@@ -42,11 +44,11 @@ def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
     assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
     found = [json.loads(d.stdout) for d in done]
     assert [f["test"]["value"] for f in found] == [0.75, 0.75]
-    assert stages_of(b, "fetched") == {"problems", "references", "sample"}
+    assert stages_of(b, "fetched") == {"problems", "references", "warm-start", "sample"}
     assert stages_of(b, "made") == {"execute", "score"}
     assert stages_of(a, "fetched") == {"execute", "score"}
-    assert stages_of(a, "made") == {"problems", "references", "sample"}
-    assert "reused 3 finished artifacts from the store, 3 of them made by other hosts" in done[0].stderr
+    assert stages_of(a, "made") == {"problems", "references", "warm-start", "sample"}
+    assert "reused 4 finished artifacts from the store, 4 of them made by other hosts" in done[0].stderr
     assert not [name for name in s3.objects(store) if name.startswith("leases/")]
 
 
