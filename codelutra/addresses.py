@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -34,6 +37,39 @@ def _address(url: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+
+STORE = "CODELUTRA_STORE"
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*")
+
+
+def _store(text: str) -> str:
+    """Raises an error that does not repeat what could be a password."""
+    if "@" in text or "?" in text or "#" in text:
+        raise PydanticCustomError(
+            "address",
+            "a store's address with credentials or a query; a config holds none: write s3://bucket/prefix and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        )
+    text = text if text == "/" else text.rstrip("/")
+    if "://" in text:
+        parts = text.split("/")[3:]
+        if not _BUCKET.fullmatch(text) or {".", ".."} & set(parts):
+            raise PydanticCustomError("store", "not the address of a store; write s3://bucket/prefix, or an absolute folder")
+    elif text and not folder_of_store(text).is_absolute():
+        raise PydanticCustomError(
+            "store", "neither s3://bucket/prefix nor an absolute folder: other hosts have another current folder"
+        )
+    return text
+
+
+def folder_of_store(address: str) -> Path:
+    """The folder of a store's address, with `~` and `$NAME` put in."""
+    with suppress(RuntimeError):  # no such user
+        return Path(os.path.expandvars(address)).expanduser()
+    return Path(address)
+
+
+StoreAddress = Annotated[str, AfterValidator(_store)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,13 @@ _SAY_FULL = (
     "PytorchStreamWriter failed",
 )
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-EXTRAS = {"prefect": "prefect", "vllm": "gpu"} | dict.fromkeys(  # what pyproject.toml makes optional
+EXTRAS = {
+    "prefect": "prefect",
+    "s3fs": "s3",
+    "fsspec": "s3",
+    "botocore": "s3",
+    "vllm": "gpu",
+} | dict.fromkeys(  # what pyproject.toml makes optional
     (
         "accelerate",
         "datasets",

@@ -26,7 +26,20 @@ MAY_IMPORT = {
     "codelutra": {"codelutra", "sandbox"},
     "sandbox": {"sandbox"},
 }
-HEAVY = {"accelerate", "datasets", "gguf", "matplotlib", "peft", "prefect", "torch", "transformers", "trl", "vllm"}
+HEAVY = {
+    "accelerate",
+    "botocore",
+    "datasets",
+    "gguf",
+    "matplotlib",
+    "peft",
+    "prefect",
+    "s3fs",
+    "torch",
+    "transformers",
+    "trl",
+    "vllm",
+}
 TORCHVISION_FAMILY = {"torchvision", "torchaudio", "torchcodec"}
 
 

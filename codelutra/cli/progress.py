@@ -163,6 +163,7 @@ _SAID = {
     "damaged": "[red]✗ damaged {stage} artifact set aside and made again: {moved_to}[/]",
     "resumed": "[yellow]↻ {text}[/]",
     "note": "[yellow]! {text}[/]",
+    "unpublished": "[yellow]! {text}[/]",
     "waiting": "[dim]… waiting for {what}[/]",
     "measured": "[bold]● {text}[/]",
 }

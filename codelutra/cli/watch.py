@@ -117,7 +117,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callable[[], list[str]]) -> int:
     out = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     out.print(f"run [bold]{run.path.name}[/]  ·  {shown(str(run.path))}  ·  log: {run.log.name}")
-    ledger, reused = told_since(run.path / "ledger.jsonl", seen), 0
+    ledger, reused, fetched = told_since(run.path / "ledger.jsonl", seen), 0, 0
     with shown_on(out) as screen:
         try:
             for text in first():  # worked out while the flow's process loads
@@ -126,12 +126,14 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callab
                 ended = child.poll()
                 for event in iter(lambda: next(ledger), None):
                     reused += event["event"] == "reused"
+                    fetched += event["event"] == "fetched"
                     if line := event_line(event):
                         screen.say(line)
                 screen.update(run.progressed())
                 if ended is not None:
                     if reused:
-                        screen.say(f"  reused {reused} finished artifacts from the store")
+                        elsewhere = f", {fetched} of them made by other hosts" if fetched else ""
+                        screen.say(f"  reused {reused} finished artifacts from the store{elsewhere}")
                     return ended
                 time.sleep(0.25)
         except KeyboardInterrupt:

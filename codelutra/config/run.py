@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from codelutra.addresses import ApiModel
+from codelutra.addresses import STORE, ApiModel, StoreAddress
 from codelutra.config.group import GrpoSection
 from codelutra.config.section import ADDED, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import (
@@ -73,6 +73,12 @@ class RunConfig(Section):
     report_to: Annotated[tuple[Literal["trackio", "wandb", "tensorboard", "mlflow"], ...], SAME_RESULT] = ()
     """Trackers that hear of every training step and of every policy's numbers, each installed by you. They get numbers,
     settings and paths, no prompts and no programs; one that fails stops nothing."""
+
+    store: Annotated[StoreAddress, SAME_RESULT, ADDED] = ""
+    """Where finished work is shared with other hosts: `s3://bucket/prefix`, or an absolute folder of a shared file system.
+    The home's store is the cache of it. Work of others is fetched instead of done again; each policy uploads gigabytes.
+    Where a config says nothing, $CODELUTRA_STORE does. Credentials come from the AWS_* variables or a profile, never from
+    here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +216,8 @@ def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> RunConfi
         seen_from(path.absolute().parent, raw.get("suite"))
         for text in overrides:
             lay_over(raw, text)
+        if "store" not in raw and (shared := os.environ.get(STORE)):
+            raw["store"] = shared
     except Unreadable as e:
         raise ConfigError(str(e)) from e
     return parse_config(raw, str(path))

@@ -22,11 +22,12 @@ from codelutra.execution.cache import OutcomeCache
 from codelutra.pipeline.remade import Remade
 from codelutra.pipeline.startable import require_gpus, require_named, require_training
 from codelutra.pipeline.tracked import Tracked
-from codelutra.store.artifacts import Artifact, Event, Step, Store
+from codelutra.store.artifacts import Artifact, Event, Step
 from codelutra.store.paths import accelerator_lock
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
 from codelutra.store.run_dir import RunDir
+from codelutra.store.shared import open_store
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
@@ -64,7 +65,7 @@ class Run:
         require_named(config)  # before problems are loaded and references judged
         require_gpus(config)
         self.suite: Suite = open_suite(config.suite)
-        self.store = Store(home / "store", self._heard)
+        self.store = open_store(home / "store", config.store, self._heard, self._moved)
         self._open = contextlib.ExitStack()
         self._open.enter_context(self.store.in_use(waiting=lambda: print("waiting for `codelutra prune`", file=sys.stderr)))
         try:
@@ -134,6 +135,10 @@ class Run:
         if text := self._remade.heard(event):
             self.dir.ledger({"event": "note", "text": text})
         self.dir.ledger(event)
+
+    def _moved(self, what: str, done: int, total: int) -> None:
+        """What goes to the shared store or comes from it, for whoever waits."""
+        self.progress(what, "MB")(done // 10**6, total // 10**6)
 
     def progress(self, stage: str, unit: str) -> Callable[..., None]:
         """A callback (done, total) that shows how far `stage` is; training says how it goes as well (`measures`)."""
@@ -246,20 +251,24 @@ class Run:
                 self.dir.ledger({"event": event, "text": f"{text}; the traceback is in {self.dir.log}", "exit_code": code})
             raise
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
+        """`wait` for what is to be published still."""
         self._close_pool()
         if tracked := self.__dict__.pop("tracked", None):
             tracked.close()
         if "outcome_cache" in self.__dict__:
             self.outcome_cache.close()
             del self.__dict__["outcome_cache"]
-        self._open.close()
+        try:
+            self.store.close(wait=wait)
+        finally:
+            self._open.close()
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        self.close(wait=exc[0] is None)
 
 
 def open_run(home: str | Path | None, config: RunConfig) -> Run:

@@ -26,7 +26,6 @@ from codelutra.sampling.api import Api
 from codelutra.sampling.shards import Shard, plan_again, plan_more, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
-from codelutra.store.files import locked
 
 VERSION = 2
 
@@ -95,9 +94,9 @@ class Sampling:
 
     def _sample_missing(self) -> None:
         run, c = self.run, self.run.config
-        # One sampler per policy and store: a second process waits here and then finds the shards made.
-        lock = run.store.root / ".locks" / f"sampling-{self.policy.digest[:32]}"
-        with locked(lock, waiting=lambda: run.waiting(f"another process that samples {self.policy.label}")):
+        # One sampler per policy and store, shared or not: a second process waits here and then finds the shards made.
+        turn = f"sampling-{self.policy.digest[:32]}"
+        with run.store.turn(turn, lambda: run.waiting(f"another process that samples {self.policy.label}")):
             missing = []
             for i, step in enumerate(self.steps):
                 if i in self._made:

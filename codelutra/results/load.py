@@ -60,7 +60,7 @@ def read_summary(runs: Path, name: str, *, newest: bool = True) -> RunSummary:
     if held:
         _tell_of_now(summary, run)
     elif summary.state == "running":
-        last = next((e for e in reversed(run.events()) if e["event"] != "refused"), {"event": ""})
+        last = next((e for e in reversed(run.events()) if e["event"] not in ("refused", "unpublished")), {"event": ""})
         again = f"`{go_on_command(run.path)}` goes on where it was"
         failed = last["event"] == "error"
         summary.state = "failed" if failed else "interrupted"

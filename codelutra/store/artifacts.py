@@ -107,6 +107,10 @@ class Store:
 
     def find(self, recipe: Recipe) -> Artifact | None:
         """The finished artifact of this recipe, or None. One that is not as it was made is reported and set aside."""
+        return self.here(recipe)
+
+    def here(self, recipe: Recipe) -> Artifact | None:
+        """As `find`, on this machine alone."""
         path = self.root / recipe.stage / recipe.key
         if not os.path.lexists(path):
             return None
@@ -140,6 +144,15 @@ class Store:
                     ) from e
             yield
 
+    @contextlib.contextmanager
+    def turn(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Be the one process that does `name`, of several artifacts at once; `waiting` is called once where another does."""
+        with locked(self.root / ".locks" / name, waiting=waiting):
+            yield
+
+    def close(self, *, wait: bool = True) -> None:
+        """Let go of what is open. `wait` for what others are to have of it."""
+
     @property
     def _in_use(self) -> Path:
         return self.root / ".locks" / "in-use"
@@ -155,10 +168,10 @@ class Store:
         half-written is left in the way of the next try.
         """
         recipe = step.recipe
-        found = self.find(recipe)
+        found = self.here(recipe)
         if not found or self._partial(recipe).exists():
             with locked(self.root / ".locks" / f"{recipe.stage}-{recipe.key}", waiting=lambda: self._waiting(step)):
-                found = self.find(recipe)
+                found = self.here(recipe)
                 if not found:
                     return self._build(step)
                 shutil.rmtree(self._partial(recipe), ignore_errors=True)  # its maker was killed when all but this was done

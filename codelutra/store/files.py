@@ -32,7 +32,7 @@ UNREADABLE = (
 )
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name of our own in the same folder: what is written there takes `path`'s place by a rename.
 
     What killed processes left beside `path` in their turn is removed.
@@ -40,8 +40,7 @@ def _beside(path: Path) -> Path:
     for left in path.parent.iterdir() if path.parent.is_dir() else ():
         if left.name.startswith(f".{path.name}.") and _abandoned(left, left.name[len(path.name) + 2 :]):
             left.unlink(missing_ok=True)
-    pid = os.getpid()
-    return path.with_name(f".{path.name}.{_machine()}-{pid}-{owner.started(pid)}.{time.monotonic_ns()}")
+    return path.with_name(f".{path.name}.{this_process()}.{time.monotonic_ns()}")
 
 
 def _abandoned(scratch: Path, maker: str) -> bool:
@@ -58,6 +57,19 @@ def _abandoned(scratch: Path, maker: str) -> bool:
         return False
 
 
+def this_process() -> str:
+    """A name of this process among all processes of all machines, for `is_gone`."""
+    pid = os.getpid()
+    return f"{_machine()}-{pid}-{owner.started(pid)}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process of this machine, by its name, has ended. Of other machines nothing is known: False."""
+    machine, _, rest = process.partition("-")
+    pid, _, started = rest.partition("-")
+    return machine == _machine() and pid.isdecimal() and owner.started(pid) != started
+
+
 @cache
 def _machine() -> str:
     """This machine since it started, and which of its process tables we are in."""
@@ -70,7 +82,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises UserError where the disk is full.
     """
-    scratch = _beside(path)
+    scratch = beside(path)
     try:
         yield scratch
         fsync(scratch)
@@ -92,7 +104,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def link_atomic(link: Path, target: Path) -> None:
     """Point `link` at `target` by a relative path; whoever reads meanwhile finds the old target or the new one."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _beside(link)
+    scratch = beside(link)
     scratch.symlink_to(os.path.relpath(target, link.parent.resolve()))
     os.replace(scratch, link)
 

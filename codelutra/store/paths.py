@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-from codelutra.errors import UserError
+from codelutra.errors import UserError, redacted
 
 
 def home_dir(home: str | Path | None = None) -> Path:
@@ -15,6 +15,11 @@ def home_dir(home: str | Path | None = None) -> Path:
     Raises UserError for a file, and for a name that is no text (bytes that are not UTF-8), which parquet cannot have.
     """
     named = Path(home or os.environ.get("CODELUTRA_HOME") or ".")
+    if "://" in (given := str(home or os.environ.get("CODELUTRA_HOME") or "")):
+        raise UserError(
+            f"home {redacted(given)!r} is no folder of this machine. Runs, and the cache of finished work, lie on a local "
+            "disk; what is finished is shared by the config's `store`, or CODELUTRA_STORE"
+        )
     if any("\ud800" <= c <= "\udfff" for c in str(named.absolute())):
         raise UserError(f"home {str(named.absolute())!r} has bytes in its name that are not UTF-8; give another --home")
     above = next((p for p in (named, *named.absolute().parents) if os.path.lexists(p)), named)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +197,15 @@ class RunDir:
 
 
 def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
+    if before.store and before.store != now.store:
+        said = f"shares its work through store {before.store}, and this start " + (
+            f"names {now.store}" if now.store else "names none"
+        )
+        raise UserError(
+            f"run {now.name!r} at {path} {said}. Give the same one (--set store={shlex.quote(before.store)}, or "
+            f"CODELUTRA_STORE); or change the line `store:` of {path / 'run.yaml'}: what is finished stays here, and is "
+            "published to the new one"
+        )
     if differ := _differing(before, now):
         shown = "; ".join(f"{k}: {was!r} there, {is_now!r} now" for k, (was, is_now) in list(differ.items())[:5])
         raise UserError(

@@ -34,7 +34,8 @@ def prune(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Free disk space: remove what no run here uses any more, and the runs named. Promoted ones stay."""
+    """Free disk space: remove what no run here uses any more, and the runs named. Promoted ones stay, and so does
+    what a shared store (`store: s3://…`) holds: this is about the local disk alone."""
     from codelutra.cli import tables
     from codelutra.experiments import prune as pruning
 

@@ -21,6 +21,14 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an earlier run of this name is kept under another one.")
     ] = False,
+    store: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Share finished work: s3://bucket/prefix, or a folder that other hosts mount (default: the config's "
+            "`store`, else $CODELUTRA_STORE).",
+        ),
+    ] = "",
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -33,6 +41,7 @@ def run(
     from codelutra.experiments.variants import named_apart
 
     root, overrides = home_dir(home), tuple(set_ or ())
+    overrides += (f"store={json.dumps(store)}",) if store else ()
     if not fresh and (name := named_apart(root, config, overrides)):
         said = f"there is a run of that name with other settings, so this one is called {name}"
         print(visible(f"{said} (--set name=… calls it otherwise, --fresh starts the other one anew)"), file=sys.stderr)

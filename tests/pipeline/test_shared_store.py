@@ -1,0 +1,98 @@
+"""Two machines, each with a home of its own, share the work of one config through an S3 server: the real flow, from answers
+that are put into the store."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codelutra.config import load_config
+from codelutra.pipeline.run import Run
+from codelutra.store.run_dir import RunDir
+from tests.helpers.commands import codelutra
+from tests.helpers.ports import free_port
+from tests.helpers.runs import answer, without_dev
+from tests.helpers.s3 import S3, s3_server
+from tests.helpers.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+def stages_of(home: Path, event: str) -> set[str]:
+    return {e["stage"] for e in RunDir(home / "runs" / "nodev").events() if e["event"] == event}
+
+
+def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
+    weights, store = write_tiny_model(tmp_path / "weights"), s3.bucket()
+    file = without_dev(
+        tmp_path, *["train", "train"], *["test"] * 4, iterations=0, warm_start={}, model=f"path:{weights}", store=store
+    )
+    a, b = tmp_path / "a", tmp_path / "b"
+    with Run(a, load_config(file)) as run:
+        answer(run, weights, right=3)
+    done = [codelutra("run", str(file), "--home", str(home), "--json") for home in (b, a)]
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
+    found = [json.loads(d.stdout) for d in done]
+    assert [f["test"]["value"] for f in found] == [0.75, 0.75]
+    assert stages_of(b, "fetched") == {"problems", "references", "warm-start", "sample"}
+    assert stages_of(b, "made") == {"execute", "score"}
+    assert stages_of(a, "fetched") == {"execute", "score"}
+    assert stages_of(a, "made") == {"problems", "references", "warm-start", "sample"}
+    assert "reused 4 finished artifacts from the store, 4 of them made by other hosts" in done[0].stderr
+    assert not [name for name in s3.objects(store) if name.startswith("leases/")]
+
+
+class Repeating(http.server.BaseHTTPRequestHandler):
+    """A server that refuses everything, and repeats what it was sent: the key, the signature, a string to sign."""
+
+    def do_GET(self) -> None:
+        said = f"{self.headers.get('Authorization')} AKIAMYKEYMYKEYMYKEY1 hush/hush/hush"
+        body = (
+            f"<Error><Code>SignatureDoesNotMatch</Code><Message>{said}</Message>"
+            f"<AWSAccessKeyId>AKIAMYKEYMYKEYMYKEY1</AWSAccessKeyId><StringToSign>{said}</StringToSign></Error>"
+        ).encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_refused_credentials_are_one_message_and_nowhere_to_be_read(tmp_path: Path) -> None:
+    port = free_port()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Repeating)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        file = without_dev(tmp_path, *["test"] * 2, iterations=0)
+        environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "AKIAMYKEYMYKEYMYKEY1",
+            "AWS_SECRET_ACCESS_KEY": "hush/hush/hush",
+            "AWS_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": "/dev/null",
+        }
+        done = codelutra("run", str(file), "--home", str(tmp_path / "home"), "--store", "s3://team/x", **environment)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 2, done.stderr
+    assert "store s3://team/x: the credentials are not allowed to do this (403)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "AKIA" not in done.stdout + done.stderr
+    assert "hush" not in done.stdout + done.stderr
+    assert not (tmp_path / "home" / "runs").exists()
