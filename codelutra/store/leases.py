@@ -46,6 +46,7 @@ class Lease:
 
     def __post_init__(self) -> None:
         self._released = threading.Event()
+        self._writing = threading.Lock()  # a beat that is under way must not bring back what was released
         self._beats = 0
 
     def hold(self) -> None:
@@ -60,18 +61,19 @@ class Lease:
         """Let others have it; without `tell`, or where the place does not answer, it lapses. Again, it does nothing."""
         if not self._released.is_set():
             self._released.set()
-            with contextlib.suppress(PlaceError):
-                if tell and self._is_mine():
-                    self.place.remove(self.name)
+            if tell:
+                with self._writing, contextlib.suppress(PlaceError):
+                    if self._is_mine():
+                        self.place.remove(self.name)
 
     def _is_mine(self) -> bool:
         return _read(self.place, self.name).get("token") == self.token
 
     def _beat(self) -> None:
         while not self._released.wait(self.pace.beat):
-            with contextlib.suppress(PlaceError):
-                if not self._is_mine():
-                    return  # it was away for so long that another took it
+            with self._writing, contextlib.suppress(PlaceError):
+                if self._released.is_set() or not self._is_mine():
+                    return  # or it was away for so long that another took it
                 self._beats += 1
                 self.place.replace(self.name, self.content())
 

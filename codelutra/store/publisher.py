@@ -87,11 +87,12 @@ class Publisher:
             self._change.notify_all()
 
     def settle(self, *, patience: float = 0.0) -> None:
-        """Wait until nothing is due, or until there was no news from the place for `patience` seconds while it is away."""
+        """Wait until nothing is due; or until the place has been away, without news, for `patience` seconds, or refuses."""
         with self._change:
             self._moved = time.monotonic()
             while self._due and not self._stopped and self._thread and self._thread.is_alive():
-                if self._reach.away and time.monotonic() - self._moved >= patience:
+                silent = time.monotonic() - self._moved
+                if self._reach.refused or (self._reach.away and silent >= patience):
                     return
                 self._change.wait(0.5)
 
@@ -122,11 +123,12 @@ class Publisher:
     def _work(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._due or self._stopped)
+                self._change.wait_for(lambda: self._stopped or self._due)
+                self._change.wait_for(lambda: self._stopped, self._reach.wait)
                 if self._stopped:
                     return
                 job = self._due[0]
-            kept = None
+            refused = False
             try:
                 self._bytes = 0
                 self._reach.ask(partial(publish, self._place, job, self._counted))
@@ -134,10 +136,8 @@ class Publisher:
                 return
             except PlaceError as e:
                 if not e.lasting:
-                    with self._change:
-                        self._change.wait_for(lambda: self._stopped, self._reach.wait)
                     continue
-                kept = job
+                refused = True
             except UNREADABLE as e:
                 text = f"{job.artifact.path} is not published, because it is damaged ({cause(e)})"
                 self._on_event({"event": "note", "text": text})
@@ -145,8 +145,10 @@ class Publisher:
                 job.lease.release()
             with self._change:
                 self._due.popleft()
-                self._refused += [kept] if kept else []
-                self._moved = time.monotonic()
+                if refused:
+                    self._refused.append(job)
+                else:
+                    self._moved = time.monotonic()
                 self._change.notify_all()
 
     def _counted(self, count: int) -> None:

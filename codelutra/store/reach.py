@@ -34,6 +34,11 @@ class Reach:
         """Whether the last question was not answered."""
         return self._error is not None
 
+    @property
+    def refused(self) -> bool:
+        """Whether the last question was answered by an error that waiting does not help."""
+        return self._error is not None and self._error.lasting
+
     def ask(self, question: Callable[[], T]) -> T:
         """What `question` returns. Raises PlaceError where it does, and in the pause after that."""
         with self._lock:

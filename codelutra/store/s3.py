@@ -30,6 +30,29 @@ _CREDENTIALS = {
 }
 _RIGHTS = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem"}
 _ADDRESS = {"PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidBucketName", "301", "307", "400", "NotImplemented"}
+_PASSING = {  # "" where nothing was answered
+    "",
+    "InternalError",
+    "SlowDown",
+    "ServiceUnavailable",
+    "RequestTimeout",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "NoSuchUpload",
+    "BadDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "Throttling",
+    "TooManyRequests",
+    "408",
+    "409",
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "unknown",
+}
 _UNSET = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError", "ConfigParseError"}
 
 
@@ -153,7 +176,7 @@ class Bucket:
             return f"there is no bucket {self._bucket!r}; make it, or correct the address (AWS_ENDPOINT_URL is the server's)"
         if code in _ADDRESS or kind in ("ParamValidationError", "InvalidRegionError", "NoRegionError"):
             return f"the server does not take the request ({code or kind}); look at the bucket, AWS_REGION, AWS_ENDPOINT_URL"
-        return ""
+        return "" if code in _PASSING else f"the server refuses this ({code})"
 
 
 def _not_answered(error: BaseException, code: str) -> str:
@@ -168,6 +191,6 @@ def _code(error: BaseException | None) -> str:
         response: Any = getattr(error, "response", None)
         if isinstance(response, dict):
             code = str((response.get("Error") or {}).get("Code", ""))
-            return code if re.fullmatch(r"[A-Za-z0-9]{1,40}", code) else "an unknown code"
+            return code if re.fullmatch(r"[A-Za-z0-9]{1,40}", code) else "unknown"
         error = error.__cause__
     return ""

@@ -37,18 +37,22 @@ def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
     file = without_dev(
         tmp_path, *["train", "train"], *["test"] * 4, iterations=0, warm_start={}, model=f"path:{weights}", store=store
     )
-    a, b = tmp_path / "a", tmp_path / "b"
+    a, b, c = (tmp_path / name for name in "abc")
     with Run(a, load_config(file)) as run:
         answer(run, weights, right=3)
-    done = [codelutra("run", str(file), "--home", str(home), "--json") for home in (b, a)]
-    assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
-    found = [json.loads(d.stdout) for d in done]
-    assert [f["test"]["value"] for f in found] == [0.75, 0.75]
-    assert stages_of(b, "fetched") == {"problems", "references", "warm-start", "sample"}
+    done = codelutra("run", str(file), "--home", str(b), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test"]["value"] == 0.75
+    assert "reused 4 finished artifacts from the store, 4 of them made by other hosts" in done.stderr
+    start = {"problems", "references", "warm-start", "sample"}
+    assert stages_of(a, "made") == stages_of(b, "fetched") == start
     assert stages_of(b, "made") == {"execute", "score"}
-    assert stages_of(a, "fetched") == {"execute", "score"}
-    assert stages_of(a, "made") == {"problems", "references", "warm-start", "sample"}
-    assert "reused 4 finished artifacts from the store, 4 of them made by other hosts" in done[0].stderr
+    with Run(c, load_config(file)) as run:
+        answer(run, weights, right=0)
+    assert stages_of(c, "fetched") == start
+    assert not stages_of(c, "made"), "its own answers are not asked for: those of the first are there"
+    published = {name.split("/")[1] for name in s3.objects(store) if name.endswith("/manifest.json")}
+    assert published == start | {"execute", "score"}
     assert not [name for name in s3.objects(store) if name.startswith("leases/")]
 
 

@@ -21,7 +21,9 @@ from codelutra.pipeline.run import Run
 from codelutra.store.artifacts import Recipe, Step, Store, write_frame
 from codelutra.store.child import EndedEarlyError
 from codelutra.store.files import write_atomic
+from codelutra.store.places import open_place, require_place
 from codelutra.store.run_dir import RunDir
+from codelutra.store.shared import SharedStore
 from tests.helpers.example_run import example_run
 
 CONFIG = parse_config({"name": "r", "suite": {"name": "starter-sql"}})
@@ -62,6 +64,19 @@ def test_a_frame_that_does_not_fit_is_told_and_leaves_nothing(small: Path) -> No
         store.make(Step(recipe, large))
     assert not list(small.rglob("f.parquet"))
     assert store.make(Step(recipe, lambda out, work: {"rows": 0})).facts == {"rows": 0}
+
+
+def test_what_others_have_made_and_does_not_fit_is_told_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    recipe, place = Recipe("score", 1, {}, {}), open_place(str(tmp_path / "shared"))
+    require_place(place)
+    theirs = SharedStore(tmp_path / "theirs", place)
+    theirs.make(Step(recipe, large))
+    theirs.close()
+    with pytest.raises(UserError, match=rf"disk full at {small}/store .*codelutra prune.*same command again"):
+        SharedStore(small / "store", place).find(recipe)
+    assert not list(small.rglob("f.parquet"))
+    assert not list((small / "store" / ".partial").iterdir())
 
 
 def test_a_record_that_does_not_fit_leaves_the_old_one(small: Path) -> None:

@@ -392,6 +392,36 @@ def test_a_server_that_stays_away_is_told_and_the_same_command_publishes_later(s
     assert whole_or_none(place, tmp_path / "b", "hello")
 
 
+class Choosy:
+    """A place that will not take one artifact."""
+
+    def __init__(self, place: Place, key: str) -> None:
+        self._place, self._key, self.address = place, key, place.address
+
+    def __getattr__(self, name: str) -> Any:
+        def asked(*args: Any) -> Any:
+            if name == "put" and self._key in args[0]:
+                raise PlaceError("the server refuses this (EntityTooLarge)", lasting=True)
+            return getattr(self._place, name)(*args)
+
+        return asked
+
+
+def test_an_artifact_that_is_refused_stands_in_the_way_of_no_other(folder: Place, tmp_path: Path) -> None:
+    a = Host(tmp_path / "a", Choosy(folder, RECIPE.key))
+    a.make()
+    other = Recipe("pairs", 2, {}, {})
+    a.make(recipe=other)
+    deadline = time.monotonic() + 20
+    while folder.size(f"artifacts/pairs/{other.key}/manifest.json") is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    a.store.close()
+    assert "the server refuses this (EntityTooLarge). Work goes on here" in a.told()
+    assert a.events[-1]["text"].startswith(f"1 finished artifacts are not in the shared store {folder.address} yet (pairs/")
+    assert RECIPE.key in a.events[-1]["text"]
+
+
 def test_a_folder_that_is_not_mounted_any_more_is_away_and_nothing_is_written_there(tmp_path: Path) -> None:
     mounted = tmp_path / "mounted"
     mounted.mkdir()
@@ -460,6 +490,16 @@ def test_a_lease_of_a_process_that_is_gone_is_taken(folder: Place, holder: str) 
         assert said == ["h" if holder.startswith("another") else "another host"]
     lease.release()
     assert folder.size("leases/x") is None
+
+
+def test_a_lease_that_is_released_while_it_is_written_is_gone(folder: Place) -> None:
+    for _ in range(30):
+        lease = take(folder, "leases/x", Pace(beat=0.001, look=0.001, lapse=9), lambda host: None)
+        assert lease is not None
+        time.sleep(0.01)
+        lease.release()
+        time.sleep(0.01)
+        assert folder.size("leases/x") is None
 
 
 class Blinking:

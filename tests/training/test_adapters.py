@@ -303,11 +303,13 @@ def test_a_default_of_these_fields_is_in_no_key() -> None:
         ({"method": "full", "gradient_checkpointing": None}, ["gradient_checkpointing", "lora", "qlora"]),
         ({"method": "lora", "gradient_checkpointing": True}, ["qlora"]),
         ({"method": "qlora", "gradient_checkpointing": False}, ["gradient_checkpointing"]),
+        ({"method": "lora", "gradient_checkpointing": True, "processes": 2}, ["sharding", "qlora"]),
+        ({"method": "full", "gradient_checkpointing": True, "processes": 2, "sharding": "full"}, ["lora", "qlora"]),
     ],
 )
 def test_out_of_memory_names_what_is_left_to_try(config: dict[str, Any], ways: list[str]) -> None:
-    said = " ".join(launch._less_memory(config))
-    assert [w for w in ("gradient_checkpointing", " lora", "qlora") if w in said] == [
+    said = " ".join(launch._less_memory(TrainSection(**config).model_dump()))
+    assert [w for w in ("gradient_checkpointing", "sharding", " lora", "qlora") if w in said] == [
         w if w != "lora" else " lora" for w in ways
     ]
 

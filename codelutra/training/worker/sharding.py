@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import AutocastKwargs
+from peft import PeftModel
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -76,17 +77,18 @@ def here(tensor: Any) -> Any:
 
 
 def gathered(model: Any) -> dict[str, Any]:
-    """The whole trained weights by name, on the CPU of the first process and nowhere else. One at a time is gathered; a name
-    that is tied to another gives the same tensor. To be called in all processes."""
+    """What is saved of a model, of one with an adapter only that: whole weights by name, on the CPU of the first process and
+    nowhere else. One at a time is gathered; a name that is tied to another gives the same tensor. To be called in all
+    processes."""
     first, whole, made = torch.distributed.get_rank() == 0, dict[str, Any](), dict[int, Any]()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if not parameter.requires_grad:
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(model, PeftModel) and not tensor.requires_grad:
             continue
-        if id(parameter) not in made:
-            full = parameter.detach().full_tensor()
-            made[id(parameter)] = full.cpu() if first else None
+        if id(tensor) not in made:
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            made[id(tensor)] = full.detach().cpu() if first else None
         if first:
-            whole[name] = made[id(parameter)]
+            whole[name] = made[id(tensor)]
     return whole
 
 
