@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "codelutra": {"codelutra", "sandbox"},
     "sandbox": {"sandbox"},
 }
-HEAVY = {"accelerate", "datasets", "gguf", "matplotlib", "peft", "prefect", "torch", "transformers", "trl", "vllm"}
+HEAVY = {"accelerate", "datasets", "gguf", "matplotlib", "peft", "prefect", "ray", "torch", "transformers", "trl", "vllm"}
 TORCHVISION_FAMILY = {"torchvision", "torchaudio", "torchcodec"}
 
 
@@ -85,7 +85,7 @@ FLOORS = [
     {"__init__", "addresses", "completions", "errors", "hardware", "reading", "schema"},
     {"config", "prompts"},
     {"store"},
-    {"models", "sampling", "scoring", "suites"},
+    {"cluster", "models", "sampling", "scoring", "suites"},
     {"execution", "results", "training"},
     {"pipeline", "planning", "reporting"},
     {"experiments"},

@@ -44,10 +44,8 @@ def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expecte
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         frames = copies.frame("copies"), problems.frame("problems"), expected.frame("expected")
-        heard, seconds = run.progress("references on copies", "runs"), run.config.execute.timeout_seconds
-        run.add_databases(files(copies))
-        with run.use_pool() as pool:
-            frame, facts = lucky.expected_on_copies(*frames, run.suite, pool, timeout_seconds=seconds, progress=heard)
+        heard = run.progress("references on copies", "runs")
+        frame, facts = run.judged(lucky.expected_on_copies, *frames, heard=heard, databases=files(copies))
         write_frame(frame, out / "expected.parquet")
         return facts
 
