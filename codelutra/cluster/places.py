@@ -203,7 +203,7 @@ class Together:
         else:
             host, port = self._members[0].address()
             for rank, member in enumerate(self._members):
-                world = {"RANK": rank, "WORLD_SIZE": self._count, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+                world: dict[str, Any] = {"RANK": rank, "WORLD_SIZE": self._count, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
                 world |= {"MASTER_ADDR": host, "MASTER_PORT": port}
                 own = more | {name: str(value) for name, value in world.items()}
                 member.start(module, *arguments, "shared", log=log, more=own)

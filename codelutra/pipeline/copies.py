@@ -8,7 +8,6 @@ Scores stay by the outcomes themselves. `pairs` and `answers` take the confirmed
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expecte
     def build(out: Path, work: Path) -> dict[str, Any]:
         frames = copies.frame("copies"), problems.frame("problems"), expected.frame("expected")
         heard = run.progress("references on copies", "runs")
-        frame, facts = run.judged(lucky.expected_on_copies, *frames, heard=heard, databases=files(copies))
+        (frame, facts), _ = run.judged(lucky.expected_on_copies, *frames, heard=heard, databases=files(copies))
         write_frame(frame, out / "expected.parquet")
         return facts
 
@@ -57,26 +56,21 @@ def confirmed(run: Run, outcomes: Artifact, copies: Artifact, problems: Artifact
     """A shard of OUTCOMES whose answers that are right by luck are `undecided`; beside it LUCKY."""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        limits = run.config.execute
-        run.add_databases(files(copies))
-        with run.use_pool() as pool:
-            began = time.monotonic()
-            frame, counts, facts = lucky.confirm(
-                outcomes.frame("outcomes"),
-                copies.frame("copies"),
-                problems.frame("problems"),
-                there.frame("expected"),
-                run.suite,
-                pool,
-                timeout_seconds=limits.timeout_seconds,
-                max_infra_error=limits.max_infra_error,
-                cache=run.outcome_cache,
-                machine=run.machine,
-                progress=run.progress(f"confirm {label}".strip(), "copies"),
-            )
+        (frame, counts, facts), seconds = run.judged(
+            lucky.confirm,
+            outcomes.frame("outcomes"),
+            copies.frame("copies"),
+            problems.frame("problems"),
+            there.frame("expected"),
+            heard=run.progress(f"confirm {label}".strip(), "copies"),
+            databases=files(copies),
+            max_infra_error=run.config.execute.max_infra_error,
+            cache=None if run.judges else run.outcome_cache,  # which stays on this machine
+            machine=run.machine,
+        )
         write_frame(frame, out / "outcomes.parquet")
         write_frame(counts, out / "lucky.parquet")
-        return {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
+        return {**facts, "busy_seconds": round(seconds, 3)}
 
     inputs = {"outcomes": outcomes.digest, "copies": copies.digest, "problems": problems.digest, "expected": there.digest}
     return Step(_recipe("confirmed", run.judging(), inputs), build, label)

@@ -216,8 +216,8 @@ class Run:
         databases: Mapping[str, Path] | None = None,
         **named: Any,
     ) -> tuple[Any, float]:
-        """What `function(*frames, suite, pool, …)` returns, and the seconds it took: with the run's pool or, on a cluster, on
-        a node that has one. `databases`: beside the suite's. Raises NoSandboxError as `use_pool`."""
+        """What `function(*frames, suite, pool, …)` returns, and the seconds it took: with the run's pool or, on a cluster,
+        on a node that has one. `databases`: beside the suite's. Raises NoSandboxError as `use_pool`."""
         named["timeout_seconds"] = self.config.execute.timeout_seconds
         if self.judges:
             return self.judges.judged(function, *frames, heard=heard, databases=dict(databases or {}), **named)

@@ -87,10 +87,9 @@ def references(run: Run, problems: Artifact) -> Step:
     """What every reference gives, as EXPECTED: the reference check."""
 
     def made() -> Made:
-        made: Made = run.judged(
-            judge_references, problems.frame("problems"), heard=run.progress("reference check", "problems")
-        )
-        return made
+        heard = run.progress("reference check", "problems")
+        found: tuple[Made, float] = run.judged(judge_references, problems.frame("problems"), heard=heard)
+        return found[0]
 
     return _frame_step("references", run.judging(), {"problems": problems.digest}, "expected", made)
 
