@@ -219,7 +219,7 @@ def _require_alike(
         )
     if config.engine.dtype == "auto":
         formats = {found[n.id]["format"] for n in nodes if cluster.room(1, [n])}
-        if formats != {here["format"]}:
+        if formats - {here["format"]}:
             raise UserError(
                 f"engine.dtype auto means {here['format']} on this machine, and on nodes of the cluster it means "
                 f"{', '.join(sorted(formats))}; set engine.dtype to the one you want"

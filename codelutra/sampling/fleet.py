@@ -136,8 +136,7 @@ class Fleet:
         elif not self._members:
             raise error
         shards = list(member.asked.values())
-        again = f"; {len(shards)} of its shards are drawn again" if shards else ""
-        self._note(f"an engine was lost{again}: {error}")
+        self._note(f"an engine was lost, and shards to draw again: {len(shards)} ({error})")
         return shards
 
     def __enter__(self) -> Self:

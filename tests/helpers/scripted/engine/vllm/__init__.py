@@ -49,7 +49,7 @@ class LLMEngine:
         if log := os.environ.get("SCRIPTED_LOG"):
             with open(log, "a") as told:
                 told.write(f"{number} {params.seed}\n")
-        text = f"```python\nimport time\ndef f():\n  time.sleep(0.5)\n  return {number + drawn % 2}\n```"
+        text = f"```python\nimport time\ndef f():\n  time.sleep(1.5)\n  return {number + drawn % 2}\n```"
         output = SimpleNamespace(token_ids=self.tokenizer.encode(text, add_special_tokens=False), finish_reason="stop")
         return SimpleNamespace(request_id=name, prompt_token_ids=ids, outputs=[output])
 
