@@ -107,14 +107,7 @@ def _attach(address: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts another in its place
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(
-            address,
-            namespace="codelutra",
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            _skip_env_hook=True,
-        )
+        ray.init(address, namespace="codelutra", log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as e:
         raise UserError(_unreachable(address, " ".join(str(e).split())[:300])) from e
     finally:

@@ -90,7 +90,9 @@ class Crew:
             if most and len(self._members) >= most:
                 return
             there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False), "num_cpus": 0}
-            self._members[node.id] = node, Place(f"executor on {node.name}", there, *self._made)
+            place = Place("executor", there, *self._made)
+            place.host = node.name
+            self._members[node.id] = node, place
             self._free.append(node.id)
 
     def _put_back(self, name: str) -> None:

@@ -120,7 +120,12 @@ class FarChild:
 
     def address(self) -> tuple[str, int]:
         """Of its node; waits for the place."""
-        host, port = self._place.call(node.address)
+        import ray
+
+        asked = self._place.asked(node.address)
+        while not ray.wait([asked], timeout=_POLL_SECONDS)[0]:
+            self._tell_of_waiting()
+        host, port = self._place.answer(asked)
         return str(host), int(port)
 
     def send(self, message: Any) -> None:
@@ -189,7 +194,11 @@ class Together:
         self._given: tuple[Any, ...] = (module, arguments, log, more)
         self._needs = needs
         self._restarts = 0
-        self._begin()
+        self._open = contextlib.ExitStack()
+        try:
+            self._begin()
+        except LostError as e:
+            self._begin_again(e)
 
     def _begin(self) -> None:
         module, arguments, log, more = self._given
@@ -248,12 +257,17 @@ class Together:
         lost = isinstance(error, LostError)
         if not lost and isinstance(error, EndedEarlyError) and self._count > 1:  # of a process whose peer was lost
             lost = any(not member.is_there(_LOST_SECONDS / self._count) for member in self._members)
-        self._restarts += 1
-        if not lost or self._restarts > RESTARTS:
-            raise error
-        self._cluster.note(f"{self._what} begins again elsewhere, from its checkpoint: {error}")
-        self._open.close()
-        self._begin()
+        while lost and self._restarts < RESTARTS:
+            self._restarts += 1
+            self._cluster.note(f"{self._what} begins again elsewhere, from its checkpoint: {error}")
+            self._open.close()
+            try:
+                self._begin()
+            except LostError as e:
+                error = e
+            else:
+                return
+        raise error
 
     def __enter__(self) -> Self:
         return self

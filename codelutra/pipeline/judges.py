@@ -164,7 +164,7 @@ class Judges:
     def _meanwhile(self, heard: Callable[..., None] | None, place: Place) -> None:
         (done, total), notes = place.call(told)
         for note in notes:
-            self._cluster.note(f"{place.what}: {note}")
+            self._cluster.note(f"{place.host}: {note}")
         if heard and total:
             heard(done, total)
 

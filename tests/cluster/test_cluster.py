@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,22 +119,6 @@ class Iteration:
         self.process.communicate()
 
 
-def running_on(node: subprocess.Popen[bytes], module: str = "") -> bool:
-    """Whether a node runs a process of this module (its parent is a worker of Ray, in the node's process group), or without
-    one a worker that holds something."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError, ValueError):
-            words = path.read_bytes().decode(errors="replace").split("\0")
-            pid = int(path.parent.name)
-            if module and module in words:
-                pid = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
-            elif module or not words[0].startswith("ray::Held"):
-                continue
-            if os.getpgid(pid) == node.pid:
-                return True
-    return False
-
-
 def frame(artifact: dict[str, Any], name: str) -> pl.DataFrame:
     """Without how long programs took."""
     return pl.read_parquet(Path(artifact["path"]) / f"{name}.parquet").drop("seconds", strict=False)
@@ -147,15 +130,16 @@ def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_make
     first, fourth = cluster.add(), cluster.add()
     second = cluster.add(DOCKER_HOST="unix:///nowhere", SCRIPTED_LOG=str(place / "answers-of-second"))
     third = cluster.add(cpus=0)  # only executes
+    cluster.wait()
     asked = {"address": cluster.address, "cpus": 1}
     with Iteration(place, "far", environment, cluster=asked) as run:
         run.wait_until((place / "answers-of-second").exists)
         run.wait_until(lambda: any("no Docker daemon answers" in note for note in run.notes()))
         cluster.kill(second)  # while it samples
-        run.wait_until(lambda: running_on(third) and run.executing() >= 3)
+        run.wait_until(lambda: cluster.workers(third) and run.executing() >= 3)
         cluster.kill(third)  # while it executes: each of three nodes has a shard
         run.wait_until(lambda: list((run.home / "store/.partial").glob("train-*/work/checkpoint-*/whole.json")))
-        cluster.kill(first if running_on(first, "codelutra.training.worker") else fourth)
+        cluster.kill(first if cluster.runs(first, "codelutra.training.worker") else fourth)
         far = run.found()
         events, notes = run.events(), run.notes()
     with Iteration(place, "here", environment | {"SCRIPTED_LOG": ""}, execute={"workers": 4}) as alone:
@@ -189,3 +173,39 @@ def weights(trained: dict[str, Any]) -> list[float]:
 
     found = load_file(Path(trained["path"]) / "model.safetensors")
     return [found[name].abs().mean().item() for name in sorted(found)]
+
+
+CONNECT = """
+import json, sys
+from pathlib import Path
+from codelutra.cluster.connection import connect
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+
+for raw in json.loads(sys.argv[1]):
+    try:
+        connect(parse_config(raw), Path(sys.argv[2]), print)
+        print("can be used")
+    except UserError as e:
+        print(" ".join(str(e).split()))
+"""
+
+
+def test_a_cluster_without_gpus_and_one_with_a_node_that_lacks_codelutra_are_refused(
+    place: Path, environment: dict[str, str], cluster: RayCluster, tmp_path: Path
+) -> None:
+    other = place / "other/codelutra"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    node = cluster.add(PYTHONPATH=str(other.parent))
+    cluster.wait()
+    asked = [config(place, cluster={"address": cluster.address} | more) for more in ({}, {"cpus": 7}, {"cpus": 1})]
+    command = [sys.executable, "-c", CONNECT, json.dumps(asked), str(tmp_path / "store")]
+    told = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=True, timeout=600)
+    cluster.kill(node)
+    without_gpu, too_large, without_code = (line for line in told.stdout.splitlines() if line)
+    assert "offers a GPU (`ray status` shows what they offer). Add nodes that have one, or set cluster.cpus" in without_gpu
+    assert "cluster.cpus 7 is more than the 1 cores that its largest node offers" in too_large
+    assert "codelutra does not load on " in without_code
+    assert "No module named 'codelutra.cluster'" in without_code
+    assert list((tmp_path / "store").iterdir()) == []

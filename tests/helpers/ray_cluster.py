@@ -54,6 +54,10 @@ QUIET = {
 }
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 class RayCluster:
     """A head that offers nothing, and nodes that are added; all end with the `with` block."""
 
@@ -67,7 +71,7 @@ class RayCluster:
             self._start(
                 "--head", "--port", port, "--temp-dir", str(self.folder), "--include-dashboard=false", "--num-cpus=0"
             )
-            self._wait_for(lambda text: "Ray runtime started" in text or "--address" in text)
+            self.wait()
         except BaseException:
             self.close()
             raise
@@ -88,27 +92,50 @@ class RayCluster:
         self.nodes.append(process)
         return process
 
-    def _wait_for(self, said: object, seconds: float = 300) -> None:
-        log, process = self.folder / f"node-{len(self.nodes) - 1}.log", self.nodes[-1]
+    def wait(self, seconds: float = 300) -> None:
+        """Until every node that was started and not killed has joined."""
         end = time.monotonic() + seconds
-        while not said(log.read_text()):  # type: ignore[operator]
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
+        for number, node in enumerate(self.nodes):
+            log = self.folder / f"node-{number}.log"
+            while node.returncode is None and "Ray runtime started" not in log.read_text():
+                assert node.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.2)
 
     def add(self, cpus: int = 1, docker: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """A node with an address of its own; returns once it has joined."""
+        """A node with an address of its own, started; `wait` for those that were added."""
         offered = json.dumps({"docker": 1} if docker else {})
         at = f"--node-ip-address=127.0.0.{len(self.nodes) + 1}"
-        node = self._start("--address", self.address, at, f"--num-cpus={cpus}", f"--resources={offered}", **environment)
-        self._wait_for(lambda text: "Ray runtime started" in text)
-        return node
+        return self._start("--address", self.address, at, f"--num-cpus={cpus}", f"--resources={offered}", **environment)
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
-        """kill -9 of a node's raylet, its workers, and all that Ray runs beside them."""
+        """kill -9 of a node's raylet and of all that Ray runs beside it; then of its workers."""
+        workers = self.workers(node)
         with suppress(ProcessLookupError):
             os.killpg(node.pid, signal.SIGKILL)
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         node.wait()
+
+    def workers(self, node: subprocess.Popen[bytes]) -> list[int]:
+        """Processes that hold something for somebody on a node: each is a group of its own below the raylet, which is in
+        the node's group."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError, ValueError):
+                if path.read_bytes().startswith(b"ray::Held") and os.getpgid(parent(int(path.parent.name))) == node.pid:
+                    found.append(int(path.parent.name))
+        return found
+
+    def runs(self, node: subprocess.Popen[bytes], module: str) -> bool:
+        """Whether a worker of a node has started this module."""
+        workers = self.workers(node)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError, ValueError):
+                if module.encode() in path.read_bytes().split(b"\0") and parent(int(path.parent.name)) in workers:
+                    return True
+        return False
 
     def close(self) -> None:
         for node in reversed(self.nodes):
