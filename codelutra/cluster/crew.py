@@ -28,6 +28,7 @@ class Crew:
         self._members: dict[str, tuple[Node, Place]] = {}
         self._free: list[str] = []
         self._left_out: dict[str, CodelutraError] = {}
+        self._lost: dict[str, float] = {}  # when
 
     def do(self, function: Callable[..., Any], *given: Any, meanwhile: Callable[[Place], None]) -> Any:
         """`function(it, *given)` on a free node; waits for one. `meanwhile` is called here about once a second. Raises
@@ -62,7 +63,7 @@ class Crew:
             self._free.clear()
 
     def _take(self) -> tuple[str, Place]:
-        end = time.monotonic() + _WAIT_SECONDS
+        end = time.monotonic() + 2 * _WAIT_SECONDS
         with self._change:
             while True:
                 if not self._free:
@@ -87,6 +88,8 @@ class Crew:
         for node in alive():
             if not node.resources.get(DOCKER) or node.id in self._members or node.id in self._left_out:
                 continue
+            if time.monotonic() - self._lost.get(node.id, -_WAIT_SECONDS) < _WAIT_SECONDS:
+                continue  # Ray may take it for alive a while longer
             if most and len(self._members) >= most:
                 return
             there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False), "num_cpus": 0}
@@ -109,6 +112,7 @@ class Crew:
                 self._left_out[name] = error
                 self._cluster.note(f"{node.name} executes nothing more of this run: {error}")
             else:
+                self._lost[name] = time.monotonic()
                 self._cluster.note(f"{node.name} was lost while executing; what it did is done again elsewhere")
             self._change.notify_all()
 
