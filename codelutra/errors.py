@@ -6,6 +6,7 @@
     │   └── NoSandboxError  Docker does not answer, or starts no container
     └── StageError       a stage cannot go on: training diverged                                (exit code 1)
         └── OutageError  too many outages: of the sandbox, of servers that sample
+            └── LostError  a machine of the cluster is gone, with what it was doing
 
 Every message carries the value, the rule and the way out.
 """
@@ -29,6 +30,7 @@ _SAY_FULL = (
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 EXTRAS = {
     "prefect": "prefect",
+    "ray": "ray",
     "s3fs": "s3",
     "fsspec": "s3",
     "botocore": "s3",
@@ -91,6 +93,10 @@ class OutageError(StageError):
     """What a stage needs beside itself has failed too often."""
 
     transient = True
+
+
+class LostError(OutageError):
+    """The machine that did a piece of work is gone: another may do it again."""
 
 
 def disk_is_full(error: BaseException | str) -> bool:

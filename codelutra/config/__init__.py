@@ -4,7 +4,7 @@ Unknown keys are refused, bounds are part of the types, and the docstring below 
 field's mark says what another value means for a run that exists already; without a mark it would be another run.
 
     section.py    what every section is, and the marks
-    stages.py     suite, prompt, engine, sample, api, execute, pairs, select
+    stages.py     suite, prompt, engine, sample, api, execute, cluster, pairs, select
     training.py   train, warm_start
     group.py      grpo
     run.py        the whole: reading, validating, writing
@@ -26,6 +26,7 @@ from codelutra.config.run import (
 from codelutra.config.section import ADDED, HOW_FAR, LARGEST, SAME_RESULT, Mark, Section
 from codelutra.config.stages import (
     ApiSection,
+    ClusterSection,
     EngineSection,
     ExecuteSection,
     PairsSection,
@@ -46,6 +47,7 @@ __all__ = [
     "RUN_NAME",
     "SAME_RESULT",
     "ApiSection",
+    "ClusterSection",
     "EngineSection",
     "ExecuteSection",
     "GrpoSection",

@@ -14,6 +14,7 @@ from codelutra.config.group import GrpoSection
 from codelutra.config.section import ADDED, HOW_FAR, SAME_RESULT, Mark, Section
 from codelutra.config.stages import (
     ApiSection,
+    ClusterSection,
     EngineSection,
     ExecuteSection,
     PairsSection,
@@ -70,6 +71,8 @@ class RunConfig(Section):
     """What `train.objective: grpo` reads besides."""
     select: Annotated[SelectSection, HOW_FAR] = SelectSection()
     """When a run ends, and what it measures then."""
+    cluster: Annotated[ClusterSection | None, SAME_RESULT] = None
+    """The Ray cluster that samples, executes and trains; absent: this machine."""
     report_to: Annotated[tuple[Literal["trackio", "wandb", "tensorboard", "mlflow"], ...], SAME_RESULT] = ()
     """Trackers that hear of every training step and of every policy's numbers, each installed by you. They get numbers,
     settings and paths, no prompts and no programs; one that fails stops nothing."""

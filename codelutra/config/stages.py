@@ -155,6 +155,19 @@ class ExecuteSection(Section):
     """Container runtime, e.g. `runsc` for gVisor; none means Docker's default."""
 
 
+class ClusterSection(Section):
+    """A Ray cluster that exists already. What it is changes no result and no key of the store."""
+
+    address: Annotated[str, SAME_RESULT, Field(pattern=r"^(auto|[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5})$")]
+    """HOST:PORT as `ray start --head` tells it, or `auto`: the cluster that this machine is a node of."""
+    engines: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    """Engines that share the shards, wherever Ray has room; None: as many as fit. Fewer leave room for other runs."""
+    cpus: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    """Cores that an engine or a training process takes on a cluster without GPUs. None: each takes a GPU."""
+    executors: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    """Nodes that execute programs, each with `execute.workers` containers. None: all that offer the resource `docker`."""
+
+
 class PairsSection(Section):
     per_problem: int = Field(4, ge=1)
     """Largest number of pairs a problem. More pairs give the same few problems more weight."""

@@ -13,8 +13,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.errors import OutageError
-from codelutra.execution.cache import OutcomeCache
-from codelutra.execution.outcomes import Progress, Runs, execute, infra_share
+from codelutra.execution.outcomes import Cache, Progress, Runs, execute, infra_share
 from codelutra.execution.references import judge_references
 from codelutra.schema import EXPECTED, EXPECTED_ON_COPIES, LUCKY, OUTCOMES, PROBLEMS, RIGHT_BY_LUCK, check
 from codelutra.suites.base import Suite, material
@@ -93,7 +92,7 @@ def confirm(
     timeout_seconds: float,
     max_infra_error: float = 0.0,
     split: str = "train",
-    cache: OutcomeCache | None = None,
+    cache: Cache | None = None,
     machine: str = "",
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from codelutra.execution.cache import OutcomeCache
 from codelutra.execution.verdicts import decided
 from codelutra.schema import OUTCOMES, check
 from codelutra.scoring.scores import status_counts
@@ -31,6 +30,13 @@ class Runs(Protocol):
     def map(self, jobs: Iterable[Job]) -> Iterator[Result]: ...
 
 
+class Cache(Protocol):
+    """What a stage needs of an `OutcomeCache`."""
+
+    def get(self, key: bytes) -> dict[str, Any] | None: ...
+    def put(self, found: Mapping[bytes, dict[str, Any]]) -> None: ...
+
+
 def execute(
     samples: pl.DataFrame,
     problems: pl.DataFrame,
@@ -39,7 +45,7 @@ def execute(
     pool: Runs,
     *,
     timeout_seconds: float,
-    cache: OutcomeCache | None = None,
+    cache: Cache | None = None,
     machine: str = "",
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -50,12 +56,10 @@ def execute(
     """
     by_id = {row["problem_id"]: row for row in problems.rows(named=True)}
     wanted = {e["problem_id"]: e for e in expected.rows(named=True)}
-    keys, verdicts = [], dict[bytes, dict[str, Any]]()
+    keyed, verdicts = keys(samples, problems, suite, machine, timeout_seconds), dict[bytes, dict[str, Any]]()
     todo = dict[bytes, tuple[dict[str, Any], str]]()
-    for s in samples.select("problem_id", "code").rows(named=True):
+    for key, s in zip(keyed, samples.select("problem_id", "code").rows(named=True), strict=True):
         problem, want = by_id[s["problem_id"]], wanted[s["problem_id"]]
-        key = _key(suite, problem, s["code"], machine, timeout_seconds)
-        keys.append(key)
         if key in verdicts or key in todo:
             continue
         if want["status"] != "correct":
@@ -78,11 +82,18 @@ def execute(
     if cache:
         cache.put(fresh)
     verdicts |= fresh
-    judged = pl.DataFrame([verdicts[k] for k in keys], schema={c: OUTCOMES[c] for c in _VERDICT})
+    judged = pl.DataFrame([verdicts[k] for k in keyed], schema={c: OUTCOMES[c] for c in _VERDICT})
     outcomes = check(samples.hstack(judged).with_columns(mode=pl.lit(suite.mode)), OUTCOMES)
-    also = [mode for k, flag in zip(keys, samples["greedy"], strict=True) if flag for mode in verdicts[k].get("also", [])]
+    also = [mode for k, flag in zip(keyed, samples["greedy"], strict=True) if flag for mode in verdicts[k].get("also", [])]
     others = {mode: also.count(mode) for mode in suite.other_modes}
     return outcomes, {"rows": outcomes.height, "statuses": status_counts(outcomes), "other_modes": others}
+
+
+def keys(samples: pl.DataFrame, problems: pl.DataFrame, suite: Suite, machine: str, timeout_seconds: float) -> list[bytes]:
+    """A key for each sample: equal programs for one problem have the same."""
+    by_id = {row["problem_id"]: row for row in problems.rows(named=True)}
+    asked = samples.select("problem_id", "code").rows()
+    return [_key(suite, by_id[problem], code, machine, timeout_seconds) for problem, code in asked]
 
 
 def infra_share(outcomes: pl.DataFrame) -> float:

@@ -9,7 +9,6 @@ made for their references; what is right there as well is a second number beside
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,8 @@ def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expecte
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         frames = copies.frame("copies"), problems.frame("problems"), expected.frame("expected")
-        heard, seconds = run.progress("references on copies", "runs"), run.config.execute.timeout_seconds
-        run.add_databases(files(copies))
-        with run.use_pool() as pool:
-            frame, facts = lucky.expected_on_copies(
-                *frames, run.suite, pool, timeout_seconds=seconds, split=split, progress=heard
-            )
+        heard = run.progress("references on copies", "runs")
+        (frame, facts), _ = run.judged(lucky.expected_on_copies, *frames, heard=heard, databases=files(copies), split=split)
         write_frame(frame, out / "expected.parquet")
         return facts
 
@@ -71,27 +66,22 @@ def confirmed(
     """A shard of OUTCOMES whose answers that are right by luck are `undecided`; beside it LUCKY."""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        limits = run.config.execute
-        run.add_databases(files(copies))
-        with run.use_pool() as pool:
-            began = time.monotonic()
-            frame, counts, facts = lucky.confirm(
-                outcomes.frame("outcomes"),
-                copies.frame("copies"),
-                problems.frame("problems"),
-                there.frame("expected"),
-                run.suite,
-                pool,
-                timeout_seconds=limits.timeout_seconds,
-                max_infra_error=limits.max_infra_error,
-                split=split,
-                cache=run.outcome_cache,
-                machine=run.machine,
-                progress=run.progress(f"confirm {label}".strip(), "copies"),
-            )
+        (frame, counts, facts), seconds = run.judged(
+            lucky.confirm,
+            outcomes.frame("outcomes"),
+            copies.frame("copies"),
+            problems.frame("problems"),
+            there.frame("expected"),
+            heard=run.progress(f"confirm {label}".strip(), "copies"),
+            databases=files(copies),
+            max_infra_error=run.config.execute.max_infra_error,
+            split=split,
+            cache=None if run.judges else run.outcome_cache,  # which stays on this machine
+            machine=run.machine,
+        )
         write_frame(frame, out / "outcomes.parquet")
         write_frame(counts, out / "lucky.parquet")
-        return {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
+        return {**facts, "busy_seconds": round(seconds, 3)}
 
     inputs = {"outcomes": outcomes.digest, "copies": copies.digest, "problems": problems.digest, "expected": there.digest}
     return Step(_recipe("confirmed", _of_split(run, split), inputs), build, label)

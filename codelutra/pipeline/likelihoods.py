@@ -124,7 +124,7 @@ def _asking(run: Run, policy: Policy, work: Path) -> Training:
             shown(done, total)
 
     about = run.suite.system, run.config.seed, work / "out", work, run.dir.log, run.accelerator_lock
-    return Training(Path(policy.path), *about, heard, None, run.config.prompt.thinking)
+    return Training(Path(policy.path), *about, heard, None, run.config.prompt.thinking, start=run.trainer)
 
 
 def _read(run: Run, policy: Policy) -> dict[str, Any]:

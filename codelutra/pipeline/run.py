@@ -8,21 +8,27 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from codelutra.cluster.connection import Cluster, connect
+from codelutra.cluster.places import FarChild, Together
 from codelutra.config import RunConfig
 from codelutra.errors import CodelutraError, NoSandboxError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
+from codelutra.pipeline.judges import Judges, start_pool
 from codelutra.pipeline.remade import Remade
 from codelutra.pipeline.startable import require_gpus, require_named, require_training
 from codelutra.pipeline.tracked import Tracked
+from codelutra.sampling.fleet import Elsewhere
 from codelutra.store.artifacts import Artifact, Event, Step
+from codelutra.store.child import Start
 from codelutra.store.paths import accelerator_lock
 from codelutra.store.paths import cache_dir as cache_dir
 from codelutra.store.paths import home_dir as home_dir
@@ -32,8 +38,7 @@ from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
 from codelutra.training.trackers import Report, tensorboard_folder
-from sandbox import SandboxError, reap_orphans
-from sandbox.image import ensure_image
+from sandbox import SandboxError
 from sandbox.image import recipe as image_recipe
 from sandbox.pool import Pool
 
@@ -65,6 +70,8 @@ class Run:
         require_named(config)  # before problems are loaded and references judged
         require_gpus(config)
         self.suite: Suite = open_suite(config.suite)
+        self.cluster: Cluster | None = connect(config, home / "store", self._note) if config.cluster else None
+        self.judges = Judges(self.cluster, config) if self.cluster else None
         self.store = open_store(home / "store", config.store, self._heard, self._moved)
         self._open = contextlib.ExitStack()
         self._open.enter_context(self.store.in_use(waiting=lambda: print("waiting for `codelutra prune`", file=sys.stderr)))
@@ -128,7 +135,10 @@ class Run:
         return Report(names, f"{self.config.name}, {label}", tensorboard_folder(self.dir.path.absolute(), label))
 
     def _of_a_tracker(self, text: str) -> None:
-        self.dir.ledger({"event": "note", "text": redacted(text)})
+        self._note(redacted(text))
+
+    def _note(self, text: str) -> None:
+        self.dir.ledger({"event": "note", "text": text})
 
     def _heard(self, event: Event) -> None:
         """What the store does, for the ledger."""
@@ -204,6 +214,38 @@ class Run:
                     f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)"
                 ) from e
 
+    def judged(
+        self,
+        function: Callable[..., Any],
+        *frames: Any,
+        heard: Callable[..., None] | None = None,
+        databases: Mapping[str, Path] | None = None,
+        **named: Any,
+    ) -> tuple[Any, float]:
+        """What `function(*frames, suite, pool, …)` returns, and the seconds it took: with the run's pool or, on a cluster,
+        on a node that has one. `databases`: beside the suite's. Raises NoSandboxError as `use_pool`."""
+        named["timeout_seconds"] = self.config.execute.timeout_seconds
+        if self.judges:
+            return self.judges.judged(function, *frames, heard=heard, databases=dict(databases or {}), **named)
+        if databases:
+            self.add_databases(databases)
+        with self.use_pool() as pool:
+            began = time.monotonic()  # who waited for the pool did no work
+            return function(*frames, self.suite, pool, progress=heard, **named), time.monotonic() - began
+
+    @property
+    def trainer(self) -> Start | None:
+        """Starts what trains, on the cluster; None where that is this machine."""
+        return partial(Together, self.cluster) if self.cluster else None
+
+    def engines(self, policy: Path) -> Elsewhere | None:
+        """Where a policy's engines run; None where that is this machine."""
+        if not self.cluster or not self.config.cluster:
+            return None
+        room = self.cluster.room(each := self.config.engine.tensor_parallel)
+        start = partial(FarChild.engine, self.cluster, each, policy)
+        return Elsewhere(max(1, min(room, self.config.cluster.engines or room)), start, self._note)
+
     def add_databases(self, files: Mapping[str, Path]) -> None:
         """Have the pool hold these SQLite files, by digest, as well. One that runs without them is started anew."""
         with self._pool_lock:
@@ -218,16 +260,7 @@ class Run:
                 self._pool = None
 
     def _start_pool(self) -> Pool:
-        reap_orphans()
-        c = self.config.execute
-        return Pool(
-            image=ensure_image(self.suite.image, progress=lambda line: self.dir.ledger({"event": "note", "text": line})),
-            workers=c.workers,
-            databases={**self.suite.databases(), **self._copies},
-            run=self.config.name,
-            memory_mb=c.memory_mb,
-            runtime=c.runtime,
-        )
+        return start_pool(self.config, self.suite, self._copies, self._note)
 
     @contextlib.contextmanager
     def refining(self) -> Iterator[None]:
@@ -253,6 +286,8 @@ class Run:
 
     def close(self, *, wait: bool = True) -> None:
         """`wait` for what is to be published still."""
+        if self.judges:
+            self.judges.close()
         self._close_pool()
         if tracked := self.__dict__.pop("tracked", None):
             tracked.close()

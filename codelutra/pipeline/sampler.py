@@ -129,6 +129,7 @@ class Sampling:
                 waiting=run.waiting,
                 started=started,
                 api=Api(api, c.api.connections, self._note) if api else None,
+                elsewhere=run.engines(Path(self.policy.path)),
             )
             # Closing ends the engine: a process exit is the only sure way to get its memory back.
             with closing(stream), suppress(_EnoughError):

@@ -87,10 +87,9 @@ def references(run: Run, problems: Artifact) -> Step:
     """What every reference gives, as EXPECTED: the reference check."""
 
     def made() -> Made:
-        shown_as, seconds = run.progress("reference check", "problems"), run.config.execute.timeout_seconds
-        with run.use_pool() as pool:
-            asked = problems.frame("problems")
-            return judge_references(asked, run.suite, pool, timeout_seconds=seconds, progress=shown_as)
+        heard = run.progress("reference check", "problems")
+        found: tuple[Made, float] = run.judged(judge_references, problems.frame("problems"), heard=heard)
+        return found[0]
 
     return _frame_step("references", run.judging(), {"problems": problems.digest}, "expected", made)
 
@@ -264,19 +263,17 @@ def _judged(
     run: Run, samples: pl.DataFrame, problems: Artifact, expected: Artifact, heard: Callable[..., None] | None = None
 ) -> Made:
     """SAMPLES through the sandbox: OUTCOMES, facts."""
-    machine = run.machine
+    machine, seconds = run.machine, run.config.execute.timeout_seconds
+    frames = samples, problems.frame("problems"), expected.frame("expected")
+    if run.judges:
+        (frame, facts), took = run.judges.execute(
+            *frames, run.suite, run.outcome_cache, heard=heard, machine=machine, timeout_seconds=seconds
+        )
+        return frame, {**facts, "busy_seconds": round(took, 3)}
     with run.use_pool() as pool:
         began = time.monotonic()  # shards queue for the pool: what they wait is no work
         frame, facts = execution.execute(
-            samples,
-            problems.frame("problems"),
-            expected.frame("expected"),
-            run.suite,
-            pool,
-            timeout_seconds=run.config.execute.timeout_seconds,
-            cache=run.outcome_cache,
-            machine=machine,
-            progress=heard,
+            *frames, run.suite, pool, timeout_seconds=seconds, cache=run.outcome_cache, machine=machine, progress=heard
         )
         return frame, {**facts, "busy_seconds": round(time.monotonic() - began, 3)}
 
@@ -286,7 +283,8 @@ def _training(
 ) -> training.Training:
     heard, report = run.training_progress(stage, label), run.report(label)
     system, seed, lock, thinking = run.suite.system, run.config.seed, run.accelerator_lock, run.config.prompt.thinking
-    return training.Training(Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base, thinking, report)
+    about = Path(policy.path), system, seed, out, work, run.dir.log, lock, heard, base, thinking, report
+    return training.Training(*about, start=run.trainer)
 
 
 def _supervised(config: TrainSection) -> WarmStartSection:

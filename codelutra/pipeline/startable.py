@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from codelutra.addresses import API_KEY, ApiModel
+from codelutra.cluster.connection import require_answer as require_cluster
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.hardware import too_few_gpus
@@ -51,7 +52,11 @@ def _require_key(config: RunConfig) -> None:
 
 
 def require_gpus(config: RunConfig) -> None:
-    """Raise UserError for a stage that would take more GPUs than this process may use: now, not when its turn comes."""
+    """Raise UserError for a stage that would take more GPUs than this process may use: now, not when its turn comes. What a
+    cluster has shows when the run connects; here only whether it answers."""
+    if config.cluster:
+        require_cluster(config.cluster.address)
+        return
     if not config.sample.endpoints and not ApiModel.of(config.model):
         replicas(config.engine)
     for name, section in (("train", config.train), ("warm_start", config.warm_start)):
@@ -62,7 +67,8 @@ def require_gpus(config: RunConfig) -> None:
 def require_training(config: RunConfig) -> None:
     """Raise UserError for a way of training, or a tracker, that this machine has no means for."""
     require_trackers(config.report_to)
-    require_means_of(config.warm_start, config.train if config.iterations else None)
+    if not config.cluster:
+        require_means_of(config.warm_start, config.train if config.iterations else None)
 
 
 def _models(config: RunConfig) -> list[str]:

@@ -17,10 +17,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from codelutra.config import EngineSection
 from codelutra.errors import UserError
-from codelutra.store.child import Child, Event
+from codelutra.store.child import Child, Event, Start
 
 Progress = Callable[[int, int, int], None]
 """Called with completions done, completions in all, tokens generated."""
@@ -100,7 +101,7 @@ class Tally:
         return ShardResult(shard.key, tuple(found[at] for at in sorted(found))) if whole else None
 
 
-class Engine(Child):
+class Engine:
     """vLLM in a child process, to the end of the `with` block.
 
     This waits neither for the model to load nor for `lock`, the host's accelerator lock, which the child takes. `waiting` is
@@ -121,18 +122,36 @@ class Engine(Child):
         thinking: int = 0,
         waiting: Callable[[str], None] | None = None,
         started: Callable[[], None] | None = None,
+        start: Start = Child,
     ) -> None:
-        """`thinking`: tokens that a thought may have, beside a request's `max_tokens`; 0 turns thinking off."""
+        """`thinking`: tokens that a thought may have, beside a request's `max_tokens`; 0 turns thinking off. `start`: starts
+        the process, here or elsewhere."""
         _check_length(policy, config)
         self._waiting, self._started = waiting, started
         own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        super().__init__("engine", "codelutra.sampling", log=log, more=environment() | own)
+        self.child = start("engine", "codelutra.sampling", log=log, more=environment() | own)
         spec = {"policy": str(policy), "config": config.model_dump(mode="json"), "seed": seed, "thinking": thinking}
-        self.send(spec | {"lock": str(lock) if lock else ""})
+        self.child.send(spec | {"lock": str(lock) if lock else ""})
+
+    @property
+    def pid(self) -> int:
+        """Of its process, where that is one of this machine."""
+        assert isinstance(self.child, Child)
+        return self.child.pid
+
+    def hear(self, timeout: float | None = None) -> Event:
+        """As `Child.hear`."""
+        return self.child.hear(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.child.__exit__(*exc)
 
     def ask(self, shards: Iterable[ShardRequest], *, more: bool = False) -> None:
         """Send shards to be sampled. `more`: others follow, and the engine takes them while it samples these."""
-        self.send({"shards": [asdict(shard) for shard in shards], "more": more})
+        self.child.send({"shards": [asdict(shard) for shard in shards], "more": more})
 
     def told(self, event: Event) -> None:
         """Pass on what is not about samples: that the engine waits for the accelerator, or has it."""

@@ -18,6 +18,7 @@ from codelutra.config import EngineSection, SampleSection
 from codelutra.sampling.api import Api, sample_api
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import Engine, Progress, ShardRequest, ShardResult
+from codelutra.sampling.fleet import Elsewhere, Fleet
 from codelutra.sampling.replicas import Replicas, replicas
 from codelutra.schema import SAMPLES, check
 
@@ -93,12 +94,13 @@ def sample_shards(
     waiting: Callable[[str], None] | None = None,
     started: Callable[[], None] | None = None,
     api: Api | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Generator[tuple[Shard, pl.DataFrame], None, None]:
     """Yield each shard with its SAMPLES as soon as it is finished, about in order.
 
     The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards
     nothing is started. With `sample.endpoints` those servers are asked instead, and with `api` that model, wherever
-    it is. `thinking` is a thought's budget in tokens;
+    it is, and the engines run `elsewhere` where that is given. `thinking` is a thought's budget in tokens;
     where there is one the frames have the column `thinking_tokens` beside. Raises StageError when sampling breaks off; what
     was yielded before is whole.
     """
@@ -124,8 +126,13 @@ def sample_shards(
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)
         return
     start: Any = partial(Engine, policy, engine, seed=seed, log=log, thinking=thinking, waiting=waiting, started=started)
-    count = min(replicas(engine), len(shards))
-    with start(lock=lock) if count == 1 else Replicas(start, lock, engine, count) as running:
+    if elsewhere:
+        far = partial(start, lock=None, start=elsewhere.start)
+        engines: Any = Fleet(far, engine, min(elsewhere.engines, len(shards)), elsewhere.note)
+    else:
+        count = min(replicas(engine), len(shards))
+        engines = start(lock=lock) if count == 1 else Replicas(start, lock, engine, count)
+    with engines as running:
         for result in running.generate(requests, progress):
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)
 

@@ -26,7 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from codelutra.errors import CodelutraError, StageError, UserError, disk_is_full, full_disk, of_the_system
 from codelutra.store.files import lock_holder, locked
@@ -55,6 +55,7 @@ class EndedEarlyError(StageError):
     transient = True
 
     def __init__(self, what: str, code: int, log: Path) -> None:
+        self.code = code
         self.out_of_memory = code in (OUT_OF_MEMORY, -signal.SIGKILL)  # the kernel's answer to too little memory is SIGKILL
         self.last_lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
         kept = "what is finished is kept, the same command goes on from there"
@@ -69,6 +70,29 @@ class EndedEarlyError(StageError):
             f"the {what} process ended early ({how}); {kept}.\n"
             f"The end of {log}:\n" + "\n".join(f"  {line}" for line in self.last_lines)
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is: its log may be another machine's."""
+        return _as_it_was, (self.args, vars(self))
+
+
+def _as_it_was(said: tuple[str, ...], more: dict[str, Any]) -> EndedEarlyError:
+    error = EndedEarlyError.__new__(EndedEarlyError, *said)
+    vars(error).update(more)
+    return error
+
+
+class Process(Protocol):
+    """What a `Child` is to its parent; on a cluster it may be on another machine."""
+
+    def send(self, message: Any) -> None: ...
+    def hear(self, timeout: float | None = None) -> Event: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+Start = Callable[..., Process]
+"""Called as `Child` is."""
 
 
 class Child:

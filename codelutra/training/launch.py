@@ -27,7 +27,7 @@ from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import too_few_gpus
 from codelutra.schema import GROUPS, PAIRS, PROBLEMS, check
-from codelutra.store.child import Child, EndedEarlyError
+from codelutra.store.child import Child, EndedEarlyError, Process, Start
 from codelutra.store.files import write_atomic
 from codelutra.training import trackers
 from codelutra.training.bases import Base, refuse_quantised, require_adapter_of, require_means
@@ -60,6 +60,8 @@ class Training:
     """The policy was sampled with `prompt.thinking` on: its answers begin with what it thought."""
     report: Report | None = None
     """Trackers that hear of every step."""
+    start: Start | None = None
+    """Starts its processes elsewhere, given `processes` and the folders that they read as well; None: here."""
 
 
 def refine(
@@ -119,7 +121,8 @@ def _as_examples(problems: pl.DataFrame) -> pl.DataFrame:
 
 def _spec(kind: str, training: Training, config: TrainSection | WarmStartSection) -> dict[str, Any]:
     """What the training process is told."""
-    paths = {name: str(getattr(training, name)) for name in ("policy", "out", "work", "lock")}
+    paths = {name: str(getattr(training, name)) for name in ("policy", "out", "work")}
+    paths["lock"] = "" if training.start else str(training.lock)  # elsewhere who starts it has the lock
     base = training.base or Base(training.policy)
     return paths | {
         "base": {"path": str(base.path), "reference": base.reference, "fingerprint": base.fingerprint},
@@ -138,10 +141,11 @@ def _run(
 ) -> dict[str, Any]:
     """Run the process; once more at half the micro-batch (the same effective batch) and with gradient checkpointing, unless
     that is off, when memory did not suffice."""
-    if wrong := too_few_gpus(processes := spec["config"]["processes"]):
-        raise UserError(f"processes {processes} {wrong}")
+    if not training.start:
+        if wrong := too_few_gpus(processes := spec["config"]["processes"]):
+            raise UserError(f"processes {processes} {wrong}")
+        require_means(spec["config"]["method"])
     refuse_quantised(training.policy)
-    require_means(spec["config"]["method"])
     if training.base and training.base.path != training.policy:
         require_adapter_of(training.policy, training.base)
     training.work.mkdir(parents=True, exist_ok=True)
@@ -193,14 +197,23 @@ def _process(training: Training, spec: dict[str, Any]) -> dict[str, Any]:
     file = training.work / "spec.json"
     write_atomic(file, json.dumps(spec))
     (training.work / "may-load").unlink(missing_ok=True)
-    more = environment(spec["config"]["processes"]) | trackers.environment(training.report)
-    with Child("training", "codelutra.training.worker", str(file), log=training.log, more=more) as child:
+    with started(training, "training", file, spec["config"]["processes"]) as child:
         while True:
             match child.hear():
                 case {"event": "done", **facts}:
                     return facts
                 case {"event": kind, **said} if training.progress:
                     training.progress(said.pop("done", 0), said.pop("total", 0), {"doing": kind, **said})
+
+
+def started(training: Training, what: str, spec: Path, processes: int) -> Process:
+    """The process, or processes, that do what the file `spec` says."""
+    more = environment(processes) | trackers.environment(training.report)
+    given: dict[str, Any] = {"log": training.log, "more": more}
+    if not training.start:
+        return Child(what, "codelutra.training.worker", str(spec), **given)
+    needs = {training.policy, training.work, training.base.path if training.base else training.policy}
+    return training.start(what, "codelutra.training.worker", str(spec), **given, processes=processes, needs=sorted(needs))
 
 
 def environment(processes: int) -> dict[str, str]:

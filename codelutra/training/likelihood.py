@@ -11,9 +11,8 @@ import json
 import polars as pl
 
 from codelutra.schema import check
-from codelutra.store.child import Child
 from codelutra.store.files import write_atomic
-from codelutra.training.launch import Training, environment
+from codelutra.training.launch import Training, started
 
 ANSWERS = pl.Schema({"prompt": pl.String, "completion": pl.String, "ended": pl.Boolean, "written": pl.Boolean})
 FOUND = pl.Schema({"log_prob": pl.Float64, "tokens": pl.Int32})
@@ -38,7 +37,7 @@ def log_probs(training: Training, answers: pl.DataFrame) -> pl.DataFrame:
         "system": training.system,
         "thinking": training.thinking,
         "work": str(training.work),
-        "lock": str(training.lock),
+        "lock": "" if training.start else str(training.lock),
         "answers": str(given),
         "found": str(found),
         "micro_batch": MICRO_BATCH,
@@ -46,7 +45,7 @@ def log_probs(training: Training, answers: pl.DataFrame) -> pl.DataFrame:
     }
     file = training.work / "spec.json"
     write_atomic(file, json.dumps(spec))
-    with Child("likelihood", "codelutra.training.worker", str(file), log=training.log, more=environment(1)) as child:
+    with started(training, "likelihood", file, 1) as child:
         while True:
             match child.hear():
                 case {"event": "done"}:

@@ -26,7 +26,7 @@ def one(parent: Parent, spec: dict[str, Any]) -> None:
         if first:
             parent.tell(event)
 
-    with parent.holding(Path(spec["lock"])) if first else contextlib.nullcontext():
+    with parent.holding(Path(spec["lock"])) if first and spec["lock"] else contextlib.nullcontext():
         if first:
             may_load.touch()
         while not may_load.exists():

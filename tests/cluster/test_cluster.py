@@ -1,0 +1,211 @@
+"""A real Ray cluster of nodes on this machine: the run is that of one machine, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from tests.helpers.ray_cluster import ROOT, RayCluster
+from tests.helpers.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # on a busy machine a node takes a minute to start
+SCRIPTED = f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers/scripted'}"
+Event = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite and a model."""
+    folder = tmp_path_factory.mktemp("place")
+    write_tiny_model(folder / "model")
+    lines = [
+        {"prompt": f"Write f of {i}.", "reference": f"def f(): return {i}", "function": "f", "cases": [[]]}
+        | {"split": "train" if i % 3 else "dev"}
+        for i in range(30)
+    ]
+    (folder / "suite.yaml").write_text("kind: python-function")
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(place: Path) -> dict[str, str]:
+    return {"PYTHONPATH": SCRIPTED, "CODELUTRA_CACHE": str(place / "cache"), "SCRIPTED_LOG": str(place / "answers")}
+
+
+@pytest.fixture(scope="module")
+def cluster(environment: dict[str, str]) -> Iterator[RayCluster]:
+    with RayCluster(**environment, SCRIPTED_SECONDS="2") as running:
+        yield running
+
+
+def config(place: Path, **changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "name": "one",
+        "model": f"path:{place}/model",
+        "iterations": 1,
+        "suite": {"name": "custom", "path": str(place)},
+        "engine": {"max_model_len": 256, "cache_gib": 0.1, "max_batch": 1},
+        "sample": {"samples_per_problem": 4, "max_tokens": 64, "shard_problems": 2},
+        "execute": {"workers": 1},
+        "train": {"batch_size": 2, "micro_batch": 2, "checkpoint_steps": 1, "max_length": 256, "epochs": 2},
+    }
+    return base | changes
+
+
+class Iteration:
+    """An iteration in a process of its own, which is a driver of Ray where the config names a cluster."""
+
+    def __init__(self, place: Path, name: str, environment: dict[str, str], **changes: Any) -> None:
+        self.home = place / name
+        file = place / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(config(place, **changes)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.helpers.one_iteration", str(file), str(self.home)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+
+    def events(self) -> list[Event]:
+        ledger = self.home / "runs/one/ledger.jsonl"
+        lines = ledger.read_text().splitlines(keepends=True) if ledger.exists() else []
+        return [json.loads(x) for x in lines if x.endswith("\n")]
+
+    def made(self, stage: str) -> list[str]:
+        return [e["label"] for e in self.events() if e["event"] == "made" and e["stage"] == stage]
+
+    def executing(self) -> int:
+        """Shards that are being executed, or wait for it."""
+        kinds = Counter(e["event"] for e in self.events() if e.get("stage") == "execute")
+        return kinds["start"] - kinds["made"]
+
+    def notes(self) -> list[str]:
+        return [e["text"] for e in self.events() if e["event"] == "note"]
+
+    def wait_until(self, reached: Callable[[], object], seconds: float = 600) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := reached()):
+            if self.process.poll() is not None:
+                raise AssertionError(self.process.communicate()[1])
+            assert time.monotonic() < end, self.events()[-3:]
+            time.sleep(0.02)
+        return found
+
+    def found(self) -> dict[str, Any]:
+        """What it made: paths by name."""
+        out, err = self.process.communicate(timeout=1200)
+        assert self.process.returncode == 0, err
+        told: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return told
+
+    def __enter__(self) -> Iteration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def frame(artifact: dict[str, Any], name: str) -> pl.DataFrame:
+    """Without how long programs took."""
+    return pl.read_parquet(Path(artifact["path"]) / f"{name}.parquet").drop("seconds", strict=False)
+
+
+def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_makes_and_nothing_twice(
+    place: Path, environment: dict[str, str], cluster: RayCluster
+) -> None:
+    first, fourth = cluster.add(), cluster.add()
+    second = cluster.add(DOCKER_HOST="unix:///nowhere", SCRIPTED_LOG=str(place / "answers-of-second"))
+    third = cluster.add(cpus=0)  # only executes
+    cluster.wait()
+    asked = {"address": cluster.address, "cpus": 1}
+    with Iteration(place, "far", environment, cluster=asked) as run:
+        run.wait_until((place / "answers-of-second").exists)
+        run.wait_until(lambda: any("no Docker daemon answers" in note for note in run.notes()))
+        cluster.kill(second)  # while it samples
+        run.wait_until(lambda: cluster.workers(third) and run.executing() >= 3)
+        cluster.kill(third)  # while it executes: each of three nodes has a shard
+        run.wait_until(lambda: list((run.home / "store/.partial").glob("train-*/work/checkpoint-*/whole.json")))
+        cluster.kill(first if cluster.runs(first, "codelutra.training.worker") else fourth)
+        far = run.found()
+        events, notes = run.events(), run.notes()
+    with Iteration(place, "here", environment | {"SCRIPTED_LOG": ""}, execute={"workers": 4}) as alone:
+        here = alone.found()
+
+    made = Counter((e["stage"], e["key"]) for e in events if e["event"] == "made")
+    assert set(made.values()) == {1}, "nothing whole is made again"
+    told = [note for note in notes if note.startswith("an engine was lost")]
+    again = sum(int(note.split("again: ")[1].split()[0]) for note in told)
+    drawn = [line for file in place.glob("answers*") for line in file.read_text().splitlines()]
+    twice = [line for line, times in Counter(drawn).items() if times > 1]
+    assert len(set(drawn)) == 10 + 20 * 4
+    assert told
+    assert len(twice) <= 8 * again, "only the shards that were lost are drawn again"
+    assert any("executes nothing more of this run: " in note for note in notes)
+    assert any("was lost while executing" in note for note in notes)
+    assert any("training begins again elsewhere, from its checkpoint" in note for note in notes)
+    assert next(e["step"] for e in events if e["event"] == "resumed") >= 1
+
+    for mine, other in zip(far["outcomes"], here["outcomes"], strict=True):
+        assert mine["key"] == other["key"]
+        assert frame(mine, "outcomes").equals(frame(other, "outcomes"))
+    assert frame(far["scores"], "scores").equals(frame(here["scores"], "scores"))
+    assert frame(far["pairs"], "pairs").equals(frame(here["pairs"], "pairs"))
+    assert weights(far["trained"]) == pytest.approx(weights(here["trained"]), rel=1e-3, abs=1e-5)
+
+
+def weights(trained: dict[str, Any]) -> list[float]:
+    """The mean size of every tensor."""
+    from safetensors.torch import load_file
+
+    found = load_file(Path(trained["path"]) / "model.safetensors")
+    return [found[name].abs().mean().item() for name in sorted(found)]
+
+
+CONNECT = """
+import json, sys
+from pathlib import Path
+from codelutra.cluster.connection import connect
+from codelutra.config import parse_config
+from codelutra.errors import UserError
+
+for raw in json.loads(sys.argv[1]):
+    try:
+        connect(parse_config(raw), Path(sys.argv[2]), print)
+        print("can be used")
+    except UserError as e:
+        print(" ".join(str(e).split()))
+"""
+
+
+def test_a_cluster_without_gpus_and_one_with_a_node_that_lacks_codelutra_are_refused(
+    place: Path, environment: dict[str, str], cluster: RayCluster, tmp_path: Path
+) -> None:
+    other = place / "other/codelutra"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    node = cluster.add(PYTHONPATH=str(other.parent))
+    cluster.wait()
+    asked = [config(place, cluster={"address": cluster.address} | more) for more in ({}, {"cpus": 7}, {"cpus": 1})]
+    command = [sys.executable, "-c", CONNECT, json.dumps(asked), str(tmp_path / "store")]
+    told = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=True, timeout=600)
+    cluster.kill(node)
+    without_gpu, too_large, without_code = (line for line in told.stdout.splitlines() if line)
+    assert "offers a GPU (`ray status` shows what they offer). Add nodes that have one, or set cluster.cpus" in without_gpu
+    assert "cluster.cpus 7 is more than the 1 cores that its largest node offers" in too_large
+    assert "codelutra does not load on " in without_code
+    assert "No module named 'codelutra.cluster'" in without_code
+    assert list((tmp_path / "store").iterdir()) == []
