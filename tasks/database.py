@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 from prefect.settings import get_current_settings
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
