@@ -6,7 +6,7 @@ UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --generate-hashes --pyt
 	--python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs ui services setup lock clean
+.PHONY: help demo test lint format bench docs ui server services setup lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ docs: venv ## the documentation as a site, in site/; a link to nothing is an err
 
 ui: venv ## Prefect's server and UI, on http://127.0.0.1:4200, with a password
 	@scripts/ui.sh
+
+server: venv ## the same on PostgreSQL, for teams: installs it (Debian, as root), or takes yours; see docs/scaling.md
+	@scripts/server.sh
 
 services: venv ## systemd units of this user for Prefect's server and a worker; says how to start them
 	@scripts/services.sh

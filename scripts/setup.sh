@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # All the set-up codelutra needs: setup.sh [python] [docker] [image]   (no argument: these three, in this order)
 #
-#   python  .venv with the locked packages (requirements/gpu.txt where nvidia-smi finds a GPU, else requirements/cpu.txt)
+#   python  .venv with the locked packages (requirements/gpu.txt where nvidia-smi finds a GPU, else requirements/cpu.txt;
+#           CODELUTRA_PACKAGES=cpu or gpu says it for a machine where the GPU is not there yet, such as an image)
 #   docker  a Docker daemon that answers: the one at DOCKER_HOST or the default socket, else one installed and started
 #   image   the image the sandbox runs programs in
 #   cluster what several machines need besides (requirements/cluster.txt): Ray, an S3 client, Prefect's Docker work pool
+#   postgres  PostgreSQL, on Debian as root; scripts/server.sh starts and uses it
 #
 # It says what it installs before it does it. Kill it at any moment and run it again: what is whole is kept, what is
 # half-made is made again. When nothing is to be done it takes a fraction of a second and says nothing. Exit 2: needs you.
@@ -106,8 +108,9 @@ install_packages() { # LOCK
 }
 
 setup_python() {
-    local extra=cpu lock stamp made_for
-    if [[ $(nvidia-smi -L 2>/dev/null) == GPU* ]]; then extra=gpu; fi
+    local extra=${CODELUTRA_PACKAGES:-cpu} lock stamp made_for
+    if [ -z "${CODELUTRA_PACKAGES:-}" ] && [[ $(nvidia-smi -L 2>/dev/null) == GPU* ]]; then extra=gpu; fi
+    case $extra in cpu | gpu) ;; *) die "CODELUTRA_PACKAGES=$extra is neither cpu nor gpu; leave it unset to have it found out." ;; esac
     lock=requirements/$extra.txt
     stamp=.venv/.whole-$(cat "$lock" pyproject.toml "${BASH_SOURCE[0]}" <(pwd; echo $extra) | sha256sum | cut -c 1-16)
     if [ -e "$stamp" ]; then return; fi
@@ -249,6 +252,16 @@ setup_image() {
     build_image || exit 2
 }
 
+# -------------------------------------------------------------------------------------------------------- postgres
+
+setup_postgres() {
+    if command -v pg_lsclusters >/dev/null && pg_lsclusters --no-header | grep -q .; then return; fi
+    on_debian_as_root || die "PostgreSQL is not installed, and this account or system is none that set-up installs it on."
+    apt_install postgresql # makes a cluster, and starts it where there is an init
+    pg_lsclusters --no-header | grep -q . ||
+        die "PostgreSQL is installed and has no cluster; make one ('pg_createcluster VERSION main'), then run this again."
+}
+
 # ---------------------------------------------------------------------------------------------------------------
 
 mkdir -p .setup
@@ -259,7 +272,7 @@ fi
 if [ $# = 0 ]; then set -- python docker image; fi
 for step; do
     case $step in
-        python | docker | image | cluster) "setup_$step" ;;
-        *) die "unknown step '$step'; known: python, docker, image, cluster" ;;
+        python | docker | image | cluster | postgres) "setup_$step" ;;
+        *) die "unknown step '$step'; known: python, docker, image, cluster, postgres" ;;
     esac
 done

@@ -10,5 +10,7 @@ if [ ! -e "$settings" ]; then
     exit 2
 fi
 load_settings
+# It asks the server, not the server's database; and a container that it starts gets all of Prefect's settings it has.
+unset PREFECT_SERVER_DATABASE_CONNECTION_URL PREFECT_API_DATABASE_CONNECTION_URL
 export PATH="$PWD/.venv/bin:$PATH"
 exec .venv/bin/python -m tasks.worker "$@"

@@ -1,4 +1,5 @@
-"""`python -m tasks.worker`: a worker of the pool `codelutra`, once the server answers and dead flow runs are marked.
+"""`python -m tasks.worker`: a worker of the pool `codelutra`, or of `--pool`, once the server answers and dead flow runs are
+marked.
 
 After a reboot the server still counts the flow run that was going on as one, and the next one waits for its slot. Whoever
 starts the worker starts it here, so that no run waits.
@@ -7,6 +8,7 @@ starts the worker starts it here, so that no run waits.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import time
@@ -29,6 +31,7 @@ def main(arguments: list[str]) -> None:
         )
         sys.exit(UserError.exit_code)
     try:
+        command = _command(arguments)
         _wait_for_server()
     except UserError as e:
         print(f"worker: {e}", file=sys.stderr)
@@ -37,9 +40,26 @@ def main(arguments: list[str]) -> None:
     with contextlib.suppress(*NOT_ANSWERED):  # it has gone again: the next flow run marks them
         for name in crash_dead_runs():
             print(f"worker: {name} was still open and its process has ended: marked as crashed", file=sys.stderr)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    command += ["--name", worker_name(), *arguments]
     os.execv(sys.executable, command)
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """`prefect worker start`, of our pool of processes if the arguments name none. Raises UserError."""
+    ours = [] if _given(arguments, "--pool", "-p") else ["--pool", POOL, "--type", "process"]
+    if _given(arguments, "--type", "-t") == "docker" and not importlib.util.find_spec("prefect_docker"):
+        raise UserError(
+            "a worker of type docker needs prefect-docker, which is not installed; run `scripts/setup.sh cluster`"
+        )
+    return [sys.executable, "-m", "prefect", "worker", "start", *ours, "--name", worker_name(), *arguments]
+
+
+def _given(arguments: list[str], *options: str) -> str:
+    """The value of an option; "" where it is not given."""
+    for at, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in options:
+            return value or "".join(arguments[at + 1 : at + 2])
+    return ""
 
 
 def _wait_for_server() -> None:

@@ -1,8 +1,9 @@
-"""`make ui` on a port of its own, for tests that ask a real Prefect server."""
+"""`make ui` or `make server` on a port of its own, for tests that ask a real Prefect server."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 import urllib.request
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -30,12 +32,15 @@ def settings_of(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[dict[str, str]]:
-    """The server; gives the environment of what asks it."""
-    port = free_port()
-    env = clean_environment(folder, PREFECT_SERVER_API_PORT=str(port))
+def served(
+    folder: Path, script: str = "ui.sh", how: signal.Signals = signal.SIGTERM, **more: str
+) -> Iterator[dict[str, str]]:
+    """The server, ended by that signal; gives the environment of what asks it. A second one here has the same settings."""
+    written = folder / ".config" / "codelutra" / "prefect.env"
+    port = int(urlsplit(settings_of(folder)["PREFECT_API_URL"]).port or 0) if written.exists() else free_port()
+    env = clean_environment(folder, PREFECT_SERVER_API_PORT=str(port), **more)
     with (folder / "server.log").open("w") as log:
-        started = subprocess.Popen([ROOT / "scripts" / "ui.sh"], stdout=log, stderr=log, env=env, cwd="/")
+        started = subprocess.Popen([ROOT / "scripts" / script], stdout=log, stderr=log, env=env, cwd="/")
     deadline = time.monotonic() + 180
     while True:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
@@ -44,7 +49,7 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
         assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
         time.sleep(0.3)
     yield clean_environment(folder) | settings_of(folder)
-    started.terminate()
+    started.send_signal(how)
     started.wait()
 
 
