@@ -126,7 +126,7 @@ class _Arrival:
                 how = await asyncio.shield(endpoint.change)
             except CannotError as e:
                 self.refused, self.why = seen.weights, f"; {e}"
-                follow.note(f"{endpoint.url} cannot be sent {name}: {e}")
+                follow.note(f"{endpoint.url} cannot be sent {name} ({e}); it is waited for")
             else:
                 follow.note(f"{endpoint.url} was sent {name}: {how} in {time.monotonic() - began:.1f} s")
                 self.refused, self.why = seen.weights, "; it took the policy and serves another one all the same"

@@ -114,7 +114,7 @@ def test_weights_that_do_not_load_leave_the_old_ones_and_the_other_server_does_t
     with served(bad) as one, served(good) as two:
         assert texts(sample([one, two], folder / "one", told.follow(folder), shards=3)) == {str(folder / "one")}
         assert (bad.weights, bad.paused, bad.half) == (str(folder / "start"), False, False)
-        assert any(f"{one} cannot be sent one: it did not load the weights" in note for note in told.noted)
+        assert any(f"{one} cannot be sent one (it did not load the weights" in note for note in told.noted)
         assert texts(sample([one], folder / "start", None)) == {str(folder / "start")}, "it still serves what it served"
         with pytest.raises(UserError, match=r"(?s)no sampling endpoint is left:.*did not load the weights.*no weights in"):
             sample([one], folder / "one", told.follow(folder, 0.5))
