@@ -82,6 +82,7 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "execute.workers",
         "report_to",
         "sample.endpoints",
+        "sample.follow_minutes",
         "suite.outside",
         "train.checkpoint_steps",
         "train.gradient_checkpointing",

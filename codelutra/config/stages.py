@@ -129,6 +129,9 @@ class SampleSection(Section):
     """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
     endpoints: Annotated[tuple[Address, ...], SAME_RESULT] = ()
     """URLs of OpenAI-compatible servers of the *current* policy (the run stops at any other); none: vLLM here, no server."""
+    follow_minutes: Annotated[float, SAME_RESULT] = Field(0.0, ge=0, le=10_000)
+    """Above 0 each new policy is sent to these servers by vLLM's API, or waited for so long while they are started on it. A
+    server with VLLM_SERVER_DEV_MODE is given other weights that way, so it should be the run's alone."""
 
 
 class ApiSection(Section):

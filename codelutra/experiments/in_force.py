@@ -9,8 +9,9 @@ from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.experiments.retrain import Record
 from codelutra.reporting.export import exported_policy
+from codelutra.store.files import UNREADABLE, reading
 from codelutra.store.paths import go_on_command
-from codelutra.store.run_dir import RunDir
+from codelutra.store.run_dir import SAMPLED_NOW, RunDir
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,31 @@ def in_force(home: Path, name: str | None = None, policy: str | None = None) -> 
         return _loadable(InForce(home / "runs" / row.run, row.policy, Path(row.path)))
     found, chosen = exported_policy(home / "runs" / name, policy)
     return _loadable(InForce(found.path, chosen.label, Path(chosen.path)))
+
+
+def sampled_now(home: Path, name: str) -> InForce | None:
+    """The policy that a run wants its servers to serve now; None while it has wanted none.
+
+    Weights of its store are looked for under `home`, which another host may have elsewhere. Raises UserError where they are
+    not there, or the run's word of it cannot be read.
+    """
+    run, mend = RunDir(home / "runs" / name), "remove it: the run writes it again when it samples"
+    with reading(run.path / SAMPLED_NOW, mend):
+        said = run.read(SAMPLED_NOW)
+    if said is None:
+        return None
+    try:
+        label, path, there = str(said["label"]), Path(said["path"]), Path(said["home"])
+        found = home / path.relative_to(there) if path.is_relative_to(there) else path
+        whole = (found / "config.json").is_file()
+    except UNREADABLE as e:
+        raise UserError(f"{run.path / SAMPLED_NOW} is damaged: {mend}") from e
+    if not whole:
+        raise UserError(
+            f"{label} of run {name!r} is not at {found} on this machine: it must see the run's home, and the cache with the "
+            "model that the run starts from"
+        )
+    return InForce(run.path, label, found.resolve())
 
 
 def _only_one(home: Path) -> str:

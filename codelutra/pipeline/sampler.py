@@ -20,12 +20,16 @@ from codelutra.addresses import ApiModel
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import number_format
 from codelutra.pipeline.run import Policy, Run
+from codelutra.pipeline.start import base_policy
 from codelutra.pipeline.usable import teachable
 from codelutra.prompts import in_keys
 from codelutra.sampling.api import Api
+from codelutra.sampling.following import Follow
 from codelutra.sampling.shards import Shard, plan_again, plan_more, plan_shards, sample_shards
 from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Build, Recipe, Step, digest_of, write_frame
+from codelutra.store.run_dir import SAMPLED_NOW
+from codelutra.training.bases import record_of
 
 VERSION = 2
 
@@ -130,6 +134,7 @@ class Sampling:
                 started=started,
                 api=Api(api, c.api.connections, self._note) if api else None,
                 elsewhere=run.engines(Path(self.policy.path)),
+                follow=self._follow() if missing and c.sample.endpoints and c.sample.follow_minutes and not api else None,
             )
             # Closing ends the engine: a process exit is the only sure way to get its memory back.
             with closing(stream), suppress(_EnoughError):
@@ -142,6 +147,20 @@ class Sampling:
         if self._stop.is_set():
             raise _EnoughError
         self._show(done, total)
+
+    def _follow(self) -> Follow:
+        """Says in the run's folder which policy is wanted now, for `codelutra serve --follow` on other hosts."""
+        run, policy = self.run, self.policy
+        run.dir.write(SAMPLED_NOW, {"label": policy.label, "path": policy.path, "home": str(run.home)})
+        start = base_policy(run)
+        return Follow(
+            seconds=60 * run.config.sample.follow_minutes,
+            start=Path(start.path),
+            adapter=record_of(Path(policy.path)).get("fingerprint") == start.digest,
+            owner=f"codelutra-{digest_of(str(run.dir.path.resolve()))[:8]}",
+            waiting=run.waiting,
+            note=self._note,
+        )
 
     def _note(self, text: str) -> None:
         self.run.dir.ledger({"event": "note", "label": self.policy.label, "text": text})

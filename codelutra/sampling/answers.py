@@ -30,13 +30,18 @@ _ENDS = {"eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "tool_calls
 _ENDS |= {"max_tokens": "length", "max_output_tokens": "length", "content_filter": "length"}
 
 
-class _Served(BaseModel):
+class Card(BaseModel):
     id: str
     root: str | None = None
 
 
 class Models(BaseModel):
-    data: Annotated[list[_Served], Field(min_length=1)]
+    data: Annotated[list[Card], Field(min_length=1)]
+    """The model, and behind it the adapters that are loaded over it."""
+
+
+class WeightInfo(BaseModel):
+    weight_version: str | None = None
 
 
 class _Choice(BaseModel):
@@ -85,12 +90,16 @@ class ChatCompletions(BaseModel):
     usage: _ChatUsage
 
 
-Answer = TypeVar("Answer", Models, Completions, ChatCompletions)
+Answer = TypeVar("Answer", Models, WeightInfo, Completions, ChatCompletions)
 
 
 class FaultError(Exception):
     """Another try, or another server, may do better."""
 
+    status = 0
+    """0: no answer came."""
+    broken = False
+    """Whether the connection was not there, or broke."""
     wait = 0.0
     """Seconds that the server asks to be left alone for (Retry-After)."""
 
@@ -117,21 +126,28 @@ def asking(timeout_seconds: float, key: str | None = None, name: str = KEY) -> h
 
 async def ask(client: httpx.AsyncClient, url: str, path: str, kind: type[Answer], body: Any = None) -> Answer:
     """The server's answer, GET or, with a body, POST. Raises FaultError and RefusedError."""
+    return _checked(await said(client, url, path, body), kind, body)
+
+
+async def said(client: httpx.AsyncClient, url: str, path: str, body: Any = None) -> bytes:
+    """As `ask`, whatever the server says."""
     import httpx
 
     wanted = body.get("max_tokens", body.get("max_completion_tokens", 0)) if body else 0
     most = _ANSWER_BYTES + _BYTES_A_TOKEN * wanted
     try:
         async with asyncio.timeout(client.timeout.read):  # httpx has limits between two bytes only
-            async with client.stream("POST" if body else "GET", f"{url}{path}", json=body) as response:
+            async with client.stream("GET" if body is None else "POST", f"{url}{path}", json=body) as response:
                 content = await _content(response, most)
     except TimeoutError as e:
         raise FaultError(f"gave no whole answer in {client.timeout.read:g} s") from e
     except (httpx.RequestError, httpx.InvalidURL) as e:
-        raise FaultError(redacted(_without_key(f"{type(e).__name__} {e}".strip()))) from e
+        fault = FaultError(redacted(_without_key(f"{type(e).__name__} {e}".strip())))
+        fault.broken = True
+        raise fault from e
     if response.status_code in _TRANSIENT:
         fault = FaultError(f"{response.status_code} {_shown(content)}")
-        fault.wait = _wait(response.headers.get("retry-after", ""))
+        fault.status, fault.wait = response.status_code, _wait(response.headers.get("retry-after", ""))
         raise fault
     if not response.is_success:
         told = _shown(content)
@@ -140,7 +156,7 @@ async def ask(client: httpx.AsyncClient, url: str, path: str, kind: type[Answer]
         refusal = RefusedError(f"{response.status_code}: {told}")
         refusal.status = response.status_code
         raise refusal
-    return _checked(content, kind, body)
+    return content
 
 
 async def _content(response: httpx.Response, most: int) -> bytes:

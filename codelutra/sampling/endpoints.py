@@ -2,15 +2,16 @@
 
 Prompts go to `/v1/completions` as token ids (vLLM and SGLang take them), made by the policy's own tokenizer, so what is
 sampled from is what training will see, whatever chat template a server was started with. A server must serve the
-*current* policy's weights, and is asked whether it does: after each training the run ends here with the directory to start
-it on, and the same command goes on. They draw with their own seeds: finished shards are kept, but a run is not repeatable.
+*current* policy's weights, and is asked whether it does, before it is asked anything and again before a shard counts. With
+`sample.follow_minutes` a new policy is sent to it or waited for (`following`); without, the run ends here with the directory
+to start it on, and the same command goes on. They draw with their own seeds: finished shards are kept, but a run is not
+repeatable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -21,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from codelutra.errors import OutageError, StageError, UserError
 from codelutra.prompts import answer_ids, end_ids, prompt_ids, thought
-from codelutra.sampling.answers import Answer, Completions, FaultError, Models, RefusedError, ask, asking
+from codelutra.sampling.answers import Completions, FaultError, RefusedError, ask, asking
+from codelutra.sampling.arrival import Endpoint, changed, require_unchanged, serving
 from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally, stop_ids
+from codelutra.sampling.following import Follow, root_of
 from codelutra.sampling.thoughts import within_budget
 
 if TYPE_CHECKING:
@@ -45,14 +48,6 @@ class _Ask:
     failing_since: float = 0.0
 
 
-@dataclass
-class _Endpoint:
-    url: str
-    failing_since: float = 0.0
-    """0 while the last answer was a good one."""
-    error: str = ""
-
-
 class Filing:
     """Answers on their way to whoever waits for shards."""
 
@@ -73,7 +68,10 @@ class Filing:
 @dataclass
 class _Work(Filing):
     tally: Tally
+    policy: Path
+    endpoints: list[Endpoint]
     patience: float
+    follow: Follow | None
     out: queue.SimpleQueue[Any]
     tokenizer: Any
     thinking: int
@@ -93,15 +91,18 @@ def sample_endpoints(
     patience_seconds: float = 60.0,
     timeout_seconds: float = _TIMEOUT_SECONDS,
     progress: Progress | None = None,
+    follow: Follow | None = None,
 ) -> Iterator[ShardResult]:
     """As `Engine.generate`, with `connections` requests in flight to each server.
 
     Faults, and answers that are none, are retried with backoff on whichever server is free; a server that gave nothing but
-    faults for `patience_seconds` is left out. `timeout_seconds` is for one answer. Raises UserError when one serves another
-    model, StageError when none is left, when one refuses a request, or when a request fails everywhere.
+    faults for `patience_seconds` is left out. `timeout_seconds` is for one answer. With `follow` a server of another model
+    is brought to the policy or waited for, and left out where it does not come. Raises UserError when one serves another
+    model, or is given another meanwhile, StageError when none is left, when one refuses a request, or when a request fails
+    everywhere.
     """
-    endpoints, client = [_Endpoint(url) for url in urls], asking(timeout_seconds)
-    given = endpoints, policy, shards, max_model_len, connections, thinking, patience_seconds, client
+    endpoints, client = [Endpoint(url) for url in urls], asking(timeout_seconds)
+    given = endpoints, policy, shards, max_model_len, connections, thinking, patience_seconds, client, follow
     yield from stream(lambda out, stop: _sample(*given, out, stop), shards, progress)
 
 
@@ -141,7 +142,7 @@ def stream(
 
 
 async def _sample(
-    endpoints: list[_Endpoint],
+    endpoints: list[Endpoint],
     policy: Path,
     shards: Sequence[ShardRequest],
     max_model_len: int,
@@ -149,6 +150,7 @@ async def _sample(
     thinking: int,
     patience: float,
     connected: httpx.AsyncClient,
+    follow: Follow | None,
     out: queue.SimpleQueue[Any],
     stop: threading.Event,
 ) -> None:
@@ -160,23 +162,30 @@ async def _sample(
             f"prompt.thinking is on, and servers leave {marks.closes} out of their text: for {policy.name} it is a special "
             "token; empty sample.endpoints to sample here"
         )
-    work = _Work(Tally(shards), patience, out, tokenizer, thinking)
+    patience = max(patience, follow.seconds if follow else 0.0)
+    work = _Work(Tally(shards), policy, endpoints, patience, follow, out, tokenizer, thinking)
     work.stops = stop_ids(policy, *end_ids(tokenizer))
     _enqueue(work, max_model_len)
     async with connected as client:
-        alive = {asyncio.create_task(_use(client, endpoint, policy, work, connections)) for endpoint in endpoints}
-        finished = asyncio.create_task(work.finished.wait())
-        while not finished.done() and not stop.is_set():
-            ended, _ = await asyncio.wait({*alive, finished}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
-            alive -= ended
-            if not alive and not finished.done():
-                raise OutageError(
-                    "no sampling endpoint is left:\n"
-                    + "\n".join(f"  {e.url}: {e.error}" for e in endpoints)
-                    + "\nStart the servers on the current policy's weights, or empty sample.endpoints to sample here"
-                )
+        try:
+            await _until_finished([asyncio.create_task(_use(client, e, work, connections)) for e in endpoints], work, stop)
+        finally:
+            await changed(endpoints)
+
+
+async def _until_finished(using: Sequence[asyncio.Task[None]], work: _Work, stop: threading.Event) -> None:
+    alive, finished = set(using), asyncio.create_task(work.finished.wait())
+    while not finished.done() and not stop.is_set():
+        ended, _ = await asyncio.wait({*alive, finished}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+        alive -= ended
+        if not alive and not finished.done():
+            raise (UserError if all(e.other for e in work.endpoints) else OutageError)(
+                "no sampling endpoint is left:\n"
+                + "\n".join(f"  {e.url}: {e.error}" for e in work.endpoints)
+                + "\nStart the servers on the current policy's weights, or empty sample.endpoints to sample here"
+            )
 
 
 def _special(tokenizer: Any) -> set[str]:
@@ -196,46 +205,29 @@ def _enqueue(work: _Work, max_model_len: int) -> None:
                     work.settle(s, Completion(p, k, "", "dropped", len(ids), 0))
 
 
-def serves(served: str, policy: Path) -> bool:
-    """Whether a server's name for its model is this policy: the same folder, here or copied to another machine under its own
-    name, or the hub model whose snapshot it is."""
-    return Path(served).name == policy.name or f"models--{served.replace('/', '--')}" in policy.parts
-
-
-async def _use(client: httpx.AsyncClient, endpoint: _Endpoint, policy: Path, work: _Work, connections: int) -> None:
+async def _use(client: httpx.AsyncClient, endpoint: Endpoint, work: _Work, connections: int) -> None:
     """Send requests to one server until it counts as dead."""
-    model = ""
-    while not model:
-        answer = await _call(client, endpoint, "/models", Models)
-        if answer is not None:
-            model, served = answer.data[0].id, answer.data[0].root or answer.data[0].id
-            if not serves(served, policy):
-                raise UserError(
-                    f"{endpoint.url} serves {served[:300]}, and it is {policy} that is to be sampled: samples of another "
-                    "model would pass for this policy's. Start the server on that directory and give the same command "
-                    "again, which goes on from here; or empty sample.endpoints to sample here"
-                )
-        elif _dead(endpoint, work.patience):
-            return
-        else:
-            await _back_off(endpoint)
-    await asyncio.gather(*(_connection(client, endpoint, model, work) for _ in range(connections)))
+    await asyncio.gather(*(_connection(client, endpoint, work) for _ in range(connections)))
 
 
-async def _connection(client: httpx.AsyncClient, endpoint: _Endpoint, model: str, work: _Work) -> None:
-    while not _dead(endpoint, work.patience):
+async def _connection(client: httpx.AsyncClient, endpoint: Endpoint, work: _Work) -> None:
+    while not endpoint.dead(work.patience) and await serving(client, endpoint, work.policy, work.patience, work.follow):
         wanted = await work.asks.get()
         shard = work.tally.shards[wanted.shard]
         nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
         sampling = {"temperature": shard.temperature, **nucleus}
         ends = {"max_tokens": shard.max_tokens + work.thinking, "stop_token_ids": work.stops}
         ends |= {"thinking_token_budget": work.thinking} if work.thinking else {}
-        body = {"model": model, "prompt": wanted.ids, **ends, **sampling, **_PLAIN_SAMPLING}
-        answer = await _call(client, endpoint, "/completions", Completions, body)
+        body = {"model": endpoint.model, "prompt": wanted.ids, **ends, **sampling, **_PLAIN_SAMPLING}
+        answer = await _call(client, endpoint, body)
         if answer is None:
             _return(wanted, endpoint, work)
-            await _back_off(endpoint)
+            if work.follow:
+                endpoint.model = ""  # it may come back with another
+            await endpoint.back_off()
             continue
+        if work.tally.missing(wanted.shard) == 1:
+            await require_unchanged(client, work.endpoints, work.policy, work.follow)
         work.settle(wanted.shard, _completion(wanted, answer, work))
 
 
@@ -252,7 +244,7 @@ def _completion(ask: _Ask, answer: Completions, work: _Work) -> Completion:
     )
 
 
-def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:
+def _return(ask: _Ask, endpoint: Endpoint, work: _Work) -> None:
     """Put a failed request back, unless it looks as if it will fail everywhere."""
     now = time.monotonic()
     ask.attempts += 1
@@ -265,30 +257,17 @@ def _return(ask: _Ask, endpoint: _Endpoint, work: _Work) -> None:
     work.asks.put_nowait(ask)
 
 
-async def _call(
-    client: httpx.AsyncClient, endpoint: _Endpoint, path: str, kind: type[Answer], body: Any = None
-) -> Answer | None:
-    """The server's answer, checked; None on a fault, which is noted on the endpoint.
+async def _call(client: httpx.AsyncClient, endpoint: Endpoint, body: Any) -> Completions | None:
+    """The server's completion, checked; None on a fault, which is noted on the endpoint.
 
     Raises StageError when the server refuses the request.
     """
     try:
-        answer = await ask(client, f"{endpoint.url.rstrip('/').removesuffix('/v1')}/v1", path, kind, body)
+        answer = await ask(client, f"{root_of(endpoint.url)}/v1", "/completions", Completions, body)
     except RefusedError as e:
-        raise StageError(f"{endpoint.url} refused {path} with {e}") from e
+        raise StageError(f"{endpoint.url} refused /completions with {e}") from e
     except FaultError as e:
-        endpoint.error = str(e)
-    else:
-        endpoint.failing_since = 0.0
-        return answer
-    endpoint.failing_since = endpoint.failing_since or time.monotonic()
-    return None
-
-
-def _dead(endpoint: _Endpoint, patience: float) -> bool:
-    return endpoint.failing_since > 0 and time.monotonic() - endpoint.failing_since > patience
-
-
-async def _back_off(endpoint: _Endpoint) -> None:
-    failing = time.monotonic() - endpoint.failing_since if endpoint.failing_since else 0.0
-    await asyncio.sleep(min(0.2 + failing / 2, 10.0) * (0.5 + random.random()))
+        endpoint.fails(str(e))
+        return None
+    endpoint.failing_since = 0.0
+    return answer

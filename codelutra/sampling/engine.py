@@ -92,6 +92,10 @@ class Tally:
         """The results of shards that ask for nothing."""
         return [ShardResult(shard.key, ()) for shard in self.shards if not shard.prompts]
 
+    def missing(self, number: int) -> int:
+        """Completions of the shard with this number that are still to come."""
+        return completions(self.shards[number]) - len(self._found[number])
+
     def settle(self, number: int, completion: Completion) -> ShardResult | None:
         """File a completion of the shard with this number; its result when that was the last one."""
         shard, found = self.shards[number], self._found[number]

@@ -135,6 +135,7 @@ def follow(
     ready: Callable[[Served], None] = lambda served: None,
     start: Callable[[Served, Where, Path], Server] = Server,
     look_seconds: float = _LOOK_SECONDS,
+    what: str = "is promoted",
 ) -> None:
     """Serve what `current` says, and what it says later, without end; `ready` is called whenever a server answers.
 
@@ -159,7 +160,7 @@ def follow(
                 server.hear(timeout=look_seconds)
                 if (now := _said(current, say)) and now.path != served.path and now.path not in left_out:
                     break
-            say(f"{now.label} is promoted; answering what was asked, then serving it")
+            say(f"{now.label} {what}; answering what was asked, then serving it")
             server.stop()
         before, served = served, now
 

@@ -19,6 +19,7 @@ from codelutra.sampling.api import Api, sample_api
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import Engine, Progress, ShardRequest, ShardResult
 from codelutra.sampling.fleet import Elsewhere, Fleet
+from codelutra.sampling.following import Follow
 from codelutra.sampling.replicas import Replicas, replicas
 from codelutra.schema import SAMPLES, check
 
@@ -95,12 +96,13 @@ def sample_shards(
     started: Callable[[], None] | None = None,
     api: Api | None = None,
     elsewhere: Elsewhere | None = None,
+    follow: Follow | None = None,
 ) -> Generator[tuple[Shard, pl.DataFrame], None, None]:
     """Yield each shard with its SAMPLES as soon as it is finished, about in order.
 
     The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards
-    nothing is started. With `sample.endpoints` those servers are asked instead, and with `api` that model, wherever
-    it is, and the engines run `elsewhere` where that is given. `thinking` is a thought's budget in tokens;
+    nothing is started. With `sample.endpoints` those servers are asked instead, brought to the policy as `follow` says, and
+    with `api` that model, wherever it is; the engines run `elsewhere` where that is given. `thinking` is a thought's budget in tokens;
     where there is one the frames have the column `thinking_tokens` beside. Raises StageError when sampling breaks off; what
     was yielded before is whole.
     """
@@ -121,6 +123,7 @@ def sample_shards(
             connections=engine.max_batch,
             thinking=thinking,
             progress=progress,
+            follow=follow,
         )
         for result in results:
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)

@@ -27,6 +27,8 @@ from codelutra.store.artifacts import Artifact, Event
 from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, require_plain_file, write_atomic
 from codelutra.store.paths import go_on_command, told_command
 
+SAMPLED_NOW = "sampled-now.json"
+"""Which policy the run's servers are to serve now: `label`, `path`, and the `home` it may be in."""
 _NO_LEDGER = "move it away: it only tells what happened"
 
 

@@ -19,8 +19,9 @@ import pytest
 
 from codelutra.config import EngineSection, SampleSection
 from codelutra.errors import StageError, UserError
-from codelutra.sampling.endpoints import sample_endpoints, serves
+from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import ShardRequest, ShardResult
+from codelutra.sampling.following import serves
 from codelutra.sampling.shards import plan_more, plan_shards, sample_shards
 from codelutra.schema import PROBLEMS, SAMPLES
 from tests.helpers.ports import free_port

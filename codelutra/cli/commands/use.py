@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,11 +178,15 @@ def serve(
         str, typer.Option(metavar="NAME", help="The environment variable that holds the key requests must have.")
     ] = "",
     policy: Policy = None,
+    sampled: Annotated[
+        bool, typer.Option("--follow", help="Of a run with sample.endpoints: what it samples, now and later.")
+    ] = False,
     home: Home = None,
 ) -> None:
     """Serve a policy with vLLM's OpenAI server. Of a retrained config: what is promoted, now and later.
 
-    When another policy is promoted, requests that are under way are answered, and the server starts anew. Ctrl-C ends it.
+    When another policy is promoted, or with --follow is sampled next, requests that are under way are answered, and the
+    server starts anew. Ctrl-C ends it.
     """
     from codelutra.experiments.in_force import in_force
     from codelutra.reporting.request import example
@@ -190,6 +195,13 @@ def serve(
 
     root, where = home_dir(home), Where(host, port, key_from(api_key_env) if api_key_env else "")
     require_usable(where)
+
+    def say(text: str) -> None:
+        print(visible(text), file=sys.stderr, flush=True)
+
+    if sampled:
+        _serve_sampled(root, name, policy, where, say)
+        return
 
     def current() -> Served:
         found = in_force(root, name, policy)
@@ -200,12 +212,37 @@ def serve(
         say(f"serving {served.label} as {served.name!r} at {where.url}/v1; weights: {served.path}")
         print(visible(example(found.run, found.label, served.name, where.url, api_key_env)), flush=True)
 
-    def say(text: str) -> None:
-        print(visible(text), file=sys.stderr, flush=True)
-
     log = cache_dir() / f"serve-{port}.log"
     say(f"loading; the log is {log}")
     try:
         follow(current, where, log, say, ready=ready)
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def _serve_sampled(root: Path, name: str | None, policy: str | None, where: Any, say: Any) -> None:
+    """What a run samples now, and each later policy, until Ctrl-C; waits for a run that has not come so far."""
+    from codelutra.experiments.in_force import sampled_now
+    from codelutra.sampling.serving import Served, follow
+    from codelutra.store.paths import cache_dir
+
+    if not name or policy:
+        raise UserError("--follow serves whatever a run samples: give the run's name, and leave --policy out")
+
+    def current() -> Served:
+        while not (found := sampled_now(root, name)):
+            say(f"run {name!r} asks no server for a policy so far (sample.follow_minutes, under {root}); waiting for it")
+            while not sampled_now(root, name):
+                time.sleep(2)
+        return Served(name, f"{found.label} of run {name}", found.path, found.config)
+
+    log = cache_dir() / f"serve-{where.port}.log"
+    say(f"the log is {log}")
+
+    def ready(served: Served) -> None:
+        say(f"serving {served.label} at {where.url}/v1; weights: {served.path}")
+
+    try:
+        follow(current, where, log, say, ready=ready, what="is sampled next")
     except KeyboardInterrupt:
         say("stopped")
