@@ -102,9 +102,9 @@ def sample_shards(
 
     The engine is started at the first shard asked for and ends with the last, or when the caller stops; for no shards
     nothing is started. With `sample.endpoints` those servers are asked instead, brought to the policy as `follow` says, and
-    with `api` that model, wherever it is; the engines run `elsewhere` where that is given. `thinking` is a thought's budget in tokens;
-    where there is one the frames have the column `thinking_tokens` beside. Raises StageError when sampling breaks off; what
-    was yielded before is whole.
+    with `api` that model, wherever it is; the engines run `elsewhere` where that is given. `thinking` is a thought's budget
+    in tokens; where there is one the frames have the column `thinking_tokens` beside. Raises StageError when sampling breaks
+    off; what was yielded before is whole.
     """
     if not shards:
         return
