@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": PAIRS,
     "lora": PAIRS | LORA,
     "right": PAIRS | {"sft_on": "right", "gradient_checkpointing": True},  # one or two answers a step beside the pairs
+    "padded": PAIRS | {"epochs": 0.5},  # a window keeps prefixes from being shared
     "sft": {"epochs": 1.5, "learning_rate": 1e-4},
     "grpo": {"epochs": 1.5, "learning_rate": 1e-4},
 }
@@ -44,10 +46,22 @@ def lesson(kind: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def windowed(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a Mistral whose tokens see 16 tokens back."""
+    folder = tmp_path_factory.mktemp("windowed") / "policy"
+    shutil.copytree(policy, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(policy: Path, windowed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two processes trained, a folder each lesson, and `killed`: a training ended by kill -9."""
     at, parts = tmp_path_factory.mktemp("two"), {"processes": 2, "sharding": "full"}
-    jobs = [job(at / kind, policy, **lesson(kind), **parts) for kind in (*KINDS, "rounded", "killed")]
+    starts = dict.fromkeys((*KINDS, "rounded", "killed"), policy) | {"padded": windowed}
+    jobs = [job(at / kind, before, **lesson(kind), **parts) for kind, before in starts.items()]
     kill_at(5, at / "killed/work", start(2, at / "jobs.json", jobs), at / "jobs.log")
     return at
 
@@ -68,14 +82,19 @@ def require_equal(ours: Path, theirs: Path, policy: Path, *but: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_halves_train_what_one_whole_does(kind: str, two: Path, run: Train, policy: Path, tmp_path: Path) -> None:
-    run(**lesson(kind))
-    require_equal(two / kind, tmp_path / "a", policy)
+def test_two_halves_train_what_one_whole_does(
+    kind: str, two: Path, run: Train, policy: Path, windowed: Path, tmp_path: Path
+) -> None:
+    before = windowed if kind == "padded" else policy
+    one = run(start=before, **lesson(kind))
+    assert one["shared_prefixes"] == (kind != "padded")
+    require_equal(two / kind, tmp_path / "a", before)
     for said in summaries(two / kind):
         assert said["weights_here"] == pytest.approx(said["weights"] / 2, rel=0.01)
+        assert said["log_probs"] == one["log_probs"]
     shutil.copytree(two / kind / "work", tmp_path / "b/work")  # with its last checkpoint, of two halves
-    assert run(into="b", **lesson(kind))["resumed_from_step"] == 5
-    require_equal(tmp_path / "b", tmp_path / "a", policy)
+    assert run(start=before, into="b", **lesson(kind))["resumed_from_step"] == one["steps"] - 1
+    require_equal(tmp_path / "b", tmp_path / "a", before)
 
 
 def test_frozen_weights_are_in_bfloat16_beside_an_adapter_in_float32(two: Path, run: Train, tmp_path: Path) -> None:
