@@ -13,6 +13,7 @@ from benchmarks import reliability
 from benchmarks.loop import REST, account
 from benchmarks.nights import MOST, START, Rule, year
 from benchmarks.planning import compared
+from benchmarks.scale import iteration
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.store.run_dir import RunDir
@@ -140,3 +141,10 @@ def test_a_year_of_nights_promotes_by_its_rule() -> None:
     assert always["on the guard suite"] < START, "every promotion costs something there"
     guarded = year(Rule(keep=True, margin=5), (1.0, 0.05), problems=200, years=3)
     assert guarded["on the guard suite"] > always["on the guard suite"]
+
+
+def test_an_iteration_takes_as_long_as_its_slowest_part() -> None:
+    assert iteration(6, 1, engine=10, flow=1, judge=2) == 6 * 10 + 1 + 2, "one GPU: the rest is done meanwhile"
+    assert iteration(6, 3, engine=10, flow=0, judge=0) == 20
+    assert iteration(6, 3, engine=10, flow=5, judge=1) == 10 + 6 * 5 + 1, "the flow, from the first shard on"
+    assert iteration(6, 6, engine=10, flow=1, judge=4) == 10 + 1 + 6 * 4
