@@ -64,7 +64,7 @@ class Run:
         require_named(config)  # before problems are loaded and references judged
         require_gpus(config)
         self.suite: Suite = open_suite(config.suite)
-        self.store = open_store(home / "store", config.store, self._heard, self._moved)
+        self.store = open_store(home / "store", config.store or "", self._heard, self._moved)
         self._open = contextlib.ExitStack()
         self._open.enter_context(self.store.in_use(waiting=lambda: print("waiting for `codelutra prune`", file=sys.stderr)))
         try:
