@@ -77,7 +77,7 @@ class RunConfig(Section):
     """Trackers that hear of every training step and of every policy's numbers, each installed by you. They get numbers,
     settings and paths, no prompts and no programs; one that fails stops nothing."""
 
-    store: Annotated[StoreAddress, SAME_RESULT, ADDED] = ""
+    store: Annotated[StoreAddress | None, SAME_RESULT, ADDED] = None
     """Where finished work is shared with other hosts: `s3://bucket/prefix`, or an absolute folder of a shared file system.
     The home's store is the cache of it. Work of others is fetched instead of done again; each policy uploads gigabytes.
     Where a config says nothing, $CODELUTRA_STORE does. Credentials come from the AWS_* variables or a profile, never from

@@ -72,7 +72,7 @@ class Run:
         self.suite: Suite = open_suite(config.suite)
         self.cluster: Cluster | None = connect(config, home / "store", self._note) if config.cluster else None
         self.judges = Judges(self.cluster, config) if self.cluster else None
-        self.store = open_store(home / "store", config.store, self._heard, self._moved)
+        self.store = open_store(home / "store", config.store or "", self._heard, self._moved)
         self._open = contextlib.ExitStack()
         self._open.enter_context(self.store.in_use(waiting=lambda: print("waiting for `codelutra prune`", file=sys.stderr)))
         try:

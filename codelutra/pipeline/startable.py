@@ -23,7 +23,7 @@ def require_startable(config: RunConfig, home: Path) -> None:
     require_named(config)
     require_gpus(config)
     require_training(config)
-    require_shared(config.store)
+    require_shared(config.store or "")
     if not finished_summary(home / "runs" / config.name):  # whose answers are there
         _require_key(config)
     for reference in _models(config):

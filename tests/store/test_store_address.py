@@ -60,7 +60,7 @@ def test_the_environment_names_it_where_the_config_does_not(monkeypatch: pytest.
     local = tmp_path / "run.yaml"
     local.write_text(to_yaml(load_config("demo")))
     monkeypatch.setenv("CODELUTRA_STORE", "s3://team/x")
-    assert load_config(local).store == "", "a run that began without one goes on so"
+    assert not load_config(local).store, "a run that began without one goes on so"
 
 
 def test_a_run_and_its_next_start_cannot_name_two_stores(tmp_path: Path) -> None:
