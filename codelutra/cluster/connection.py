@@ -20,6 +20,7 @@ DOCKER = "docker"
 """The resource that nodes with Docker offer."""
 _ANSWER_SECONDS = 60.0  # for the first worker process of a node
 _SHOWN = 3
+_attached: list[str] = []  # by which this process has its connection: Ray tells another name for the same host
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _attach(address: str) -> None:
 
     if ray.is_initialized():
         there = ray.get_runtime_context().gcs_address
-        if address not in ("auto", there):
+        if address not in ("auto", there, *_attached):
             raise UserError(f"cluster.address {address}: this process works on the cluster at {there} already; use that one")
         return
     require_answer(address)
@@ -113,6 +114,7 @@ def _attach(address: str) -> None:
     finally:
         if main:
             signal.signal(signal.SIGTERM, handler)
+    _attached.append(address)
 
 
 def _unreachable(address: str, why: str) -> str:

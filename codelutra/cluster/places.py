@@ -103,7 +103,7 @@ class FarChild:
         self._place = Place(f"{what} process", options, node.Process)
         self._events: deque[Event | CodelutraError] = deque()
         self._asked: Any = self._place.asked(node.host)
-        self._since, self._told = time.monotonic(), False
+        self._since, self.told = time.monotonic(), False
 
     @classmethod
     def engine(
@@ -159,8 +159,8 @@ class FarChild:
         return event
 
     def _tell_of_waiting(self) -> None:
-        if not self._place.host and not self._told and time.monotonic() - self._since > _PATIENCE_SECONDS:
-            self._told = True
+        if not self._place.host and not self.told and time.monotonic() - self._since > _PATIENCE_SECONDS:
+            self.told = True
             self._cluster.note(
                 f"waiting for room on the cluster for the {self._what} process (`ray status` shows who uses what)"
             )
@@ -216,6 +216,8 @@ class Together:
                 world |= {"MASTER_ADDR": host, "MASTER_PORT": port}
                 own = more | {name: str(value) for name, value in world.items()}
                 member.start(module, *arguments, "shared", log=log, more=own)
+        for member in self._members[1:]:
+            member.told = True  # the first one speaks for all
         for rank, member in enumerate(self._members):
             threading.Thread(target=_listen, args=(rank, member, self._events), daemon=True).start()
 

@@ -103,10 +103,12 @@ class RayCluster:
                 time.sleep(0.2)
 
     def add(self, cpus: int = 1, docker: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """A node with an address of its own, started; `wait` for those that were added."""
+        """A node with an address of its own, once it has joined: of several that start at once some never do."""
         offered = json.dumps({"docker": 1} if docker else {})
         at = f"--node-ip-address=127.0.0.{len(self.nodes) + 1}"
-        return self._start("--address", self.address, at, f"--num-cpus={cpus}", f"--resources={offered}", **environment)
+        node = self._start("--address", self.address, at, f"--num-cpus={cpus}", f"--resources={offered}", **environment)
+        self.wait()
+        return node
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """kill -9 of a node's raylet and of all that Ray runs beside it; then of its workers."""
