@@ -63,9 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--held", default="1000,10000", help="numbers of shards to measure memory at; empty: none")
     parser.add_argument("--minutes", type=float, default=15, help="at most for each number of --held")
-    parser.add_argument(
-        "--threads", type=int, help="of the flow, with --held; default Prefect's: as many as there are tasks"
-    )
+    parser.add_argument("--threads", type=int, help="of the flow; default Prefect's: as many as there are tasks")
     parser.add_argument("--gpus", type=int, default=64)
     parser.add_argument("--tokens-per-second", type=float, default=5000, help="of one GPU; assumed")
     parser.add_argument("--tokens", type=float, default=150, help="of an answer; assumed")
@@ -110,11 +108,11 @@ def measured(asked: argparse.Namespace) -> dict[str, Any]:
         for way, database in (("prefect, SQLite", None), ("prefect, PostgreSQL", asked.postgres)):
             if way in rounds:
                 envs[way] = env | there.enter_context(_server(folder / way[-6:], env, database))
+        limited = {"PREFECT_TASK_RUNNER_THREAD_POOL_MAX_WORKERS": str(asked.threads)} if asked.threads else {}
         for number in range(asked.rounds):
             for way in rounds if number % 2 else reversed(rounds):
-                rounds[way].append(_once(way, asked.shards, envs[way], 600)[-1])
+                rounds[way].append(_once(way, asked.shards, envs[way] | limited, 600)[-1])
                 print(way, rounds[way][-1], flush=True, file=sys.stderr)
-        limited = {"PREFECT_TASK_RUNNER_THREAD_POOL_MAX_WORKERS": str(asked.threads)} if asked.threads else {}
         for shards in [int(text) for text in asked.held.split(",") if text]:
             name = f"{shards} shards" + (f", {asked.threads} threads" if asked.threads else "")
             held[name] = _once("prefect, SQLite", shards, envs["prefect, SQLite"] | limited, 60 * asked.minutes, "held")
