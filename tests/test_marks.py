@@ -53,6 +53,8 @@ def changed(raw: dict[str, Any], name: str) -> RunConfig | None:
         0.5,
         "run:other",
         "other",
+        "other:1",
+        "s3://other/place",
         ["other"],
         ["http://other:1"],
         ["tensorboard"],
@@ -72,6 +74,10 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "api.connections",
         "api.price_in",
         "api.price_out",
+        "cluster.address",
+        "cluster.cpus",
+        "cluster.engines",
+        "cluster.executors",
         "engine.cache_gib",
         "engine.eager",
         "engine.gpu_memory",
@@ -83,13 +89,16 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
         "report_to",
         "sample.endpoints",
         "sample.follow_minutes",
+        "store",
         "suite.outside",
         "train.checkpoint_steps",
         "train.gradient_checkpointing",
         "train.processes",
+        "train.sharding",
         "warm_start.checkpoint_steps",
         "warm_start.gradient_checkpointing",
         "warm_start.processes",
+        "warm_start.sharding",
     ]
     assert sorted(name for name, mark in MARKS.items() if mark is HOW_FAR) == [
         "iterations",
@@ -104,8 +113,9 @@ def test_the_marks_are_those_of_hardware_pace_tolerance_and_of_how_far_a_run_goe
 
 @pytest.mark.parametrize("name", MARKS)
 def test_a_run_goes_on_with_what_is_marked_changed_and_with_nothing_else(name: str, tmp_path: Path) -> None:
-    adapters = {"warm_start": {"method": "lora"}, "train": {"method": "lora"}}
-    raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}, "select": {"samples": 8}} | adapters
+    trained = {"method": "lora", "processes": 2}
+    others = {"warm_start": trained, "train": trained, "cluster": {"address": "host:1"}}
+    raw = {"name": "r", "suite": {"name": "custom", "generated_cases": 5}, "select": {"samples": 8}} | others
     config = changed(raw, name)
     assert config, f"no other value of {name} was found: this test would prove nothing"
     (RunDir.create(tmp_path, parse_config(raw)).path / "dev-scores").mkdir()  # something to lose
@@ -145,10 +155,12 @@ def keys(run: Run) -> list[str]:
 @pytest.mark.parametrize("objective", ["preference", "grpo"])
 def test_what_is_marked_changes_no_key_and_is_no_reason_to_retrain(objective: str, tmp_path: Path) -> None:
     suite = {"name": "starter-sql", "train": 6, "dev": 4, "test": 0}
-    raw = {"name": "r", "suite": suite, "warm_start": {}, "train": {"objective": objective}, "select": {"samples": 8}}
+    two = {"processes": 2}
+    raw = {"name": "r", "suite": suite, "warm_start": two, "train": {"objective": objective} | two, "select": {"samples": 8}}
     with Run(tmp_path, parse_config(raw)) as run:
         wanted, made_of = keys(run), _made_of(run.config)
-    for name in (n for n, mark in MARKS.items() if mark):
+    elsewhere = [name for name in MARKS if name.partition(".")[0] in ("cluster", "store")]  # a run asks them when it opens
+    for name in (n for n, mark in MARKS.items() if mark and n not in elsewhere):
         config = changed(raw, name)
         assert config, f"{name} has no other value"
         with Run(tmp_path, config) as run:

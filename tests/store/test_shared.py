@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,20 @@ class Mortal:
 
 
 def in_child(work: Callable[[], Any], timeout: float = 60) -> int | None:
-    """The exit code of a process that does `work`."""
-    child = FORK.Process(target=work)
+    """The exit code of a process that does `work`, and nothing of what this one would do at its exit."""
+
+    def alone() -> None:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            os._exit(code)
+
+    child = FORK.Process(target=alone)
     child.start()
     child.join(timeout)
     assert child.exitcode is not None, "it hangs"

@@ -153,11 +153,14 @@ def test_processes_share_the_answers_of_a_step_and_none_is_larger_than_a_micro_b
 # The least share of the gradient that DPO's term has at the first step, by preset, with the answers of `some_pairs`.
 SHARES = {
     "demo": 0.08,
+    "ds1000": 0.2,
+    "ds1000-paper": 0.5,
     "few-references": 0.04,
     "mbpp": 0.08,
     "spider-general": 0.0,  # trains no pairs
     "spider-in-domain": 0.08,
     "spider-lora": 0.2,  # pairs alone, here; beside the answers it imitates it was 28 % (docs/results/spider-lora.json)
+    "spider-paper": 0.5,
     "spider-qwen": 0.2,
     "starter-python": 0.08,
 }
