@@ -6,16 +6,22 @@ UV_COMPILE := .venv/bin/uv pip compile -q pyproject.toml --generate-hashes --pyt
 	--python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs ui server services setup lock clean
+.PHONY: help demo test test-all lint format bench docs ui server services setup lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: setup ## refine the built-in model on the built-in SQL suite, from nothing to a table of results
 	@.venv/bin/codelutra run demo
 
-test: setup test-packages ## all tests, on real components, two files at a time; ARGS="-k store" passes arguments to pytest
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Three files at a time on two cores: a test often waits for a container, an engine's start or a server.
+PYTEST = $(PY) -m pytest -n $$(( $$(nproc) + 1 )) --maxprocesses 6 --dist loadfile --no-loadscope-reorder
+
+test: setup test-packages ## all tests but the longest, on real components; ARGS="-k store" passes arguments to pytest
+	@$(PYTEST) -m 'not extended' $(ARGS)
+
+test-all: setup test-packages ## those too: nodes killed in a cluster, servers killed, real vLLM servers; some minutes more
+	@$(PYTEST) $(ARGS)
 
 lint: venv ## ruff (format, check) and mypy --strict
 	@$(PY) -m ruff format --check .

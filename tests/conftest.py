@@ -21,5 +21,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: `make test` works on two files at a time, and one process does all the others meanwhile."""
+    """The longest file first: `make test` works on few files at a time, and the other processes do the rest meanwhile."""
     items.sort(key=lambda item: item.path.name != LONGEST)

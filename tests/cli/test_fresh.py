@@ -19,6 +19,7 @@ OTHER = "execute.timeout_seconds=6"  # the same answers, judged anew
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.extended
 def test_a_name_is_taken_anew_and_a_variant_gets_its_own_and_all_share_their_work(tmp_path: Path) -> None:
     weights = write_tiny_model(tmp_path / "model")
     config = str(without_dev(tmp_path, *["test"] * 4, model=f"path:{weights}", iterations=0))

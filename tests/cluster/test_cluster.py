@@ -124,6 +124,7 @@ def frame(artifact: dict[str, Any], name: str) -> pl.DataFrame:
     return pl.read_parquet(Path(artifact["path"]) / f"{name}.parquet").drop("seconds", strict=False)
 
 
+@pytest.mark.extended
 def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_makes_and_nothing_twice(
     place: Path, environment: dict[str, str], cluster: RayCluster
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_gate_that_could_not_be_judged_is_refused_before_the_night(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.extended
 def test_the_command_measures_the_guard_suite_and_says_what_was_lost(tmp_path: Path) -> None:
     """The real flow and sandbox, from answers that are in the store already; no engine, no training."""
     base, tuned = (write_tiny_model(tmp_path / f"tiny-{seed}", seed=seed) for seed in (0, 1))

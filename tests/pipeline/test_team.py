@@ -65,6 +65,7 @@ def postgres() -> Iterator[str]:
 @with_postgres
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.extended
 def test_what_the_server_knew_is_there_after_a_kill(postgres: str, tmp_path: Path) -> None:
     env = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres + "prefect"}
     with (
@@ -272,6 +273,7 @@ def _workdir() -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.extended
 def test_a_pool_is_made_with_what_this_host_is_like_and_made_again(tmp_path: Path) -> None:
     with served(tmp_path) as env:
         env |= {"CODELUTRA_VOLUME": "/big/disk", "CODELUTRA_IMAGE": "hub/codelutra:1", "DOCKER_GROUP": "77"}

@@ -244,6 +244,7 @@ def vllm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.extended
 def test_a_real_vllm_server_takes_adapters_and_weights_and_answers_as_they_do(
     vllm: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

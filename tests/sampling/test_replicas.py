@@ -140,6 +140,7 @@ def test_there_are_as_many_as_the_gpus_allow_and_more_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.extended
 def test_a_model_spread_over_two_processes_gives_the_answers_it_gives_in_one_and_they_end_with_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_frozen_weights_are_in_bfloat16_beside_an_adapter_in_float32(two: Path, 
     assert weights(two / "rounded/out").keys() == weights(tmp_path / "a/out").keys()
 
 
+@pytest.mark.extended
 def test_three_processes_go_on_with_what_two_or_one_left(two: Path, run: Train, policy: Path, tmp_path: Path) -> None:
     run(**lesson("killed"))
     for into, kind in (("whole", "full"), ("adapter", "lora")):
