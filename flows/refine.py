@@ -43,7 +43,16 @@ from tasks.stages import (
 )
 
 
-@flow(name="refine", flow_run_name=named("refine"), on_running=[claim], task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+# Threads that hand shards over; without a bound each of 10,000 shards that wait would hold two (docs/scaling/measured.md).
+THREADS = 64
+
+
+@flow(
+    name="refine",
+    flow_run_name=named("refine"),
+    on_running=[claim],
+    task_runner=ThreadPoolTaskRunner(max_workers=THREADS),  # type: ignore[arg-type]
+)
 def refine(config: str = "demo", overrides: list[str] | None = None, home: str | None = None) -> RunSummary:
     """Refine one model on one suite.
 
