@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 LONGEST = "test_loop.py"
+LOCK = "CODELUTRA_ACCELERATOR_LOCK"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A lock on the accelerator for each process that runs tests: their engines are tiny, and would wait for those of the
     other process and for a run on this machine."""
-    if "CODELUTRA_ACCELERATOR_LOCK" not in os.environ:
-        lock = Path(tempfile.gettempdir(), f"codelutra-tests-{os.getpid()}.lock")
-        os.environ["CODELUTRA_ACCELERATOR_LOCK"] = str(lock)
-        config.add_cleanup(lambda: (os.environ.pop("CODELUTRA_ACCELERATOR_LOCK"), lock.unlink(missing_ok=True)))
+    begins = str(Path(tempfile.gettempdir(), "codelutra-tests-"))
+    if os.environ.get(LOCK, begins).startswith(begins):  # a worker of pytest-xdist has that of its starter
+        lock = Path(f"{begins}{os.getpid()}.lock")
+        os.environ[LOCK] = str(lock)
+        config.add_cleanup(lambda: (os.environ.pop(LOCK), lock.unlink(missing_ok=True)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
