@@ -42,7 +42,6 @@ from tasks.stages import (
     warm_start,
 )
 
-
 # Threads that hand shards over; without a bound each of 10,000 shards that wait would hold two (docs/scaling/measured.md).
 THREADS = 64
 
