@@ -2,7 +2,8 @@
 
     python -m benchmarks.scale [--postgres URL] [--shards 200] [--rounds 3] [--held 1000,10000] [--out FILE]
 
-prefect    a flow hands shards over as flows/refine.py does, a `sample` and an `execute` task for each, with the options of
+prefect    a flow hands shards over as flows/refine.py does, but with as many threads as there are tasks unless --threads
+           says otherwise: a `sample` and an `execute` task for each, with the options of
            tasks/stages.py and the store's keys; what they do takes no time. Prefect's server runs beside it with a new
            database: SQLite's, and with --postgres the one of that URL (postgresql+asyncpg://…). Give it an empty one: its
            tables are dropped at the end

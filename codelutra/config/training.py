@@ -66,7 +66,7 @@ class TrainSection(Section):
     micro_batch: int = Field(8, ge=1)
     """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
-    """Processes on this host that share every batch, one a GPU, each with a whole model. Same weights up to rounding."""
+    """Processes that share every batch, one a GPU, here or on the nodes of `cluster`. Same weights up to rounding."""
     sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
     """none: each process has a whole model. full: each has its part of weights, gradients and optimizer state (FSDP), for a
     model that does not fit one card; gathering the weights takes time. Same weights up to rounding."""
