@@ -14,21 +14,78 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from codelutra import __version__
 from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, solve, start, use, watch
 from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
-HELP = """Make a small open LLM good at one code task, from its own right and wrong programs.
+HELP = """Make a small open model better at one code task, from its own right and wrong programs.
 
-`codelutra run demo` shows it, in half an hour on two cores; then `codelutra status demo`, `codelutra report demo`.
-Bring your own task: `codelutra init`, then `check`, then `run`; or copy a preset (`codelutra presets`).
-Larger models go by name: `codelutra models`."""
+See it work, in half an hour on two cores:
+
+    codelutra run demo
+    codelutra report demo
+
+With your own database and questions:
+
+    codelutra init sql shop.sqlite questions.csv
+    codelutra check shop/config.yaml
+    codelutra run shop/config.yaml
+
+`codelutra COMMAND --help` explains a command, `codelutra config explain KEY` a setting."""
 
 
-class KindFirst(TyperGroup):
+class Argument(TyperArgument):
+    """An argument, shown without Python's name for its type."""
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        return None
+
+
+class Flag(TyperOption):
+    """An option without a value, shown without one."""
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        return None
+
+
+def _plain(params: list[Any]) -> list[Any]:
+    for param in params:
+        if isinstance(param, TyperArgument):
+            param.__class__ = Argument
+        elif isinstance(param, TyperOption) and param.is_flag:
+            param.__class__ = Flag
+    return params
+
+
+class Command(TyperCommand):
+    """A command with such arguments and flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands with such flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class InOrder(Group):
+    """All commands, in the order of `GROUPS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for commands in GROUPS.values() for name in map(_name, commands)]
+
+
+def _name(command: Any) -> str:
+    return str(command.info.name if isinstance(command, typer.Typer) else command.__name__)
+
+
+class KindFirst(Group):
     """A group of kinds of suites, which names the kind that a file would be of."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -46,24 +103,7 @@ def _is_file(word: str) -> bool:
     return word[:1] != "-" and (os.path.lexists(word) or bool(Path(word).suffix))
 
 
-class Several(TyperArgument):
-    """An argument that may be given several times, shown without Python's name for a list."""
-
-    def display_type_rich(self, ctx: Any) -> str | None:
-        return "<str>..."
-
-
-class Command(TyperCommand):
-    """A command with such arguments."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        for param in self.params:
-            if isinstance(param, TyperArgument) and param.nargs == -1:
-                param.__class__ = Several
-
-
-def group(help: str, name: str | None = None, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
+def group(help: str, name: str | None = None, cls: type[TyperGroup] = Group) -> typer.Typer:
     return typer.Typer(
         name=name,
         cls=cls,
@@ -75,27 +115,28 @@ def group(help: str, name: str | None = None, cls: type[TyperGroup] = TyperGroup
     )
 
 
-app = group(HELP)
-init = group("A suite folder and a config for your own problems.", "init", KindFirst)
-init.command("sql")(start.init_sql)
-init.command("python")(start.init_python)
-sandbox = group("The containers untrusted programs run in.", "sandbox")
-sandbox.command("build")(maintain.sandbox_build)
-sandbox.command("probe")(maintain.sandbox_probe)
-runs_ = group("Runs as things on the disk: which there are, how large, since when; remove one.", "runs")
-runs_.command("list")(runs.runs_list)
-runs_.command("show")(runs.runs_show)
-runs_.command("rm")(runs.runs_rm)
-config_ = group("Configs: what a key means, a config with every default, the schema for editors.", "config")
-config_.command("explain")(config.config_explain)
-config_.command("show")(config.config_show)
-config_.command("schema")(config.config_schema)
+app = group(HELP, cls=InOrder)
+init = group("Make a suite and a config from your own problems.", "init", KindFirst)
+init.command("sql", cls=Command)(start.init_sql)
+init.command("python", cls=Command)(start.init_python)
+sandbox = group("Build or test the containers that run untrusted programs.", "sandbox")
+sandbox.command("build", cls=Command)(maintain.sandbox_build)
+sandbox.command("probe", cls=Command)(maintain.sandbox_probe)
+runs_ = group("List, show or remove runs on this disk.", "runs")
+runs_.command("list", cls=Command)(runs.runs_list)
+runs_.command("show", cls=Command)(runs.runs_show)
+runs_.command("rm", cls=Command)(runs.runs_rm)
+config_ = group("Explain keys, show a config's defaults, print the schema.", "config")
+config_.command("explain", cls=Command)(config.config_explain)
+config_.command("show", cls=Command)(config.config_show)
+config_.command("schema", cls=Command)(config.config_schema)
 GROUPS: dict[str, list[Any]] = {
-    "Start": [start.run, start.check, plan.plan, init, config_, start.presets, start.suites, start.models],
+    "Start": [init, start.check, solve.solve, plan.plan, start.run],
+    "Look up": [config_, start.presets, start.models, start.suites],
     "Watch": [watch.status, watch.report, answers.failures, answers.diff],
-    "Use": [use.ask, use.export, use.serve],
-    "Compare": [compare.compare, compare.sweep, compare.evaluate],
-    "Retrain": [retrain.retrain, retrain.promoted, solve.solve],
+    "Use": [use.ask, use.serve, use.export],
+    "Compare": [compare.evaluate, compare.compare, compare.sweep],
+    "Retrain": [retrain.retrain, retrain.promoted],
     "Maintain": [maintain.doctor, health.health, runs_, maintain.prune, sandbox],
 }
 for panel, commands in GROUPS.items():

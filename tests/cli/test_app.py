@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 
 from codelutra import __version__
 from codelutra.cli.app import GROUPS, app
+from codelutra.results.summary import RunSummary
+from codelutra.results.table import policies_notes, policies_table
 from tests.helpers.commands import codelutra
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 AS_INSTALLED = "import sys; sys.argv[0] = 'codelutra'; from codelutra.cli.app import main; main()"
 
 
@@ -30,12 +33,14 @@ def commands(under: click.Command | None = None, *path: str) -> dict[tuple[str, 
 
 
 def told() -> list[tuple[str, str]]:
-    """(page, command) of all code blocks and marked words of README and docs."""
+    """(page, command) of all code blocks and marked words of README, docs and the help texts."""
+    texts = [command.help or "" for command in commands().values()]
+    helps = [("--help", c) for text in texts for c in re.findall(r"^codelutra .+", text, re.MULTILINE)]
     pages = {page.name: page.read_text().replace("\\\n", " ") for page in PAGES}
-    return [
+    return helps + [
         (n, c.strip())
         for n, text in pages.items()
-        for c in re.findall(r"(?:^ {4,}|`)(codelutra [-a-z][^`\n]*)", text, re.MULTILINE)
+        for c in re.findall(r"(?:^ {4,}(?:\$ )?|`)(codelutra [-a-z][^`\n]*)", text, re.MULTILINE)
     ]
 
 
@@ -51,6 +56,7 @@ def test_every_command_says_what_it_does_and_what_it_takes(words: tuple[str, ...
     assert done.exit_code == 0, done.output
     assert f"Usage: root {' '.join(words)}" in done.output
     assert "list[" not in done.output
+    assert "<bool>" not in done.output
     command = commands()[words]
     assert command.help, "no sentence about it"
     for option in command.params:
@@ -99,6 +105,15 @@ def test_readme_tells_the_commands_of_watching_and_keeping_order() -> None:
     assert written >= {"status", "report", "export", "doctor", "--help"}
     running = {re.split(r"\s+", c)[1] for page, c in told() if page == "running.md"}
     assert running >= {"status", "report", "doctor", "sandbox", "compare", "sweep", "evaluate", "prune"}
+
+
+def test_readme_shows_the_table_that_the_recorded_demo_ends_with() -> None:
+    recorded = json.loads((ROOT / "docs/results/demo.json").read_text())
+    demo = RunSummary.model_validate({k: v for k, v in recorded.items() if k not in ("command", "wall_clock_seconds")})
+    table = policies_table(demo).without("ends", "tokens")
+    page = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
+    for cells in [table.columns, *table.rows, *([note] for note in policies_notes(demo))]:
+        assert " ".join(" ".join(cells).split()) in page
 
 
 def test_bash_can_complete_commands_and_options() -> None:

@@ -14,32 +14,42 @@ from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV with whole programs and outputs.")]
-Most = Annotated[int | None, typer.Option(min=1, metavar="N", help="Problems to show; default 10 on a terminal, else all.")]
+Most = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="How many problems to show (default: 10 on a terminal, else all).")
+]
 
 
 def failures(
     name: RunName,
     status: Annotated[
-        list[str] | None, typer.Option(metavar="STATUS", help="Only with it: wrong, runtime_error, timeout …; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="STATUS", help="Only answers with this status: wrong, runtime_error, timeout …; repeatable."),
     ] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", "--db", metavar="GROUP", help="Only of this database or library; repeatable."),
+        typer.Option("--group", "--db", metavar="GROUP", help="Only problems of this database or library; repeatable."),
     ] = None,
     word: Annotated[
         list[str] | None,
-        typer.Option("--table", metavar="WORD", help="Only where reference or answer names this table; repeatable."),
+        typer.Option("--table", metavar="WORD", help="Only where the reference or the answer names this table; repeatable."),
     ] = None,
-    policy: Annotated[str | None, typer.Option(metavar="POLICY", help="Default: the chosen one.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Which policy, e.g. policy-1 (default: the chosen one).")
+    ] = None,
     most: Most = None,
     csv: Csv = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Every dev problem that a policy gets wrong: what it wrote, what that gave, what was expected.
+    """List the dev problems that a policy gets wrong.
 
-    E.g. `codelutra failures demo --status wrong --db shop --csv > wrong.csv`. The answers to test problems are not shown:
-    whoever reads them and changes something has no test left.
+    Each is shown with the policy's program, what that gave, and what was expected. Answers to test problems are never
+    shown: if you changed something after reading them, test would no longer be a test.
+
+    ```
+    codelutra failures demo
+    codelutra failures demo --status wrong --db shop --csv > wrong.csv
+    ```
     """
     from codelutra.cli import cards
     from codelutra.results import answers
@@ -62,14 +72,16 @@ def diff(
     first: Annotated[
         str,
         typer.Argument(
-            metavar="RUN[:POLICY]", help="The first policy; without POLICY the chosen one.", autocompletion=run_starting
+            metavar="RUN[:POLICY]",
+            help="The first policy; without :POLICY, the one that the run chose.",
+            autocompletion=run_starting,
         ),
     ],
     second: Annotated[
         str | None,
         typer.Argument(
             metavar="RUN[:POLICY]",
-            help="The second; without it, RUN's start against its chosen policy.",
+            help="The second policy; without it, the run's start is compared with its chosen policy.",
             autocompletion=run_starting,
         ),
     ] = None,
@@ -78,10 +90,16 @@ def diff(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """What changed between two policies: dev problems gained and lost, with both programs.
+    """List the dev problems that change between two policies.
 
-    E.g. `codelutra diff demo`, `codelutra diff demo:policy-0 demo:policy-1`, `codelutra diff town-r001 town-r002`. Problems
-    are matched by their prompts; with another schema or id, by what has stayed. `p` is of the exact McNemar test.
+    Problems gained and lost are shown with both programs; p is that of the exact McNemar test. Problems of two runs are
+    matched by their prompts or, if these have changed, by what has stayed the same.
+
+    ```
+    codelutra diff demo
+    codelutra diff demo:policy-0 demo:policy-1
+    codelutra diff town-r001 town-r002
+    ```
     """
     from codelutra.cli import cards
     from codelutra.results.answers import as_csv

@@ -28,24 +28,28 @@ def _list_methods(wanted: bool) -> None:
 def compare(
     config: Config,
     methods: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Comma-separated, or `all`; `--list` says what each is.")
+        str, typer.Option(metavar="NAME,NAME", help="Which methods, or `all`; --list explains them.")
     ] = "base,warm-start,sft,rft,dpo,codelutra",
-    seeds: Annotated[str, typer.Option(metavar="N,N", help="Comma-separated; every method runs once with each.")] = "0",
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="Every method runs once with each of these seeds.")] = "0",
     list_: Annotated[
-        bool, typer.Option("--list", help="Say what each method is, and stop.", is_eager=True, callback=_list_methods)
+        bool, typer.Option("--list", help="Explain the methods, and stop.", is_eager=True, callback=_list_methods)
     ] = False,
     tune: Annotated[
-        bool, typer.Option("--tune", help="First choose learning rate and passes for every method, on dev with one seed.")
+        bool, typer.Option("--tune", help="First choose learning rate and passes for every trained method, on dev.")
     ] = False,
-    only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare what has finished.")] = False,
+    only_table: Annotated[bool, typer.Option("--table", help="Run nothing; compare the runs that have finished.")] = False,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Compare methods: same model, warm start, problems; one run each, work they share is done once.
+    """Compare training methods: a run for each method and seed.
 
-    Interrupted or killed, the same command goes on where it was. Several commands with other --methods or --seeds add up:
-    finished runs are reused.
+    All runs have the same model, warm start and problems, and share finished work. If it is interrupted, give the same
+    command again. Later commands with other --methods or --seeds reuse the runs that have finished.
+
+    ```
+    codelutra compare my/config.yaml --methods sft,codelutra --seeds 0,1
+    ```
     """
     from codelutra.experiments.method_table import comparison
     from codelutra.experiments.methods import chosen_methods, chosen_seeds
@@ -67,14 +71,21 @@ def compare(
 
 def sweep(
     config: Config,
-    vary: Annotated[list[str], typer.Option(metavar="a.b=v,w", help="Values to try; repeatable, then all combinations.")],
+    vary: Annotated[
+        list[str], typer.Option(metavar="KEY=V,W", help="Values to try. Repeatable; then every combination is tried.")
+    ],
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Compare settings on dev: one run each, sharing all that they leave alone; test stays closed.
+    """Compare settings on dev: a run for each combination.
 
-    E.g. --vary train.learning_rate=1e-5,4e-5 --vary train.beta=0.1,0.3. Interrupted, the same command goes on.
+    Runs share the work that their settings do not change. Test is not scored. If it is interrupted, give the same command
+    again.
+
+    ```
+    codelutra sweep demo --vary train.beta=0.1,0.3 --vary train.epochs=1,2
+    ```
     """
     from codelutra.experiments.sweep import sweep as plan
 
@@ -87,13 +98,15 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="MODEL",
-            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME, or api:URL#NAME, a "
-            "model behind a server's chat completions ($CODELUTRA_API_KEY); repeatable.",
+            help="A name of `codelutra models`, path:DIR, hf:org/name@revision, gguf:FILE, run:NAME, or api:URL#NAME for a "
+            "model behind an OpenAI-compatible API (its key in $CODELUTRA_API_KEY); repeatable.",
         ),
     ],
     best_of: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Also draw N answers to each test problem, and score the one that most give."),
+        typer.Option(
+            metavar="N", min=2, help="Also draw N answers to each test problem, and score the result that most of them give."
+        ),
     ] = None,
     verifier: Annotated[
         str | None,
@@ -103,7 +116,7 @@ def evaluate(
     ] = None,
     price_in: Annotated[
         list[float] | None,
-        typer.Option(metavar="X", min=0, help="Price of a million prompt tokens of an api: model; repeat it for several."),
+        typer.Option(metavar="X", min=0, help="Price of a million prompt tokens of an api: model; give one for each."),
     ] = None,
     price_out: Annotated[
         list[float] | None, typer.Option(metavar="X", min=0, help="The same for a million tokens of answers.")
@@ -112,9 +125,14 @@ def evaluate(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Score models on a config's suite, greedy: dev and test pass@1 with intervals, and a paired test against the first.
+    """Score models on a suite, and compare each with the first.
 
-    Each is a run without iterations, so what was measured before is reused. --set select.test=false leaves test closed.
+    It shows pass@1 on dev and test (one greedy answer a problem) with intervals, and a paired test. What was measured
+    before is reused. --set select.test=false does not score test.
+
+    ```
+    codelutra evaluate my/config.yaml --model run:my-run --model path:other
+    ```
     """
     from codelutra.experiments.evaluate import best_answer, evaluation, priced
 

@@ -14,21 +14,26 @@ from codelutra.errors import UserError
 def config_explain(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="E.g. train.beta, beta, or a section: train.", autocompletion=key_starting),
+        typer.Argument(
+            metavar="KEY", help="For example train.beta, beta, or a section: train.", autocompletion=key_starting
+        ),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Argument(
-            metavar="CONFIG", help="Say the value it has there: a preset's name or a file.", autocompletion=preset_starting
-        ),
+        typer.Argument(metavar="CONFIG", help="Also say the value in this preset or file.", autocompletion=preset_starting),
     ] = None,
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """What a key of a config trades, the values it takes, its default, and what changing it means for a run that exists.
+    """Say what a key trades, which values it takes, and its default.
 
-    E.g. `codelutra config explain train.beta`, `codelutra config explain beta demo`, `codelutra config explain train`.
-    Without KEY all keys are listed.
+    It also says whether an existing run may be continued after the key has changed. Without KEY it lists all keys.
+
+    ```
+    codelutra config explain train.beta
+    codelutra config explain beta demo
+    codelutra config explain train
+    ```
     """
     from codelutra.cli import keys
     from codelutra.config import load_config
@@ -49,13 +54,16 @@ def config_explain(
 
 def config_show(
     config: Config,
-    changed: Annotated[bool, typer.Option("--changed", help="Only what is not at its default.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only the values that differ from the defaults.")] = False,
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """A config with every default filled in, as a run keeps it (run.yaml).
+    """Print a config with every default filled in, as in a run's run.yaml.
 
-    E.g. `codelutra config show demo --changed`, `codelutra config show my/config.yaml --set train.beta=0.2 > new.yaml`.
+    ```
+    codelutra config show demo --changed
+    codelutra config show my/config.yaml --set train.beta=0.2 > new.yaml
+    ```
     """
     from codelutra.cli import tables
     from codelutra.config import load_config, to_yaml
@@ -68,11 +76,14 @@ def config_show(
 
 
 def config_schema() -> None:
-    """The JSON schema of a config, by which editors complete, explain and check it.
+    """Print the JSON schema of configs, with which editors complete and check them.
 
-    `codelutra init` writes it beside the config, as config.schema.json, with the line that editors look for. After an
-    upgrade, or for a config from elsewhere: `codelutra config schema > config.schema.json`, and as the config's first line
-    `# yaml-language-server: $schema=config.schema.json`.
+    Put it beside the config, and make this the config's first line: `# yaml-language-server:
+    $schema=config.schema.json`. `codelutra init` does both for a new config.
+
+    ```
+    codelutra config schema > config.schema.json
+    ```
     """
     from codelutra.config.explain import schema
 

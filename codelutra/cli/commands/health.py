@@ -11,15 +11,18 @@ from codelutra.store.paths import home_dir
 
 
 def health(
-    days: Annotated[float, typer.Option(min=0, metavar="N", help="Runs that ended in the last N days.")] = 7.0,
+    days: Annotated[float, typer.Option(min=0, metavar="N", help="Look at runs that ended in the last N days.")] = 7.0,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """What the last runs and nights came to, what failed and why, and what blocks the next one.
+    """Check the last runs and nights, and what blocks the next one.
 
-    Exit 1 where something failed or blocks: a failed run, a night that has not finished, a held engine whose run is gone, a
-    full disk, no Docker, a flow run that Prefect holds open. It only looks.
-    E.g. every morning: `codelutra health --days 1 || mail …`.
+    Exit code 1: something failed or blocks. That may be a failed run, an unfinished night, an engine held for a run that
+    is gone, a full disk, no Docker, or a flow run that Prefect holds open. It changes nothing.
+
+    ```
+    codelutra health --days 1 || mail …
+    ```
     """
     from dataclasses import asdict
 

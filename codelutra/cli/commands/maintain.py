@@ -14,7 +14,10 @@ from codelutra.store.paths import home_dir
 
 
 def doctor(json_: Json = False) -> None:
-    """What is here, what is missing, and how to get it. Exit 1 if something needed is missing."""
+    """Check what is installed, and say how to get what is missing.
+
+    Exit code 1: something that is needed is missing.
+    """
     from dataclasses import asdict
 
     from codelutra.cli import tables
@@ -28,14 +31,21 @@ def doctor(json_: Json = False) -> None:
 
 def prune(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="Runs to remove, with all that only they use.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs to remove, with everything that only they use.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only told.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without --yes it is only listed.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Free disk space: remove what no run here uses any more, and the runs named. Promoted ones stay, and so does
-    what a shared store (`store: s3://…`) holds: this is about the local disk alone."""
+    """Free disk space: remove what no run uses any more.
+
+    Promoted runs are never removed. Nothing is removed from a shared store (`store: s3://…`): this is about the local disk.
+
+    ```
+    codelutra prune
+    codelutra prune demo --yes
+    ```
+    """
     from codelutra.cli import tables
     from codelutra.experiments import prune as pruning
 
@@ -52,11 +62,11 @@ def prune(
     print(f"{'freed' if yes else 'would free'} {found.size / 2**30:.2f} GiB" + ("" if yes else "; --yes removes it"))
 
 
-Image = Annotated[str, typer.Argument(metavar="KIND", help="python, duckdb or datascience")]
+Image = Annotated[str, typer.Argument(metavar="KIND", help="python, duckdb or datascience.")]
 
 
 def sandbox_build(kind: Image = "python", json_: Json = False) -> None:
-    """Build the sandbox image, unless it is there."""
+    """Build the sandbox's image, unless it is there."""
     from sandbox.image import ensure_image
 
     tag = ensure_image(kind, progress=lambda line: print(visible(line), file=sys.stderr))
@@ -64,7 +74,10 @@ def sandbox_build(kind: Image = "python", json_: Json = False) -> None:
 
 
 def sandbox_probe(kind: Image = "python", json_: Json = False) -> None:
-    """Run honest programs and known attacks through the real sandbox. Exit 1 if any verdict is not as expected."""
+    """Run honest programs and known attacks in the real sandbox.
+
+    Exit code 1: a verdict is not as expected.
+    """
     from codelutra.cli import tables
     from codelutra.cli.progress import Here
     from codelutra.results.table import Table

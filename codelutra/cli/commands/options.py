@@ -15,16 +15,26 @@ if TYPE_CHECKING:
     from codelutra.results.table import Table
 
 Home = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of store/ and runs/ (default: $CODELUTRA_HOME, else here).")
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder that holds store/ and runs/ (default: $CODELUTRA_HOME, else this folder)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="a.b=c", help="Override one config value; repeatable.", autocompletion=setting_starting),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the config, e.g. train.beta=0.2; repeatable.",
+        autocompletion=setting_starting,
+    ),
 ]
 Config = Annotated[
     str,
-    typer.Argument(help="A preset's name (`codelutra presets`) or the path of a YAML file.", autocompletion=preset_starting),
+    typer.Argument(
+        metavar="CONFIG",
+        help="A preset's name (`codelutra presets`) or the path of a YAML file.",
+        autocompletion=preset_starting,
+    ),
 ]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's name (`codelutra status` lists them).", autocompletion=run_starting)

@@ -15,28 +15,31 @@ def plan(
     config: Config,
     set_: Set = None,
     price: Annotated[
-        float | None, typer.Option(min=0, metavar="X", help="What an hour of this machine costs: says what the run costs.")
+        float | None, typer.Option(min=0, metavar="X", help="What an hour of this machine costs; then the plan has a price.")
     ] = None,
     calibrate: Annotated[
         bool,
         typer.Option(
             "--calibrate/--no-calibrate",
-            help="Sample and train for about a minute where the store knows nothing of this model; else guess from FLOPs.",
+            help="Sample and train for about a minute, if no earlier run tells the speed; without it, guess from FLOPs.",
         ),
     ] = True,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Fetch a model that is not here and of which nothing is known.")
+        bool, typer.Option("--fetch", help="Fetch the model if it is not here and its size is not known.")
     ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """What a run will take of this machine: memory, disk, tokens, minutes, cost; before anything is spent.
+    """Say what a run will take: memory, disk, tokens, minutes, cost.
 
-    Exit 2 where it does not fit, with the settings under which it does. Each figure says what it is based on: *earlier
-    work* of this model in the store, a *calibration* of about a minute now, or a *guess*, which may be off several times.
+    Exit code 2: the run does not fit this machine; the message names settings under which it does. Each figure says what
+    it is based on: *earlier work* of this model, a *calibration* of about a minute now, or a *guess*, which may be
+    several times off. Minutes are of all iterations; a run ends earlier if dev stops improving.
 
-    Minutes count all iterations; a run ends earlier where dev stops improving. E.g. `codelutra plan demo`, or
-    `codelutra plan my/config.yaml --set model=path:DIR --price 1.20`.
+    ```
+    codelutra plan demo
+    codelutra plan my/config.yaml --set model=path:DIR --price 1.20
+    ```
     """
     import sys
 

@@ -18,26 +18,39 @@ _FLIPS_SHOWN = 10  # problems gained, and as many lost
 def retrain(
     config: Config,
     alpha: Annotated[
-        float, typer.Option(min=0, max=1, help="Promote only with a paired p of at most this on dev; 1 takes any gain.")
+        float,
+        typer.Option(
+            min=0, max=1, metavar="P", help="Promote only if p of the gain on dev is at most this; 1 takes any gain."
+        ),
     ] = 0.2,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONFIG", help="A guard suite: promote only without a significant loss on it; repeatable."),
+        typer.Option(
+            metavar="CONFIG", help="A guard suite: promote only if there is no significant loss on it; repeatable."
+        ),
     ] = None,
     margin: Annotated[
         float | None,
         typer.Option(
-            min=0, max=100, help="Promote only where a loss of so many points on every guard suite is ruled out (95 %)."
+            metavar="POINTS",
+            min=0,
+            max=100,
+            help="Promote only if the 95 % interval rules out a loss of so many points on every guard suite.",
         ),
     ] = None,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Where problems or settings are new: refine the promoted policy on them, promote the result if it is better.
+    """Refine the promoted policy on new data; promote a better one.
 
-    The config's name is the policy's. Problems stay on the split they were on as yours grow. What is promoted is at
-    promoted/NAME/model. Nothing new costs nothing; interrupted, the same command goes on.
+    If no problem and no setting is new, it ends at once. Problems stay in the split they were in while the data grow. The
+    promoted policy is at promoted/NAME/model; NAME is the config's name. If it is interrupted, give the same command again.
+
+    ```
+    codelutra retrain my/config.yaml
+    codelutra retrain my/config.yaml --keep other/config.yaml --margin 5
+    ```
     """
     from codelutra.cli.watch import watch_run
     from codelutra.config import load_config
@@ -58,12 +71,18 @@ def retrain(
 
 
 def promoted(
-    name: Annotated[str, typer.Argument(help="The name in a retrained config.")],
-    to: Annotated[str | None, typer.Option(metavar="RUN", help="Promote this retraining instead: roll back.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a retrained config.")],
+    to: Annotated[str | None, typer.Option(metavar="RUN", help="Go back: promote this earlier retraining.")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """The retrainings of a config and which policy is promoted now; --to goes back to an earlier one."""
+    """Show a config's retrainings, and which is promoted now.
+
+    ```
+    codelutra promoted town
+    codelutra promoted town --to town-r001
+    ```
+    """
     from codelutra.experiments.retrain import promote
 
     if to:

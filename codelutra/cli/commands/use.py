@@ -17,41 +17,59 @@ from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 _ROWS_SHOWN = 50
-Policy = Annotated[str | None, typer.Option(metavar="POLICY", help="Which policy, e.g. policy-1; default the best by dev.")]
+Policy = Annotated[
+    str | None, typer.Option(metavar="POLICY", help="Which policy, e.g. policy-1 (default: the best on dev).")
+]
 PolicyOf = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's name, or a retrained config's: then what is promoted.")
+    str, typer.Argument(metavar="RUN", help="A run's name; or the name of a retrained config, for what is promoted.")
+]
+Form = Annotated[
+    Literal["transformers", "gguf", "adapter"],
+    typer.Option(
+        metavar="FORM",
+        help="transformers: weights for transformers and vLLM; gguf: a GGUF file and Ollama's Modelfile; adapter: the LoRA "
+        "adapter alone.",
+    ),
+]
+Numbers = Annotated[
+    Literal["q8_0", "f16", "bf16"],
+    typer.Option(
+        "--type", metavar="TYPE", help="Numbers in a GGUF: q8_0 has 8 bits; f16 and bf16 have 16, at twice the size."
+    ),
 ]
 
 
 def export(
     name: RunName,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not exist or be empty.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must be empty or not exist.")],
     policy: Policy = None,
-    to: Annotated[
-        Literal["transformers", "gguf", "adapter"],
-        typer.Option(help="Weights for transformers and vLLM; a GGUF file and Ollama's Modelfile; the LoRA adapter alone."),
-    ] = "transformers",
-    type_: Annotated[
-        Literal["q8_0", "f16", "bf16"], typer.Option("--type", help="Of a GGUF's matrices: 8 bits, or 16 at twice the size.")
-    ] = "q8_0",
+    to: Form = "transformers",
+    type_: Numbers = "q8_0",
     measure: Annotated[
-        bool, typer.Option("--measure", help="Then score the export on dev by its own loader; the card states it.")
+        bool, typer.Option("--measure", help="Then load the export, score it on dev, and put the score into the card.")
     ] = False,
     push: Annotated[
-        str | None, typer.Option(metavar="hf:ORG/NAME", help="Then upload it, private until you say otherwise.")
+        str | None,
+        typer.Option(metavar="hf:ORG/NAME", help="Then upload it to the Hugging Face hub, as a private repository."),
     ] = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Not a policy but the pairs and outcomes, as a data set with TRL's columns.")
+        bool, typer.Option("--data", help="Export the pairs and outcomes instead, as a data set with TRL's columns.")
     ] = False,
     logs: Annotated[
-        bool, typer.Option("--logs", help="Not a policy but its answers to dev, as logs for `inspect view` (inspect_ai).")
+        bool, typer.Option("--logs", help="Export the answers to dev instead, as logs for `inspect view` (inspect_ai).")
     ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Copy a policy out, with a model card that has the numbers: as it is, as GGUF, or as an adapter.
+    """Copy a policy out, with a model card that states its numbers.
 
-    --measure loads an engine and answers every dev problem once: about what one policy's dev score took in the run.
+    --measure loads an engine and answers every dev problem once. That takes about as long as scoring one policy on dev
+    took in the run.
+
+    ```
+    codelutra export demo ./demo-model
+    codelutra export demo ./demo-gguf --to gguf --measure
+    ```
     """
     if data or logs:
         if data and logs:
@@ -124,19 +142,26 @@ def _measured(root: Path, name: str, out: Path, policy: str | None, to: Any, kin
 
 def ask(
     name: PolicyOf,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes. For Python: the task.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes; for Python the task.")],
     db: Annotated[
-        str, typer.Option("--db", metavar="FILE", help="A SQLite file, or the name of one of the suite's databases.")
+        str, typer.Option("--db", metavar="FILE", help="A SQLite file, or the name of a database of the suite.")
     ] = "",
     policy: Policy = None,
-    server: Annotated[str, typer.Option(metavar="URL", help="Ask this server of the policy; default an engine here.")] = "",
+    server: Annotated[
+        str, typer.Option(metavar="URL", help="Ask this server of the policy (default: load an engine here).")
+    ] = "",
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Ask a policy one question: its query, and the rows that it gives in the sandbox. Python programs are not run.
+    """Ask a policy one question: shows its query and the rows.
 
-    Exit 1 where the query fails. An engine is loaded for the one question, which takes most of the time; ask a server of
-    `codelutra serve` with --server to be quicker.
+    The query runs in the sandbox; a Python program is shown and not run. Exit code 1: the query fails. Most of the time is
+    spent loading the model, so --server with a server of `codelutra serve` is quicker.
+
+    ```
+    codelutra ask shop "How many orders are there?"
+    codelutra ask shop "How many orders?" --server http://127.0.0.1:8000
+    ```
     """
     from dataclasses import asdict
 
@@ -170,23 +195,31 @@ def _show_answer(answer: Any) -> None:
 
 def serve(
     name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run, or a retrained config; default the only one promoted.")
+        str | None,
+        typer.Argument(metavar="RUN", help="A run's or a retrained config's name (default: the only promoted one)."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of that address.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Listen on this address; one that other machines reach needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Listen on this port.")] = 8000,
     api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="The environment variable that holds the key requests must have.")
+        str, typer.Option(metavar="NAME", help="Ask for a key; it is in this environment variable.")
     ] = "",
     policy: Policy = None,
     sampled: Annotated[
-        bool, typer.Option("--follow", help="Of a run with sample.endpoints: what it samples, now and later.")
+        bool, typer.Option("--follow", help="Serve what a run with sample.endpoints samples, now and later.")
     ] = False,
     home: Home = None,
 ) -> None:
-    """Serve a policy with vLLM's OpenAI server. Of a retrained config: what is promoted, now and later.
+    """Serve a policy through vLLM's OpenAI-compatible API.
 
-    When another policy is promoted, or with --follow is sampled next, requests that are under way are answered, and the
-    server starts anew. Ctrl-C ends it.
+    With the name of a retrained config it serves what is promoted, now and later. When the policy changes, the server
+    answers the requests it has, then starts again with the new one. Ctrl-C ends it.
+
+    ```
+    codelutra serve demo
+    codelutra serve demo --host 0.0.0.0 --api-key-env MY_KEY
+    ```
     """
     from codelutra.experiments.in_force import in_force
     from codelutra.reporting.request import example

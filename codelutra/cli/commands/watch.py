@@ -16,17 +16,22 @@ from codelutra.store.paths import home_dir
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run; none lists all.", autocompletion=run_starting)
+        str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.", autocompletion=run_starting)
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Watch it to its end; without RUN the one that goes on.")
+        bool, typer.Option("--follow", "-f", help="Watch it to its end; without RUN, the run that is going on.")
     ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """What a run has found so far, and what it is doing now.
+    """Show what a run has found, and what it is doing now.
 
-    E.g. `codelutra status demo --follow`: what it tells, with the time, and how far it is. Ctrl-C leaves the run alone.
+    Ctrl-C ends the watching and leaves the run alone.
+
+    ```
+    codelutra status
+    codelutra status demo --follow
+    ```
     """
     from codelutra.cli import tables
     from codelutra.cli.follow import at_work, dates_line, engine_line
@@ -61,12 +66,19 @@ def status(
 def report(
     name: RunName,
     beside: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="Another run to show it beside; repeatable.")
+        list[str] | None, typer.Option(metavar="RUN", help="Another run to show beside it; repeatable.")
     ] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Write the run's report page with its figures (runs/RUN/report/index.html)."""
+    """Write a run's page: figures, pairs, failures.
+
+    The page is runs/RUN/report/index.html. It is one file and loads nothing from elsewhere.
+
+    ```
+    codelutra report demo
+    ```
+    """
     from codelutra.cli.progress import Here
     from codelutra.reporting.report import write_report
 
