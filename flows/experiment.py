@@ -1,4 +1,4 @@
-"""What the flows of several runs share: every arm is refined as a subflow, the table goes to the UI."""
+"""What the flows of several runs share: every run is a subflow, and the table goes to the UI."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""`python -m tasks.database`: whether Prefect's server can keep its records in the PostgreSQL it is given, before it tries.
+"""`python -m tasks.database`: checks whether Prefect's server can use the PostgreSQL database it is given, before it starts.
 
-Its own answer is a traceback of its migrations. Says nothing where the database can be used, or is none of PostgreSQL's.
+The server itself would answer with a traceback of its migrations. This prints nothing if the database can be used, or is
+not PostgreSQL.
 """
 
 from __future__ import annotations

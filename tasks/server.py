@@ -1,4 +1,4 @@
-"""Prefect's server: whom the temporary one answers, and the flow runs whose process is gone."""
+"""Prefect's server: the password of the temporary one, and the marking of flow runs whose process is gone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`python -m tasks.worker`: a worker of the pool `codelutra`, or of `--pool`, once the server answers and dead flow runs are
-marked.
+"""`python -m tasks.worker`: starts a worker of the pool `codelutra`, or of `--pool`, once the server answers and dead flow
+runs are marked as crashed.
 
-After a reboot the server still counts the flow run that was going on as one, and the next one waits for its slot. Whoever
-starts the worker starts it here, so that no run waits.
+After a reboot the server still counts the flow run that was going on, and the next one would wait for its slot. So start a
+worker in this way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a shell offers where Tab is pressed (`codelutra --install-completion`); files it completes itself."""
+"""Tab completion of presets, runs, keys and settings (`codelutra --install-completion`). The shell completes files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is here, what is missing, and how to get it. Looks only: starts nothing, imports neither torch nor vLLM."""
+"""`codelutra doctor`: what is installed, what is missing, and how to get it.
+
+It only looks: it starts nothing and imports neither torch nor vLLM.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that goes on elsewhere, watched: what its ledger tells, with the time, and how far the stage at work is."""
+"""`codelutra status --follow`: shows the ledger of a run that another process works on, and how far its stage is."""
 
 from __future__ import annotations
 

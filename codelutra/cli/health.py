@@ -1,4 +1,4 @@
-"""`codelutra health`: what the last days' runs and nights came to, and what stands in the way of the next. Looks only."""
+"""`codelutra health`: how the last days' runs and nights went, and what blocks the next one. It only looks."""
 
 from __future__ import annotations
 

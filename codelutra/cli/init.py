@@ -1,9 +1,9 @@
-"""`codelutra init`: a suite folder and a config for problems of one's own, checked line by line before anything is written.
+"""`codelutra init`: makes a suite folder and a config from a user's problems. It checks every line before it writes.
 
 DIR/suite.yaml           what codelutra/suites/custom.py reads; it points at the files given
-DIR/config.yaml          a run, its sizes chosen for so many problems, each with its reason beside it
-DIR/config.schema.json   by which editors complete and check config.yaml, without a network
-DIR/problems.jsonl       the problems, where suites cannot read them as they lie (cli/problems.py)
+DIR/config.yaml          settings that suit the number of problems, with the reason beside each
+DIR/config.schema.json   lets editors complete and check config.yaml
+DIR/problems.jsonl       the problems, if suites cannot read the given file as it is (cli/problems.py)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys of a config, explained on a terminal."""
+"""`codelutra config explain`: prints what keys of a config mean."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The problems that `codelutra init` is given: read from where they lie, their columns told, written where suites read them.
+"""Reads the problems that `codelutra init` is given, and finds out which column holds what.
 
-A file whose columns have the names that suites know is used where it lies. Everything else is written as `problems.jsonl`
-into the suite's folder.
+A file whose columns have the names that suites know is used where it is. From any other, `problems.jsonl` is written into
+the suite's folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a run goes, on stderr: what the ledger tells, and how far the stage at work is.
+"""Shows on stderr how a run goes: the events of its ledger, and how far the present stage is.
 
-On a terminal that is one bar that moves; in a pipe or a file a line now and then, at least one in half a minute.
+On a terminal this is a progress bar; in a pipe or a file, a line at least every half minute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Prefect's server says of our flow runs: which stand in the way of others, which wait, which nobody takes."""
+"""The part of `codelutra health` that asks Prefect's server: flow runs that block others, wait, or find no worker."""
 
 from __future__ import annotations
 

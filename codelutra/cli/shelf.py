@@ -1,4 +1,4 @@
-"""Runs as things on the disk, on a terminal."""
+"""`codelutra runs list | show | rm`: how runs on the disk are printed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Start the refine flow as a process of its own and show how it goes.
 
 The flow's process writes ledger.jsonl and progress.json; all its noise (vLLM, TRL, Prefect) goes to the run's log.txt. This
-process only reads those files, so `codelutra run` and somebody who looks from elsewhere see the same. However this process
-ends, the flow's ends with it: it hears its stdin close.
+process only reads those files, so `codelutra run` and `codelutra status` show the same. When this process ends, however it
+ends, the flow's process sees its stdin close and ends too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An object on every node that has Docker: who has work for one takes a free one, and another where its node is lost."""
+"""An object on every node that has Docker. A caller with work gets a free one, and another if the node is lost."""
 
 from __future__ import annotations
 

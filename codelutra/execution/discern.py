@@ -1,4 +1,5 @@
-"""How much a suite's judging tells apart: references with one thing changed, on the database and on its copies."""
+"""How many wrong queries does a suite's judging recognise? Tries references with one thing changed, on the database and on
+its copies (for `codelutra check`)."""
 
 from __future__ import annotations
 

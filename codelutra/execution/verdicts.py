@@ -1,4 +1,4 @@
-"""A verdict for any output: what the judge itself cannot decide is a status with a reason.
+"""Gives a verdict for any output. If the judge itself cannot decide, the status says so, with a reason.
 
 The work of a comparison is bounded: by what crosses from the sandbox (sandbox/runner/canonical.py), and by budgets where a
 comparison could take more than linear time (suites/values.py). The guard here is for what nobody thought of.

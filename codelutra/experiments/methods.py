@@ -1,4 +1,4 @@
-"""What a user would do instead, each as overrides of one config: the arms of a comparison.
+"""The methods of `codelutra compare`: what a user could do instead of codelutra, each as overrides of one config.
 
 All start from the same model and (but for `base`) the same warm start, and share through the store whatever they have in
 common: the warm start, its samples, their execution.

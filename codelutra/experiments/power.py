@@ -1,4 +1,4 @@
-"""What a comparison will be able to see, said before it starts."""
+"""How large a difference must be for a comparison to show it; said before the comparison starts."""
 
 from __future__ import annotations
 

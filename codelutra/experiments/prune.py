@@ -1,7 +1,7 @@
-"""Disk space back: what no run uses any more goes from the store, and runs that are named go with what only they use.
+"""Frees disk space: removes from the store what no run uses any more, and named runs with everything that only they use.
 
-A run uses what its ledger has met, what its folder links, the weights its record names, and what all that was made from.
-Kept in any case: runs that were promoted, with their weights, and runs that a kept run goes on from.
+A run uses what its ledger names, what its folder links, the weights in its record, and whatever these were made from.
+Always kept: runs that were promoted, with their weights, and runs that a kept run started from.
 """
 
 from __future__ import annotations

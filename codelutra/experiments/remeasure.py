@@ -1,4 +1,4 @@
-"""An export measured again: what somebody who loads it will see on dev, against what the run saw.
+"""`codelutra export --measure`: scores an export on dev as its users would load it, and compares that with the run's score.
 
 It is one run without iterations, as `codelutra evaluate` makes: the export is resolved as any model (a GGUF file is
 dequantised, an adapter merged into its base), the engine answers every dev problem once, greedily, and the sandbox judges.

@@ -1,12 +1,12 @@
-"""Retraining as data grows: go on from the promoted policy when there is something new, promote what is better.
+"""Retraining as data grow: if something is new, refine the promoted policy, and promote the result if it is better.
 
     promoted/NAME/record.json    every retraining of the config NAME: what it began from, what it gave, the verdict
     promoted/NAME/model          link to the promoted policy's weights: what a server loads, always whole
-    promoted/NAME/sides/         a file a retraining: all problems up to it, on the side they are held on
+    promoted/NAME/sides/         one file for each retraining: all problems so far, and the split each is in
 
 A retraining is a run of its own, NAME-r001, NAME-r002 …: the first as the config says, each later one from the promoted
-policy (`model: run:…`), without a warm start. `next_retraining` says which run is due and `conclude` what became of it; in
-between somebody refines it. Killed anywhere, the same two calls go on.
+policy (`model: run:…`), without a warm start. `next_retraining` says which run is due; the caller runs it, and `conclude`
+writes its verdict. After a kill the same two calls continue.
 """
 
 from __future__ import annotations

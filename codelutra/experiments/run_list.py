@@ -1,4 +1,4 @@
-"""Runs as things: which there are, what each takes on the disk, and the removal of one."""
+"""Which runs there are, how much disk each uses, and the removal of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`codelutra solve`: the run that asks a model for solutions, and the suite that is written of them."""
+"""`codelutra solve`: plans the run that asks a model for solutions (pipeline/solve.py), and writes the new suite."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Settings against each other on dev: the points of a grid, each a run that shares with the others all its settings leave
-untouched. Test stays closed (`select.test: false`): it is for the one setting that is kept.
+"""Compares settings on dev: one run for each point of a grid. Runs share the work that their settings do not change. Test is
+not scored (`select.test: false`): it is for the one setting that is kept.
 """
 
 from __future__ import annotations

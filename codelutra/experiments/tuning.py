@@ -1,7 +1,7 @@
-"""Each method at its plateau: a small fixed grid of rates and passes, tried on dev with one seed, before the comparison.
+"""`codelutra compare --tune`: tries a small grid of learning rates and passes for each method, on dev with one seed, first.
 
-Every method that is trained has as many trials as codelutra, so none is held against an opponent that was tuned less. The
-control takes what codelutra takes: it is to differ by its DPO term alone.
+Every trained method gets as many trials as codelutra, so no method is tuned less than another. The control takes the
+settings of codelutra, because it must differ by the DPO term alone.
 """
 
 from __future__ import annotations

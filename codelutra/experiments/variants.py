@@ -1,4 +1,4 @@
-"""Several runs of one config: a name for a variant of it, and room for the same name anew."""
+"""Several runs of one config: a name for a variant (`demo-beta-0.2`), and moving an earlier run aside (`--fresh`)."""
 
 from __future__ import annotations
 

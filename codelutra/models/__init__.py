@@ -1,4 +1,4 @@
-"""A model reference into a local directory with a fingerprint: `resolve`.
+"""From a model's name or reference to a local directory with a fingerprint: `resolve`.
 
 The models that have a name are in `known.py`; the forms of a reference are in `references.py`.
 """

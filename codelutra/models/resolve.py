@@ -1,4 +1,4 @@
-"""A model reference into a local directory with a fingerprint.
+"""From a model's name or reference to a local directory with a fingerprint.
 
     NAME                         a model of `codelutra models`: the first of its sources that answers
     path:DIR                     a Hugging Face layout on disk, used where it is

@@ -1,4 +1,4 @@
-"""One question to a policy: the prompt as its run wrote it, a greedy answer, and of a query the rows, from the sandbox."""
+"""Asks a policy one question: with the prompt of its run, for a greedy answer. A query runs in the sandbox for its rows."""
 
 from __future__ import annotations
 

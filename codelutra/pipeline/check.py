@@ -1,4 +1,4 @@
-"""`codelutra check`: do the numbers this config will give mean what they say? Asked before a run spends anything.
+"""`codelutra check`: will the numbers of this config mean what they say? Answered before a run spends anything.
 
 Every reference is judged twice through the real path (the run's own `references` stage, which it will find done, and once
 more); prompts are counted in tokens; problems that train shares with another split, or with another suite, are leaks; the

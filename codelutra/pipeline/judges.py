@@ -1,4 +1,5 @@
-"""Programs judged by functions of (frames, suite, pool): with a pool of this host, or on the nodes of a cluster.
+"""Where programs are judged: with a sandbox pool on this host, or on the nodes of a cluster. What is called there are
+functions of (frames, suite, pool).
 
 A node opens the suite and starts a pool of its own at the first call, and keeps both to the end of the run. What a program
 gives stays there: verdicts travel, rows of queries do not.

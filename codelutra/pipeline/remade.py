@@ -1,4 +1,4 @@
-"""A finished run started again that makes its work anew: what is said of it, once."""
+"""The message for a finished run that is started again and has to make its work anew, as after an upgrade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model a run starts from, and what an adapter belongs to that is trained over it or over a later policy."""
+"""The model that a run starts from, and the base model of an adapter that is trained over it or over a later policy."""
 
 from __future__ import annotations
 

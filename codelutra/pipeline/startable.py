@@ -1,4 +1,5 @@
-"""What a config asks for that cannot be had: told before a run makes anything, and before a heavy library is loaded."""
+"""Refuses a config that cannot run here (no such model, too few GPUs, a missing package, …), before a run makes anything and
+before a heavy library is loaded."""
 
 from __future__ import annotations
 

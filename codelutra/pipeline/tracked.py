@@ -1,7 +1,7 @@
-"""The loop's own numbers, for the trackers in `report_to`: one run there a run here, one step a policy.
+"""Sends the loop's own numbers to the trackers in `report_to`: a run of the tracker for each run, a step for each policy.
 
-The trackers live in a process of their own (`training/worker/loop_trackers.py`): what they print, raise or hang at is no
-matter of the loop's. What fails is told in the ledger.
+The trackers live in a process of their own (`training/worker/loop_trackers.py`), so one that prints, raises or hangs does
+not disturb the loop. The ledger notes what fails.
 """
 
 from __future__ import annotations

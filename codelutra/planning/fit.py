@@ -1,4 +1,4 @@
-"""Does it fit, and what would make it fit? Every way out that is named was tried on the same formulas.
+"""Does a run fit this machine, and what would make it fit? Every setting that is suggested was tried on the same formulas.
 
 A *refusal* is what is expected not to fit. It is *sure* where the weights, and what Adam keeps of them, are more than the
 machine has: `codelutra run` refuses that too. What may or may not fit is a warning.

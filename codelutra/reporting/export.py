@@ -1,4 +1,4 @@
-"""A policy on its way out, in the form somebody else loads, with a model card and the report.
+"""Copies a policy out in the form that somebody else loads, with a model card and the report.
 
 transformers        weights, tokenizer and adapter as transformers and vLLM load them
 gguf                one file for llama.cpp, and a Modelfile for Ollama

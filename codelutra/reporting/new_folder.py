@@ -1,4 +1,4 @@
-"""A folder that people name for what is taken out of a run: there whole, or not at all."""
+"""The folder that an export is written to: it is there whole, or not at all."""
 
 from __future__ import annotations
 

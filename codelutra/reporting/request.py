@@ -1,4 +1,4 @@
-"""A request to a server of a policy, as a shell command: the prompt it was trained on, where its answers end."""
+"""An example request to a server of a policy, as a `curl` command: with the prompt it was trained on and its stop tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server answers: asked for within limits, and checked. Nothing it says is trusted.
+"""Asks a server within limits of size and time, and checks what it answers. Nothing that it says is trusted.
 
 An answer that is too large, too slow, compressed or not what was asked for is a fault of the server, as no answer is. The
 key, for servers that want one, comes from the environment; no message repeats it.

@@ -1,4 +1,4 @@
-"""A server on its way to the policy that is to be sampled, and whether it stays there."""
+"""Waits until a server serves the policy that is to be sampled, and checks that it still does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines on other machines behind the same shards: data parallel on a cluster.
+"""Several engines on other machines that share the shards of one policy: data parallel on a cluster.
 
 As with `Replicas`, an engine gets the next shard when it has fewer requests left than fill its batches. It gets none before
 it has its place: engines that wait for room hold nothing up. One that is lost is started again where there is room, and its

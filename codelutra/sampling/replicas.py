@@ -1,4 +1,4 @@
-"""Several engines behind the same shards, each on GPUs of its own: data parallel on one host.
+"""Several engines that share the shards of one policy, each on GPUs of its own: data parallel on one host.
 
 The first holds the host's accelerator lock for all; the others start once it has it. An engine gets the next shard when it
 has fewer requests left than fill its batches, so the faster one samples more. Which engine samples what changes no greedy

@@ -1,4 +1,4 @@
-"""A policy behind vLLM's OpenAI server, and after it the next one: `follow` starts a server anew when another is promoted.
+"""Serves a policy with vLLM's OpenAI server. `follow` starts the server anew when another policy is promoted.
 
 Between the two nobody answers for as long as the model takes to load; requests that are under way are answered first. The
 server does not take the host's accelerator lock: it would keep every run waiting. What of the GPU it takes is

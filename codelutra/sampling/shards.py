@@ -1,6 +1,6 @@
 """A policy and problems → samples, shard by shard.
 
-A shard is what a kill loses at most, and the grain at which execution overlaps with sampling.
+A shard is a portion of problems. A kill loses at most the shards in work, and execution starts with the first finished one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The processes we start: how they are told what to do, how they answer, and that none of them outlives us.
+"""Child processes (engine, training, …): how they get their work, how they answer, and how none outlives its parent.
 
     parent: Child  ──(stdin: JSON lines; its end means "end")──►  child: `serve(work)`, `work` gets a `Parent`
                    ◄──(its first stdout: events, JSON lines)────

@@ -1,4 +1,4 @@
-"""The place that an address names, and whether a store can be there."""
+"""From the address of a shared store (`s3://…` or a folder) to its place, and whether a store can be there."""
 
 from __future__ import annotations
 

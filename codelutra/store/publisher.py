@@ -1,5 +1,5 @@
-"""Publishes finished artifacts, one after the other, on a thread of its own: nobody waits for an upload, or for a place that
-is away, but the end of the run."""
+"""Publishes finished artifacts to a shared store, one after the other, on a thread of its own. Only the end of the run waits
+for uploads, or for a place that is away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Asking a place that may be away: one wait a pause, instead of one an artifact."""
+"""Asks a shared place that may be away. After a failed question it is left alone for a pause, so a run does not wait for it
+once for every artifact."""
 
 from __future__ import annotations
 

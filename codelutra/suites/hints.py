@@ -1,4 +1,4 @@
-"""What prompts tell of a database's content: `suite.sample_rows` and `suite.value_hints`. SQLite alone.
+"""What prompts show of a database's content: `suite.sample_rows` and `suite.value_hints`. For SQLite only.
 
 Rows stand below their table (Rajkumar et al. 2022, arXiv:2204.00498, show them to a model so). Values that the question
 names stand below the schema, with the column that holds them (as in BRIDGE, Lin et al. 2020, arXiv:2012.12627).

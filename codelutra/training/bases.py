@@ -1,7 +1,7 @@
-"""What an adapter belongs to (the model whose frozen weights it was trained over), and what training needs beforehand.
+"""Which model an adapter belongs to (the one whose frozen weights it was trained over), and what a training method needs.
 
 A policy that was trained with LoRA has its adapter beside the merged weights: `adapter/`, as PEFT loads it, and in it
-`codelutra-adapter.json`, which says whose it is. Nothing here loads a model.
+`codelutra-adapter.json`, which names that model. Nothing here loads a model.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The commands, a module a group of `codelutra --help`. `cli/app.py` lists them."""
+"""The commands; each module has some that belong together. `cli/app.py` lists all, in the groups of `codelutra --help`."""

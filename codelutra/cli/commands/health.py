@@ -1,4 +1,4 @@
-"""The command that says whether all is well: health."""
+"""The command that checks the last runs and nights: health."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about runs as things on the disk: runs list, show, rm."""
+"""Commands about runs on the disk: runs list, show, rm."""
 
 from __future__ import annotations
 
