@@ -244,6 +244,14 @@ def test_a_module_named_in_a_string_exists() -> None:
     assert wrong == []
 
 
+def test_the_map_in_contributing_names_every_room_and_nothing_that_is_not_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    told = re.findall(r"`([\w./-]+)`", " ".join(line.split("|")[1] for line in text.split("\n") if line.startswith("| `")))
+    there = {p.name + "/" * p.is_dir() for p in (ROOT / "codelutra").iterdir() if not p.name.startswith("__")}
+    assert there - set(told) == set()
+    assert {name for name in told if not any((ROOT / at / name).exists() for at in ("", "codelutra", "scripts"))} == set()
+
+
 # Longer on purpose: the supervisor's bytes are the sandbox image's tag.
 LONG_MODULES = {"sandbox/runner/supervisor.py"}
 
