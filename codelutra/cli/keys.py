@@ -38,7 +38,7 @@ def show_keys(found: Sequence[Explained], values: Mapping[str, Any], config: str
         for e in found
     ]
     tables.show(Table.of(rows))
-    tables.say("`codelutra config explain KEY` tells all of a key")
+    tables.say("`codelutra config explain KEY` says more of one key")
 
 
 def _opening(text: str, least: int = 30) -> str:

@@ -56,12 +56,12 @@ METHODS = {
     ),
     "control": Method("codelutra without its DPO term: the same answers imitated, the same steps", ("train.dpo_weight=0",)),
     "codelutra": Method("DPO + λ·SFT, as the config says", ()),
-    "codelutra-no-reference": Method("the same, chosen answers only from own samples", ("pairs.references=false",)),
+    "codelutra-no-reference": Method("codelutra, with chosen answers only from own samples", ("pairs.references=false",)),
     "codelutra-replay": Method(
-        "the same, with all references in the SFT term", ("train.replay_references=true", "train.sft_on=chosen")
+        "codelutra, with all references in the SFT term", ("train.replay_references=true", "train.sft_on=chosen")
     ),
     "codelutra-right": Method(
-        "the same, the SFT term on references and all own right answers", ("train.sft_on=right+references",)
+        "codelutra, with the SFT term on references and all own right answers", ("train.sft_on=right+references",)
     ),
     "grpo": Method("GRPO on all answers, right and wrong (Shao et al. 2402.03300)", ("train.objective=grpo",)),
 }
