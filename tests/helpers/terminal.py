@@ -15,6 +15,12 @@ from contextlib import suppress
 
 def on_terminal(*args: str, columns: int) -> list[str]:
     """Lines that `codelutra ARGS` prints there, without colours and blanks at their ends; it must exit with 0."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written_to_terminal(*args, columns=columns))
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def written_to_terminal(*args: str, columns: int) -> str:
+    """All that `codelutra ARGS` writes there, escape sequences included; it must exit with 0."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
@@ -26,6 +32,5 @@ def on_terminal(*args: str, columns: int) -> list[str]:
             while chunk := os.read(ours, 1 << 16):
                 said += chunk
     os.close(ours)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
-    assert process.returncode == 0, text
-    return [line.rstrip() for line in text.splitlines()]
+    assert process.returncode == 0, said.decode()
+    return said.decode()

@@ -156,6 +156,14 @@ Columns = Annotated[
         help="Which column holds what, if the names do not tell: question=Frage,query=SQL. Other columns are left out.",
     ),
 ]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="A name of `codelutra models`, hf:ORG/NAME@REVISION or path:DIR; trained as an adapter. Default: the 135M "
+        "model of the demo, for a quick trial.",
+    ),
+]
 _FORMS = "CSV, JSON, JSONL, parquet, a `datasets` folder, or hf:owner/name[:split]"
 
 
@@ -170,6 +178,7 @@ def init_sql(
     questions: Annotated[str, typer.Argument(metavar="QUESTIONS", help=f"{_FORMS}. Each row has a question and its query.")],
     folder: Target = None,
     columns: Columns = None,
+    model: Model = "",
     json_: Json = False,
 ) -> None:
     """Make a suite and a config from a database and a file of questions.
@@ -182,13 +191,14 @@ def init_sql(
     """
     from codelutra.cli import init
 
-    _show_made(init.init_sql(database, questions, folder, columns or ()), json_)
+    _show_made(init.init_sql(database, questions, folder, columns or (), model or init.SMALLEST), not model, json_)
 
 
 def init_python(
     problems: Annotated[str, typer.Argument(metavar="PROBLEMS", help=f"{_FORMS}. docs/your-own-task.md lists the fields.")],
     folder: Target = None,
     columns: Columns = None,
+    model: Model = "",
     json_: Json = False,
 ) -> None:
     """Make a suite and a config from a file of Python problems.
@@ -201,10 +211,10 @@ def init_python(
     """
     from codelutra.cli import init
 
-    _show_made(init.init_python(problems, folder, columns or ()), json_)
+    _show_made(init.init_python(problems, folder, columns or (), model or init.SMALLEST), not model, json_)
 
 
-def _show_made(made: Any, as_json: bool) -> None:
+def _show_made(made: Any, smallest: bool, as_json: bool) -> None:
     from codelutra.suites.columns import told
 
     if as_json:
@@ -216,4 +226,6 @@ def _show_made(made: Any, as_json: bool) -> None:
     print(visible(f"columns: {told(made.columns, made.left_out)}"))
     copied = f"{made.problems}, " if made.problems else ""
     print(visible(f"wrote {copied}{made.suite} and {made.config}: {splits}"))
+    if smallest:
+        print("model: the demo's of 135M, for a quick trial; one that knows code by half: --model qwen2.5-coder-0.5b")
     print(visible(f"next:  codelutra check {made.config}\n       codelutra run {made.config}"))
