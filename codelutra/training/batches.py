@@ -124,7 +124,8 @@ def plan(
     order is shuffled anew every epoch: the reference log-probabilities of one pass then serve all. Examples that begin
     alike (a problem's pairs, questions over one database) are shuffled a quarter of a batch at a time and go into the same
     micro-batch: there prefixes are shared, or little is padded. The number of micro-batches is a multiple of `processes`,
-    so that each process gets as many. Raises ValueError if a batch has fewer examples than there are processes.
+    so that each process gets as many; for their sake a batch may have a few examples more than `batch_size`. Raises
+    ValueError if a batch has fewer examples than there are processes.
 
     With `at_least` a pass has no fewer steps than that: batches are smaller, and where there are more steps than batches
     some steps are empty. `grouped`: the answers to one problem stay in one batch, so that right and wrong ones are weighed
@@ -135,7 +136,8 @@ def plan(
         drawn = _whole_groups(examples, batch_size, draw)
     else:
         order = _shuffled(examples, max(1, batch_size // 4), draw)
-        parts = max(math.ceil(len(order) / batch_size), min(at_least, len(order) // processes))
+        most = len(order) // processes  # of batches with an example for each process; 0 is refused below
+        parts = max(min(math.ceil(len(order) / batch_size), most or 1), min(at_least, most))
         drawn = _evenly(order, parts) if parts else []
     batches: list[list[list[int]]] = []
     for batch in drawn:

@@ -28,8 +28,21 @@ def test_every_process_gets_as_many_micro_batches_of_a_step(micro_batch: int, pr
     for step in plan(examples, 2, batch_size=8, micro_batch=micro_batch, seed=1, processes=processes):
         assert len(step) % processes == 0
         assert all(step), "a process without work would wait for nothing, and the others for it"
+
+
+@pytest.mark.parametrize(("examples", "processes"), [(17, 6), (49, 2), (6, 6), (11, 6), (3, 2)])
+def test_no_number_of_examples_leaves_a_process_without_one(examples: int, processes: int) -> None:
+    made = plan([Example(str(i), [i], ([1],)) for i in range(examples)], 1, processes, 3, seed=1, processes=processes)
+    sizes = [sum(map(len, step)) for step in made]
+    assert sum(sizes) == examples
+    assert min(sizes) >= processes
+    assert max(sizes) < 2 * processes
+    assert all(all(step) and len(step) % processes == 0 for step in made)
+
+
+def test_fewer_examples_than_processes_are_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 5 for 6 processes"):
-        plan(examples, 1, 8, 3, seed=1, processes=6)
+        plan([Example(str(i), [i], ([1],)) for i in range(5)], 1, 8, 3, seed=1, processes=6)
 
 
 def test_examples_that_begin_alike_meet_in_a_micro_batch() -> None:
