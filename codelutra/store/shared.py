@@ -23,7 +23,7 @@ from codelutra.store.artifacts import Artifact, Event, Manifest, Recipe, Step, S
 from codelutra.store.files import UNREADABLE, cause, fsync, locked, refusing_full_disk, sha256_file
 from codelutra.store.leases import Lease, Pace, take
 from codelutra.store.place import Place, PlaceError
-from codelutra.store.places import open_place, require_place
+from codelutra.store.places import open_place, require_shared
 from codelutra.store.publisher import MOST_MANIFEST, Job, Publisher, Shown, at
 from codelutra.store.reach import Reach
 
@@ -39,13 +39,8 @@ def open_store(root: Path, address: str, on_event: Callable[[Event], None], show
     place = open_place(address)
     if not address.startswith("s3://"):
         _refuse_inside(root, Path(os.path.realpath(folder_of_store(address))), address)
-    store = SharedStore(root, place, on_event, shown)
-    try:
-        store.reach.ask(lambda: require_place(place))
-    except PlaceError as e:
-        if e.lasting:
-            raise UserError(f"store {address}: {e}") from e
-    return store
+    require_shared(place)
+    return SharedStore(root, place, on_event, shown)
 
 
 def _refuse_inside(root: Path, folder: Path, address: str) -> None:

@@ -3,10 +3,12 @@ that is away stops nothing. Against a real S3 server, and a folder."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ import pytest
 
 from codelutra.errors import UserError
 from codelutra.experiments.prune import prune
+from codelutra.store import s3 as s3_place
 from codelutra.store.artifacts import Artifact, Event, Recipe, Step, Store
 from codelutra.store.files import this_process
 from codelutra.store.folder import Folder
@@ -27,6 +30,7 @@ from codelutra.store.leases import Lease, Pace, take
 from codelutra.store.place import Place, PlaceError
 from codelutra.store.places import open_place, require_place
 from codelutra.store.publisher import Job, publish
+from codelutra.store.reach import Reach
 from codelutra.store.shared import SharedStore, open_store
 from tests.helpers.s3 import KEY, S3, SECRET, s3_server
 
@@ -385,6 +389,44 @@ def test_work_goes_on_while_the_server_is_away_and_is_published_when_it_is_back(
     assert "not in the shared store" not in a.told()
     b = Host(tmp_path / "b", place)
     assert all(b.store.find(Recipe("pairs", v, {}, {})) for v in range(1, 4))
+
+
+def test_a_server_that_says_nothing_is_asked_a_few_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """s3fs and botocore both try again: with their own settings a silent server is asked sixty times, a minute each."""
+    monkeypatch.setitem(s3_place._TIMES, "read_timeout", 0.2)
+    for name, value in {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    asked = 0
+
+    def take_and_say_nothing() -> None:
+        nonlocal asked
+        kept = []
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(silent.accept())
+                asked += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=take_and_say_nothing, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for question in (lambda place: place.size("x"), lambda place: place.read("x", 10), lambda place: place.require()):
+            asked = 0
+            with pytest.raises(PlaceError, match="no answer at"):
+                question(open_place("s3://bucket/x"))
+            assert 1 < asked <= 8
+
+
+def test_a_place_that_is_slow_to_fail_is_left_alone_for_as_long() -> None:
+    def slow() -> None:
+        time.sleep(0.3)
+        raise PlaceError("no answer")
+
+    reach = Reach("s3://b/x", lambda text: None, first_pause=0.01)
+    with pytest.raises(PlaceError):
+        reach.ask(slow)
+    assert reach.wait > 0.2
+    with pytest.raises(PlaceError):
+        reach.ask(lambda: pytest.fail("asked in the pause"))
 
 
 def test_a_server_that_stays_away_is_told_and_the_same_command_publishes_later(s3: S3, tmp_path: Path) -> None:
