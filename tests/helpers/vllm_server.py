@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from tests.helpers.http import Asked, Raw, answering
 
 
 class Scripted:
@@ -85,34 +83,11 @@ class Scripted:
 
 @contextmanager
 def served(script: Scripted) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        failed = False
+    def answer(asked: Asked) -> Raw:
+        if script.away:
+            return Raw(503, "away")
+        status, body = script.get(asked.path) if asked.method == "GET" else script.post(asked.path, asked.body)
+        return Raw(status, body, breaks=status == 500)
 
-        def do_GET(self) -> None:
-            self.answer(*((503, "away") if script.away else script.get(urlsplit(self.path).path)))
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.failed:  # as after an error of vLLM's: the connection looks open until it is used
-                self.close_connection = True
-                return
-            self.answer(*((503, "away") if script.away else script.post(urlsplit(self.path).path, body)))
-
-        def answer(self, status: int, body: Any) -> None:
-            self.failed = status == 500
-            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with answering(answer) as url:
+        yield url
