@@ -25,6 +25,7 @@ class Scripted:
         self.asked: list[str] = []
         self.weights_at_cache_reset = self.weights
         self.after: dict[int, Any] = {}  # what happens before the n-th completion
+        self.faults: dict[int, int] = {}  # statuses of completions, by number, from 1
         self.completions = 0
 
     def get(self, path: str) -> tuple[int, Any]:
@@ -42,9 +43,12 @@ class Scripted:
             self.after.pop(self.completions, lambda: None)()
             assert not self.half, "drawn from half-loaded weights"
             assert not self.paused, "asked while it is paused"
-            if body["model"] != "base" and body["model"] not in self.adapters:
-                return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-            text = self.weights if body["model"] == "base" else self.adapters[body["model"]]
+            if fault := self.faults.get(self.completions):
+                return fault, {"error": {"message": f"fault {fault}"}}
+            model = body["model"] or "base"  # as vLLM takes it
+            if model != "base" and model not in self.adapters:
+                return 404, {"error": {"message": f"The model `{model}` does not exist."}}
+            text = self.weights if model == "base" else self.adapters[model]
             choice = {"text": text, "finish_reason": "stop", "index": 0}
             return 200, {"choices": [choice], "usage": {"completion_tokens": 3}}
         if path.startswith("/v1/") and self.lora:

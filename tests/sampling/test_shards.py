@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from codelutra.config import EngineSection, SampleSection
 from codelutra.errors import StageError, UserError
+from codelutra.sampling import following
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import ShardRequest, ShardResult
 from codelutra.sampling.following import serves
@@ -188,6 +190,26 @@ def test_a_dead_server_leaves_its_work_to_the_others(policy: Path) -> None:
         results = list(ask(policy, [closed_port(), failing, good]))
     assert [len(r.completions) for r in results] == [24, 24]
     assert len(served) >= 48 - 5
+
+
+def test_a_server_that_says_nothing_any_more_holds_nobody_up(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the end of each shard, when servers are asked whether they still have the policy."""
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.3)
+    names, end, looks = ("a", "b"), threading.Event(), list[float]()
+    shards = [ShardRequest(f"s{n}", "Write SQL.", names, names, 2, 0.7, 0.9, 10) for n in range(16)]
+
+    def answer(asked: Asked) -> Raw:
+        if (looks and asked.method == "GET") or asked.method == "POST":
+            looks.append(asked.at)
+            end.wait(60)
+        return Raw(200, {"data": [{"id": "the-policy"}]})
+
+    with serving(delay=0.02) as (good, _), answering(answer) as silent:
+        given: Any = {"max_model_len": 128, "connections": 2, "patience_seconds": 0.5, "timeout_seconds": 2.0}
+        results = list(sample_endpoints([silent, good], policy, shards, **given))
+        end.set()
+    assert {len(r.completions) for r in results} == {4}
+    assert len(looks) < 10, "it was asked at the end of every shard"
 
 
 def test_no_server_left_names_each_with_its_fault_after_the_finished_shards(policy: Path) -> None:
