@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codelutra.addresses import ApiModel
 from codelutra.cluster.node import about
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
@@ -19,6 +21,8 @@ from codelutra.errors import UserError
 DOCKER = "docker"
 """The resource that nodes with Docker offer."""
 _ANSWER_SECONDS = 60.0  # for the first worker process of a node
+# Ray's own patience with what answers and is no cluster: a try takes it 40 seconds, and it would make twenty.
+_ONE_TRY = "RAY_gcs_server_port_wait_time_s", "1"
 _SHOWN = 3
 _attached: list[str] = []  # by which this process has its connection: Ray tells another name for the same host
 
@@ -104,6 +108,7 @@ def _attach(address: str) -> None:
             raise UserError(f"cluster.address {address}: this process works on the cluster at {there} already; use that one")
         return
     require_answer(address)
+    os.environ.setdefault(*_ONE_TRY)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts another in its place
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -125,9 +130,16 @@ def _unreachable(address: str, why: str) -> str:
     )
 
 
+def _samples(config: RunConfig) -> bool:
+    """Whether it samples with engines of its own."""
+    return not config.sample.endpoints and not ApiModel.of(config.model)
+
+
 def _require_room(config: RunConfig, cluster: Cluster, nodes: list[Node]) -> None:
     at = f"cluster.address {config.cluster.address if config.cluster else ''}"
-    if not cluster.room(1, nodes):
+    trained = {"train": config.train if config.iterations else None, "warm_start": config.warm_start}
+    scored = config.select.held_out or config.select.verifier
+    if (_samples(config) or any(trained.values()) or scored) and not cluster.room(1, nodes):
         if cluster.cpus:
             most = max((n.room("CPU", 1) for n in nodes), default=0)
             raise UserError(f"{at}: cluster.cpus {cluster.cpus} is more than the {most} cores that its largest node offers")
@@ -136,9 +148,9 @@ def _require_room(config: RunConfig, cluster: Cluster, nodes: list[Node]) -> Non
             "one, or set cluster.cpus to the cores that an engine or a training may take"
         )
     each = config.engine.tensor_parallel
-    if not cluster.room(each, nodes):
+    if _samples(config) and not cluster.room(each, nodes):
         raise UserError(f"{at}: engine.tensor_parallel {each} is more than any of its nodes has; lower it")
-    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
+    for name, section in trained.items():
         if section and section.processes > (room := cluster.room(1, nodes)):
             raise UserError(f"{at}: {name}.processes {section.processes}, and there is room for {room}; lower it")
     if not any(n.resources.get(DOCKER) for n in nodes):
@@ -212,7 +224,7 @@ def _require_alike(
             f"the store {store} of this machine is not that of {_few(blind)}. All nodes read and write one store: give a "
             "folder on a file system that they share, at the same path, with --home or CODELUTRA_HOME"
         )
-    if config.engine.dtype == "auto":
+    if config.engine.dtype == "auto" and _samples(config):
         formats = {found[n.id]["format"] for n in nodes if cluster.room(1, [n])}
         if formats - {here["format"]}:
             raise UserError(

@@ -60,7 +60,7 @@ def require_gpus(config: RunConfig) -> None:
         return
     if not config.sample.endpoints and not ApiModel.of(config.model):
         replicas(config.engine)
-    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
+    for name, section in (("train", config.train if config.iterations else None), ("warm_start", config.warm_start)):
         if section and (wrong := too_few_gpus(section.processes)):
             raise UserError(f"{name}.processes {section.processes} {wrong}")
 
