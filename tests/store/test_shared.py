@@ -27,7 +27,7 @@ from codelutra.store.artifacts import Artifact, Event, Recipe, Step, Store
 from codelutra.store.files import this_process
 from codelutra.store.folder import Folder
 from codelutra.store.leases import Lease, Pace, take
-from codelutra.store.place import Place, PlaceError
+from codelutra.store.place import Moved, Place, PlaceError
 from codelutra.store.places import open_place, require_place
 from codelutra.store.publisher import Job, publish
 from codelutra.store.reach import Reach
@@ -518,6 +518,24 @@ def test_one_of_two_hosts_makes_it_and_the_other_waits_and_fetches(place: Place,
     a.store.close()
     b.store.close()
     assert place.size(f"leases/pairs-{RECIPE.key}") is None
+
+
+class Breaking(Folder):
+    broken = 2
+
+    def get(self, name: str, file: Path, moved: Moved) -> None:
+        if self.broken:
+            self.broken -= 1
+            raise PlaceError("the connection broke")
+        super().get(name, file, moved)
+
+
+def test_a_fetch_that_breaks_off_is_tried_again_before_the_work_is_done_again(folder: Place, tmp_path: Path) -> None:
+    a = Host(tmp_path / "a", folder)
+    a.make()
+    a.store.close()
+    b = Host(tmp_path / "b", Breaking(folder.address))
+    assert b.store.make(Step(RECIPE, never)).facts == {"rows": 3}
 
 
 def test_a_build_that_fails_leaves_its_lease_to_the_next(folder: Place, tmp_path: Path) -> None:
