@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from codelutra.addresses import ApiModel
-from codelutra.cluster.node import about
+from codelutra.cluster.node import SAME, about, differences
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
 
@@ -214,11 +214,11 @@ def _require_alike(
         )
     without = [f"{n.name} ({found[n.id]['missing']})" for n in nodes if "missing" in found[n.id]]
     if without:
-        raise UserError(f"codelutra does not load on {_few(without)}; {_SAME}")
+        raise UserError(f"codelutra does not load on {_few(without)}; {SAME}")
     here = about(str(store), "")
-    others = [(n, _differences(here["versions"], found[n.id]["versions"], bool(cluster.room(1, [n])))) for n in nodes]
+    others = [(n, differences(here["versions"], found[n.id]["versions"], bool(cluster.room(1, [n])))) for n in nodes]
     if different := [f"{n.name} has {', '.join(told)}" for n, told in others if told]:
-        raise UserError(f"not every node of the cluster has the packages of this machine: {_few(different)}; {_SAME}")
+        raise UserError(f"not every node of the cluster has the packages of this machine: {_few(different)}; {SAME}")
     if blind := [f"{n.name} ({found[n.id]['why']})" for n in nodes if not found[n.id]["sees"]]:
         raise UserError(
             f"the store {store} of this machine is not that of {_few(blind)}. All nodes read and write one store: give a "
@@ -231,21 +231,6 @@ def _require_alike(
                 f"engine.dtype auto means {here['format']} on this machine, and on nodes of the cluster it means "
                 f"{', '.join(sorted(formats))}; set engine.dtype to the one you want"
             )
-
-
-_SAME = (
-    "install the same lock of the same commit on every node, start Ray there again from that installation, and give the "
-    "same command again"
-)
-
-
-def _differences(here: dict[str, str], there: dict[str, str], computes: bool) -> list[str]:
-    """What a node has otherwise; what it lacks counts on a node that samples or trains alone."""
-    return [
-        f"{name} {there.get(name, 'not at all')} (here {version})"
-        for name, version in here.items()
-        if there.get(name) != version and (name in there or computes)
-    ]
 
 
 def _few(names: list[str]) -> str:

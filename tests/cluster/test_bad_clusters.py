@@ -13,9 +13,10 @@ import pytest
 
 from codelutra.cluster.connection import Cluster, Node, _require_alike, _require_room, require_answer
 from codelutra.cluster.crew import Crew
-from codelutra.cluster.node import about
+from codelutra.cluster.node import Process, about, versions
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings
-from codelutra.errors import ConfigError, StageError, UserError
+from codelutra.errors import ConfigError, NoSandboxError, StageError, UserError
+from codelutra.pipeline.judges import Judge
 from codelutra.pipeline.startable import require_startable
 from codelutra.store.child import EndedEarlyError
 from tests.helpers.ports import free_port
@@ -140,6 +141,20 @@ def test_nodes_that_differ_are_named(
         return
     with pytest.raises(UserError, match=wanted):
         _require_alike(*given)
+
+
+def test_a_node_that_joins_later_with_another_code_does_no_work(tmp_path: Path) -> None:
+    """The judge says so as a node without a sandbox does, so that others do without it."""
+    told, other = config().model_dump(mode="json"), versions() | {"codelutra's code": "0"}
+    wanted = r"which has joined the cluster, has codelutra's code \S+ \(here 0\); install the same lock"
+    with pytest.raises(NoSandboxError, match=wanted):
+        Judge(told, {}, other).judge(print, (), {}, {})
+    process = Process(other)
+    process.start("engine", "no.such.module", [], str(tmp_path / "log"), {}, [])
+    (error,) = process.heard(30)
+    assert isinstance(error, UserError)
+    assert "has joined the cluster" in str(error)
+    assert not (tmp_path / "log").exists()
 
 
 def test_nothing_is_executed_any_more_once_the_run_has_ended() -> None:
