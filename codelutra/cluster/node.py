@@ -59,9 +59,12 @@ def differences(here: dict[str, str], there: dict[str, str], computes: bool) -> 
 
 
 def require_alike(flow: dict[str, str], computes: bool) -> None:
-    """Raise UserError where this node has other packages than the flow's host, as one may that joined since it looked."""
+    """Raise UserError where this node has not the versions `flow` that the flow's process has."""
     if told := differences(flow, versions(), computes):
-        raise UserError(f"{socket.gethostname()}, which has joined the cluster, has {', '.join(told)}; {SAME}")
+        raise UserError(
+            f"{socket.gethostname()}, a node of the cluster, has {', '.join(told)}: it has joined, or was changed, since "
+            f"the run began; {SAME}"
+        )
 
 
 def code_digest() -> str:

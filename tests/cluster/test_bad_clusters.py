@@ -146,14 +146,16 @@ def test_nodes_that_differ_are_named(
 def test_a_node_that_joins_later_with_another_code_does_no_work(tmp_path: Path) -> None:
     """The judge says so as a node without a sandbox does, so that others do without it."""
     told, other = config().model_dump(mode="json"), versions() | {"codelutra's code": "0"}
-    wanted = r"which has joined the cluster, has codelutra's code \S+ \(here 0\); install the same lock"
+    wanted = (
+        r"has codelutra's code \S+ \(here 0\): it has joined, or was changed, since the run began; install the same lock"
+    )
     with pytest.raises(NoSandboxError, match=wanted):
         Judge(told, {}, other).judge(print, (), {}, {})
     process = Process(other)
     process.start("engine", "no.such.module", [], str(tmp_path / "log"), {}, [])
     (error,) = process.heard(30)
     assert isinstance(error, UserError)
-    assert "has joined the cluster" in str(error)
+    assert "since the run began" in str(error)
     assert not (tmp_path / "log").exists()
 
 
