@@ -24,6 +24,13 @@ template=$(mktemp)
 trap 'rm -f "$template"' EXIT
 python - "deploy/$kind-pool.json" >"$template" <<'PYTHON'
 import json, os, sys
+from codelutra.errors import UserError
+from tasks.server import require_server
+try:
+    require_server()
+except UserError as e:
+    print(f"pool: {e}", file=sys.stderr)
+    sys.exit(2)
 template = json.load(open(sys.argv[1]))
 variables = template["variables"]["properties"]
 if image := os.environ.get("CODELUTRA_IMAGE"):

@@ -1,4 +1,4 @@
-# Sourced by ui.sh, server.sh and worker.sh: `load_settings` exports what ~/.config/codelutra/prefect.env says. They are lines
+# Sourced by ui.sh, server.sh, worker.sh and pool.sh: `load_settings` exports what ~/.config/codelutra/prefect.env says. They are lines
 # NAME=value, as systemd's EnvironmentFile takes them; a variable that is set already wins. `write_settings` makes the file.
 settings=${XDG_CONFIG_HOME:-$HOME/.config}/codelutra/prefect.env
 
@@ -6,7 +6,7 @@ load_settings() {
     local name value
     while IFS='=' read -r name value; do
         [ -z "$name" ] || [ -n "${!name+set}" ] || export "$name=$value"
-    done <<<"$(grep -E '^(PREFECT|CODELUTRA)_[A-Z_]+=' "$settings")"
+    done <<<"$(grep -E '^[A-Z][A-Z0-9_]*=' "$settings")"
 }
 
 new_password() { .venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(24))'; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -12,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codelutra.cluster.node import about
+from codelutra.addresses import ApiModel
+from codelutra.cluster.node import SAME, about, differences
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
 
 DOCKER = "docker"
 """The resource that nodes with Docker offer."""
 _ANSWER_SECONDS = 60.0  # for the first worker process of a node
+# Ray's own patience with what answers and is no cluster: a try takes it 40 seconds, and it would make twenty.
+_ONE_TRY = "RAY_gcs_server_port_wait_time_s", "1"
 _SHOWN = 3
 _attached: list[str] = []  # by which this process has its connection: Ray tells another name for the same host
 
@@ -104,6 +108,7 @@ def _attach(address: str) -> None:
             raise UserError(f"cluster.address {address}: this process works on the cluster at {there} already; use that one")
         return
     require_answer(address)
+    os.environ.setdefault(*_ONE_TRY)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts another in its place
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -125,9 +130,16 @@ def _unreachable(address: str, why: str) -> str:
     )
 
 
+def _samples(config: RunConfig) -> bool:
+    """Whether it samples with engines of its own."""
+    return not config.sample.endpoints and not ApiModel.of(config.model)
+
+
 def _require_room(config: RunConfig, cluster: Cluster, nodes: list[Node]) -> None:
     at = f"cluster.address {config.cluster.address if config.cluster else ''}"
-    if not cluster.room(1, nodes):
+    trained = {"train": config.train if config.iterations else None, "warm_start": config.warm_start}
+    scored = config.select.held_out or config.select.verifier
+    if (_samples(config) or any(trained.values()) or scored) and not cluster.room(1, nodes):
         if cluster.cpus:
             most = max((n.room("CPU", 1) for n in nodes), default=0)
             raise UserError(f"{at}: cluster.cpus {cluster.cpus} is more than the {most} cores that its largest node offers")
@@ -136,9 +148,9 @@ def _require_room(config: RunConfig, cluster: Cluster, nodes: list[Node]) -> Non
             "one, or set cluster.cpus to the cores that an engine or a training may take"
         )
     each = config.engine.tensor_parallel
-    if not cluster.room(each, nodes):
+    if _samples(config) and not cluster.room(each, nodes):
         raise UserError(f"{at}: engine.tensor_parallel {each} is more than any of its nodes has; lower it")
-    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
+    for name, section in trained.items():
         if section and section.processes > (room := cluster.room(1, nodes)):
             raise UserError(f"{at}: {name}.processes {section.processes}, and there is room for {room}; lower it")
     if not any(n.resources.get(DOCKER) for n in nodes):
@@ -202,38 +214,23 @@ def _require_alike(
         )
     without = [f"{n.name} ({found[n.id]['missing']})" for n in nodes if "missing" in found[n.id]]
     if without:
-        raise UserError(f"codelutra does not load on {_few(without)}; {_SAME}")
+        raise UserError(f"codelutra does not load on {_few(without)}; {SAME}")
     here = about(str(store), "")
-    others = [(n, _differences(here["versions"], found[n.id]["versions"], bool(cluster.room(1, [n])))) for n in nodes]
+    others = [(n, differences(here["versions"], found[n.id]["versions"], bool(cluster.room(1, [n])))) for n in nodes]
     if different := [f"{n.name} has {', '.join(told)}" for n, told in others if told]:
-        raise UserError(f"not every node of the cluster has the packages of this machine: {_few(different)}; {_SAME}")
+        raise UserError(f"not every node of the cluster has the packages of this machine: {_few(different)}; {SAME}")
     if blind := [f"{n.name} ({found[n.id]['why']})" for n in nodes if not found[n.id]["sees"]]:
         raise UserError(
             f"the store {store} of this machine is not that of {_few(blind)}. All nodes read and write one store: give a "
             "folder on a file system that they share, at the same path, with --home or CODELUTRA_HOME"
         )
-    if config.engine.dtype == "auto":
+    if config.engine.dtype == "auto" and _samples(config):
         formats = {found[n.id]["format"] for n in nodes if cluster.room(1, [n])}
         if formats - {here["format"]}:
             raise UserError(
                 f"engine.dtype auto means {here['format']} on this machine, and on nodes of the cluster it means "
                 f"{', '.join(sorted(formats))}; set engine.dtype to the one you want"
             )
-
-
-_SAME = (
-    "install the same lock of the same commit on every node, start Ray there again from that installation, and give the "
-    "same command again"
-)
-
-
-def _differences(here: dict[str, str], there: dict[str, str], computes: bool) -> list[str]:
-    """What a node has otherwise; what it lacks counts on a node that samples or trains alone."""
-    return [
-        f"{name} {there.get(name, 'not at all')} (here {version})"
-        for name, version in here.items()
-        if there.get(name) != version and (name in there or computes)
-    ]
 
 
 def _few(names: list[str]) -> str:

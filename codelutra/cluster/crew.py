@@ -9,7 +9,7 @@ from typing import Any
 
 from codelutra.cluster.connection import DOCKER, Cluster, Node, alive
 from codelutra.cluster.places import RESTARTS, Place
-from codelutra.errors import CodelutraError, LostError, NoSandboxError, OutageError
+from codelutra.errors import CodelutraError, LostError, NoSandboxError, OutageError, StageError
 
 _HEARD_SECONDS = 1.0
 _WAIT_SECONDS = 60.0  # for a node to come when there is none
@@ -29,6 +29,7 @@ class Crew:
         self._free: list[str] = []
         self._left_out: dict[str, CodelutraError] = {}
         self._lost: dict[str, float] = {}  # when
+        self._closed = False
 
     def do(self, function: Callable[..., Any], *given: Any, meanwhile: Callable[[Place], None]) -> Any:
         """`function(it, *given)` on a free node; waits for one. `meanwhile` is called here about once a second. Raises
@@ -56,16 +57,21 @@ class Crew:
                 return found
 
     def close(self) -> None:
+        """End them all. Who is at work with one, in another thread, is told that the run has ended."""
         with self._change:
+            self._closed = True
             for _, place in self._members.values():
                 place.end()
             self._members.clear()
             self._free.clear()
+            self._change.notify_all()
 
     def _take(self) -> tuple[str, Place]:
         end = time.monotonic() + 2 * _WAIT_SECONDS
         with self._change:
             while True:
+                if self._closed:
+                    raise StageError("the run was ended before this was executed")
                 if not self._free:
                     self._enlist()
                 if self._free:
@@ -106,6 +112,8 @@ class Crew:
 
     def _drop(self, name: str, error: CodelutraError, *, left_out: bool) -> None:
         with self._change:
+            if name not in self._members:  # closed meanwhile
+                return
             node, place = self._members.pop(name)
             place.end()
             if left_out:

@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,50 @@ from codelutra.store.files import lock_holder, locked
 from codelutra.store.paths import cache_dir
 
 ROOT = Path(__file__).parents[2]
+SAME = (
+    "install the same lock of the same commit on every node, start Ray there again from that installation, and give the "
+    "same command again"
+)
 
 
 def about(store: str, token: str) -> dict[str, Any]:
     """What must be the same on all nodes; and whether this one sees the store: a file there is read, another one left."""
     marker, answer = Path(store, f".cluster-{token}"), Path(store, f".cluster-{token}-{socket.gethostname()}-{os.getpid()}")
+    found = {"versions": versions(), "format": number_format("auto")}
     try:
         sees = marker.read_text() == token
         if sees:
             answer.write_text(token)
     except OSError as e:
-        return _installed() | {"sees": False, "why": e.strerror or str(e)}
-    return _installed() | {"sees": sees, "why": "another file is there", "answer": answer.name}
+        return found | {"sees": False, "why": e.strerror or str(e)}
+    return found | {"sees": sees, "why": "another file is there", "answer": answer.name}
 
 
-def _installed() -> dict[str, Any]:
-    named = {
+@cache
+def versions() -> dict[str, str]:
+    """Of Python, the libraries that decide what an artifact is, and our code, as this process has read them."""
+    found = {
         name.removesuffix("-cpu"): version.partition("+")[0] for name, version in libraries().items() if name != "prefect"
     }
-    return {
-        "versions": named | {"python": platform.python_version(), "codelutra's code": code_digest()},
-        "format": number_format("auto"),
-    }
+    return found | {"python": platform.python_version(), "codelutra's code": code_digest()}
+
+
+def differences(here: dict[str, str], there: dict[str, str], computes: bool) -> list[str]:
+    """What a node has otherwise; what it lacks counts on a node that samples or trains alone."""
+    return [
+        f"{name} {there.get(name, 'not at all')} (here {version})"
+        for name, version in here.items()
+        if there.get(name) != version and (name in there or computes)
+    ]
+
+
+def require_alike(flow: dict[str, str], computes: bool) -> None:
+    """Raise UserError where this node has not the versions `flow` that the flow's process has."""
+    if told := differences(flow, versions(), computes):
+        raise UserError(
+            f"{socket.gethostname()}, a node of the cluster, has {', '.join(told)}: it has joined, or was changed, since "
+            f"the run began; {SAME}"
+        )
 
 
 def code_digest() -> str:
@@ -73,7 +96,9 @@ class Process:
     """A `Child` on this node, from `start` to `close`. It has the node's accelerator lock, together with others of clusters:
     Ray gives each of those GPUs of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, flow: dict[str, str]) -> None:
+        """`flow`: the versions where the flow runs."""
+        self._flow = flow
         self._events: queue.SimpleQueue[Event | CodelutraError] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._child: Child | None = None
@@ -90,6 +115,7 @@ class Process:
         self, what: str, module: str, arguments: Sequence[str], log: Path, more: dict[str, str], needs: Sequence[str]
     ) -> None:
         try:
+            require_alike(self._flow, computes=True)
             for folder in needs:
                 _require_seen(Path(folder))
             lock = cache_dir() / "accelerator.lock"

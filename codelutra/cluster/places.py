@@ -100,7 +100,7 @@ class FarChild:
 
     def __init__(self, cluster: Cluster, what: str, options: dict[str, Any], needs: Sequence[Path] = ()) -> None:
         self._cluster, self._what, self._needs = cluster, what, [str(folder) for folder in needs]
-        self._place = Place(f"{what} process", options, node.Process)
+        self._place = Place(f"{what} process", options, node.Process, node.versions())
         self._events: deque[Event | CodelutraError] = deque()
         self._asked: Any = self._place.asked(node.host)
         self._since, self.told = time.monotonic(), False

@@ -80,9 +80,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
         judged_once = run.make(stages.references(run, asked))
         expected = judged_once.frame("expected")
         problems = asked.frame("problems")
-        with run.use_pool() as pool:
-            seconds, heard = config.execute.timeout_seconds, run.progress("references, once more", "problems")
-            again, _ = judge_references(problems, run.suite, pool, timeout_seconds=seconds, progress=heard)
+        (again, _), _ = run.judged(judge_references, problems, heard=run.progress("references, once more", "problems"))
         copies = told(run, asked, judged_once) if config.suite.copies else {}
         plain = run.suite.problems()  # without worked examples, which several prompts share
         failures = reference_failures(problems, expected, again, run.suite)

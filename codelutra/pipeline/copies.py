@@ -91,20 +91,10 @@ def told(run: Run, problems: Artifact, expected: Artifact) -> dict[str, Any]:
     """What `codelutra check` says of the copies: how many there are, where they count, what they tell apart (discern.py)."""
     made = run.make(copies(run, problems))
     there = run.make(references_on_copies(run, made, problems, expected))
-    run.add_databases(files(made))
     asked = problems.frame("problems")
-    with run.use_pool() as pool:
-        found = discern(
-            asked,
-            expected.frame("expected"),
-            made.frame("copies"),
-            there.frame("expected"),
-            run.suite,
-            pool,
-            timeout_seconds=run.config.execute.timeout_seconds,
-            seed=run.config.suite.seed,
-            progress=run.progress("changed references", "queries"),
-        )
+    frames = asked, expected.frame("expected"), made.frame("copies"), there.frame("expected")
+    heard = run.progress("changed references", "queries")
+    found, _ = run.judged(discern, *frames, heard=heard, databases=files(made), seed=run.config.suite.seed)
     named = {material(judge)["database"]: group for group, judge in asked.select("group", "judge").rows()}
     fewer = [{"database": named[digest], "why": why} for digest, why in made.facts["fewer"].items()]
     return {**made.facts, "of_each": run.config.suite.copies, "fewer": fewer, **there.facts, "mutants": found}

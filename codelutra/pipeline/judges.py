@@ -20,6 +20,7 @@ import polars as pl
 
 from codelutra.cluster.connection import Cluster
 from codelutra.cluster.crew import Crew
+from codelutra.cluster.node import require_alike, versions
 from codelutra.cluster.places import Place
 from codelutra.config import RunConfig, parse_config
 from codelutra.errors import NoSandboxError, UserError
@@ -51,7 +52,9 @@ def start_pool(config: RunConfig, suite: Suite, databases: Mapping[str, Path], n
 class Judge:
     """On a node: a suite and a pool, for one function after the other."""
 
-    def __init__(self, config: dict[str, Any], folders: dict[str, str]) -> None:
+    def __init__(self, config: dict[str, Any], folders: dict[str, str], flow: dict[str, str]) -> None:
+        """`flow`: the versions where the flow runs."""
+        self._flow = flow
         for name, folder in folders.items():
             os.environ.setdefault(name, folder)
         self._config = parse_config(config)
@@ -66,6 +69,7 @@ class Judge:
     ) -> tuple[Any, float]:
         """What the function returns, and the seconds it took. Raises NoSandboxError where this node has no sandbox."""
         self.so_far = 0, 0
+        self._require_alike()
         try:
             self._suite = self._suite or open_suite(self._config.suite)
             if self._pool and not databases.keys() <= self._databases.keys():
@@ -82,6 +86,14 @@ class Judge:
             raise
         except UserError as e:
             raise UserError(f"{socket.gethostname()}, a node of the cluster: {e}") from e
+
+    def _require_alike(self) -> None:
+        """Once. Raises NoSandboxError where this node would judge by another code: others do without it."""
+        if not self._suite:
+            try:
+                require_alike(self._flow, computes=False)
+            except UserError as e:
+                raise NoSandboxError(str(e)) from e
 
     def _heard(self, done: int, total: int) -> None:
         self.so_far = done, total
@@ -125,7 +137,7 @@ class Judges:
     def __init__(self, cluster: Cluster, config: RunConfig) -> None:
         folders = {name: value for name in _FOLDERS if (value := os.environ.get(name))}
         self._cluster, self._cached = cluster, threading.Lock()
-        self._crew = Crew(cluster, Judge, config.model_dump(mode="json"), folders)
+        self._crew = Crew(cluster, Judge, config.model_dump(mode="json"), folders, versions())
 
     def judged(
         self,

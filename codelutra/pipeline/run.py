@@ -20,7 +20,7 @@ import polars as pl
 from codelutra.cluster.connection import Cluster, connect
 from codelutra.cluster.places import FarChild, Together
 from codelutra.config import RunConfig
-from codelutra.errors import CodelutraError, NoSandboxError, UserError, of_the_system, redacted
+from codelutra.errors import CodelutraError, NoSandboxError, StageError, UserError, of_the_system, redacted
 from codelutra.execution.cache import OutcomeCache
 from codelutra.pipeline.judges import Judges, start_pool
 from codelutra.pipeline.remade import Remade
@@ -85,6 +85,7 @@ class Run:
         self._pool: Pool | None = None
         self._copies: dict[str, Path] = {}  # databases the pool holds beside the suite's
         self._pool_lock = threading.RLock()
+        self._closed = False
 
     @property
     def accelerator_lock(self) -> Path:
@@ -204,6 +205,8 @@ class Run:
         Raises NoSandboxError when there is no sandbox to be had: what a program does is data, what Docker does not is this.
         """
         with self._pool_lock:
+            if self._closed:  # a thread of a flow that failed: nobody would end a pool that it starts
+                raise StageError("the run was ended before this was executed")
             try:
                 if self._pool is None:
                     self._pool = self._start_pool()
@@ -286,6 +289,7 @@ class Run:
 
     def close(self, *, wait: bool = True) -> None:
         """`wait` for what is to be published still."""
+        self._closed = True
         if self.judges:
             self.judges.close()
         self._close_pool()

@@ -124,7 +124,7 @@ class Sampling:
                 run.suite.system,
                 [self.shards[i] for i in missing],
                 sample=c.sample,
-                engine=c.engine,
+                engine=c.engine.model_copy(update={"dtype": number_format(c.engine.dtype)}),  # as the keys say, on any node
                 seed=c.seed,
                 log=run.dir.log,
                 lock=run.accelerator_lock,

@@ -14,7 +14,7 @@ from codelutra.hardware import too_few_gpus
 from codelutra.models import check_reference, require_there
 from codelutra.results.load import chosen_weights, finished_summary
 from codelutra.sampling.replicas import replicas
-from codelutra.store.places import require_shared
+from codelutra.store.places import open_place, require_shared
 from codelutra.training.bases import require_means_of
 from codelutra.training.trackers import require_trackers
 
@@ -24,7 +24,8 @@ def require_startable(config: RunConfig, home: Path) -> None:
     require_named(config)
     require_gpus(config)
     require_training(config)
-    require_shared(config.store or "")
+    if config.store:
+        require_shared(open_place(config.store))
     if not finished_summary(home / "runs" / config.name):  # whose answers are there
         _require_key(config)
     for reference in _models(config):
@@ -60,7 +61,7 @@ def require_gpus(config: RunConfig) -> None:
         return
     if not config.sample.endpoints and not ApiModel.of(config.model):
         replicas(config.engine)
-    for name, section in (("train", config.train), ("warm_start", config.warm_start)):
+    for name, section in (("train", config.train if config.iterations else None), ("warm_start", config.warm_start)):
         if section and (wrong := too_few_gpus(section.processes)):
             raise UserError(f"{name}.processes {section.processes} {wrong}")
 

@@ -49,8 +49,9 @@ class Fit:
 
 
 def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit:
+    """With `cluster:` nothing is said of memory: what its nodes have is not what this machine has."""
     have, refusals, warnings, sure = room(machine, config, "training"), list[str](), list[str](), False
-    for need, section in needs(config, shape, work, machine):
+    for need, section in () if config.cluster else needs(config, shape, work, machine):
         most = room(machine, config, need.what)
         surely = need.surely > most
         if surely or need.expected > most * (1 + DOUBTFUL):

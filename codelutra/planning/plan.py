@@ -10,7 +10,8 @@ a run may end earlier (`select.patience`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,11 @@ def plan_of(
     wanted = needs_of(config, shape, work, machine)
     fit = fit_of(config, shape, work, machine)
     calibration = None
-    if measure and not fit.refusals and _unknown(config, history):
+    if measure and not config.cluster and not fit.refusals and _unknown(config, history):
         calibration = _calibrated(config, home, shape, work, say)
         work = _with_answers(config, work, calibration)
     pace = speeds(config, shape, machine, work, history, calibration)
+    fit = replace(fit, warnings=(*fit.warnings, *_elsewhere(config, pace)))
     stages = tuple(_stages(config, shape, work, pace, wanted))
     peak, free = _disk(config, home, shape, work, stages)
     fit = fit.with_disk(peak, free, config, home)
@@ -155,6 +157,17 @@ def plan_of(
         price,
         _peaks(history, calibration),
     )
+
+
+def _elsewhere(config: RunConfig, pace: Speeds) -> Iterator[str]:
+    """What is not planned, because others do it."""
+    if config.sample.endpoints and pace.basis["sampled"] == GUESSED:
+        yield "sample.endpoints: how fast the servers are is not known yet; minutes are as if this machine sampled"
+    if config.cluster:
+        yield (
+            "cluster: its nodes are not known here; memory and minutes are those of one machine such as this. Whether there "
+            "is room is asked when the run connects"
+        )
 
 
 def trainings(config: RunConfig) -> list[tuple[str, TrainSection | WarmStartSection]]:

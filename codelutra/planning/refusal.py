@@ -24,7 +24,7 @@ def require_room(config: RunConfig, home: Path, policy: Path | None = None) -> N
     `policy`: the model's folder, once it is there. Where nothing is known of the model, nothing is said; a model that
     cannot be read is told by the stage that needs it.
     """
-    if config.cluster:  # what its nodes have is not what this machine has
+    if config.cluster:
         return
     shape: Shape | None = None
     with suppress(UserError, OSError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from email.utils import parsedate_to_datetime
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_CONNECT_SECONDS = 20.0  # a host that is away swallows what is sent to it
 _ANSWER_BYTES, _BYTES_A_TOKEN = 1 << 20, 1 << 10
 _LONG = 16  # characters of a key that can be nothing else in a text
 _MOST_TOKENS = 1_000_000  # of one prompt or answer
@@ -121,26 +123,30 @@ def asking(timeout_seconds: float, key: str | None = None, name: str = KEY) -> h
     headers = {"accept-encoding": "identity"}  # what is compressed may be a thousand times larger than it looks
     if key:
         headers["authorization"] = key if " " in key else f"Bearer {key}"
-    return httpx.AsyncClient(timeout=timeout_seconds, limits=httpx.Limits(max_connections=None), headers=headers)
+    timeout = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS))
+    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=None), headers=headers)
 
 
-async def ask(client: httpx.AsyncClient, url: str, path: str, kind: type[Answer], body: Any = None) -> Answer:
-    """The server's answer, GET or, with a body, POST. Raises FaultError and RefusedError."""
-    return _checked(await said(client, url, path, body), kind, body)
+async def ask(
+    client: httpx.AsyncClient, url: str, path: str, kind: type[Answer], body: Any = None, most_seconds: float = math.inf
+) -> Answer:
+    """The server's answer, GET or, with a body, POST, within the client's time or `most_seconds`. Raises FaultError and
+    RefusedError."""
+    return _checked(await said(client, url, path, body, most_seconds), kind, body)
 
 
-async def said(client: httpx.AsyncClient, url: str, path: str, body: Any = None) -> bytes:
+async def said(client: httpx.AsyncClient, url: str, path: str, body: Any = None, most_seconds: float = math.inf) -> bytes:
     """As `ask`, whatever the server says."""
     import httpx
 
     wanted = body.get("max_tokens", body.get("max_completion_tokens", 0)) if body else 0
-    most = _ANSWER_BYTES + _BYTES_A_TOKEN * wanted
+    most, seconds = _ANSWER_BYTES + _BYTES_A_TOKEN * wanted, min(most_seconds, client.timeout.read or math.inf)
     try:
-        async with asyncio.timeout(client.timeout.read):  # httpx has limits between two bytes only
+        async with asyncio.timeout(seconds):  # httpx has limits between two bytes only
             async with client.stream("GET" if body is None else "POST", f"{url}{path}", json=body) as response:
                 content = await _content(response, most)
     except TimeoutError as e:
-        raise FaultError(f"gave no whole answer in {client.timeout.read:g} s") from e
+        raise FaultError(f"gave no whole answer in {seconds:g} s") from e
     except (httpx.RequestError, httpx.InvalidURL) as e:
         fault = FaultError(redacted(_without_key(f"{type(e).__name__} {e}".strip())))
         fault.broken = True

@@ -69,15 +69,18 @@ async def require_unchanged(
     client: httpx.AsyncClient, endpoints: Sequence[Endpoint], policy: Path, follow: Follow | None
 ) -> None:
     """Raise UserError where a server was given other weights since it was found to serve the policy: what it answered
-    meanwhile is of nobody knows what."""
-    for endpoint in endpoints:
-        if not endpoint.model or not endpoint.seen:
+    meanwhile is of nobody knows what. One that is away is asked again when it is back."""
+    known = [(e, e.seen) for e in endpoints if e.model and e.seen]
+    asked = [look(client, endpoint.url) for endpoint, _ in known]
+    for (endpoint, before), seen in zip(known, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        if isinstance(seen, FaultError | RefusedError):
+            endpoint.model = ""
             continue
-        try:
-            seen = await look(client, endpoint.url)
-        except (FaultError, RefusedError):
-            continue  # it is away; when it is back it is asked again
-        if seen.version != endpoint.seen.version or seen.name_of(policy, _belongs_to(follow)) != endpoint.model:
+        if isinstance(seen, BaseException):
+            raise seen
+        if not endpoint.model or endpoint.seen is not before:
+            continue  # it gave a fault meanwhile, and is or was asked again
+        if seen.version != before.version or seen.name_of(policy, _belongs_to(follow)) != endpoint.model:
             raise UserError(
                 f"{endpoint.url} was given other weights while {policy.name} was sampled; it serves {_shown(seen)} now. If "
                 "another run uses it, give each run servers of its own. The same command goes on from the finished shards"

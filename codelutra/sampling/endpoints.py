@@ -167,9 +167,13 @@ async def _sample(
     work.stops = stop_ids(policy, *end_ids(tokenizer))
     _enqueue(work, max_model_len)
     async with connected as client:
+        using = [asyncio.create_task(_use(client, e, work, connections)) for e in endpoints]
         try:
-            await _until_finished([asyncio.create_task(_use(client, e, work, connections)) for e in endpoints], work, stop)
+            await _until_finished(using, work, stop)
         finally:
+            for task in using:  # some wait for servers that say nothing
+                task.cancel()
+            await asyncio.gather(*using, return_exceptions=True)
             await changed(endpoints)
 
 
@@ -213,6 +217,9 @@ async def _use(client: httpx.AsyncClient, endpoint: Endpoint, work: _Work, conne
 async def _connection(client: httpx.AsyncClient, endpoint: Endpoint, work: _Work) -> None:
     while not endpoint.dead(work.patience) and await serving(client, endpoint, work.policy, work.patience, work.follow):
         wanted = await work.asks.get()
+        if not endpoint.model:  # meanwhile it gave a fault; vLLM takes an empty name for its base model's
+            work.asks.put_nowait(wanted)
+            continue
         shard = work.tally.shards[wanted.shard]
         nucleus = {"top_p": shard.top_p, "min_p": shard.min_p} if shard.temperature else {"top_p": 1.0, "min_p": 0.0}
         sampling = {"temperature": shard.temperature, **nucleus}
@@ -222,8 +229,7 @@ async def _connection(client: httpx.AsyncClient, endpoint: Endpoint, work: _Work
         answer = await _call(client, endpoint, body)
         if answer is None:
             _return(wanted, endpoint, work)
-            if work.follow:
-                endpoint.model = ""  # it may come back with another
+            endpoint.model = ""  # it may come back with another
             await endpoint.back_off()
             continue
         if work.tally.missing(wanted.shard) == 1:

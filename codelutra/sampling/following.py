@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import httpx
 
 _OURS = "codelutra"  # what our weight versions begin with: `codelutra NONCE FOLDER`
+_LOOK_SECONDS = 30.0  # what it serves a busy server tells at once: no request waits for a model
 _NO_SUCH_PATH = {404, 405, 501}
 # Of a model's config, what says nothing about what its weights mean.
 _NO_MATTER = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id"}
@@ -97,10 +98,11 @@ def root_of(url: str) -> str:
 
 async def look(client: httpx.AsyncClient, url: str) -> Seen:
     """Raises FaultError and RefusedError."""
-    models = await ask(client, f"{root_of(url)}/v1", "/models", Models)
+    models = await ask(client, f"{root_of(url)}/v1", "/models", Models, most_seconds=_LOOK_SECONDS)
     version = ""
     with contextlib.suppress(RefusedError):
-        version = (await ask(client, root_of(url), "/weight_info", WeightInfo)).weight_version or ""
+        info = await ask(client, root_of(url), "/weight_info", WeightInfo, most_seconds=_LOOK_SECONDS)
+        version = info.weight_version or ""
     return Seen(models.data[0], tuple(models.data[1:]), version)
 
 

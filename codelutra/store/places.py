@@ -37,14 +37,14 @@ def require_place(place: Place) -> None:
         )
 
 
-def require_shared(address: str) -> None:
-    """Raise UserError where a run could not share its work through `address`; "" is no place, and always right."""
-    if not address:
-        return
+def require_shared(place: Place) -> None:
+    """Raise UserError where nobody could share work through `place` until somebody puts it right. One that is away may come
+    back: work goes on without it, and the first question says so."""
     try:
-        require_place(open_place(address))
+        require_place(place)
     except PlaceError as e:
-        raise UserError(
-            f"store {address}: {e}. Put it right, or start without it (store: '' or CODELUTRA_STORE unset): finished work "
-            "then stays on this machine"
-        ) from e
+        if e.lasting:
+            raise UserError(
+                f"store {place.address}: {e}. Put it right, or start without it (store: '' or CODELUTRA_STORE unset): "
+                "finished work then stays on this machine"
+            ) from e

@@ -72,7 +72,7 @@ class Publisher:
         self._due: deque[Job] = deque()
         self._refused: list[Job] = []
         self._moved = time.monotonic()
-        self._stopped = self._ending = False
+        self._stopped = self._awaited = False
         self._bytes = 0
         self._thread: threading.Thread | None = None
 
@@ -87,20 +87,22 @@ class Publisher:
             self._change.notify_all()
 
     def settle(self, *, patience: float = 0.0) -> None:
-        """Wait until nothing is due; or until the place has been away, without news, for `patience` seconds, or refuses."""
+        """Wait until nothing is due; or until the place has been away, without news, for `patience` seconds, or refuses.
+        What goes over meanwhile is shown."""
         with self._change:
             self._moved = time.monotonic()
+            self._awaited = True
             while self._due and not self._stopped and self._thread and self._thread.is_alive():
                 silent = time.monotonic() - self._moved
                 if self._reach.refused or (self._reach.away and silent >= patience):
-                    return
+                    break
                 self._change.wait(0.5)
+            self._awaited = False
 
     def close(self, *, wait: bool = True) -> None:
         """Publish what is due, if `wait`, and tell what is not published then."""
         try:
             if wait and self._due:
-                self._ending = True
                 self.settle(patience=self._patience)
         finally:
             with self._change:
@@ -159,7 +161,7 @@ class Publisher:
                 raise _StoppedError
             self._moved = time.monotonic()
             self._change.notify_all()
-        if self._ending:
+        if self._awaited:
             job = self._due[0]
             self._shown(f"publish {job.name}", self._bytes, _size(job.artifact))
 

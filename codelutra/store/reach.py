@@ -16,7 +16,7 @@ _LONGEST = 30.0  # seconds between two tries
 
 class Reach:
     """Passes questions on. After one that was not answered the place is left alone for a pause, which doubles up to half a
-    minute; that it is away, and that it is back, is told once each."""
+    minute and is no shorter than the question took; that it is away, and that it is back, is told once each."""
 
     def __init__(self, address: str, tell: Callable[[str], None], first_pause: float = 1.0) -> None:
         self._address, self._tell, self._first = address, tell, first_pause
@@ -45,19 +45,20 @@ class Reach:
         with self._lock:
             if self._error and self.wait:
                 raise PlaceError(str(self._error), lasting=self._error.lasting)
+        began = time.monotonic()
         try:
             answer = question()
         except PlaceError as e:
-            self._failed(e)
+            self._failed(e, time.monotonic() - began)
             raise
         self._answered()
         return answer
 
-    def _failed(self, error: PlaceError) -> None:
+    def _failed(self, error: PlaceError, took: float) -> None:
         with self._lock:
             self._error = error
             self._pause = min(_LONGEST, 2 * self._pause or self._first)
-            self._again = time.monotonic() + self._pause
+            self._again = time.monotonic() + max(self._pause, took)  # work goes on at least half of the time
             told, self._told = self._told, str(error) if error.lasting else "away"
         if told != self._told:
             self._tell(

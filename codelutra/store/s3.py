@@ -16,7 +16,10 @@ from codelutra.errors import disk_is_full, of_the_installation
 from codelutra.store.place import Moved, PlaceError
 
 _PART, _AT_ONCE, _MOST_PARTS = 16 << 20, 4, 9_000  # bytes, parts in memory, of at most 10,000
-_TIMES = {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}}
+# A server that says nothing is asked _TRIES times by s3fs, and each time by botocore once more: minutes, where their own
+# settings make an hour of it. Who asks waits as long; later tries are Reach's.
+_TIMES = {"connect_timeout": 10, "read_timeout": 20, "retries": {"mode": "standard", "max_attempts": 1}}
+_TRIES = 2
 _CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -72,6 +75,7 @@ class Bucket:
         self._files = S3FileSystem(
             config_kwargs=_TIMES, use_listings_cache=False, skip_instance_cache=True, default_block_size=_PART
         )
+        self._files.retries = _TRIES
         self._libraries = (OSError, botocore.BotoCoreError, botocore.ClientError)
 
         class Counting(Callback):

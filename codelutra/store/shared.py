@@ -23,7 +23,7 @@ from codelutra.store.artifacts import Artifact, Event, Manifest, Recipe, Step, S
 from codelutra.store.files import UNREADABLE, cause, fsync, locked, refusing_full_disk, sha256_file
 from codelutra.store.leases import Lease, Pace, take
 from codelutra.store.place import Place, PlaceError
-from codelutra.store.places import open_place, require_place
+from codelutra.store.places import open_place, require_shared
 from codelutra.store.publisher import MOST_MANIFEST, Job, Publisher, Shown, at
 from codelutra.store.reach import Reach
 
@@ -39,13 +39,8 @@ def open_store(root: Path, address: str, on_event: Callable[[Event], None], show
     place = open_place(address)
     if not address.startswith("s3://"):
         _refuse_inside(root, Path(os.path.realpath(folder_of_store(address))), address)
-    store = SharedStore(root, place, on_event, shown)
-    try:
-        store.reach.ask(lambda: require_place(place))
-    except PlaceError as e:
-        if e.lasting:
-            raise UserError(f"store {address}: {e}") from e
-    return store
+    require_shared(place)
+    return SharedStore(root, place, on_event, shown)
 
 
 def _refuse_inside(root: Path, folder: Path, address: str) -> None:
@@ -71,7 +66,7 @@ class SharedStore(Store):
         pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(root, on_event)
-        self._place, self._shown, self._pace = place, shown, pace
+        self._place, self._shown, self._pace, self._patience = place, shown, pace, patience
         self.reach = Reach(place.address, self._tell)
         self._publisher = Publisher(place, self.reach, on_event, shown, patience)
         self._met = set[str]()  # keys of what was fetched, or handed to the publisher
@@ -84,12 +79,11 @@ class SharedStore(Store):
         """As of a local store, and what others have published is fetched. None where it cannot be reached now."""
         if found := self.here(recipe):
             return found
-        manifest = self._published(recipe)
-        if manifest is None:
+        if not self._is_published(recipe):
             return None
         try:
             with locked(self.root / ".locks" / f"{recipe.stage}-{recipe.key}", wait=False):
-                return self.here(recipe) or self._fetched(recipe, manifest)
+                return self.here(recipe) or self._fetch(recipe)
         except BlockingIOError:  # another process here makes or fetches it
             return None
 
@@ -159,9 +153,14 @@ class SharedStore(Store):
         return self._published(recipe) is not None
 
     def _fetch(self, recipe: Recipe) -> Artifact | None:
-        """The artifact that others have made; for whoever holds its lock."""
-        manifest = self._published(recipe)
-        return None if manifest is None else self._fetched(recipe, manifest)
+        """The artifact that others have made; for whoever holds its lock. What breaks off is tried again for as long as the
+        place answers at all, and no longer than patience lasts: made anew, it may take hours."""
+        end = time.monotonic() + self._patience
+        while (manifest := self._published(recipe)) is not None:
+            if (found := self._fetched(recipe, manifest)) or time.monotonic() > end:
+                return found
+            time.sleep(self.reach.wait)
+        return None
 
     def _fetched(self, recipe: Recipe, content: bytes) -> Artifact | None:
         """The artifact of a manifest, brought here; None, told, where it is damaged there or does not come."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pickle
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codelutra.cluster.connection import Cluster, Node, _require_alike, _require_room, require_answer
-from codelutra.cluster.node import about
+from codelutra.cluster.crew import Crew
+from codelutra.cluster.node import Process, about, versions
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings
-from codelutra.errors import ConfigError, StageError, UserError
+from codelutra.errors import ConfigError, NoSandboxError, StageError, UserError
+from codelutra.pipeline.judges import Judge
 from codelutra.pipeline.startable import require_startable
 from codelutra.store.child import EndedEarlyError
 from tests.helpers.ports import free_port
@@ -37,6 +41,17 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         config({"address": address})
 
 
+@pytest.mark.slow
+def test_something_else_that_listens_there_is_no_cluster() -> None:
+    """Ray tries for a quarter of an hour, where it is left to itself."""
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = f"127.0.0.1:{silent.getsockname()[1]}"
+        ask = f"from codelutra.cluster.connection import _attach; _attach({at!r})"
+        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=200, check=False)
+    assert f"UserError: cluster.address {at}: no Ray cluster can be used there" in done.stderr
+
+
 def test_nobody_listens_there(tmp_path: Path) -> None:
     at = f"127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=rf"cluster\.address {at}: no Ray cluster can be used there .*ray start --head"):
@@ -58,6 +73,11 @@ def test_nobody_listens_there(tmp_path: Path) -> None:
         ({}, {"engine": {"tensor_parallel": 8}}, [GPU, GPU], r"engine\.tensor_parallel 8 is more than any of its nodes has"),
         ({}, {"train": {"processes": 5}}, [GPU], r"train\.processes 5, and there is room for 4"),
         ({}, {"train": {"processes": 5}}, [GPU, GPU], ""),
+        ({}, {"train": {"processes": 5}, "iterations": 0}, [GPU], ""),
+        ({}, {"sample": {"endpoints": ["http://gpu:8000"]}, "iterations": 0}, [SMALL], ""),
+        ({}, {"sample": {"endpoints": ["http://gpu:8000"]}}, [SMALL], r"none of its 1 nodes offers a GPU"),
+        ({}, {"sample": {"endpoints": ["http://gpu:8000"]}, "engine": {"tensor_parallel": 8}}, [GPU], ""),
+        ({}, {"model": "api:http://gpu:8000/v1#m", "iterations": 0}, [SMALL], ""),
         ({}, {"warm_start": {"processes": 9}}, [GPU, GPU], r"warm_start\.processes 9, and there is room for 8"),
         (
             {},
@@ -121,6 +141,30 @@ def test_nodes_that_differ_are_named(
         return
     with pytest.raises(UserError, match=wanted):
         _require_alike(*given)
+
+
+def test_a_node_that_joins_later_with_another_code_does_no_work(tmp_path: Path) -> None:
+    """The judge says so as a node without a sandbox does, so that others do without it."""
+    told, other = config().model_dump(mode="json"), versions() | {"codelutra's code": "0"}
+    wanted = (
+        r"has codelutra's code \S+ \(here 0\): it has joined, or was changed, since the run began; install the same lock"
+    )
+    with pytest.raises(NoSandboxError, match=wanted):
+        Judge(told, {}, other).judge(print, (), {}, {})
+    process = Process(other)
+    process.start("engine", "no.such.module", [], str(tmp_path / "log"), {}, [])
+    (error,) = process.heard(30)
+    assert isinstance(error, UserError)
+    assert "since the run began" in str(error)
+    assert not (tmp_path / "log").exists()
+
+
+def test_nothing_is_executed_any_more_once_the_run_has_ended() -> None:
+    """Threads of a flow that failed go on for a moment: nobody would end what they start."""
+    crew = Crew(Cluster(1, None), object)
+    crew.close()
+    with pytest.raises(StageError, match="the run was ended before this was executed"):
+        crew.do(print, meanwhile=lambda place: None)
 
 
 def test_an_end_is_told_from_one_machine_to_another(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from codelutra.experiments.evaluate import cost, priced
 from codelutra.experiments.solve import solutions
 from codelutra.pipeline.startable import require_named
 from codelutra.suites.base import open_suite
-from tests.helpers.chat import Asked, Raw, chatting
+from tests.helpers.chat import chatting
 from tests.helpers.commands import codelutra
+from tests.helpers.http import Asked, Raw
 from tests.helpers.runs import without_dev
 
 KEY = "sk-secret-0123456789abcdef"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from tests.helpers.http import Asked, Raw, answering
 
 
 class Scripted:
@@ -27,6 +25,7 @@ class Scripted:
         self.asked: list[str] = []
         self.weights_at_cache_reset = self.weights
         self.after: dict[int, Any] = {}  # what happens before the n-th completion
+        self.faults: dict[int, int] = {}  # statuses of completions, by number, from 1
         self.completions = 0
 
     def get(self, path: str) -> tuple[int, Any]:
@@ -44,9 +43,12 @@ class Scripted:
             self.after.pop(self.completions, lambda: None)()
             assert not self.half, "drawn from half-loaded weights"
             assert not self.paused, "asked while it is paused"
-            if body["model"] != "base" and body["model"] not in self.adapters:
-                return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-            text = self.weights if body["model"] == "base" else self.adapters[body["model"]]
+            if fault := self.faults.get(self.completions):
+                return fault, {"error": {"message": f"fault {fault}"}}
+            model = body["model"] or "base"  # as vLLM takes it
+            if model != "base" and model not in self.adapters:
+                return 404, {"error": {"message": f"The model `{model}` does not exist."}}
+            text = self.weights if model == "base" else self.adapters[model]
             choice = {"text": text, "finish_reason": "stop", "index": 0}
             return 200, {"choices": [choice], "usage": {"completion_tokens": 3}}
         if path.startswith("/v1/") and self.lora:
@@ -85,34 +87,11 @@ class Scripted:
 
 @contextmanager
 def served(script: Scripted) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        failed = False
+    def answer(asked: Asked) -> Raw:
+        if script.away:
+            return Raw(503, "away")
+        status, body = script.get(asked.path) if asked.method == "GET" else script.post(asked.path, asked.body)
+        return Raw(status, body, breaks=status == 500)
 
-        def do_GET(self) -> None:
-            self.answer(*((503, "away") if script.away else script.get(urlsplit(self.path).path)))
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.failed:  # as after an error of vLLM's: the connection looks open until it is used
-                self.close_connection = True
-                return
-            self.answer(*((503, "away") if script.away else script.post(urlsplit(self.path).path, body)))
-
-        def answer(self, status: int, body: Any) -> None:
-            self.failed = status == 500
-            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with answering(answer) as url:
+        yield url

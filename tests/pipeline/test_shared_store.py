@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from codelutra.config import load_config
+from codelutra.errors import UserError
 from codelutra.pipeline.run import Run
+from codelutra.pipeline.stages import problems
+from codelutra.pipeline.startable import require_startable
 from codelutra.store.run_dir import RunDir
 from tests.helpers.commands import codelutra
 from tests.helpers.ports import free_port
@@ -54,6 +57,27 @@ def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
     published = {name.split("/")[1] for name in s3.objects(store) if name.endswith("/manifest.json")}
     assert published == start | {"execute", "score"}
     assert not [name for name in s3.objects(store) if name.startswith("leases/")]
+
+
+def test_a_run_is_opened_while_the_store_is_away_and_says_so_once(s3: S3, tmp_path: Path) -> None:
+    file = without_dev(tmp_path, *["test"] * 2, iterations=0, store=s3.bucket())
+    s3.stop()
+    try:
+        require_startable(load_config(file), tmp_path / "home")
+        with Run(tmp_path / "home", load_config(file)) as run:
+            made = run.make(problems(run))
+            assert Path(made.path).is_dir()
+            told = [e["text"] for e in run.dir.events() if e["event"] == "note"]
+    finally:
+        s3.start()
+    assert len([text for text in told if "no answer at http://127.0.0.1" in text]) == 1
+
+
+def test_a_run_that_cannot_share_its_work_is_not_opened(tmp_path: Path) -> None:
+    file = without_dev(tmp_path, *["test"] * 2, iterations=0, store=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere: there is no such folder; mount it .* start without it"):
+        Run(tmp_path / "home", load_config(file))
+    assert not (tmp_path / "home" / "runs").exists()
 
 
 class Repeating(http.server.BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from codelutra.config import parse_config
-from codelutra.errors import UserError
+from codelutra.errors import StageError, UserError
 from codelutra.hardware import gpu_capabilities
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import adapter_base, base_policy
@@ -77,3 +77,11 @@ def test_a_run_that_cannot_quantise_ends_before_it_samples(section: str, model: 
 def test_a_model_that_cannot_think_is_refused_before_anything_is_sampled(model: Path, tmp_path: Path) -> None:
     with Run(tmp_path, config(model, prompt={"thinking": True})) as run, pytest.raises(UserError, match="cannot think on"):
         base_policy(run)
+
+
+def test_no_sandbox_is_started_for_a_run_that_has_ended(model: Path, tmp_path: Path) -> None:
+    """By a thread of a flow that failed: nobody would end it."""
+    with Run(tmp_path, config(model)) as run:
+        pass
+    with pytest.raises(StageError, match="the run was ended before this was executed"), run.use_pool():
+        pass

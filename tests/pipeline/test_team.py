@@ -290,11 +290,25 @@ def test_a_pool_is_made_with_what_this_host_is_like_and_made_again(tmp_path: Pat
 
 
 def test_a_pool_of_another_kind_or_without_a_server_is_one_message(tmp_path: Path) -> None:
-    for arguments, said in (
-        (["docker"], "PREFECT_API_URL is not set"),
-        (["podman"], "'podman' is no kind"),
-        ([], "no kind"),
+    nobody = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    for arguments, more, said in (
+        (["docker"], {}, "PREFECT_API_URL is not set"),
+        (["docker"], nobody, "(PREFECT_API_URL) does not answer as one"),
+        (["podman"], {}, "'podman' is no kind"),
+        ([], {}, "no kind"),
     ):
         command = [ROOT / "scripts/pool.sh", *arguments]
-        done = subprocess.run(command, env=clean_environment(tmp_path), capture_output=True, text=True, cwd="/")
+        done = subprocess.run(command, env=clean_environment(tmp_path, **more), capture_output=True, text=True, cwd="/")
         assert (done.returncode, said in done.stderr) == (2, True), done
+        assert "Traceback" not in done.stderr
+
+
+def test_what_the_settings_file_says_is_exported_and_a_variable_that_is_set_wins(tmp_path: Path) -> None:
+    """Credentials of a shared store, for the worker, as well; lines that are none are passed over."""
+    (folder := tmp_path / ".config" / "codelutra").mkdir(parents=True)
+    (folder / "prefect.env").write_text("# AWS_PROFILE=no\nAWS_ACCESS_KEY_ID=a=b c\nCODELUTRA_HOME=/theirs\nnot one\n")
+    command = ["bash", "-c", f". {ROOT}/scripts/settings.sh; load_settings; env"]
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "CODELUTRA_HOME": "/ours"}
+    lines = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {"AWS_ACCESS_KEY_ID=a=b c", "CODELUTRA_HOME=/ours"} <= set(lines)
+    assert not [line for line in lines if line.startswith("AWS_PROFILE")]

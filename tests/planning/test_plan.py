@@ -113,6 +113,21 @@ def test_the_flow_refuses_as_well_and_says_nothing_of_what_it_does_not_know(huge
     require_room(parse_config(config(tmp_path / "not there")), tmp_path)
 
 
+def test_what_others_do_is_neither_refused_nor_measured_here_and_said(huge: Path, tiny: Path, tmp_path: Path) -> None:
+    """With room for the policies on the disk, the same config without the cluster is refused for its memory alone."""
+    far = parse_config(config(huge, cluster={"address": "host:6379"}, iterations=0, warm_start=None))
+    plan = plan_of(far, tmp_path, measure=True)
+    assert not plan.fit.refusals
+    assert "cluster: its nodes are not known here; memory and minutes are those of one machine" in plan.fit.warnings[-1]
+    assert plan.basis == "guess", "no engine was started here"
+    assert plan_of(far.model_copy(update={"cluster": None}), tmp_path).fit.refusals
+    served = parse_config(config(tiny, sample={"endpoints": ["http://gpu:8000"]}))
+    said = first_lines(served, tmp_path)
+    assert [line for line in said if "sample.endpoints" in line] == [
+        "! sample.endpoints: how fast the servers are is not known yet; minutes are as if this machine sampled"
+    ]
+
+
 def test_the_line_of_a_run_needs_neither_torch_nor_transformers(tiny: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from codelutra.config import load_config; "

@@ -14,7 +14,8 @@ from codelutra.errors import CodelutraError, StageError, UserError
 from codelutra.models import check_reference
 from codelutra.sampling.api import Api, sample_api
 from codelutra.sampling.engine import Completion, ShardRequest, ShardResult
-from tests.helpers.chat import Raw, chatting, said
+from tests.helpers.chat import chatting, said
+from tests.helpers.http import Raw
 
 KEY = "sk-secret-0123456789abcdef"
 SHARD = ShardRequest("s", "Write SQL.", ("p0", "p1"), ("How many?", "Which?"), 2, 0.7, 0.9, 10)

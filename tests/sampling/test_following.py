@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sample(
-    urls: list[str], policy: Path, follow: Follow | None, shards: int = 1, patience: float = 0.3
+    urls: list[str], policy: Path, follow: Follow | None, shards: int = 1, patience: float = 0.3, connections: int = 1
 ) -> list[ShardResult]:
     asked = [replace(GREEDY, key=f"s{i}") for i in range(shards)]
     return list(
@@ -50,7 +50,7 @@ def sample(
             policy,
             asked,
             max_model_len=128,
-            connections=1,
+            connections=connections,
             patience_seconds=patience,
             timeout_seconds=20,
             follow=follow,
@@ -181,17 +181,30 @@ def test_an_adapter_that_cannot_be_loaded_comes_as_whole_weights_where_that_is_p
         assert texts(sample([url], folder / "lora", Told().follow(folder, adapter=True))) == {str(folder / "lora")}
 
 
+def test_what_failed_is_asked_again_of_the_adapter_and_not_of_the_model_below_it(folder: Path) -> None:
+    """Another connection of the server takes the request up while nobody knows the server's name for the policy: vLLM takes
+    an empty one for the base model's."""
+    script = Scripted(folder / "start", lora=True)
+    script.faults = {1: 503}
+    with served(script) as url:
+        found = sample([url], folder / "lora", Told().follow(folder, adapter=True), connections=3, patience=5)
+    assert texts(found) == {str(folder / "lora/adapter")}
+    assert script.completions == 3
+
+
 def test_a_server_that_is_restarted_by_somebody_is_waited_for(folder: Path) -> None:
     script, told = Scripted(folder / "start", dev=False), Told()
 
     def restart() -> None:
+        while not told.noted:  # that it was found
+            time.sleep(0.01)
         script.away = True
         time.sleep(0.6)
         script.root = script.weights = str(folder / "one")
         script.away = False
 
     with served(script) as url:
-        threading.Timer(0.5, restart).start()
+        threading.Thread(target=restart, daemon=True).start()
         assert texts(sample([url], folder / "one", told.follow(folder, 20))) == {str(folder / "one")}
         assert any("VLLM_SERVER_DEV_MODE=1" in note for note in told.noted)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -10,20 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import polars as pl
 import pytest
 
 from codelutra.config import EngineSection, SampleSection
 from codelutra.errors import StageError, UserError
+from codelutra.sampling import following
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import ShardRequest, ShardResult
 from codelutra.sampling.following import serves
 from codelutra.sampling.shards import plan_more, plan_shards, sample_shards
 from codelutra.schema import PROBLEMS, SAMPLES
+from tests.helpers.http import Asked, Raw, answering
 from tests.helpers.ports import free_port
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -106,59 +106,27 @@ def test_samples_of_a_real_engine_fill_the_schema(policy: Path, tmp_path: Path) 
     assert (rest["code"] == rest["completion"].str.strip_chars()).all()
 
 
-class Server(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server over HTTP that answers `/v1/completions` with the prompt's token ids as text.
-
-    `fault(n)` is asked before the n-th completion: a status to answer with instead, "abort", or None.
-    """
-
-    fault: Callable[[int], Any]
-    served: list[dict[str, Any]]
-    delay = 0.0
-    model: ClassVar[dict[str, str]] = {"id": "the-policy"}
-
-    def do_GET(self) -> None:
-        self.answer(200, {"data": [self.model]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.served.append(body)
-        fault = self.fault(len(self.served))
-        time.sleep(self.delay)
-        if isinstance(fault, int):
-            self.answer(fault, {"error": {"message": f"fault {fault}"}})
-            return
-        choice = {"text": " ".join(map(str, body["prompt"][-3:])), "finish_reason": fault or "stop", "index": 0}
-        self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
-
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Quiet(ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """A client that went away is what some of these tests are about."""
-
-
 @contextmanager
-def serving(fault: Callable[[int], Any] = lambda n: None, delay: float = 0.0) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    handler = type("Handler", (Server,), {"fault": staticmethod(fault), "served": [], "delay": delay})
-    server = Quiet(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", handler.served
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def serving(
+    fault: Callable[[int], Any] = lambda n: None, delay: float = 0.0, model: dict[str, str] | None = None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An OpenAI-compatible server that answers `/v1/completions` with the end of the prompt's token ids as text, and what it
+    was asked. `fault(n)` is asked before the n-th completion: a status to answer with instead, "abort", or None."""
+    served: list[dict[str, Any]] = []
+
+    def answer(asked: Asked) -> Raw:
+        if asked.method == "GET":
+            return Raw(200, {"data": [model or {"id": "the-policy"}]})
+        served.append(asked.body)
+        said = fault(len(served))
+        time.sleep(delay)
+        if isinstance(said, int):
+            return Raw(said, {"error": {"message": f"fault {said}"}})
+        choice = {"text": " ".join(map(str, asked.body["prompt"][-3:])), "finish_reason": said or "stop", "index": 0}
+        return Raw(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
+
+    with answering(answer) as url:
+        yield url, served
 
 
 def closed_port() -> str:
@@ -224,6 +192,26 @@ def test_a_dead_server_leaves_its_work_to_the_others(policy: Path) -> None:
     assert len(served) >= 48 - 5
 
 
+def test_a_server_that_says_nothing_any_more_holds_nobody_up(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the end of each shard, when servers are asked whether they still have the policy."""
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.3)
+    names, end, looks = ("a", "b"), threading.Event(), list[float]()
+    shards = [ShardRequest(f"s{n}", "Write SQL.", names, names, 2, 0.7, 0.9, 10) for n in range(16)]
+
+    def answer(asked: Asked) -> Raw:
+        if (looks and asked.method == "GET") or asked.method == "POST":
+            looks.append(asked.at)
+            end.wait(60)
+        return Raw(200, {"data": [{"id": "the-policy"}]})
+
+    with serving(delay=0.02) as (good, _), answering(answer) as silent:
+        given: Any = {"max_model_len": 128, "connections": 2, "patience_seconds": 0.5, "timeout_seconds": 2.0}
+        results = list(sample_endpoints([silent, good], policy, shards, **given))
+        end.set()
+    assert {len(r.completions) for r in results} == {4}
+    assert len(looks) < 10, "it was asked at the end of every shard"
+
+
 def test_no_server_left_names_each_with_its_fault_after_the_finished_shards(policy: Path) -> None:
     nobody = closed_port()
     with serving(lambda n: 503 if n > 30 else None) as (url, _):
@@ -238,12 +226,10 @@ def test_no_server_left_names_each_with_its_fault_after_the_finished_shards(poli
 
 def test_a_server_of_another_model_is_refused_before_it_is_asked_anything(policy: Path) -> None:
     """Else its samples would be stored as this policy's, for this run and every later one."""
-    with serving() as (url, served), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Server, "model", {"id": "the-policy", "root": "/models/the-policy-before"})
-        with pytest.raises(
-            UserError, match=r"serves /models/the-policy-before, and it is .*the-policy that is to be sampled"
-        ):
-            list(ask(policy, [url]))
+    before = {"id": "the-policy", "root": "/models/the-policy-before"}
+    told = r"serves /models/the-policy-before, and it is .*the-policy that is to be sampled"
+    with serving(model=before) as (url, served), pytest.raises(UserError, match=told):
+        list(ask(policy, [url]))
     assert served == []
 
 

@@ -3,10 +3,12 @@ that is away stops nothing. Against a real S3 server, and a folder."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,13 +22,15 @@ import pytest
 
 from codelutra.errors import UserError
 from codelutra.experiments.prune import prune
+from codelutra.store import s3 as s3_place
 from codelutra.store.artifacts import Artifact, Event, Recipe, Step, Store
 from codelutra.store.files import this_process
 from codelutra.store.folder import Folder
 from codelutra.store.leases import Lease, Pace, take
-from codelutra.store.place import Place, PlaceError
+from codelutra.store.place import Moved, Place, PlaceError
 from codelutra.store.places import open_place, require_place
 from codelutra.store.publisher import Job, publish
+from codelutra.store.reach import Reach
 from codelutra.store.shared import SharedStore, open_store
 from tests.helpers.s3 import KEY, S3, SECRET, s3_server
 
@@ -387,6 +391,44 @@ def test_work_goes_on_while_the_server_is_away_and_is_published_when_it_is_back(
     assert all(b.store.find(Recipe("pairs", v, {}, {})) for v in range(1, 4))
 
 
+def test_a_server_that_says_nothing_is_asked_a_few_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """s3fs and botocore both try again: with their own settings a silent server is asked sixty times, a minute each."""
+    monkeypatch.setitem(s3_place._TIMES, "read_timeout", 0.2)
+    for name, value in {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    asked = 0
+
+    def take_and_say_nothing() -> None:
+        nonlocal asked
+        kept = []
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(silent.accept())
+                asked += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=take_and_say_nothing, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for question in (lambda place: place.size("x"), lambda place: place.read("x", 10), lambda place: place.require()):
+            asked = 0
+            with pytest.raises(PlaceError, match="no answer at"):
+                question(open_place("s3://bucket/x"))
+            assert 1 < asked <= 8
+
+
+def test_a_place_that_is_slow_to_fail_is_left_alone_for_as_long() -> None:
+    def slow() -> None:
+        time.sleep(0.3)
+        raise PlaceError("no answer")
+
+    reach = Reach("s3://b/x", lambda text: None, first_pause=0.01)
+    with pytest.raises(PlaceError):
+        reach.ask(slow)
+    assert reach.wait > 0.2
+    with pytest.raises(PlaceError):
+        reach.ask(lambda: pytest.fail("asked in the pause"))
+
+
 def test_a_server_that_stays_away_is_told_and_the_same_command_publishes_later(s3: S3, tmp_path: Path) -> None:
     place = open_place(s3.bucket())
     require_place(place)
@@ -478,6 +520,24 @@ def test_one_of_two_hosts_makes_it_and_the_other_waits_and_fetches(place: Place,
     assert place.size(f"leases/pairs-{RECIPE.key}") is None
 
 
+class Breaking(Folder):
+    broken = 2
+
+    def get(self, name: str, file: Path, moved: Moved) -> None:
+        if self.broken:
+            self.broken -= 1
+            raise PlaceError("the connection broke")
+        super().get(name, file, moved)
+
+
+def test_a_fetch_that_breaks_off_is_tried_again_before_the_work_is_done_again(folder: Place, tmp_path: Path) -> None:
+    a = Host(tmp_path / "a", folder)
+    a.make()
+    a.store.close()
+    b = Host(tmp_path / "b", Breaking(folder.address))
+    assert b.store.make(Step(RECIPE, never)).facts == {"rows": 3}
+
+
 def test_a_build_that_fails_leaves_its_lease_to_the_next(folder: Place, tmp_path: Path) -> None:
     a = Host(tmp_path / "a", folder)
     with pytest.raises(AssertionError, match="made again"):
@@ -550,10 +610,9 @@ def test_what_a_lease_says_is_no_message_to_the_terminal(folder: Place) -> None:
 
 
 def test_who_lost_a_lease_in_an_outage_does_not_take_it_from_the_next(place: Place) -> None:
-    mine = take(place, "leases/x", QUICK, lambda host: None)
-    assert mine is not None
-    theirs = Lease(place, "leases/x", QUICK)
-    place.replace("leases/x", theirs.content())
+    mine, theirs = (Lease(place, "leases/x", QUICK) for _ in range(2))
+    place.replace("leases/x", theirs.content())  # before the outage is over: between two beats no one can tell
+    mine.hold()
     time.sleep(4 * QUICK.beat)
     mine.release()
     assert place.read("leases/x", 1000) == theirs.content()
