@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 LONGEST = "test_loop.py"
 LOCK = "CODELUTRA_ACCELERATOR_LOCK"
+MANY = 200
+_modules = 0  # that were imported at the last freeze
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,8 +25,34 @@ def pytest_configure(config: pytest.Config) -> None:
         lock = Path(f"{begins}{os.getpid()}.lock")
         os.environ[LOCK] = str(lock)
         config.add_cleanup(lambda: (os.environ.pop(LOCK), lock.unlink(missing_ok=True)))
+    config.add_cleanup(gc.unfreeze)  # at the end triton counts what nobody has freed, and says so
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: `make test` works on few files at a time, and the other processes do the rest meanwhile."""
     items.sort(key=lambda item: item.path.name != LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Imports make millions of objects and hardly any garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        leave_out_what_is_imported()
+
+
+def pytest_runtest_logfinish() -> None:
+    leave_out_what_is_imported()
+
+
+def leave_out_what_is_imported() -> None:
+    """Have garbage collections skip the objects of torch, TRL and the like: a training in this process collects at its end,
+    and going through all of them took longer than the training of a tiny model."""
+    global _modules
+    if len(sys.modules) > _modules + MANY:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
