@@ -33,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != LONGEST)
 
 
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a command that asks this Prefect server: one of its own takes longer to start than a small run."""
+    from tests.helpers.loop import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect"), "--no-services") as api:
+        yield {"PREFECT_API_URL": api}
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Imports make millions of objects and hardly any garbage."""
