@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-LONGEST = "test_loop.py"
+LONGEST = (
+    "test_loop.py",
+    "test_serving.py",
+    "test_setup.py",
+    "test_run_of_0_1_0.py",
+    "test_launch.py",
+    "test_export.py",
+    "test_matrix.py",
+    "test_notify.py",
+    "test_server.py",
+    "test_replicas.py",
+    "test_sharded.py",
+)
 LOCK = "CODELUTRA_ACCELERATOR_LOCK"
+MANY = 200
+_modules = 0  # that were imported at the last freeze
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,8 +37,44 @@ def pytest_configure(config: pytest.Config) -> None:
         lock = Path(f"{begins}{os.getpid()}.lock")
         os.environ[LOCK] = str(lock)
         config.add_cleanup(lambda: (os.environ.pop(LOCK), lock.unlink(missing_ok=True)))
+    config.add_cleanup(gc.unfreeze)  # at the end triton counts what nobody has freed, and says so
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: `make test` works on few files at a time, and the other processes do the rest meanwhile."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    """The longest files first: `make test` works on few files at a time, and none of the last should keep it waiting."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a command that asks this Prefect server: one of its own takes longer to start than a small run."""
+    from tests.helpers.loop import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect"), "--no-services") as api:
+        yield {"PREFECT_API_URL": api}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Imports make millions of objects and hardly any garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        leave_out_what_is_imported()
+
+
+def pytest_runtest_logfinish() -> None:
+    leave_out_what_is_imported()
+
+
+def leave_out_what_is_imported() -> None:
+    """Have garbage collections skip the objects of torch, TRL and the like: a training in this process collects at its end,
+    and going through all of them took longer than the training of a tiny model."""
+    global _modules
+    if len(sys.modules) > _modules + MANY:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()

@@ -45,14 +45,26 @@ def locked(name: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
+    return check_out(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout that is set up: every test that has it leaves it whole, and none minds what the ones before changed."""
+    made = check_out(tmp_path_factory.mktemp("whole"))
+    assert set_up(made).returncode == 0
+    return made
+
+
+def check_out(folder: Path) -> Path:
     """A small project of its own with this project's set-up script and nine of its locked packages."""
     lock = [locked(name) for name in LOCKED]
-    ask = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "packaging"]
+    ask = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "wheel"), "packaging"]
     if subprocess.run(ask, capture_output=True, check=False).returncode:
         pytest.skip("no package index answers")
-    root = tmp_path / "checkout"
-    for folder in ("requirements", "codelutra", "scripts"):
-        (root / folder).mkdir(parents=True)
+    root = folder / "checkout"
+    for part in ("requirements", "codelutra", "scripts"):
+        (root / part).mkdir(parents=True)
     for extra in ("cpu", "gpu"):
         (root / "requirements" / f"{extra}.txt").write_text("\n".join(lock) + "\n")
     (root / "pyproject.toml").write_text(PYPROJECT)
@@ -112,30 +124,28 @@ def test_killed_at_any_moment_the_same_command_finishes(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_looks_installed_but_is_not_is_installed_again_and_what_is_whole_costs_nothing(checkout: Path) -> None:
-    assert set_up(checkout).returncode == 0
-    (stamp,) = (checkout / ".venv").glob(".whole-*")
+def test_what_looks_installed_but_is_not_is_installed_again_and_what_is_whole_costs_nothing(whole: Path) -> None:
+    (stamp,) = (whole / ".venv").glob(".whole-*")
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    again = set_up(checkout)
+    again = set_up(whole)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
     # What a kill in the middle of an installation leaves: metadata is there, files are not.
-    stamp.rename(checkout / ".venv" / ".unfinished")
-    (checkout / ".venv/lib/python3.11/site-packages/tomlkit/parser.py").unlink()
-    assert set_up(checkout).returncode == 0
-    assert_whole(checkout)
+    stamp.rename(whole / ".venv" / ".unfinished")
+    (whole / ".venv/lib/python3.11/site-packages/tomlkit/parser.py").unlink()
+    assert set_up(whole).returncode == 0
+    assert_whole(whole)
 
 
-def test_another_lock_is_noticed(checkout: Path) -> None:
-    assert set_up(checkout).returncode == 0
-    for lock in (checkout / "requirements").iterdir():
+def test_another_lock_is_noticed(whole: Path) -> None:
+    for lock in (whole / "requirements").iterdir():
         lock.write_text(lock.read_text() + locked("six") + "\n")
-    changed = set_up(checkout)
+    changed = set_up(whole)
     assert (changed.returncode, "installs the 10 packages" in changed.stdout) == (0, True), changed
-    subprocess.run([checkout / ".venv/bin/python", "-c", "import six"], check=True)
+    subprocess.run([whole / ".venv/bin/python", "-c", "import six"], check=True)
 
 
 def test_a_package_that_is_not_the_locked_one_is_refused(checkout: Path) -> None:
@@ -150,14 +160,13 @@ def test_a_package_that_is_not_the_locked_one_is_refused(checkout: Path) -> None
     assert not list((checkout / ".venv").glob(".whole-*"))
 
 
-def test_where_a_gpu_has_come_nothing_of_the_cpu_packages_is_left(checkout: Path, tmp_path: Path) -> None:
-    assert set_up(checkout).returncode == 0
-    (left := checkout / ".venv/lib/python3.11/site-packages/torch_for_cpus.py").touch()
+def test_where_a_gpu_has_come_nothing_of_the_cpu_packages_is_left(whole: Path, tmp_path: Path) -> None:
+    (left := whole / ".venv/lib/python3.11/site-packages/torch_for_cpus.py").touch()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\necho GPU 0: a stand-in\n")
     (tmp_path / "bin/nvidia-smi").chmod(0o755)
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    changed = set_up(checkout, PATH=path)
+    changed = set_up(whole, PATH=path)
     assert (changed.returncode, "it is made again" in changed.stdout, left.exists()) == (0, True, False), changed
-    assert_whole(checkout)
-    assert set_up(checkout, PATH=path).stdout == ""
+    assert_whole(whole)
+    assert set_up(whole, PATH=path).stdout == ""

@@ -19,6 +19,7 @@ def main(parent: Parent) -> None:
         gc.disable()  # importing vLLM makes millions of objects and hardly any garbage: 2 of 15 seconds
         from codelutra.sampling import engine_worker
 
+        gc.freeze()  # vLLM collects garbage several times while it loads: each would go through all these objects
         sampler = engine_worker.Sampler(spec)
         gc.enable()
         gc.freeze()

@@ -15,6 +15,7 @@ left behind is found: `reap_strays`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -213,6 +214,8 @@ def serve(work: Callable[[Parent], None]) -> None:
             raise
         parent.tell({"event": "error", "exit_code": known.exit_code, "message": str(known)})
         os._exit(1)
+    finally:
+        gc.unfreeze()  # what `work` has frozen: libraries would count it as leaked, at the end of the log
 
 
 def _is_out_of_memory(error: Exception) -> bool:

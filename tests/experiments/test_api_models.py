@@ -44,18 +44,20 @@ def solver(right: Callable[[int], bool]) -> Callable[[Asked, int], str]:
     return reply
 
 
-def test_an_api_model_is_measured_with_its_tokens_and_price_and_its_key_is_nowhere(tmp_path: Path) -> None:
+def test_an_api_model_is_measured_with_its_tokens_and_price_and_its_key_is_nowhere(
+    prefect: dict[str, str], tmp_path: Path
+) -> None:
     config = without_dev(tmp_path, *["test"] * 5, *["train"] * 2)
     with chatting(solver(lambda i: i < 4)) as (url, asked):
         model = f"api:{url}#teacher"
         args = ("evaluate", str(config), "--home", str(tmp_path), f"--model={model}", "--price-in=2", "--price-out=10")
-        done = codelutra(*args, "--json", CODELUTRA_API_KEY=KEY)
+        done = codelutra(*args, "--json", CODELUTRA_API_KEY=KEY, **prefect)
         assert done.returncode == 0, done.stderr
         (row,) = json.loads(done.stdout)
         assert (row["test"]["correct"], row["test"]["n"]) == (4, 5)
         assert row["api"] == {"tokens_in": 55, "tokens_out": 35, "price": pytest.approx((55 * 2 + 35 * 10) / 1e6)}
         assert {a.body["temperature"] for a in asked} == {0.0}
-        again = codelutra(*args, CODELUTRA_API_KEY="")
+        again = codelutra(*args, CODELUTRA_API_KEY="", **prefect)
         assert again.returncode == 0, again.stderr
         assert len(asked) == 5  # what was answered is in the store
     assert "0.0005" in again.stdout
@@ -122,10 +124,11 @@ def test_only_the_model_that_is_measured_may_be_behind_an_api() -> None:
         require_named(load_config("demo", ("select.verifier='api:http://h#m'", "select.samples=2")))
 
 
-def test_a_refused_key_ends_the_command_with_a_message_without_it(tmp_path: Path) -> None:
+def test_a_refused_key_ends_the_command_with_a_message_without_it(prefect: dict[str, str], tmp_path: Path) -> None:
     config = without_dev(tmp_path, *["test"] * 2)
     with chatting(lambda asked, n: Raw(401, {"error": f"wrong key: {asked.authorization}"})) as (url, _):
-        done = codelutra("evaluate", str(config), "--home", str(tmp_path), f"--model=api:{url}#m", CODELUTRA_API_KEY=KEY)
+        args = ("evaluate", str(config), "--home", str(tmp_path), f"--model=api:{url}#m")
+        done = codelutra(*args, CODELUTRA_API_KEY=KEY, **prefect)
     assert done.returncode == 2, done.stderr
     assert '401: {"error": "wrong key: Bearer ***' in done.stderr
     assert "check the key in CODELUTRA_API_KEY" in done.stderr

@@ -31,7 +31,7 @@ def test_a_model_is_measured_as_it_is_under_a_name_of_its_own() -> None:
         arm("demo", ("train.beta=-1",), "path:/x", Path("/nowhere"))
 
 
-def test_models_are_held_against_the_first_problem_by_problem(tmp_path: Path) -> None:
+def test_models_are_held_against_the_first_problem_by_problem(prefect: dict[str, str], tmp_path: Path) -> None:
     config = without_dev(tmp_path, *["test"] * 8)
     models = []
     for seed, right in enumerate((1, 7)):
@@ -39,7 +39,9 @@ def test_models_are_held_against_the_first_problem_by_problem(tmp_path: Path) ->
         models.append(f"path:{weights}")
         with Run(tmp_path, arm(str(config), (), models[-1], tmp_path).config) as run:
             answer(run, weights, right=right)
-    done = codelutra("evaluate", str(config), "--home", str(tmp_path), *(f"--model={m}" for m in models), "--json")
+    done = codelutra(
+        "evaluate", str(config), "--home", str(tmp_path), *(f"--model={m}" for m in models), "--json", **prefect
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     first, second = rows

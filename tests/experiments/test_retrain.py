@@ -329,7 +329,9 @@ def test_a_damaged_record_is_named_and_left_as_it_is(content: bytes, tmp_path: P
     assert file.read_bytes() == content
 
 
-def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: Path, tmp_path: Path) -> None:
+def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(
+    weights: Path, prefect: dict[str, str], tmp_path: Path
+) -> None:
     """The real flow and sandbox, from answers that are in the store already; no engine, no training."""
     home = ["--home", str(tmp_path)]
     for n, right in ((4, 2), (5, 5)):
@@ -337,7 +339,7 @@ def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: 
         found = due(tmp_path, config)
         with Run(tmp_path, found.arm.config) as run:
             answer(run, weights, right=right)
-        done = codelutra("retrain", str(config), *home, "--json")
+        done = codelutra("retrain", str(config), *home, "--json", **prefect)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["retrainings"][-1]["test"]["n"] == n
     said = json.loads(done.stdout)
@@ -345,7 +347,7 @@ def test_the_command_retrains_twice_and_says_when_there_is_nothing_new(weights: 
         (f"path:{weights}", "promoted"),
         ("run:nodev-r001", "kept"),
     ]
-    again = codelutra("retrain", str(config), *home, COLUMNS="150")
+    again = codelutra("retrain", str(config), *home, COLUMNS="150", **prefect)
     assert again.returncode == 0, again.stderr
     assert "nothing new since the last retraining" in again.stderr
     assert "nodev-r002" in again.stdout

@@ -34,11 +34,18 @@ class Engines(Child):
 
 
 def main(parent: Parent) -> None:
-    from vllm.distributed import cleanup_dist_env_and_memory
+    gc.disable()
+    from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
     from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.platforms import current_platform
 
     from codelutra.sampling import engine_worker
 
+    # What is imported stays out of garbage collection. vLLM collects seven times a policy and undoes a freeze at the end of
+    # each, which would take most of the time here.
+    gc.enable()
+    gc.freeze()
+    gc.freeze = gc.unfreeze = lambda: None
     while True:
         asked: dict[str, Any] = parent.hear()
         # vLLM looks at an architecture it does not know yet in a process of its own, which takes 8 seconds each.
@@ -46,11 +53,14 @@ def main(parent: Parent) -> None:
         ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
         spec = {"policy": asked["policy"], "config": CONFIG.model_dump(mode="json"), "seed": 0}
         sampler = engine_worker.Sampler(spec)
+        # Once a process is enough: it goes through all that is imported.
+        type(current_platform).register_triton_kernel_overrides = staticmethod(lambda: None)
         for event in sampler.sample([ShardRequest(**shard) for shard in asked["shards"]]):
             parent.tell(event)
         del sampler
+        destroy_model_parallel()
+        destroy_distributed_environment()
         gc.collect()
-        cleanup_dist_env_and_memory()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import math
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from codelutra.schema import SAMPLES
 from codelutra.store.artifacts import Artifact, Recipe, Step, write_frame
 from sandbox.protocol import Result, SqlJob
 
+_JUDGED: dict[tuple[str, int], tuple[pl.DataFrame, Any]] = {}
 SKILLS = (0.05, 0.4, 0.5, 0.65)  # chance of an undamaged answer: base, policies 0, 1, 2
 
 
@@ -116,7 +118,8 @@ class Played:
         self.random = random.Random(7)
         self.pool = Sqlite(run.suite.databases())
         self.problems = run.make(stages.problems(run))
-        expected, facts = judge_references(self.problems.frame("problems"), run.suite, self.pool, timeout_seconds=5)
+        problems = self.problems.frame("problems")
+        expected, facts = self._once(problems, lambda: judge_references(problems, run.suite, self.pool, timeout_seconds=5))
         self.expected = self._put("references", "expected", expected, facts)
 
     def answers(self, split: str, skill: float, k: int, label: str = "") -> tuple[Artifact, Artifact]:
@@ -142,8 +145,19 @@ class Played:
         facts = {"rows": samples.height, "tokens": int(samples["completion_tokens"].sum()), "seconds": 12.5}
         drawn = self._put("sample", "samples", samples, facts)
         problems, expected = self.problems.frame("problems"), self.expected.frame("expected")
-        outcomes, facts = execute(samples, problems, expected, self.run.suite, self.pool, timeout_seconds=5)
+        outcomes, facts = self._once(
+            samples, lambda: execute(samples, problems, expected, self.run.suite, self.pool, timeout_seconds=5)
+        )
         return drawn, self._put("execute", "outcomes", outcomes, facts, f"{label}/{split}-000")
+
+    def _once(self, judged: pl.DataFrame, judge: Callable[[], tuple[pl.DataFrame, Any]]) -> tuple[pl.DataFrame, Any]:
+        """What judging gives. In this process it is judged once where nothing but the suite's settings says what is asked:
+        many tests begin with the same run."""
+        suite = self.run.config.suite
+        key = suite.model_dump_json(), int(judged.hash_rows().sum())
+        if suite.name != "starter-sql" or key not in _JUDGED:
+            _JUDGED[key] = judge()
+        return deepcopy(_JUDGED[key])
 
     def train(self, label: str) -> Artifact:
         kind = "warm-start" if label == "policy-0" else "train"

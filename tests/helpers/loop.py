@@ -43,8 +43,7 @@ def small_config(path: Path, model: Path, **changes: Any) -> Path:
 class Command:
     """`codelutra run` in a process group of its own, so that all of it can be killed at once."""
 
-    def __init__(self, config: Path, home: Path, *more: str, api: str = "") -> None:
-        """`api`: Prefect's server to use; else Prefect starts one for the command, which takes it ten seconds."""
+    def __init__(self, config: Path, home: Path, *more: str, **env: str) -> None:
         self.run = home / "runs" / config.stem
         self._partial = home / "store" / ".partial"
         self._seen = len(self.events())
@@ -54,7 +53,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=os.environ | {"COLUMNS": "200", MARK: str(home)} | ({"PREFECT_API_URL": api} if api else {}),
+            env=os.environ | {"COLUMNS": "200", MARK: str(home)} | env,
         )
 
     def events(self) -> list[Event]:
@@ -101,11 +100,11 @@ class Command:
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[str]:
-    """A server of its own, as `make ui` starts one; gives the address of its API."""
+def prefect_server(folder: Path, *more: str) -> Iterator[str]:
+    """A server of its own, as `make ui` starts one; gives the address of its API. `more` are options of its command."""
     port = free_port()
     own = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), *more]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=own)
     try:

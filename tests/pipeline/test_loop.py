@@ -24,7 +24,7 @@ from codelutra.results.findings import read_findings
 from codelutra.results.load import read_summary
 from codelutra.schema import GROUPS, OUTCOMES, PAIRS, PROBLEMS, SAMPLES
 from codelutra.store.artifacts import Step, write_frame
-from tests.helpers.loop import Command, Event, prefect_server, processes_of, small_config
+from tests.helpers.loop import Command, Event, processes_of, small_config
 from tests.helpers.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.timeout(1500)]
@@ -67,15 +67,14 @@ HOW = {"sampling": "ask", "training": "command"}  # all else: the whole process 
 
 
 def test_killed_at_seven_moments_the_same_command_finishes_and_repeats_nothing(
-    tiny: Path, home: Path, tmp_path: Path
+    tiny: Path, home: Path, prefect: dict[str, str], tmp_path: Path
 ) -> None:
     config = small_config(tmp_path / "killed.yaml", tiny)
-    with prefect_server(tmp_path) as api:
-        for moment, reached in MOMENTS.items():
-            command = Command(config, home, api=api)
-            print(f"killed in {moment}, at {command.kill_when(reached, HOW.get(moment, 'all'))}")
-        command = Command(config, home, api=api)
-        code, out, err = command.finish()
+    for moment, reached in MOMENTS.items():
+        command = Command(config, home, **prefect)
+        print(f"killed in {moment}, at {command.kill_when(reached, HOW.get(moment, 'all'))}")
+    command = Command(config, home, **prefect)
+    code, out, err = command.finish()
     assert code == 0, err
     summary = json.loads(out)
     assert summary["state"] == "finished"
@@ -137,14 +136,16 @@ def test_the_same_command_again_reuses_everything_and_says_so(tiny: Path, home: 
     assert log.count("Cached(type=COMPLETED)") > 20
 
 
-def test_runs_that_differ_in_lambda_share_all_that_does_not_read_it(tiny: Path, home: Path, tmp_path: Path) -> None:
+def test_runs_that_differ_in_lambda_share_all_that_does_not_read_it(
+    tiny: Path, home: Path, prefect: dict[str, str], tmp_path: Path
+) -> None:
     config = small_config(
         tmp_path / "plain-dpo.yaml",
         tiny,
         iterations=1,
         train={"batch_size": 2, "micro_batch": 2, "checkpoint_steps": 1, "max_length": 512, "sft_weight": 0.0},
     )
-    command = Command(config, home)
+    command = Command(config, home, **prefect)
     code, _, err = command.finish()
     assert code == 0, err
     events = command.events()
@@ -176,7 +177,9 @@ def played(run: Run) -> None:
             run.make(Step(step.recipe, draw, step.label))
 
 
-def test_grpo_learns_from_the_iteration_s_own_samples_at_no_further_ones(tiny: Path, tmp_path: Path) -> None:
+def test_grpo_learns_from_the_iteration_s_own_samples_at_no_further_ones(
+    tiny: Path, prefect: dict[str, str], tmp_path: Path
+) -> None:
     config = small_config(
         tmp_path / "groups.yaml",
         tiny,
@@ -188,7 +191,7 @@ def test_grpo_learns_from_the_iteration_s_own_samples_at_no_further_ones(tiny: P
     )
     with Run(tmp_path, load_config(config)) as run:
         played(run)
-    command = Command(config, tmp_path)
+    command = Command(config, tmp_path, **prefect)
     code, _, err = command.finish()
     assert code == 0, err
     drawn = {
@@ -213,7 +216,7 @@ def test_grpo_learns_from_the_iteration_s_own_samples_at_no_further_ones(tiny: P
 
 
 def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_same_data_is_found(
-    tiny: Path, tmp_path: Path
+    tiny: Path, prefect: dict[str, str], tmp_path: Path
 ) -> None:
     """The tiny model is never right and may not choose references: its SFT term has the references alone."""
     train = {"batch_size": 8, "micro_batch": 4, "checkpoint_steps": 1, "max_length": 512}
@@ -227,7 +230,7 @@ def test_without_a_pair_the_right_answers_there_are_teach_and_a_restart_on_the_s
         sample={"samples_per_problem": 3, "more": 2, "max_tokens": 16, "shard_problems": 8},
         train=train | {"sft_on": "right+references", "start": "first"},
     )
-    command = Command(config, tmp_path)
+    command = Command(config, tmp_path, **prefect)
     code, out, err = command.finish()
     assert code == 0, err
     first, second = json.loads(out)["policies"][:2]

@@ -38,12 +38,12 @@ def measurable(folder: Path, weights: Path, *splits: str, **changes: Any) -> tup
     ],
 )
 def test_without_iterations_the_start_is_measured_on_test(
-    splits: list[str], warm: Any, measured: tuple[str, str, str], weights: Path, tmp_path: Path
+    splits: list[str], warm: Any, measured: tuple[str, str, str], weights: Path, prefect: dict[str, str], tmp_path: Path
 ) -> None:
     file, config = measurable(tmp_path, weights, *splits, warm_start=warm)
     with Run(tmp_path, config) as run:
         answer(run, weights, right=3)
-    done = codelutra("run", str(file), "--home", str(tmp_path), "--json")
+    done = codelutra("run", str(file), "--home", str(tmp_path), "--json", **prefect)
     assert done.returncode == 0, done.stderr
     label, name, more = measured
     summary = json.loads(done.stdout)

