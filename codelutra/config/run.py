@@ -45,7 +45,7 @@ class RunConfig(Section):
     `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished run in the same home has chosen. A larger one knows
     more and takes more time and memory. `api:URL#NAME` asks a server that speaks chat completions, only to measure its
     model."""
-    iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
+    iterations: Annotated[int, HOW_FAR] = Field(4, ge=0, le=1000)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)
     """Seed of sampling, pairing and training."""

@@ -18,6 +18,7 @@ from codelutra.config import RunConfig
 from codelutra.planning import memory
 from codelutra.planning.machine import GIB, Machine
 from codelutra.planning.memory import Need
+from codelutra.planning.misfits import misfits
 from codelutra.planning.shape import Shape
 from codelutra.planning.work import NOTHING, Work
 from codelutra.training.launch import half_micro_batch
@@ -72,13 +73,8 @@ def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit
             )
             expected, all_in_all = need.expected / GIB, need.at_most / GIB
             warnings.append(f"{need.what}: about {expected:.1f} GiB, but up to {all_in_all:.1f} of {most / GIB:.1f} {why}")
-    if shape.context and config.engine.max_model_len > shape.context:
-        sure = True
-        refusals.append(
-            f"engine.max_model_len {config.engine.max_model_len} is more than the {shape.context} tokens this model can "
-            f"attend to; --set engine.max_model_len={shape.context}"
-        )
-    return Fit(have, tuple(refusals), tuple(warnings), sure)
+    wrong = misfits(config, shape)
+    return Fit(have, (*refusals, *wrong), tuple(warnings), sure or bool(wrong))
 
 
 def needs(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Iterator[tuple[Need, str]]:

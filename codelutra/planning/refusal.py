@@ -1,6 +1,8 @@
-"""What `codelutra run` asks before it starts: is the model surely too large? And the plan in a line.
+"""What `codelutra run` asks before it starts: is the model surely too large, or of other sizes than settings ask for? And
+the plan in a line.
 
-Nothing is refused that might work: only weights, and what Adam keeps of them, that are more than all of the memory.
+Nothing is refused that might work: only weights, and what Adam keeps of them, that are more than all of the memory, and
+settings that no model of these sizes can follow.
 """
 
 from __future__ import annotations
@@ -13,23 +15,28 @@ from codelutra.errors import UserError
 from codelutra.planning.fit import fit_of, room, surely
 from codelutra.planning.history import History
 from codelutra.planning.machine import this_machine
+from codelutra.planning.misfits import misfits
 from codelutra.planning.plan import plan_of, summary
 from codelutra.planning.shape import Shape, shape_of, shape_of_folder
 from codelutra.planning.work import work_of
 
 
 def require_room(config: RunConfig, home: Path, policy: Path | None = None) -> None:
-    """Raise UserError, with the way out, where the model is surely larger than this machine's memory.
+    """Raise UserError, with the way out, where the model is surely larger than this machine's memory, or where settings
+    contradict its sizes.
 
     `policy`: the model's folder, once it is there. Where nothing is known of the model, nothing is said; a model that
     cannot be read is told by the stage that needs it.
     """
-    if config.cluster:  # what its nodes have is not what this machine has
-        return
     shape: Shape | None = None
     with suppress(UserError, OSError):
         shape = shape_of_folder(policy) if policy else shape_of(config.model, home)
     if not shape:
+        return
+    if wrong := misfits(config, shape):
+        told = "\n".join(f"  {text}" for text in wrong)
+        raise UserError(f"run {config.name} does not suit its model, so nothing was started:\n{told}")
+    if config.cluster:  # what its nodes have is not what this machine has
         return
     machine = this_machine()
     if any(size > room(machine, config, what) for what, size in surely(config, shape, machine)):

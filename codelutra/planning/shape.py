@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -179,10 +179,21 @@ def shape_from(config: Mapping[str, Any], parameters: int, source: str, **more: 
         head=size(max(1, hidden // heads), "head_dim"),
         feed_forward=size(4 * hidden, "intermediate_size", "n_inner", "ffn_dim") * size(1, "num_experts_per_tok"),
         vocabulary=size(32_000, "vocab_size"),
-        context=size(0, "max_position_embeddings", "n_positions") or None,
+        context=round(size(0, "max_position_embeddings", "n_positions") * _stretched(texts)) or None,
         source=source,
         **more,
     )
+
+
+def _stretched(texts: Sequence[Mapping[str, Any]]) -> float:
+    """How many times more tokens than positions vLLM lets a model attend to: by RoPE that is scaled linearly or dynamically.
+    Other kinds of scaling have their positions counted already."""
+    for config in texts:
+        scaling = config.get("rope_parameters") or config.get("rope_scaling")
+        if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) in ("linear", "dynamic"):
+            factor = scaling.get("factor")
+            return max(1.0, min(factor, 2.0**20)) if isinstance(factor, int | float) else 1.0
+    return 1.0
 
 
 def _of_wheel(source: str) -> Shape:
