@@ -32,7 +32,7 @@ def show(plan: Plan) -> None:
     for name, text in lines.items():
         if text:
             tables.say(f"{name + ':' if name else '':<9}{text}{' (measured)' if name == 'peaks' else ''}")
-    for text in plan.fit.warnings:
+    for text in (*plan.fit.warnings, *plan.idle):
         tables.say(f"! {text}", style="yellow")
 
 

@@ -18,6 +18,7 @@ import polars as pl
 
 from codelutra import models
 from codelutra.config import RunConfig, TrainSection, WarmStartSection
+from codelutra.config.idle import idle_lines
 from codelutra.errors import UserError
 from codelutra.hardware import number_format
 from codelutra.planning import memory
@@ -76,6 +77,8 @@ class Plan:
     price: float | None = None
     peaks: dict[str, float] = field(default_factory=dict)
     """Bytes that a calibration or earlier trainings really took."""
+    idle: tuple[str, ...] = ()
+    """Settings that nothing in the run reads, in sentences."""
 
     @property
     def seconds(self) -> float:
@@ -154,6 +157,7 @@ def plan_of(
         config.train.objective,
         price,
         _peaks(history, calibration),
+        tuple(idle_lines(config)),
     )
 
 

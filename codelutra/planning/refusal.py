@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from codelutra.config import RunConfig
+from codelutra.config.idle import idle_lines
 from codelutra.errors import UserError
 from codelutra.planning.fit import fit_of, room, surely
 from codelutra.planning.history import History
@@ -47,9 +48,9 @@ def require_room(config: RunConfig, home: Path, policy: Path | None = None) -> N
 
 
 def first_lines(config: RunConfig, home: Path) -> list[str]:
-    """The plan in a line, and what may not fit; nothing where no plan can be made. Takes about a second."""
-    try:
+    """The plan in a line where one can be made, what may not fit, and settings without effect. Takes about a second."""
+    lines, told = list[str](), list[str]()
+    with suppress(UserError, OSError):
         plan = plan_of(config, home, count=False)
-    except (UserError, OSError):
-        return []
-    return [f"plan: {summary(plan)}", *(f"! {text}" for text in (*plan.fit.refusals, *plan.fit.warnings))]
+        lines, told = [f"plan: {summary(plan)}"], [*plan.fit.refusals, *plan.fit.warnings]
+    return [*lines, *(f"! {text}" for text in (*told, *idle_lines(config)))]

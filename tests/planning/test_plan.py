@@ -169,6 +169,13 @@ def test_what_may_not_fit_is_said_when_a_run_starts(tiny: Path, tmp_path: Path) 
     assert any(line.startswith("! sampler: needs about 100") for line in lines)
 
 
+def test_settings_without_effect_are_said_when_a_run_starts_and_in_its_plan(tiny: Path, tmp_path: Path) -> None:
+    said = "grpo.kl: no effect, because train.objective is preference"
+    for model in (tiny, tmp_path / "not there"):
+        assert f"! {said}" in first_lines(parse_config(config(model, grpo={"kl": 0.1})), tmp_path)
+    assert plan_of(parse_config(config(tiny, grpo={"kl": 0.1})), tmp_path).idle == (said,)
+
+
 def test_a_calibration_measures_every_stage_and_leaves_nothing(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
