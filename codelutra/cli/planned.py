@@ -61,4 +61,4 @@ def stages_table(plan: Plan) -> Table:
 
 def refuse(plan: Plan) -> None:
     """Raise UserError with everything that does not fit."""
-    raise UserError(f"{plan.run} does not fit this machine:\n" + "\n".join(f"  {text}" for text in plan.fit.refusals))
+    raise UserError(f"{plan.run} does not fit {plan.machine.name}:\n" + "\n".join(f"  {text}" for text in plan.fit.refusals))

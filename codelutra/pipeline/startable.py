@@ -18,11 +18,13 @@ from codelutra.training.bases import require_means_of
 from codelutra.training.trackers import require_trackers
 
 
-def require_startable(config: RunConfig, home: Path) -> None:
-    """Raise UserError where this machine cannot do what the config asks for, or has no such model or run."""
+def require_startable(config: RunConfig, home: Path, *, here: bool = True) -> None:
+    """Raise UserError where this machine cannot do what the config asks for, or has no such model or run; not `here`, where
+    it has no such model or run alone."""
     require_named(config)
-    require_gpus(config)
-    require_training(config)
+    if here:
+        require_gpus(config)
+        require_training(config)
     require_shared(config.store or "")
     if not finished_summary(home / "runs" / config.name):  # whose answers are there
         _require_key(config)

@@ -79,6 +79,42 @@ def test_in_json_the_stages_add_up(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        (["--gpu-memory", "24"], ""),
+        (
+            ["--gpu-memory", "24", "--set", "train.processes=2"],
+            "processes 2 is more than the GPUs of the machine described (1)",
+        ),
+        (["--gpu-memory", "24", "--gpus", "2", "--set", "train.processes=2"], ""),
+        (["--gpu-memory", "1"], "its GPU has 1.0 GiB"),
+        (["--memory", "1"], "the machine described has 1.0 GiB"),
+        (["--memory", "8"], "train.method qlora needs a GPU, and the machine described has none"),
+        (["--gpus", "2"], "--gpus 2: say how much memory each has"),
+    ],
+)
+def test_a_plan_for_another_machine_asks_nothing_of_this_one(
+    more: list[str], refused: str, tiny: Path, tmp_path: Path
+) -> None:
+    asked = written(tmp_path, config(tiny, train={"method": "qlora"}))
+    done = codelutra("plan", asked, "--home", str(tmp_path / "home"), *more)
+    assert (done.returncode, "Traceback" in done.stderr) == (2 if refused else 0, False), done.stderr
+    assert refused in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_programs_on_copies_are_counted(tiny: Path, tmp_path: Path) -> None:
+    plain, copied = (plan_of(parse_config(config(tiny, suite=SMALL | {"copies": n})), tmp_path) for n in (0, 6))
+    by_name = {stage.name: stage.programs for stage in copied.stages}
+    assert by_name["references on copies"] == 6 * (12 + 6 + 4)
+    for stage in plain.stages[1:]:  # of the answers half is assumed to be right, and runs on every copy
+        assert by_name[stage.name] == pytest.approx(stage.programs * (1 + 0.5 * 6))
+    assert copied.programs > 3 * plain.programs
+    assert copied.disk_peak > plain.disk_peak
+    assert copied.seconds > plain.seconds
+
+
+@pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--set", "engine.cache_gib=10000"], "It fits with --set engine.cache_gib=2"),

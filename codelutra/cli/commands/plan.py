@@ -27,6 +27,15 @@ def plan(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch a model that is not here and of which nothing is known.")
     ] = False,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(min=1, max=4096, metavar="GIB", help="Plan for another machine, whose GPU has so much memory."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="With --gpu-memory: so many such GPUs.")] = 1,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=1, max=65536, metavar="GIB", help="Plan for another machine with so much memory of its own."),
+    ] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -36,23 +45,30 @@ def plan(
     work* of this model in the store, a *calibration* of about a minute now, or a *guess*, which may be off several times.
 
     Minutes count all iterations; a run ends earlier where dev stops improving. E.g. `codelutra plan demo`, or
-    `codelutra plan my/config.yaml --set model=path:DIR --price 1.20`.
+    `codelutra plan my/config.yaml --set model=path:DIR --price 1.20`. For a machine that you have yet to rent:
+    `codelutra plan my/config.yaml --gpu-memory 24 --memory 64`; its minutes are guesses, its disk is this one's.
     """
     import sys
 
     from codelutra.cli import planned
     from codelutra.config import load_config
+    from codelutra.errors import UserError
     from codelutra.pipeline.startable import require_startable
+    from codelutra.planning.machine import described
     from codelutra.planning.plan import plan_of
 
     asked, root = load_config(config, tuple(set_ or ())), home_dir(home)
-    require_startable(asked, root)
+    if gpus > 1 and not gpu_memory:
+        raise UserError(f"--gpus {gpus}: say how much memory each has with --gpu-memory GIB")
+    machine = described(memory, gpu_memory, gpus) if memory or gpu_memory else None
+    require_startable(asked, root, here=machine is None)
     found = plan_of(
         asked,
         root,
         measure=calibrate,
         fetch=fetch,
         price=price,
+        machine=machine,
         say=lambda text: print(visible(f"{text} …"), file=sys.stderr),
     )
     print_json(found.as_json()) if json_ else planned.show(found)
