@@ -39,6 +39,7 @@ from codelutra.suites.folder import expand, outside_of
 from codelutra.suites.shapes import About, Split
 
 FEWEST = 10  # problems: with fewer, no split is worth its name
+LONGEST = 4096  # tokens of an answer: more take a setting of one's own
 CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too long; `codelutra check` counts tokens
 
 
@@ -55,6 +56,7 @@ class Sizes:
     batch_size: int
     max_tokens: int
     guessed: bool  # max_tokens, for want of references
+    cut: bool  # references are longer than max_tokens
     few_solved: bool  # most problems have checks alone
     max_length: int
 
@@ -133,7 +135,8 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         shares, iterations, samples, pairs, batch = {"train": 0.6, "dev": 0.2, "test": 0.2}, 3, 16, 4, 16
     else:
         shares, iterations, samples, pairs, batch = {"train": 0.7, "dev": 0.15, "test": 0.15}, 4, 8, 2, 16
-    answer = min(1024, max(64, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    longest = _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)
+    answer = min(LONGEST, max(64, longest))
     few_solved = 0 < 2 * solved < problems
     if guessed := 2 * solved < problems and answer < 256:
         answer = 256
@@ -148,6 +151,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         batch_size=batch,
         max_tokens=answer,
         guessed=guessed,
+        cut=longest > answer,
         few_solved=few_solved,
         max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
     )
@@ -262,15 +266,23 @@ def _config_text(folder: Path, fit: Sizes, splits: Mapping[str, int], outside: S
         schema=SCHEMA_FILE,
         folder=_quote(str(folder)),
         outside=f"\n  outside: [{', '.join(outside)}]  # what suite.yaml may name beyond its own folder" if outside else "",
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine",
+        name=_quote(re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine"),
         counts=", ".join(f"{n} {split}" for split, n in splits.items()),
         dev_limit=f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else "",
         precision=f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points; {more} make that smaller",
         warm_start=_filled("warm_start.yaml", **asdict(fit)) if fit.warm_epochs else _NO_WARM_START,
         few_references=_FEW_REFERENCES if fit.few_solved and fit.warm_epochs else "",
-        max_tokens_from="a guess: too few references to go by" if fit.guessed else "from your longest reference",
+        max_tokens_from=_said_of_answers(fit),
         micro_batch=min(8, fit.batch_size),
     )
+
+
+def _said_of_answers(fit: Sizes) -> str:
+    if fit.cut:
+        return (
+            "your longest references are longer: answers as long as they are cut off; raise it, and max_model_len by as much"
+        )
+    return "a guess: too few references to go by" if fit.guessed else "from your longest reference"
 
 
 _NO_WARM_START = """\

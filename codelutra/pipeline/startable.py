@@ -10,7 +10,7 @@ from codelutra.cluster.connection import require_answer as require_cluster
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.hardware import too_few_gpus
-from codelutra.models import check_reference, require_there
+from codelutra.models import check_reference, require_kind
 from codelutra.results.load import chosen_weights, finished_summary
 from codelutra.sampling.replicas import replicas
 from codelutra.store.places import require_shared
@@ -32,7 +32,7 @@ def require_startable(config: RunConfig, home: Path, *, here: bool = True) -> No
         if reference.startswith("run:"):
             chosen_weights(home / "runs", reference.removeprefix("run:"))
         else:
-            require_there(reference)
+            require_kind(reference)
 
 
 def require_named(config: RunConfig) -> None:

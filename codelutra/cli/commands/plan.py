@@ -15,7 +15,8 @@ def plan(
     config: Config,
     set_: Set = None,
     price: Annotated[
-        float | None, typer.Option(min=0, metavar="X", help="What an hour of this machine costs: says what the run costs.")
+        float | None,
+        typer.Option(min=0, max=1e9, metavar="X", help="What an hour of this machine costs: says what the run costs."),
     ] = None,
     calibrate: Annotated[
         bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,4 +185,5 @@ def _show_made(made: Any, as_json: bool) -> None:
     print(visible(f"columns: {told(made.columns, made.left_out)}"))
     copied = f"{made.problems}, " if made.problems else ""
     print(visible(f"wrote {copied}{made.suite} and {made.config}: {splits}"))
-    print(visible(f"next:  codelutra check {made.config}\n       codelutra run {made.config}"))
+    config = shlex.quote(str(made.config))
+    print(visible(f"next:  codelutra check {config}\n       codelutra run {config}"))
