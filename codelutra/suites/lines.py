@@ -92,8 +92,8 @@ def read_problems(
     if faults:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in _told(unit, faults)))
     if not found:
-        given = "a row a problem below its header" if unit == "row" else "one JSON object a line"
-        raise ConfigError(f"{where} has no problems: it is empty; give it {given}, see docs/your-own-task.md")
+        wanted = "a row a problem below its header" if unit == "row" else "one JSON object a line"
+        raise ConfigError(f"{where} is empty; give it {wanted}, see docs/your-own-task.md")
     return pl.DataFrame(rows, schema=PROBLEMS)
 
 

@@ -471,7 +471,7 @@ def test_cells_of_a_table_may_hold_lists(tmp_path: Path) -> None:
         ("p.jsonl", b'{"question": "a", "query": ' + b"9" * 5000 + b"}", "line 1: a number of 5000 digits"),
         ("p.jsonl", b"null\ntrue", "line 1: None is not an object"),
         ("p.jsonl", b"question,query\na,SELECT 1", r"its first line, 'question,query', begins no JSON; .* ends in \.csv"),
-        ("p.csv", b"question,query\n", "has no problems: it is empty; give it a row a problem below its header"),
+        ("p.csv", b"question,query\n", "p.csv is empty; give it a row a problem below its header"),
         ("p.jsonl", b"SQLite format 3\0", "is not text: it is a SQLite database"),
     ],
 )
