@@ -26,6 +26,7 @@ _SAY_FULL = (
     "database or disk is full",
     "File too large",
     "PytorchStreamWriter failed",
+    "disk full at",  # ours, below
 )
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 EXTRAS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from codelutra.experiments.plan import Experiment, conclude
+from codelutra.experiments.plan import Experiment, conclude, require_possible
 from codelutra.store.paths import home_dir
 from flows.refine import refine
 from tasks.publish import publish_table
@@ -12,6 +12,7 @@ from tasks.publish import publish_table
 
 def run(experiment: Experiment, home: str | None) -> Any:
     """The experiment's result as JSON."""
+    require_possible(experiment, home_dir(home))
     for arm in experiment.arms:
         refine(config=arm.source, overrides=list(arm.overrides), home=home)
     result = conclude(experiment, home_dir(home))

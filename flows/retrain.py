@@ -13,9 +13,10 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from codelutra.errors import CodelutraError
 from codelutra.experiments.changes import flips_table
+from codelutra.experiments.failing import StillFailingError, due_now, note_failure
 from codelutra.experiments.gate import Gate, guards, judged
 from codelutra.experiments.plan import Arm, Overrides
-from codelutra.experiments.retrain import ALPHA, Record, Retraining, conclude, next_retraining, record_table
+from codelutra.experiments.retrain import ALPHA, Due, Record, Retraining, conclude, record_table
 from codelutra.results.summary import RunSummary
 from codelutra.store.paths import home_dir
 from flows.naming import named
@@ -35,6 +36,7 @@ def retrain(
     margin: NonNegativeFloat | None = None,
     tries: PositiveInt = 1,
     wait_minutes: NonNegativeFloat = 10.0,
+    again: bool = True,
 ) -> State[dict[str, Any]]:
     """Retrain where problems or settings have changed since the last time; costs nothing where they have not.
 
@@ -49,11 +51,14 @@ def retrain(
         tries: how often to try where something that may pass is in the way: Docker is down, the engine does not start,
             servers do not answer. What is finished is kept. What you must put right is not tried again.
         wait_minutes: between tries.
+        again: whether to try again what failed before by its data or settings, though neither has changed.
     """
-    root, gate = home_dir(home), Gate(alpha, tuple(keep or ()), margin).checked()
+    root, gate = home_dir(home), Gate(alpha, tuple(keep or ()), margin)
     for left in reversed(range(tries)):
         try:
-            row = _retrained(root, config, tuple(overrides or ()), gate)
+            row = _retrained(root, config, tuple(overrides or ()), gate, again=again)
+        except StillFailingError as e:
+            return Completed(message=str(e), data={})
         except CodelutraError as e:
             if not (e.transient and left):
                 raise
@@ -66,11 +71,19 @@ def retrain(
     return Completed(message=f"{row.run}: {row.verdict}", data=row.model_dump(mode="json"))
 
 
-def _retrained(root: Path, config: str, overrides: Overrides, gate: Gate) -> Retraining | None:
+def _retrained(root: Path, config: str, overrides: Overrides, gate: Gate, *, again: bool) -> Retraining | None:
     """The record's new row; None where there is nothing new."""
-    due = next_retraining(root, config, overrides)
+    due = due_now(root, config, overrides, again=again, require=gate.checked)
     if not due:
         return None
+    try:
+        return _concluded(root, due, gate)
+    except CodelutraError as e:
+        note_failure(root, due, e)
+        raise
+
+
+def _concluded(root: Path, due: Due, gate: Gate) -> Retraining:
     summary = _refined(due.arm, root)
     measured = guards(root, due, summary, gate)
     for arm in (arm for guard in measured for arm in guard.arms):

@@ -165,6 +165,9 @@ def _speak_utf8() -> None:
     """Files and child processes are UTF-8 whatever the locale; a terminal that is not gets escapes for what it lacks."""
     if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -190,6 +193,8 @@ def main() -> None:
     except (CodelutraError, SandboxError) as e:
         print(visible(f"codelutra: {e}"), file=sys.stderr)
         sys.exit(e.exit_code if isinstance(e, CodelutraError) else UserError.exit_code)
+    except KeyboardInterrupt:  # before typer listens
+        sys.exit(130)
     except Exception as e:  # a full disk, a file that may not be read or written, a library of an extra
         known = of_the_system(e) or of_the_installation(e)
         if not known:

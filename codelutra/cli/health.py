@@ -100,6 +100,9 @@ def _night(home: Path, record: Record, rows: Sequence[Retraining]) -> Check:
         return _check(name, said + (f"; promoted is {now.run}" if now and now.run != last.run else ""))
     if RunDir(home / "runs" / last.run).held:
         return _check(name, f"{last.run} goes on since {when(last.began_at)}")
+    if last.failed:
+        how = "put right what it says, or give it other data; `codelutra retrain CONFIG` tries again"
+        return _check(name, f"{last.run}, begun {when(last.began_at)}, failed: {last.failed}", how, ok=False)
     how = "`codelutra retrain CONFIG`, or the next night, goes on with it"
     return _check(name, f"{last.run}, begun {when(last.began_at)}, has not finished", how, ok=False)
 

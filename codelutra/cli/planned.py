@@ -32,7 +32,7 @@ def show(plan: Plan) -> None:
     for name, text in lines.items():
         if text:
             tables.say(f"{name + ':' if name else '':<9}{text}{' (measured)' if name == 'peaks' else ''}")
-    for text in plan.fit.warnings:
+    for text in (*plan.fit.warnings, *plan.idle):
         tables.say(f"! {text}", style="yellow")
 
 
@@ -61,4 +61,4 @@ def stages_table(plan: Plan) -> Table:
 
 def refuse(plan: Plan) -> None:
     """Raise UserError with everything that does not fit."""
-    raise UserError(f"{plan.run} does not fit this machine:\n" + "\n".join(f"  {text}" for text in plan.fit.refusals))
+    raise UserError(f"{plan.run} does not fit {plan.machine.name}:\n" + "\n".join(f"  {text}" for text in plan.fit.refusals))

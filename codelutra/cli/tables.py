@@ -147,7 +147,7 @@ def show_check(report: Report) -> None:
 
 
 def models_table(listed: Sequence[Mapping[str, Any]]) -> Table:
-    """What `codelutra.models.listing` tells, a row a model."""
+    """What `codelutra.planning.known` tells, a row a model."""
     rows = [
         {
             "name": m["name"],

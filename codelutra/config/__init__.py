@@ -8,6 +8,7 @@ field's mark says what another value means for a run that exists already; withou
     training.py   train, warm_start
     group.py      grpo
     run.py        the whole: reading, validating, writing
+    idle.py       settings that nothing in a run reads
 """
 
 from codelutra.config.group import GrpoSection

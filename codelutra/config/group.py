@@ -23,7 +23,7 @@ class GrpoSection(Section):
     filter_groups: bool = True
     """Leave out problems whose samples are all right or all wrong, as DAPO does. For grpo and dr_grpo they have no gradient
     and only make the other answers' smaller; asymre imitates them with weight `baseline_shift`, wrong ones too."""
-    negative_weight: float = Field(1.0, ge=0)
+    negative_weight: float = Field(1.0, ge=0, le=1000)
     """Factor on negative advantages. Below 1 wrong answers push less; 0 learns from right answers alone."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
     """How the loss of tokens is averaged. grpo: over each answer, then over answers (a token of a short answer weighs more).
@@ -34,9 +34,9 @@ class GrpoSection(Section):
     epsilon: float = Field(0.2, gt=0, lt=1)
     """A wrong answer's token stops pushing once its probability is below 1 - epsilon times that under policy t-1. Smaller
     stays closer to policy t-1."""
-    epsilon_high: float | None = Field(None, gt=0)
+    epsilon_high: float | None = Field(None, gt=0, le=1000)
     """The same for right answers, above 1 + epsilon_high. None: `epsilon`. DAPO takes 0.28, to let rare tokens rise."""
-    kl: float = Field(0.0, ge=0)
+    kl: float = Field(0.0, ge=0, le=1000)
     """Weight of the KL divergence from policy t-1 (`beta` in TRL). Higher holds the policy closer to it."""
 
     @property

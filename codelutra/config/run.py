@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codelutra.addresses import STORE, ApiModel, StoreAddress
 from codelutra.config.group import GrpoSection
@@ -45,7 +46,7 @@ class RunConfig(Section):
     `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished run in the same home has chosen. A larger one knows
     more and takes more time and memory. `api:URL#NAME` asks a server that speaks chat completions, only to measure its
     model."""
-    iterations: Annotated[int, HOW_FAR] = Field(4, ge=0)
+    iterations: Annotated[int, HOW_FAR] = Field(4, ge=0, le=1000)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)
     """Seed of sampling, pairing and training."""
@@ -82,6 +83,16 @@ class RunConfig(Section):
     The home's store is the cache of it. Work of others is fetched instead of done again; each policy uploads gigabytes.
     Where a config says nothing, $CODELUTRA_STORE does. Credentials come from the AWS_* variables or a profile, never from
     here."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _plain(cls, name: Any) -> Any:
+        """The pattern in words."""
+        if isinstance(name, str) and not re.fullmatch(RUN_NAME, name):
+            raise ValueError(
+                "the name of a folder: letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
+            )
+        return name
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +221,10 @@ def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> RunConfi
         inside, known = os.path.join(source, "config.yaml"), preset_names()
         if os.path.isfile(inside):
             raise ConfigError(f"{str(source)!r} is a folder; give the config in it: {inside}")
+        if os.path.isdir(source):
+            raise ConfigError(
+                f"{str(source)!r} is a folder without config.yaml; `codelutra init` makes one, or name a preset"
+            )
         near = nearest(str(source), known)
         raise ConfigError(f"no config {shown(str(source))}: neither a file nor a preset; presets: {', '.join(known)}{near}")
     try:

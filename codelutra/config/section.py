@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator
 
 LARGEST = 2**31 - 1  # of whole numbers: seeds and counts that every library takes
+MANY = 10**7  # problems: more than any suite has
+TOKENS = 2**24  # more than any model attends to
 
 
 class Mark(Enum):

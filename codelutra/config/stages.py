@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codelutra.addresses import Address
-from codelutra.config.section import ADDED, SAME_RESULT, Section
+from codelutra.config.section import ADDED, MANY, SAME_RESULT, TOKENS, Section
 
 
 class SuiteSection(Section):
@@ -31,20 +31,20 @@ class SuiteSection(Section):
     """BIRD: put its column descriptions into the prompt. Helps with cryptic names, costs hundreds of tokens."""
     libraries: tuple[str, ...] = ()
     """DS-1000: use only problems of these libraries, e.g. [Pandas, Numpy]; empty means all."""
-    train: int | None = Field(None, ge=2)
+    train: int | None = Field(None, ge=2, le=MANY)
     """Largest number of train problems (a seeded, stratified choice); none means all."""
-    dev: int | None = Field(None, ge=1)
+    dev: int | None = Field(None, ge=1, le=MANY)
     """Largest number of dev problems. Fewer are quicker to score and give wider intervals."""
-    test: int | None = Field(None, ge=0)
+    test: int | None = Field(None, ge=0, le=MANY)
     """Largest number of test problems. They are scored once, with the chosen policy."""
     seed: int = Field(0, ge=0)
     """Seed of the splits and of the choices above."""
     splits_of: tuple[str, ...] = ()
     """custom: `problems.parquet` files of earlier runs, whose problems keep their split. `codelutra retrain` sets it."""
-    references: int | None = Field(None, ge=0)
+    references: int | None = Field(None, ge=0, le=MANY)
     """Number of train problems whose reference the model may see (warm start, `sft`, chosen answers, worked examples); the
     other references only judge. None shows all. Use it when tests are cheaper to write than solutions."""
-    shots: int = Field(0, ge=0)
+    shots: int = Field(0, ge=0, le=64)
     """Worked examples in every prompt: train problems of the same group, with their references."""
     generated_cases: int = Field(0, ge=0, le=100)
     """Python functions: add up to this many cases a problem, judged by its reference. Fewer wrong programs pass; now and
@@ -79,7 +79,7 @@ class PromptSection(Section):
     thinking: bool = False
     """Let a thinking model think before it answers. It solves harder problems and writes many times the tokens. References
     have no thoughts, so `warm_start` and `sft` teach it not to think; `rft` and pairs keep its own thoughts."""
-    thinking_tokens: int = Field(512, ge=1)
+    thinking_tokens: int = Field(512, ge=1, le=TOKENS)
     """Tokens of a thought, beside `sample.max_tokens` for the answer. The engine ends a longer thought there, and the model
     has to answer. More solve more, and cost time and memory."""
 
@@ -92,25 +92,25 @@ class PromptSection(Section):
 class EngineSection(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the sampler's weights; training has its own. auto: what this machine multiplies (hardware.py)."""
-    max_model_len: int = Field(1024, ge=64)
+    max_model_len: int = Field(1024, ge=64, le=TOKENS)
     """Tokens of prompt and completion together. Longer prompts are dropped with a reason, never cut."""
     gpu_memory: Annotated[float, SAME_RESULT] = Field(0.85, gt=0, le=1)
     """Share of the GPU's memory that vLLM may take. More memory decodes more sequences at once."""
-    cache_gib: Annotated[float, SAME_RESULT] = Field(2.0, gt=0)
+    cache_gib: Annotated[float, SAME_RESULT] = Field(2.0, gt=0, le=16384)
     """CPU only: GiB of key/value cache. A larger cache decodes more sequences at once."""
     eager: Annotated[bool | None, SAME_RESULT] = None
     """Skip compilation. None: eager on a CPU (compiling takes a minute and gains 5-10 %), compiled on a GPU."""
-    tensor_parallel: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    tensor_parallel: Annotated[int, SAME_RESULT] = Field(1, ge=1, le=1024)
     """GPUs that one engine is spread over, for models that do not fit one."""
-    replicas: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    replicas: Annotated[int | None, SAME_RESULT] = Field(None, ge=1, le=1024)
     """Engines that share the shards, each on `tensor_parallel` GPUs of its own. None: as many as the visible GPUs allow, and
     one on a CPU, where each more takes its own memory and the same cores."""
-    max_batch: Annotated[int, SAME_RESULT] = Field(256, ge=1)
+    max_batch: Annotated[int, SAME_RESULT] = Field(256, ge=1, le=65536)
     """Sequences decoded at once. More are faster until memory runs out."""
 
 
 class SampleSection(Section):
-    samples_per_problem: int = Field(16, ge=1)
+    samples_per_problem: int = Field(16, ge=1, le=1024)
     """K. More samples find rarer right answers; sampling time grows in proportion."""
     temperature: float = Field(1.0, gt=0, le=2)
     """Higher gives more varied answers and fewer right ones."""
@@ -118,14 +118,14 @@ class SampleSection(Section):
     """Nucleus sampling: drops the unlikely tail, which is mostly nonsense at high temperature. 1 turns it off."""
     min_p: float = Field(0.0, ge=0, lt=1)
     """Drops tokens below this share of the likeliest one, e.g. 0.05 with top_p 1. On a CPU a third faster than top_p."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(256, ge=1, le=TOKENS)
     """Tokens of a completion. A longer one is cut off there and scored as it is."""
     more: Annotated[int, ADDED] = Field(0, ge=0, le=1024)
     """Draw this many answers more to each train problem that none of the first solved. It costs another start of the engine;
     a right answer there is the rarest lesson. What was solved at once gets no more."""
     more_temperature: Annotated[float, ADDED] = Field(1.2, gt=0, le=2)
     """Temperature of those: above the first, because a policy that repeats a wrong answer does so at its own temperature."""
-    shard_problems: int = Field(100, ge=1)
+    shard_problems: int = Field(100, ge=1, le=MANY)
     """Problems in a shard. A kill loses at most one shard; execution starts when the first shard is sampled."""
     endpoints: Annotated[tuple[Address, ...], SAME_RESULT] = ()
     """URLs of OpenAI-compatible servers of the *current* policy (the run stops at any other); none: vLLM here, no server."""
@@ -139,18 +139,18 @@ class ApiSection(Section):
 
     connections: Annotated[int, SAME_RESULT] = Field(8, ge=1, le=256)
     """Requests to the server at once. More are faster until its rate limit answers 429."""
-    price_in: Annotated[float, SAME_RESULT] = Field(0.0, ge=0)
+    price_in: Annotated[float, SAME_RESULT] = Field(0.0, ge=0, le=1e9)
     """Price of a million tokens of prompts, in whatever currency: tables then show what the answers cost."""
-    price_out: Annotated[float, SAME_RESULT] = Field(0.0, ge=0)
+    price_out: Annotated[float, SAME_RESULT] = Field(0.0, ge=0, le=1e9)
     """Price of a million tokens of answers."""
 
 
 class ExecuteSection(Section):
-    workers: Annotated[int, SAME_RESULT] = Field(2, ge=1)
+    workers: Annotated[int, SAME_RESULT] = Field(2, ge=1, le=1024)
     """Containers at the same time. One a core is best."""
-    timeout_seconds: float = Field(5.0, gt=0)
+    timeout_seconds: float = Field(5.0, gt=0, le=3600)
     """Time limit of one program; of each of its tests, where it reads stdin. A timeout counts as the model's mistake."""
-    memory_mb: int = Field(512, ge=64)
+    memory_mb: int = Field(512, ge=64, le=2**20)
     """Memory limit of a container, swap included."""
     max_infra_error: Annotated[float, SAME_RESULT] = Field(0.02, ge=0, le=1)
     """Largest share of outcomes that may be infrastructure failures (infra_error); above it the iteration stops."""
@@ -163,16 +163,16 @@ class ClusterSection(Section):
 
     address: Annotated[str, SAME_RESULT, Field(pattern=r"^(auto|[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5})$")]
     """HOST:PORT as `ray start --head` tells it, or `auto`: the cluster that this machine is a node of."""
-    engines: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    engines: Annotated[int | None, SAME_RESULT] = Field(None, ge=1, le=4096)
     """Engines that share the shards, wherever Ray has room; None: as many as fit. Fewer leave room for other runs."""
-    cpus: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    cpus: Annotated[int | None, SAME_RESULT] = Field(None, ge=1, le=4096)
     """Cores that an engine or a training process takes on a cluster without GPUs. None: each takes a GPU."""
-    executors: Annotated[int | None, SAME_RESULT] = Field(None, ge=1)
+    executors: Annotated[int | None, SAME_RESULT] = Field(None, ge=1, le=4096)
     """Nodes that execute programs, each with `execute.workers` containers. None: all that offer the resource `docker`."""
 
 
 class PairsSection(Section):
-    per_problem: int = Field(4, ge=1)
+    per_problem: int = Field(4, ge=1, le=4096)
     """Largest number of pairs a problem. More pairs give the same few problems more weight."""
     order: Literal["round-robin", "random", "nearest", "farthest", "error-balanced"] = "round-robin"
     """How chosen and rejected are matched. nearest/farthest: by edit distance. error-balanced: the statuses take turns."""
@@ -185,7 +185,7 @@ class PairsSection(Section):
 
 
 class SelectSection(Section):
-    patience: int = Field(1, ge=0)
+    patience: int = Field(1, ge=0, le=1000)
     """Stop after this many iterations in a row without a new best on dev. 2 finds more, for about one iteration more."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """Significance level of the paired tests in the report."""

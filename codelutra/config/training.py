@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from codelutra.config.section import ADDED, SAME_RESULT, Section
+from codelutra.config.section import ADDED, SAME_RESULT, TOKENS, Section
 
 Method = Literal["full", "lora", "qlora"]
 Sharding = Literal["none", "full"]
@@ -34,12 +34,12 @@ class TrainSection(Section):
     start: Annotated[Literal["previous", "first"], ADDED] = "previous"
     """Which policy an iteration trains. previous: the one before; drift adds up. first: policy 0 anew, on the data of all
     iterations so far (V-STaR, ReST-EM), which takes longer. For objectives preference and rft."""
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(0.1, gt=0, le=1000)
     """β of DPO: higher holds the policy closer to the reference model. Absent: by loss_type, 0.1 for sigmoid."""
-    dpo_weight: Annotated[float, ADDED] = Field(1.0, ge=0)
+    dpo_weight: Annotated[float, ADDED] = Field(1.0, ge=0, le=1000)
     """Weight of the preference loss. 0 leaves the SFT term alone on the same answers in the same steps: the control that
     tells what wrong answers are worth."""
-    sft_weight: float = Field(1.0, ge=0)
+    sft_weight: float = Field(1.0, ge=0, le=1000)
     """λ, the weight of the SFT term on chosen answers. 0 is plain DPO, which lowers both log-probabilities."""
     sft_norm: Literal["token", "sequence"] = "token"
     """token: mean over answer tokens, the scale of iterative RPO (2404.19733; λ = 1, β = 0.1 there). sequence: each answer's
@@ -56,38 +56,38 @@ class TrainSection(Section):
     replay_references: bool = False
     """Add the references of all train problems to the SFT term. Keeps what the warm start taught. (With sft_on right it says
     right+references.)"""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=1)
     """Too small changes nothing, too large breaks the model in 25 steps. None: by the model's size (training/rates.py)."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=1000)
     """Passes over the pairs. More fit them better and drift further from the policy before."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=65536)
     """Pairs per optimizer step; with sft_on right, of pairs or of right answers, whichever there are more of. Larger batches
     make fewer, steadier steps."""
-    micro_batch: int = Field(8, ge=1)
+    micro_batch: int = Field(8, ge=1, le=65536)
     """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
-    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1, le=1024)
     """Processes that share every batch, one a GPU, here or on the nodes of `cluster`. Same weights up to rounding."""
     sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
     """none: each process has a whole model. full: each has its part of weights, gradients and optimizer state (FSDP), for a
     model that does not fit one card; gathering the weights takes time. Same weights up to rounding."""
-    max_length: int = Field(1024, ge=16)
+    max_length: int = Field(1024, ge=16, le=TOKENS)
     """Tokens of prompt and answer together. Longer pairs are dropped and counted, never cut."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of steps with a rising learning rate; cosine afterwards."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
     """AdamW's weight decay: higher pulls the weights towards 0."""
-    lora_rank: int = Field(16, ge=1)
+    lora_rank: int = Field(16, ge=1, le=16384)
     """Rank of the adapter, for lora and qlora. Higher learns more and needs more memory."""
-    lora_alpha: int = Field(32, ge=1)
+    lora_alpha: int = Field(32, ge=1, le=65536)
     """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
     gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
     """Keep one activation a layer and compute the others again in the backward pass: far less memory, a quarter to a third
     more time. None: where a GPU would not hold them otherwise."""
-    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1)
+    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1, le=10**6)
     """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
-    min_chosen_drift: float = -10.0
+    min_chosen_drift: float = Field(-10.0, ge=-1e6, le=1e6)
     """Nats. The run reports when the mean log-probability of chosen answers is this far below the reference model's."""
-    min_chosen_drift_per_token: Annotated[float, ADDED] = -0.5
+    min_chosen_drift_per_token: Annotated[float, ADDED] = Field(-0.5, ge=-1e6, le=1e6)
     """The same in nats a token, where the bound above is blind: 10 nats are all of a short answer's log-probability."""
     stop_on_drift: bool = False
     """Stop training at that step and keep its weights."""
@@ -133,31 +133,31 @@ class TrainSection(Section):
 class WarmStartSection(Section):
     method: Annotated[Method, ADDED] = "full"
     """As in `train`: all weights, or an adapter that is merged afterwards."""
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(3.0, gt=0, le=1000)
     """Passes over the references of the train split. Too many learn them by heart."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=1)
     """Learning rate of SFT on references. None: by the model's number of weights, 1e-4 up to 0.2B and 1e-5 above."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=65536)
     """As in `train`, of references; so are the settings below."""
-    micro_batch: int = Field(16, ge=1)
+    micro_batch: int = Field(16, ge=1, le=65536)
     """References in memory at once."""
-    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1)
+    processes: Annotated[int, SAME_RESULT] = Field(1, ge=1, le=1024)
     """Processes that share every batch, one a GPU."""
     sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
     """full: each process has a part of the model, for one that does not fit a card."""
-    max_length: int = Field(1024, ge=16)
+    max_length: int = Field(1024, ge=16, le=TOKENS)
     """Tokens of prompt and reference together; longer ones are dropped and counted."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of steps with a rising learning rate."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
     """AdamW's weight decay."""
-    lora_rank: Annotated[int, ADDED] = Field(16, ge=1)
+    lora_rank: Annotated[int, ADDED] = Field(16, ge=1, le=16384)
     """Rank of the adapter, for lora and qlora."""
-    lora_alpha: Annotated[int, ADDED] = Field(32, ge=1)
+    lora_alpha: Annotated[int, ADDED] = Field(32, ge=1, le=65536)
     """Scale of the adapter."""
     gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
     """Less memory, more time."""
-    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1)
+    checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1, le=10**6)
     """Steps between checkpoints."""
 
     @model_validator(mode="after")

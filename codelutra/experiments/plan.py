@@ -15,6 +15,8 @@ import polars as pl
 
 from codelutra.config import RunConfig, load_config
 from codelutra.errors import UserError
+from codelutra.pipeline.startable import require_startable
+from codelutra.planning.refusal import require_room
 from codelutra.reporting.figures.drawing import Figure, draw
 from codelutra.results.load import finished_summary, read_scores
 from codelutra.results.summary import RunSummary
@@ -67,6 +69,13 @@ class Experiment:
     arms: Sequence[Arm]
     conclude: Callable[[Path, Sequence[Arm]], Result]
     """Home and arms → result, from the runs that have finished. Raises UserError where none has."""
+
+
+def require_possible(experiment: Experiment, home: Path) -> None:
+    """Raise UserError, with the way out, where one of the arms cannot run here: before hours go into the first."""
+    for arm in experiment.arms:
+        require_startable(arm.config, home)
+        require_room(arm.config, home)
 
 
 def conclude(experiment: Experiment, home: Path) -> Result:

@@ -65,6 +65,8 @@ class Retraining(BaseModel):
     """What it began from."""
     sides: list[str] = []
     verdict: str = UNFINISHED
+    failed: str = ""
+    """Why it could not be finished, where it would fail again (failing.py)."""
     began_at: float = 0.0
     policy: str = ""
     """Label of the policy the run chose."""
@@ -243,6 +245,7 @@ def conclude(
         if row.verdict != UNFINISHED:
             return row
         first, same_start = not record.promoted, record.start(row.base_model) == row.model
+        row.failed = ""
         row.policy, row.path, row.problems = chosen.label, chosen.path, summary.problems
         row.dev, row.start_dev, row.paired, row.alpha = chosen.dev, start.dev, gain, alpha
         row.flips = flips(problems, *scores) if scores else Flips()
@@ -286,7 +289,7 @@ def read_record(home: Path, name: str) -> Record:
 
 def _verdict(row: Retraining) -> str:
     if row.verdict == UNFINISHED:
-        return UNFINISHED
+        return "failed" if row.failed else UNFINISHED
     lost = lost_on(row.guards)
     return f"{row.verdict}, {policy_name(row.policy)}" + (f", lost on {lost}" if lost else "")
 

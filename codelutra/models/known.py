@@ -1,19 +1,12 @@
 """The models that have a name: where each is to be had, what it is, and the memory it takes.
 
 `model: qwen2.5-coder-0.5b` tries the sources in order. `codelutra models` shows this table.
-
-Memory counts weights, gradients, the optimiser's two moments and the key/value cache. The trainer needs more on top, which
-grows with `train.micro_batch` and the length of answers: activations, and logits over the vocabulary.
+What memory each takes is worked out in planning/known.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-_GIB = 2**30
-_CACHED_TOKENS = 64 * 1024  # sequences decoded at once × tokens of each
-LORA_RANK = 16  # the default of train.lora_rank
 
 
 @dataclass(frozen=True)
@@ -27,21 +20,6 @@ class Shape:
     head: int
     feed_forward: int
     vocabulary: int
-    gated: bool = True
-    """Whether the feed-forward block has a gate: three matrices, else two."""
-
-    @property
-    def matrices(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of one layer's matrices."""
-        queries, keys = self.heads * self.head, self.kv_heads * self.head
-        up = [(self.width, self.feed_forward)] * (2 if self.gated else 1)
-        return [
-            (self.width, queries),
-            *[(self.width, keys)] * 2,
-            (queries, self.width),
-            *up,
-            (self.feed_forward, self.width),
-        ]
 
 
 @dataclass(frozen=True)
@@ -59,31 +37,6 @@ class Known:
     """What somebody has to know before taking it."""
     measured: str = ""
     """What it was seen to do here."""
-
-
-Training = Literal["full", "lora", "qlora"]
-
-
-def sampling_gib(model: Known) -> float:
-    """GiB to sample: weights in 16 bits, keys and values of 64 sequences of 1,024 tokens. In float32 it is twice that."""
-    s = model.shape
-    return (2 * model.parameters + _CACHED_TOKENS * 2 * s.layers * s.kv_heads * s.head * 2) / _GIB
-
-
-def training_gib(model: Known, how: Training) -> float:
-    """GiB to train, without activations.
-
-    Bytes a trained parameter: 16 (float32 weight, gradient, two moments of Adam). Bytes a frozen one: 2 in bfloat16; in the
-    4-bit matrices of qlora half a byte, and a byte of scale for 64 of them.
-    """
-    if how == "full":
-        return 16 * model.parameters / _GIB
-    matrices = model.shape.matrices * model.shape.layers
-    adapter = 16 * LORA_RANK * sum(i + o for i, o in matrices)
-    if how == "lora":
-        return (2 * model.parameters + adapter) / _GIB
-    packed = sum(i * o for i, o in matrices)
-    return (2 * (model.parameters - packed) + (1 / 2 + 1 / 64) * packed + adapter) / _GIB
 
 
 def find(name: str) -> Known | None:
@@ -176,7 +129,7 @@ KNOWN = (
         3_030_371_328,
         "bigcode-openrail-m",
         16384,
-        Shape(30, 3072, 24, 2, 128, 12288, 49152, gated=False),
+        Shape(30, 3072, 24, 2, 128, 12288, 49152),
         ("hf:bigcode/starcoder2-3b",),
         note="a base model, without a chat template",
     ),

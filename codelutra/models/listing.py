@@ -1,4 +1,4 @@
-"""What `codelutra models` shows: the known models, the memory they take, and which are on this machine."""
+"""What `codelutra models` shows but for memory: the known models, and which are on this machine."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from codelutra.models.known import KNOWN, Known, sampling_gib, training_gib
+from codelutra.models.known import KNOWN, Known
 from codelutra.models.made import RECORD, name_of_wheels
 from codelutra.models.references import digest_of
 from codelutra.models.resolve import taken_from
 
 
 def listed(cache: Path) -> list[dict[str, Any]]:
-    """One entry a known model, as JSON: what the table has, `gib` by use, and `here`, its source and directory on this
-    machine (None where it is not). `taken_from` is the source that the name stands for here from now on."""
+    """One entry a known model, as JSON: what the table has, and `here`, its source and directory on this machine (None where
+    it is not). `taken_from` is the source that the name stands for here from now on."""
     return [
         {k: v for k, v in asdict(model).items() if k != "shape"}
-        | {
-            "gib": {"sample": sampling_gib(model)} | {how: training_gib(model, how) for how in ("full", "lora", "qlora")},
-            "taken_from": taken_from(model, cache),
-            "here": _here(model, cache),
-        }
+        | {"taken_from": taken_from(model, cache), "here": _here(model, cache)}
         for model in KNOWN
     ]
 

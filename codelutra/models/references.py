@@ -64,6 +64,21 @@ def require_there(reference: str) -> None:
             raise UserError(f"model {shown(f'gguf:{name}')} is not there; give the path of a .gguf file")
 
 
+def require_kind(reference: str) -> None:
+    """Raise UserError where the folder or file of `require_there` is at first sight no model."""
+    require_there(reference)
+    scheme, _, rest = reference.partition(":")
+    if scheme == "path" and not (place(reference, rest) / "config.json").exists():
+        raise UserError(f"model {shown(reference)} is no model: the folder holds no config.json; give the one that does")
+    if scheme == "gguf":
+        name, _ = digest_suffix(reference, rest)
+        with place(reference, name).open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UserError(
+                    f"model {shown(f'gguf:{name}')} is no GGUF file (its first bytes say otherwise); fetch it again"
+                )
+
+
 def _refuse_name(name: str) -> None:
     known = [n for model in KNOWN for n in (model.name, *model.aliases)]
     near = nearest(name.rpartition("/")[2], known)

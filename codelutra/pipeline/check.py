@@ -20,6 +20,7 @@ import polars as pl
 
 from codelutra import models
 from codelutra.config import RunConfig, SuiteSection, load_config
+from codelutra.config.idle import idle_lines
 from codelutra.errors import UserError
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
@@ -69,7 +70,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
     against: suites by name, or configs. Raises UserError as the run itself would, and where `against` names nothing.
     """
     others = [(name, *_other(name)) for name in against]
-    notes = []
+    notes = idle_lines(config)
     if "train" not in set(open_suite(config.suite).problems()["split"]):
         if config.iterations:
             notes.append("there are no train problems: a run can only measure its model on them, with iterations: 0")

@@ -11,7 +11,7 @@ from codelutra.cluster.connection import require_answer as require_cluster
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.hardware import too_few_gpus
-from codelutra.models import check_reference, require_there
+from codelutra.models import check_reference, require_kind
 from codelutra.results.load import chosen_weights, finished_summary
 from codelutra.sampling.replicas import replicas
 from codelutra.store.places import open_place, require_shared
@@ -19,11 +19,13 @@ from codelutra.training.bases import require_means_of
 from codelutra.training.trackers import require_trackers
 
 
-def require_startable(config: RunConfig, home: Path) -> None:
-    """Raise UserError where this machine cannot do what the config asks for, or has no such model or run."""
+def require_startable(config: RunConfig, home: Path, *, here: bool = True) -> None:
+    """Raise UserError where this machine cannot do what the config asks for, or has no such model or run; not `here`, where
+    it has no such model or run alone."""
     require_named(config)
-    require_gpus(config)
-    require_training(config)
+    if here:
+        require_gpus(config)
+        require_training(config)
     if config.store:
         require_shared(open_place(config.store))
     if not finished_summary(home / "runs" / config.name):  # whose answers are there
@@ -32,7 +34,7 @@ def require_startable(config: RunConfig, home: Path) -> None:
         if reference.startswith("run:"):
             chosen_weights(home / "runs", reference.removeprefix("run:"))
         else:
-            require_there(reference)
+            require_kind(reference)
 
 
 def require_named(config: RunConfig) -> None:

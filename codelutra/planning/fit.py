@@ -18,6 +18,7 @@ from codelutra.config import RunConfig
 from codelutra.planning import memory
 from codelutra.planning.machine import GIB, Machine
 from codelutra.planning.memory import Need
+from codelutra.planning.misfits import misfits
 from codelutra.planning.shape import Shape
 from codelutra.planning.work import NOTHING, Work
 from codelutra.training.launch import half_micro_batch
@@ -56,7 +57,7 @@ def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit
         surely = need.surely > most
         if surely or need.expected > most * (1 + DOUBTFUL):
             ways = ways_out(config, shape, work, machine, need.what.removeprefix("merging after "))
-            refusals.append(_refusal(need, most, ways, in_ram(machine, config, need.what)))
+            refusals.append(_refusal(need, most, ways, machine.name if in_ram(machine, config, need.what) else "its GPU"))
             sure = sure or surely
             continue
         now = _free(machine, config, need.what)
@@ -73,13 +74,26 @@ def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit
             )
             expected, all_in_all = need.expected / GIB, need.at_most / GIB
             warnings.append(f"{need.what}: about {expected:.1f} GiB, but up to {all_in_all:.1f} of {most / GIB:.1f} {why}")
-    if shape.context and config.engine.max_model_len > shape.context:
-        sure = True
-        refusals.append(
-            f"engine.max_model_len {config.engine.max_model_len} is more than the {shape.context} tokens this model can "
-            f"attend to; --set engine.max_model_len={shape.context}"
+    wrong = [*misfits(config, shape), *_lacking(config, machine)]
+    return Fit(have, (*refusals, *wrong), tuple(warnings), sure or bool(wrong))
+
+
+def _lacking(config: RunConfig, machine: Machine) -> Iterator[str]:
+    """What the config asks for and the machine has none of: of this machine a run is refused it beforehand."""
+    cards = len(machine.gpus)
+    for name, section in (("warm_start", config.warm_start), ("train", config.train if config.iterations else None)):
+        if section and section.method == "qlora" and not cards:
+            yield f"{name}.method qlora needs a GPU, and {machine.name} has none; --set {name}.method=lora"
+        if section and cards and section.processes > cards:
+            yield (
+                f"{name}.processes {section.processes} is more than the GPUs of {machine.name} ({cards}); "
+                f"--set {name}.processes={cards}"
+            )
+    if cards and not config.sample.endpoints and config.engine.tensor_parallel > cards:
+        yield (
+            f"engine.tensor_parallel {config.engine.tensor_parallel} is more than the GPUs of {machine.name} ({cards}); "
+            f"--set engine.tensor_parallel={cards}"
         )
-    return Fit(have, tuple(refusals), tuple(warnings), sure)
 
 
 def needs(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Iterator[tuple[Need, str]]:
@@ -117,9 +131,8 @@ def _free(machine: Machine, config: RunConfig, what: str) -> float:
     return float(min(gpu.free for gpu in machine.gpus))
 
 
-def _refusal(need: Need, have: float, ways: str, ram: bool) -> str:
+def _refusal(need: Need, have: float, ways: str, where: str) -> str:
     parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in need.parts.items() if size >= 0.05 * GIB)
-    where = "this machine" if ram else "its GPU"
     return f"{need.what}: needs about {need.expected / GIB:.1f} GiB ({parts}), {where} has {have / GIB:.1f} GiB. {ways}"
 
 

@@ -31,6 +31,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     bf16: bool = False
     """Whether it multiplies bfloat16; training then computes in it, and holds frozen weights in it."""
+    name: str = "this machine"
 
     @property
     def cuda(self) -> bool:
@@ -40,6 +41,14 @@ class Machine:
 def this_machine() -> Machine:
     gpus = _gpus() if gpu_capabilities() else ()
     return Machine(memory_bytes(), free_bytes(), len(os.sched_getaffinity(0)), gpus, multiplies_bf16())
+
+
+def described(memory: float | None, gpu_memory: float | None, gpus: int = 1) -> Machine:
+    """A machine of which sizes are told, GiB; it has what this one has where nothing is. A GPU multiplies bfloat16."""
+    here = this_machine()
+    ram = round(memory * GIB) if memory else here.memory
+    card = Gpu("as described", round(gpu_memory * GIB), round(gpu_memory * GIB)) if gpu_memory else None
+    return Machine(ram, ram, here.cores, (card,) * gpus if card else (), bool(card) or here.bf16, "the machine described")
 
 
 def memory_bytes(root: Path = Path("/")) -> int:

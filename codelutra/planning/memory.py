@@ -21,8 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from codelutra.config import RunConfig, TrainSection, WarmStartSection
-from codelutra.hardware import number_format
+from codelutra.config import EngineSection, RunConfig, TrainSection, WarmStartSection
 from codelutra.planning.machine import GIB, Machine
 from codelutra.planning.shape import Shape
 from codelutra.planning.work import Work, steps
@@ -74,20 +73,29 @@ def sampler(shape: Shape, config: RunConfig, machine: Machine) -> Need:
     spare = x.workers * max(0.0, x.memory_mb * 2**20 - CONTAINER)
     if config.sample.endpoints:
         return Need("sampler", beside, spare)
-    weights = NUMBERS[number_format(e.dtype)] * shape.parameters
+    weights = _number(e.dtype, machine) * shape.parameters
     decoding = DECODING * shape.vocabulary * e.max_batch
     if machine.cuda:
-        parts = {"weights": weights, "CUDA and vLLM": CONTEXT, "decoding": decoding, "one sequence": _sequence(shape, e)}
+        parts = {
+            "weights": weights,
+            "CUDA and vLLM": CONTEXT,
+            "decoding": decoding,
+            "one sequence": _sequence(shape, e, machine),
+        }
         return Need("sampler", {k: v / e.tensor_parallel for k, v in parts.items()}, surely=weights / e.tensor_parallel)
     parts = {"weights": weights, "libraries": SAMPLER, "key/value cache": e.cache_gib * GIB, "decoding": decoding}
     return Need("sampler", parts | beside, spare, surely=weights)
 
 
-def _sequence(shape: Shape, engine: object) -> int:
+def _number(dtype: str, machine: Machine) -> int:
+    """Bytes of a number of the sampler's; `auto` as hardware.number_format resolves it, of that machine."""
+    return NUMBERS[dtype] if dtype != "auto" else 2 if machine.cuda or machine.bf16 else 4
+
+
+def _sequence(shape: Shape, engine: EngineSection, machine: Machine) -> int:
     """Keys and values of the longest sequence: vLLM refuses to start with less."""
-    length: int = getattr(engine, "max_model_len", 1024)
-    number = NUMBERS[number_format(getattr(engine, "dtype", "auto"))]
-    return 2 * shape.layers * shape.kv_heads * shape.head * number * length
+    number = _number(engine.dtype, machine)
+    return 2 * shape.layers * shape.kv_heads * shape.head * number * engine.max_model_len
 
 
 def trainer(shape: Shape, section: TrainSection | WarmStartSection, work: Work, machine: Machine, what: str) -> Need:

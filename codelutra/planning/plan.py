@@ -19,6 +19,7 @@ import polars as pl
 
 from codelutra import models
 from codelutra.config import RunConfig, TrainSection, WarmStartSection
+from codelutra.config.idle import idle_lines
 from codelutra.errors import UserError
 from codelutra.hardware import number_format
 from codelutra.planning import memory
@@ -35,6 +36,7 @@ from codelutra.suites.base import open_suite
 
 CHECKPOINT = 12  # bytes a trained weight: the weights and two moments, float32
 UNSOLVED = 0.5  # assumed share of the train problems that `sample.more` asks again
+RIGHT = 0.5  # assumed share of answers that are right: those run on the databases' copies as well (`suite.copies`)
 TEXT = 12  # bytes on disk a sampled token: its text in samples, outcomes and pairs, compressed
 
 
@@ -77,6 +79,8 @@ class Plan:
     price: float | None = None
     peaks: dict[str, float] = field(default_factory=dict)
     """Bytes that a calibration or earlier trainings really took."""
+    idle: tuple[str, ...] = ()
+    """Settings that nothing in the run reads, in sentences."""
 
     @property
     def seconds(self) -> float:
@@ -118,18 +122,21 @@ def plan_of(
     fetch: bool = False,
     count: bool = True,
     price: float | None = None,
+    machine: Machine | None = None,
     say: Say = lambda text: None,
 ) -> Plan:
-    """measure: calibrate where the store knows nothing of this model. count: use the model's tokenizer, a second; else
-    characters. Raises UserError as the run would, and where nothing is known of the model."""
-    shape, machine = shape_of(config.model, home, fetch=fetch), this_machine()
+    """machine: another than this one, of which only sizes are known. measure: calibrate where the store knows nothing of
+    this model. count: use the model's tokenizer, a second; else characters. Raises UserError as the run would, and where
+    nothing is known of the model."""
+    shape, here = shape_of(config.model, home, fetch=fetch), machine is None
+    machine = machine or this_machine()
     hopeless = any(size > room(machine, config, what) for what, size in surely(config, shape, machine))
-    history = History() if hopeless else _history(config, home, shape)  # which hashes the weights
+    history = History() if hopeless or not here else _history(config, home, shape)  # which hashes the weights
     work = work_of(config, shape.folder if count else None, history)
     wanted = needs_of(config, shape, work, machine)
     fit = fit_of(config, shape, work, machine)
     calibration = None
-    if measure and not config.cluster and not fit.refusals and _unknown(config, history):
+    if measure and here and not config.cluster and not fit.refusals and _unknown(config, history):
         calibration = _calibrated(config, home, shape, work, say)
         work = _with_answers(config, work, calibration)
     pace = speeds(config, shape, machine, work, history, calibration)
@@ -156,6 +163,7 @@ def plan_of(
         config.train.objective,
         price,
         _peaks(history, calibration),
+        tuple(idle_lines(config)),
     )
 
 
@@ -234,11 +242,15 @@ def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tu
     again = UNSOLVED * config.sample.more  # a train problem, on average
     need = {n.what: n.expected for n in needs}
     policy = 4.0 * shape.parameters
-    found = [Stage("references", "references", 1, 0, 0, 0, _programs(work, pace), pace.basis["programs"], _problems(work))]
+    copies = config.suite.copies
+    found = [_references("references", _problems(work), 0.0, pace)]
+    if copies:
+        found.append(_references("references on copies", copies * _problems(work), 3.0 * copies * work.databases, pace))
 
     def asking(name: str, times: int, greedy: int, drawn: int, answer: float) -> Stage:
-        programs = greedy + round(drawn * (k + again))
-        tokens, starts = answer * programs, 2 if drawn and again else 1
+        answers = greedy + round(drawn * (k + again))
+        tokens, starts = answer * answers, 2 if drawn and again else 1
+        programs = round(answers * (1 + RIGHT * copies))
         seconds = starts * pace.sampled.start + (greedy + drawn) * pace.sampled.prompt + tokens * pace.sampled.token
         seconds = max(seconds, programs / pace.programs)  # programs run while later ones are written
         known = tokens * TEXT
@@ -281,8 +293,8 @@ def _problems(work: Work) -> int:
     return work.train + work.dev + work.test
 
 
-def _programs(work: Work, pace: Speeds) -> float:
-    return _problems(work) / pace.programs
+def _references(name: str, programs: int, disk: float, pace: Speeds) -> Stage:
+    return Stage(name, "references", 1, 0, 0, disk, programs / pace.programs, pace.basis["programs"], programs)
 
 
 def _disk(config: RunConfig, home: Path, shape: Shape, work: Work, stages: tuple[Stage, ...]) -> tuple[float, float]:

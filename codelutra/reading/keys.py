@@ -74,6 +74,8 @@ def fault(error: Any, model: Any) -> str:
         return f"{where}: required"
     if error["type"] != "extra_forbidden":
         said = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "model_type":
+            said = "this is a section: give it keys with values, or leave it out"
         if error["type"] == "value_error" and isinstance(error["input"], dict):  # a rule on several keys: it names them
             return f"{place(error)}: {said}" if place(error) else said
         value = "" if error["type"] == "address" else f" = {shown(error['input'])}"  # it may hold a password

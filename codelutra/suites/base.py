@@ -164,7 +164,10 @@ def _with_shown_schemas(suite: Suite, section: SuiteSection) -> Suite:
         if version and not suite.databases():
             raise ConfigError(f"suite.{key}: {suite.name} has no databases, so no schemas; leave it out")
         if version and getattr(suite, "dialect", "sqlite") != "sqlite":
-            raise ConfigError(f"suite.{key}: this is for SQLite databases alone; leave it out")
+            raise ConfigError(
+                f"suite.{key}: values and tables are read from SQLite files, and these are DuckDB's; leave it out. Prompts "
+                "that are too long get shorter with a DuckDB file of the tables that matter"
+            )
     if not any(told.values()):
         return suite
     frame = shown_as(section, suite.problems(), suite.databases())

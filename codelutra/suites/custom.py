@@ -230,7 +230,10 @@ def _databases(paths: Sequence[Path], about: Path, section: SuiteSection, reader
     if ducks and len(ducks) < len(files):
         raise ConfigError(f"{about}: {', '.join(ducks)} are DuckDB files and the others are not; a suite has one dialect")
     if ducks and section.copies:
-        raise ConfigError(f"suite.copies {section.copies}: copies are made of SQLite databases only; leave it at 0")
+        raise ConfigError(
+            f"suite.copies {section.copies}: copies are made of SQLite files, and these are DuckDB's; leave it at 0. "
+            "Several accepted queries, or `rows`, in a line say more exactly what is right"
+        )
     for file in files.values():
         require_whole(file) if ducks else require_settled(file)
     used = {stem: Used(file) for stem, file in files.items()}

@@ -92,7 +92,8 @@ def read_problems(
     if faults:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in _told(unit, faults)))
     if not found:
-        raise ConfigError(f"{where} is empty; give it one JSON object a line, see docs/your-own-task.md")
+        wanted = "a row a problem below its header" if unit == "row" else "one JSON object a line"
+        raise ConfigError(f"{where} is empty; give it {wanted}, see docs/your-own-task.md")
     return pl.DataFrame(rows, schema=PROBLEMS)
 
 
@@ -146,8 +147,13 @@ def _require_lines(text: str, first: str) -> None:
     start = text.lstrip()
     try:
         value, end = json.JSONDecoder().raw_decode(start)
-    except (ValueError, RecursionError):
-        return  # told line by line
+    except (ValueError, RecursionError) as e:
+        if first.lstrip().startswith("{"):
+            return  # told line by line
+        raise ValueError(
+            f"its first line, {first.strip()[:40]!r}, begins no JSON; problems are JSON objects, one a "
+            "line, or a table in a file whose name ends in .csv, .tsv or .parquet"
+        ) from e
     if not isinstance(value, dict):
         return
     lists = [key for key, v in value.items() if isinstance(v, list) and v and all(isinstance(e, dict) for e in v)]

@@ -30,6 +30,7 @@ from codelutra.suites.shapes import SOURCE, About
 class OwnLines:
     """The lines of a custom suite by the ids of their problems, under the keys of their shape."""
 
+    section: SuiteSection
     about: About
     path: Path
     lines: Lines
@@ -47,8 +48,6 @@ class OwnLines:
         about = read_about(path)
         with Reader() as reader:
             lines = lines_of(about, path, section, reader)
-        if lines.dialect is not SQLITE:
-            raise ConfigError(f"{path}: solutions are written for SQLite and Python suites; this one's database is DuckDB")
         whole = section.model_copy(update={"train": None, "dev": None, "test": None})
         frame = suite_of(about, path, whole).problems()
         splits = dict(frame.select("problem_id", "split").rows())
@@ -60,7 +59,7 @@ class OwnLines:
                 record[SOURCE] = str(value[SOURCE])
             if named in splits:
                 records[named] = (number, record)
-        return OwnLines(about, path, lines, records, splits)
+        return OwnLines(section, about, path, lines, records, splits)
 
     @property
     def solution(self) -> str:
@@ -71,13 +70,16 @@ class OwnLines:
         """PROBLEMS, on the train side, with these solutions (problem id → program; "" for none). What nothing can judge
         then is left out."""
         rows = []
-        for named, program in solutions.items():
-            number, record = self.records[named]
-            try:
-                row = self.lines.row(checked(self._with(record, program), self.lines.shape), number)
-            except (Wrong, ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-            rows += [row | {"problem_id": named, "split": "train"}] if row else []
+        with Reader() as reader:
+            # Of a DuckDB file rows are made only while it is read.
+            lines = self.lines if self.lines.dialect is SQLITE else lines_of(self.about, self.path, self.section, reader)
+            for named, program in solutions.items():
+                number, record = self.records[named]
+                try:
+                    row = lines.row(checked(self._with(record, program), lines.shape), number)
+                except (Wrong, ValueError, SyntaxError, RecursionError, MemoryError):
+                    continue
+                rows += [row | {"problem_id": named, "split": "train"}] if row else []
         return pl.DataFrame(rows, schema=PROBLEMS)
 
     def write(self, solutions: Mapping[str, str], source: str, out: Path | None) -> Path:

@@ -69,7 +69,7 @@ def require_means(method: str, named: str = "method") -> None:
     if not gpu_capabilities():
         raise UserError(
             f"{named} qlora: bitsandbytes quantises on an NVIDIA GPU, and none is to be seen here (`codelutra doctor`); "
-            f"{instead}, or run this where a GPU is"
+            f"{instead}, or run this where a GPU is (`codelutra plan CONFIG --gpu-memory 24` plans for such a machine)"
         )
     if find_spec("bitsandbytes") is None:
         raise UserError(f"{named} qlora: bitsandbytes is not installed; `pip install bitsandbytes`, or {instead}")

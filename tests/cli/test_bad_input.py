@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,11 +52,17 @@ def config(**changes: Any) -> Any:
         (("run", "demo", "--set", "model='pypi:a{1..3}==1'"), "in several wheels: add #sha256="),
         (("run", "demo", "--set", "model=run:nope"), "run:nope: no such run in"),
         (("run", "demo", "--set", "model=path:/nope"), "'path:/nope' is not there"),
+        (("run", "demo", "--set", "model=path:/dev"), "'path:/dev' is no model: the folder holds no config.json"),
+        (("run", "demo", "--set", "model=gguf:/etc/passwd"), "'gguf:/etc/passwd' is no GGUF file"),
+        (("run", "demo", "--set", "name=a/b"), "name = 'a/b': the name of a folder: letters, digits"),
+        (("run", "demo", "--set", "train=3"), "train = 3: this is a section: give it keys with values, or leave it out"),
+        (("run", "/dev"), "'/dev' is a folder without config.yaml, which `codelutra init` makes"),
+        (("plan", "demo", "--price", "inf"), "--price"),
         (("run", "demo", "--set", "model=gguf:/nope.gguf"), "'gguf:/nope.gguf' is not there"),
         (("run", "demo", "--set", "train.sft_weight=0", "--set", "train.dpo_weight=0"), "  train: dpo_weight 0 and"),
         (("run", "demo", "--set", "sample.max_tokens=512"), "yaml:\n  sample.max_tokens 512 leaves no room"),
         (("run", "dmo"), "did you mean demo?"),
-        (("run", "."), "neither a file nor a preset"),
+        (("run", "."), "'.' is a folder without config.yaml"),
         (("run", "/dev/null"), "neither a file nor a preset"),
         (("run", "x" * 5000), "neither a file nor a preset"),
         (("check", "demo", "--against", "nope"), "neither a file nor a preset"),
@@ -284,3 +291,11 @@ def test_without_a_home_folder_the_variable_to_set_is_named() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT}
     )
     assert "Set HOME, or CODELUTRA_CACHE" in done.stdout, done.stderr
+
+
+def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m codelutra.cli presets"
+    for closed in (">&-", "2>&- >/dev/null", "| head -c 1 >/dev/null"):
+        done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0

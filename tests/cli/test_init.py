@@ -209,6 +209,12 @@ def test_problems_that_leave_no_dev_split_are_refused_before_anything_is_written
     assert not (tmp_path / "tasks").exists()
 
 
+@pytest.mark.parametrize("name", ["ü [1]", "true", "2024-01-01", "1e5", "null", "a b"])
+def test_a_folder_of_any_name_gives_a_run_a_name_that_is_text(library: Path, name: str) -> None:
+    made = init_sql(library / "library.sqlite", library / "questions.jsonl", library / name)
+    assert load_config(made.config).name == re.sub("[^A-Za-z0-9-]+", "-", name).strip("-")
+
+
 def test_sizes_follow_the_number_of_problems() -> None:
     few, some, many = (sizes(n, 800, 120) for n in (50, 400, 9000))
     assert few.shares["dev"] > some.shares["dev"] > many.shares["dev"], "few problems: a larger part must measure"
@@ -217,6 +223,20 @@ def test_sizes_follow_the_number_of_problems() -> None:
     assert 5 == few.warm_epochs > some.warm_epochs > many.warm_epochs
     assert (few.dev, many.dev) == (None, 500)
     assert sizes(50, 8000, 120).max_length > 8000 / 3, "a long schema gets room"
+    assert all(sizes(50, 800, long).max_tokens >= long / 3 for long in (120, 3000, 9000)), "and so does a long reference"
+    assert [sizes(50, 800, long).cut for long in (9000, 90_000)] == [False, True]
+
+
+def test_the_config_says_where_max_tokens_is_from(library: Path) -> None:
+    lines = [json.loads(line) for line in (library / "questions.jsonl").read_text().splitlines()]
+    lines[0]["query"] = f"SELECT title FROM book WHERE 1 IN ({', '.join(map(str, range(4000)))})"
+    (library / "long.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for questions, said in (
+        ("questions", r"\d+  # from your longest reference"),
+        ("long", "4096  # your longest references are"),
+    ):
+        text = init_sql(library / "library.sqlite", library / f"{questions}.jsonl", library / questions).config.read_text()
+        assert re.search(rf"max_tokens: {said}", text)
 
 
 def test_the_config_works_from_every_folder_and_goes_on_from_where_a_run_was_begun(

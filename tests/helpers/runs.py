@@ -24,7 +24,8 @@ def without_dev(folder: Path, *splits: str, **changes: Any) -> Path:
     ]
     (folder / "suite.yaml").write_text("kind: python-function")
     (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (folder / "none").mkdir(exist_ok=True)  # the model: there, and empty
+    (folder / "none").mkdir(exist_ok=True)  # the model: there, and as good as empty
+    (folder / "none/config.json").write_text("{}")
     raw = {"name": "nodev", "model": f"path:{folder}/none", "suite": {"name": "custom", "path": str(folder)}} | changes
     (folder / "nodev.yaml").write_text(json.dumps(raw))
     return folder / "nodev.yaml"

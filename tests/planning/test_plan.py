@@ -6,14 +6,17 @@ import json
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from codelutra.config import parse_config
+from codelutra.config import load_config, parse_config
 from codelutra.errors import UserError
+from codelutra.planning.misfits import misfits
 from codelutra.planning.plan import plan_of
 from codelutra.planning.refusal import first_lines, require_room
+from codelutra.planning.shape import shape_of
 from codelutra.planning.speeds import MEASURED
 from tests.helpers.commands import codelutra
 from tests.helpers.terminal import on_terminal
@@ -76,9 +79,45 @@ def test_in_json_the_stages_add_up(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        (["--gpu-memory", "24"], ""),
+        (
+            ["--gpu-memory", "24", "--set", "train.processes=2"],
+            "processes 2 is more than the GPUs of the machine described (1)",
+        ),
+        (["--gpu-memory", "24", "--gpus", "2", "--set", "train.processes=2"], ""),
+        (["--gpu-memory", "1"], "its GPU has 1.0 GiB"),
+        (["--memory", "1"], "the machine described has 1.0 GiB"),
+        (["--memory", "8"], "train.method qlora needs a GPU, and the machine described has none"),
+        (["--gpus", "2"], "--gpus 2: say how much memory each has"),
+    ],
+)
+def test_a_plan_for_another_machine_asks_nothing_of_this_one(
+    more: list[str], refused: str, tiny: Path, tmp_path: Path
+) -> None:
+    asked = written(tmp_path, config(tiny, train={"method": "qlora"}))
+    done = codelutra("plan", asked, "--home", str(tmp_path / "home"), *more)
+    assert (done.returncode, "Traceback" in done.stderr) == (2 if refused else 0, False), done.stderr
+    assert refused in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_programs_on_copies_are_counted(tiny: Path, tmp_path: Path) -> None:
+    plain, copied = (plan_of(parse_config(config(tiny, suite=SMALL | {"copies": n})), tmp_path) for n in (0, 6))
+    by_name = {stage.name: stage.programs for stage in copied.stages}
+    assert by_name["references on copies"] == 6 * (12 + 6 + 4)
+    for stage in plain.stages[1:]:  # of the answers half is assumed to be right, and runs on every copy
+        assert by_name[stage.name] == pytest.approx(stage.programs * (1 + 0.5 * 6))
+    assert copied.programs > 3 * plain.programs
+    assert copied.disk_peak > plain.disk_peak
+    assert copied.seconds > plain.seconds
+
+
+@pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--set", "engine.cache_gib=100000"], "It fits with --set engine.cache_gib=2"),
+        (["--set", "engine.cache_gib=10000"], "It fits with --set engine.cache_gib=2"),
         (["--set", "engine.max_model_len=2000"], "--set engine.max_model_len=1024"),
         (["--set", "model=path:/nowhere"], "model 'path:/nowhere' is not there"),
         (["--set", "model=what"], "model"),
@@ -100,6 +139,38 @@ def test_a_model_that_surely_does_not_fit_is_refused_before_anything_is_made(hug
         assert "sampler: needs about" in done.stderr
         assert "a model of at most about" in done.stderr
         assert not (tmp_path / "home" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["train.method=lora", "train.lora_rank=999"], "train.lora_rank 999 is more than this model's width of 128"),
+        (["warm_start.method=lora", "warm_start.lora_rank=129"], "warm_start.lora_rank 129 is more than this model's width"),
+        (["engine.max_model_len=2000"], "engine.max_model_len 2000 is more than the 1024 tokens"),
+    ],
+)
+def test_settings_that_contradict_the_model_are_refused(more: list[str], said: str, tiny: Path, tmp_path: Path) -> None:
+    asked = load_config(written(tmp_path, config(tiny)), tuple(more))
+    with pytest.raises(UserError, match=said):
+        require_room(asked, tmp_path)
+    with pytest.raises(UserError, match=said):
+        require_room(asked.model_copy(update={"model": "pypi:no-such-model==1.0"}), tmp_path, tiny)
+    assert said in "".join(plan_of(asked, tmp_path).fit.refusals)
+
+
+def test_no_run_of_an_experiment_begins_before_all_can(tiny: Path, tmp_path: Path) -> None:
+    asked, home = written(tmp_path, config(tiny)), tmp_path / "home"
+    done = codelutra("sweep", asked, "--vary", "train.lora_rank=8,999", "--set", "train.method=lora", "--home", str(home))
+    assert (done.returncode, done.stderr.count("train.lora_rank 999 is more than")) == (2, 1), done.stderr
+    assert not (home / "runs").exists()
+
+
+def test_an_engine_is_spread_over_a_divisor_of_the_heads(tiny: Path) -> None:
+    asked, shape = parse_config(config(tiny, engine={"tensor_parallel": 8})), shape_of(f"path:{tiny}", tiny)
+    assert misfits(asked, replace(shape, heads=14)) == [
+        "engine.tensor_parallel 8 does not divide the 14 attention heads of this model; --set engine.tensor_parallel=7"
+    ]
+    assert misfits(asked, replace(shape, heads=32)) == []
 
 
 def test_the_flow_refuses_as_well_and_says_nothing_of_what_it_does_not_know(huge: Path, tiny: Path, tmp_path: Path) -> None:
@@ -145,8 +216,15 @@ def test_the_line_of_a_run_needs_neither_torch_nor_transformers(tiny: Path, tmp_
 
 
 def test_what_may_not_fit_is_said_when_a_run_starts(tiny: Path, tmp_path: Path) -> None:
-    lines = first_lines(parse_config(config(tiny, engine={"cache_gib": 100_000.0})), tmp_path)
+    lines = first_lines(parse_config(config(tiny, engine={"cache_gib": 10_000.0})), tmp_path)
     assert any(line.startswith("! sampler: needs about 100") for line in lines)
+
+
+def test_settings_without_effect_are_said_when_a_run_starts_and_in_its_plan(tiny: Path, tmp_path: Path) -> None:
+    said = "grpo.kl: no effect, because train.objective is preference"
+    for model in (tiny, tmp_path / "not there"):
+        assert f"! {said}" in first_lines(parse_config(config(model, grpo={"kl": 0.1})), tmp_path)
+    assert plan_of(parse_config(config(tiny, grpo={"kl": 0.1})), tmp_path).idle == (said,)
 
 
 def test_a_calibration_measures_every_stage_and_leaves_nothing(

@@ -71,6 +71,8 @@ def test_weights_are_counted_from_a_config_alone_without_their_memory() -> None:
         ({"text_config": {"num_hidden_layers": 26, "hidden_size": 1152}, "hidden_size": 9}, 26, 1152, None),
         ({"num_hidden_layers": "many", "hidden_size": -4, "max_position_embeddings": None}, 24, 570, None),
         ({"num_hidden_layers": 16, "hidden_size": 2048, "num_key_value_heads": [4, 8]}, 16, 2048, None),
+        (LLAMA_3 | {"max_position_embeddings": 8192, "rope_scaling": {"type": "linear", "factor": 4.0}}, 32, 4096, 32768),
+        (LLAMA_3 | {"max_position_embeddings": 8192, "rope_parameters": {"rope_type": "yarn", "factor": 4}}, 32, 4096, 8192),
         ({}, 24, 570, None),
     ],
 )

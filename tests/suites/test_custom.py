@@ -470,7 +470,8 @@ def test_cells_of_a_table_may_hold_lists(tmp_path: Path) -> None:
         ("p.jsonl", b'{"question": ' + b"[" * 9999, "line 1: nested more than 100 deep"),
         ("p.jsonl", b'{"question": "a", "query": ' + b"9" * 5000 + b"}", "line 1: a number of 5000 digits"),
         ("p.jsonl", b"null\ntrue", "line 1: None is not an object"),
-        ("p.jsonl", b"question,query\na,SELECT 1", r"2 lines \(1, 2\): not JSON"),
+        ("p.jsonl", b"question,query\na,SELECT 1", r"its first line, 'question,query', begins no JSON; .* ends in \.csv"),
+        ("p.csv", b"question,query\n", "p.csv is empty; give it a row a problem below its header"),
         ("p.jsonl", b"SQLite format 3\0", "is not text: it is a SQLite database"),
     ],
 )

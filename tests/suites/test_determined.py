@@ -13,14 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codelutra.execution.outcomes import execute
-from codelutra.execution.references import judge_references
-from codelutra.schema import EXPECTED, PROBLEMS, SAMPLES
+from codelutra.schema import EXPECTED, PROBLEMS
 from codelutra.suites import determined
 from codelutra.suites.databases import database_digest
 from codelutra.suites.sql import SqlSuite, judging
 from sandbox import Pool, ensure_image
 from sandbox.protocol import decode
+from tests.helpers.judging import judged
 
 BUILD = """
 CREATE TABLE staff (id INTEGER PRIMARY KEY, name TEXT, dept TEXT, pay REAL, hired TEXT, nick TEXT COLLATE NOCASE);
@@ -44,20 +43,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SqlSuite, 
     suite = SqlSuite("s", "1", "", pl.DataFrame(schema=PROBLEMS), {digest: path})
     with Pool(image=ensure_image("python"), workers=1, databases=suite.databases(), run="determined") as pool:
         yield suite, pool, digest
-
-
-def judged(bench: tuple[SqlSuite, Pool, str], reference: str, *answers: str) -> tuple[dict[str, Any], list[str]]:
-    """The row of EXPECTED for a reference, and the statuses of answers to it."""
-    suite, pool, digest = bench
-    row = dict.fromkeys(PROBLEMS, "") | {"problem_id": "p", "split": "train", "language": "sql"}
-    problems = pl.DataFrame([row | {"reference": reference, "judge": judging(reference, digest)}], schema=PROBLEMS)
-    expected, _ = judge_references(problems, suite, pool, timeout_seconds=5)
-    given = {"problem_id": "p", "greedy": False, "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
-    samples = pl.DataFrame(
-        [{**given, "sample": n, "completion": a, "code": a} for n, a in enumerate(answers)], schema=SAMPLES
-    )
-    outcomes, _ = execute(samples, problems, expected, suite, pool, timeout_seconds=5)
-    return expected.row(0, named=True), outcomes["status"].to_list()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +131,7 @@ def judged(bench: tuple[SqlSuite, Pool, str], reference: str, *answers: str) -> 
 def test_an_answer_needs_what_the_reference_determines(
     bench: tuple[SqlSuite, Pool, str], reference: str, right: list[str], wrong: list[str]
 ) -> None:
-    expected, statuses = judged(bench, reference, *right, *wrong)
+    expected, statuses = judged(*bench[:2], reference, *right, *wrong)
     if expected["status"] == "correct":
         assert statuses == ["correct"] * len(right) + ["wrong"] * len(wrong)
     else:
@@ -194,7 +179,7 @@ def test_a_reference_that_does_not_determine_its_answer_is_named_every_time(
     bench: tuple[SqlSuite, Pool, str], reference: str, why: str
 ) -> None:
     for _ in range(2):
-        assert judged(bench, reference)[0]["error"] == why
+        assert judged(*bench[:2], reference)[0]["error"] == why
 
 
 @pytest.mark.parametrize(
@@ -220,7 +205,7 @@ def test_a_reference_that_does_not_determine_its_answer_is_named_every_time(
     ],
 )
 def test_a_reference_that_determines_its_answer_stays(bench: tuple[SqlSuite, Pool, str], reference: str) -> None:
-    expected, statuses = judged(bench, reference, reference)
+    expected, statuses = judged(*bench[:2], reference, reference)
     assert (expected["status"], expected["error"]) == ("correct", "")
     assert statuses == ["correct"]
 
@@ -262,7 +247,7 @@ def test_ties_are_exactly_the_rows_with_equal_keys(data: Any) -> None:
 
 def test_what_is_known_of_ties_is_kept_with_the_expected_output(bench: tuple[SqlSuite, Pool, str]) -> None:
     for limit, ties, choices in ((4, [[0, 3]], []), (2, [], [[0, 2, [["Ben"], ["Cleo"], ["Fay"]]]])):
-        row, _ = judged(bench, f"SELECT name FROM staff ORDER BY pay DESC LIMIT {limit}")
+        row, _ = judged(*bench[:2], f"SELECT name FROM staff ORDER BY pay DESC LIMIT {limit}")
         kept = decode(json.loads(row["expected"]))
         assert (kept["ties"], kept["choices"]) == (ties, choices)
         assert determined.tied_limits(pl.DataFrame([row], schema=EXPECTED)) == ["p"] * bool(choices)

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from codelutra.cli.init import init_sql
 from codelutra.config import RunConfig, SuiteSection, parse_config
 from codelutra.errors import ConfigError, UserError
-from codelutra.execution.outcomes import execute
-from codelutra.execution.references import judge_references
 from codelutra.pipeline.check import check
-from codelutra.schema import EXPECTED, PROBLEMS, SAMPLES
+from codelutra.schema import EXPECTED, PROBLEMS
 from codelutra.suites import determined
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.dialects import DUCKDB
 from codelutra.suites.duck.files import Reader, duckdb_digest, is_duckdb, tables_in
-from codelutra.suites.sql import SqlSuite, judging, judging_by_rows
+from codelutra.suites.solutions import OwnLines
+from codelutra.suites.sql import SqlSuite, judging_by_rows
 from sandbox import Pool, SandboxError, ensure_daemon_reachable, ensure_image
 from sandbox.probe import duckdb_database
 from sandbox.protocol import decode
+from tests.helpers.judging import judged
 from tests.helpers.tiny_model import write_tiny_model
 
 BUILD = """
@@ -70,20 +70,6 @@ def suite(pool: Pool, built: Path) -> SqlSuite:
     digest = duckdb_digest(built)
     pool.announce({digest: built})
     return SqlSuite("s", "1", "", pl.DataFrame(schema=PROBLEMS), {digest: built}, image="duckdb", dialect="duckdb")
-
-
-def judged(suite: SqlSuite, pool: Pool, reference: str, *answers: str, judge: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The row of EXPECTED for a reference, and the statuses of answers to it."""
-    row = dict.fromkeys(PROBLEMS, "") | {"problem_id": "p", "split": "train", "language": "sql"}
-    judge = judge or judging(reference, next(iter(suite.files)), dialect=DUCKDB)
-    problems = pl.DataFrame([row | {"reference": reference, "judge": judge}], schema=PROBLEMS)
-    expected, _ = judge_references(problems, suite, pool, timeout_seconds=5)
-    given = {"problem_id": "p", "greedy": False, "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
-    samples = pl.DataFrame(
-        [{**given, "sample": n, "completion": a, "code": a} for n, a in enumerate(answers)], schema=SAMPLES
-    )
-    outcomes, _ = execute(samples, problems, expected, suite, pool, timeout_seconds=5)
-    return expected.row(0, named=True), outcomes["status"].to_list()
 
 
 @pytest.mark.parametrize(
@@ -295,13 +281,27 @@ def test_a_custom_suite_over_a_duckdb_file_says_so_in_prompts_and_judging(built:
 
 
 @needs_duckdb
+def test_a_solution_is_written_for_a_problem_that_has_rows_alone(built: Path, tmp_path: Path) -> None:
+    bare = {"question": "Who earns 40?", "rows": [["Dov"]]}
+    folder = write(tmp_path, built, *LINES, bare)
+    section = SuiteSection(name="custom", path=str(folder))
+    own = OwnLines.read(section)
+    (named,) = open_suite(section).problems().filter(pl.col("reference") == "")["problem_id"]
+    query = "FROM staff SELECT name WHERE pay = 40"
+    assert own.rows({named: query})["reference"].to_list() == [query]
+    made = own.write({named: query}, "api:teacher", tmp_path / "out")
+    solved = open_suite(SuiteSection(name="custom", path=str(made))).problems()
+    assert solved.filter(pl.col("problem_id") == named)["reference"].to_list() == [query]
+
+
+@needs_duckdb
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ("wal", "changes in firm.duckdb.wal"),
         ("cut", "cannot be read as a DuckDB database"),
         ("two", "a suite has one dialect"),
-        ("copies", "copies are made of SQLite databases only"),
+        ("copies", "copies are made of SQLite files, and these are DuckDB's; leave it at 0"),
         ("folder", "is a folder, not a file; `codelutra init sql"),
     ],
 )

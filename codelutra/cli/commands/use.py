@@ -245,6 +245,7 @@ def serve(
         say(f"serving {served.label} as {served.name!r} at {where.url}/v1; weights: {served.path}")
         print(visible(example(found.run, found.label, served.name, where.url, api_key_env)), flush=True)
 
+    in_force(root, name, policy)  # what is not there is told at once
     log = cache_dir() / f"serve-{port}.log"
     say(f"loading; the log is {log}")
     try:
