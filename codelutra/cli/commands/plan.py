@@ -10,6 +10,16 @@ from codelutra.cli.commands.options import Config, Home, Json, Set, print_json
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(min=1, max=4096, metavar="GIB", help="Plan for another machine, whose GPU has so much memory."),
+]
+Gpus = Annotated[int, typer.Option(min=1, max=64, metavar="N", help="With --gpu-memory: so many such GPUs.")]
+Memory = Annotated[
+    float | None,
+    typer.Option(min=1, max=65536, metavar="GIB", help="Plan for another machine with so much memory of its own."),
+]
+
 
 def plan(
     config: Config,
@@ -28,15 +38,9 @@ def plan(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch the model if it is not here and its size is not known.")
     ] = False,
-    gpu_memory: Annotated[
-        float | None,
-        typer.Option(min=1, max=4096, metavar="GIB", help="Plan for another machine, whose GPU has so much memory."),
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="With --gpu-memory: so many such GPUs.")] = 1,
-    memory: Annotated[
-        float | None,
-        typer.Option(min=1, max=65536, metavar="GIB", help="Plan for another machine with so much memory of its own."),
-    ] = None,
+    gpu_memory: GpuMemory = None,
+    gpus: Gpus = 1,
+    memory: Memory = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
