@@ -6,22 +6,19 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-import yaml
 
+from tests.helpers.iterations import Iteration, frame, weights
 from tests.helpers.ray_cluster import ROOT, RayCluster
 from tests.helpers.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # on a busy machine a node takes a minute to start
 SCRIPTED = f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers/scripted'}"
-Event = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -64,66 +61,6 @@ def config(place: Path, **changes: Any) -> dict[str, Any]:
     return base | changes
 
 
-class Iteration:
-    """An iteration in a process of its own, which is a driver of Ray where the config names a cluster."""
-
-    def __init__(self, place: Path, name: str, environment: dict[str, str], **changes: Any) -> None:
-        self.home = place / name
-        file = place / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(config(place, **changes)))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.one_iteration", str(file), str(self.home)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-        )
-
-    def events(self) -> list[Event]:
-        ledger = self.home / "runs/one/ledger.jsonl"
-        lines = ledger.read_text().splitlines(keepends=True) if ledger.exists() else []
-        return [json.loads(x) for x in lines if x.endswith("\n")]
-
-    def made(self, stage: str) -> list[str]:
-        return [e["label"] for e in self.events() if e["event"] == "made" and e["stage"] == stage]
-
-    def executing(self) -> int:
-        """Shards that are being executed, or wait for it."""
-        kinds = Counter(e["event"] for e in self.events() if e.get("stage") == "execute")
-        return kinds["start"] - kinds["made"]
-
-    def notes(self) -> list[str]:
-        return [e["text"] for e in self.events() if e["event"] == "note"]
-
-    def wait_until(self, reached: Callable[[], object], seconds: float = 600) -> Any:
-        end = time.monotonic() + seconds
-        while not (found := reached()):
-            if self.process.poll() is not None:
-                raise AssertionError(self.process.communicate()[1])
-            assert time.monotonic() < end, self.events()[-3:]
-            time.sleep(0.02)
-        return found
-
-    def found(self) -> dict[str, Any]:
-        """What it made: paths by name."""
-        out, err = self.process.communicate(timeout=1200)
-        assert self.process.returncode == 0, err
-        told: dict[str, Any] = json.loads(out.splitlines()[-1])
-        return told
-
-    def __enter__(self) -> Iteration:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def frame(artifact: dict[str, Any], name: str) -> pl.DataFrame:
-    """Without how long programs took."""
-    return pl.read_parquet(Path(artifact["path"]) / f"{name}.parquet").drop("seconds", strict=False)
-
-
 @pytest.mark.extended
 def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_makes_and_nothing_twice(
     place: Path, environment: dict[str, str], cluster: RayCluster
@@ -133,7 +70,7 @@ def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_make
     third = cluster.add(cpus=0)  # only executes
     asked = {"address": cluster.address, "cpus": 1}
     together = config(place)["train"] | {"processes": 2}
-    with Iteration(place, "far", environment, cluster=asked, train=together) as run:
+    with Iteration(place, "far", environment, config(place, cluster=asked, train=together)) as run:
         run.wait_until((place / "answers-of-second").exists)
         run.wait_until(lambda: any("no Docker daemon answers" in note for note in run.notes()))
         cluster.kill(second)  # while it samples
@@ -145,7 +82,7 @@ def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_make
         cluster.add()
         far = run.found()
         events, notes = run.events(), run.notes()
-    with Iteration(place, "here", environment | {"SCRIPTED_LOG": ""}, execute={"workers": 4}) as alone:
+    with Iteration(place, "here", environment | {"SCRIPTED_LOG": ""}, config(place, execute={"workers": 4})) as alone:
         here = alone.found()
 
     made = Counter((e["stage"], e["key"]) for e in events if e["event"] == "made")
@@ -170,14 +107,6 @@ def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_make
     assert far["pairs"]["digest"] == here["pairs"]["digest"]
     assert far["trained"]["key"] == here["trained"]["key"]
     assert weights(far["trained"]) == pytest.approx(weights(here["trained"]), rel=1e-3, abs=1e-5)
-
-
-def weights(trained: dict[str, Any]) -> list[float]:
-    """The mean size of every tensor."""
-    from safetensors.torch import load_file
-
-    found = load_file(Path(trained["path"]) / "model.safetensors")
-    return [found[name].abs().mean().item() for name in sorted(found)]
 
 
 CONNECT = """
