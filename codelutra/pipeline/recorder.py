@@ -267,8 +267,8 @@ class Recorder:
             if was.ended - now.ended > ENDED_FALL:
                 found.append(
                     f"{row.name}: {now.ended:.0%} of the {split} answers end by themselves, {was.ended:.0%} of those of "
-                    f"{before.name} did; the rest ran into sample.max_tokens. Training makes the model forget its end "
-                    "token: use a lower train.learning_rate or a higher train.sft_weight"
+                    f"{before.name} did; the rest ran into sample.max_tokens. Raise it if right answers are that long; "
+                    "if not, training makes the model forget its end token: lower train.learning_rate"
                 )
         return found
 
