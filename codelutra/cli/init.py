@@ -285,6 +285,8 @@ def _config_text(
         fit = replace(fit, samples_per_problem=8, pairs_per_problem=2, warm_epochs=0)
     measured = min(splits["dev"], fit.dev or splits["dev"])
     width = 98 / math.sqrt(measured)  # 1.96 · sqrt(¼ / n), in points
+    unwarmed = _NO_WARM_START if small else _AS_IT_COMES
+    few = _FEW_REFERENCES if fit.few_solved and fit.warm_epochs else ""
     more = f"up to {splits['dev']}" if measured < splits["dev"] else "only more questions"
     return _filled(
         "config.yaml",
@@ -297,12 +299,8 @@ def _config_text(
         dev_limit=f"\n  dev: {fit.dev}  # enough to tell policies apart, and quicker than all" if fit.dev else "",
         precision=f"{measured} dev problems: a pass@1 is known to about ±{width:.0f} points; {more} make that smaller",
         model=_quote(model) + (_LARGER if small else ""),
-        warm_start=_filled("warm_start.yaml", **asdict(fit))
-        if fit.warm_epochs
-        else _NO_WARM_START
-        if small
-        else _AS_IT_COMES,
-        train=_LED_BY_IMITATION.format(_FEW_REFERENCES if fit.few_solved and fit.warm_epochs else "") if small else _ADAPTER,
+        warm_start=_filled("warm_start.yaml", **asdict(fit)) if fit.warm_epochs else unwarmed,
+        train=_filled("train.yaml" if small else "adapter.yaml", few_references=few),
         max_tokens_from=_said_of_answers(fit),
         micro_batch=min(8 if small else 4, fit.batch_size),
     )
@@ -322,15 +320,6 @@ _NO_WARM_START = """\
 _LARGER = "  # 135M, for a trial. Larger: a name of `codelutra models`, or hf:ORG/NAME@REVISION"
 _AS_IT_COMES = """\
 # No warm start: the model is to know such tasks by half. One that solves none of them needs `warm_start: {method: lora}`.
-"""
-_LED_BY_IMITATION = """\
-{}  sft_norm: sequence  # SFT outweighs DPO, as in the presets for 135M; take token for a larger model (docs/training.md)
-  learning_rate: 4.0e-5  # for 135M. For a larger model leave it out: it then follows the size
-"""
-_ADAPTER = """\
-  method: lora  # an adapter, on two cores too; full trains all weights, qlora fits larger models on a GPU
-  sft_on: right+references  # SFT on references and on own right answers, beside DPO
-  learning_rate: 5.0e-5  # measured at 0.5B (preset spider-lora); for several billion weights leave it out
 """
 _FEW_REFERENCES = """\
   epochs: 4  # a policy that knows its few references by heart tries little: few pairs, so several passes

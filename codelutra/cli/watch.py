@@ -56,6 +56,11 @@ _LINES_SHOWN = 12  # of a log
 _PATIENCE = 15.0  # seconds; of a start that was just killed the flow is still ending
 
 
+def require_prefect() -> None:
+    if not find_spec("prefect"):
+        raise UserError("runs are driven by Prefect, which is not installed: pip install 'codelutra[prefect]'")
+
+
 def watch_run(source: str, overrides: tuple[str, ...], home: Path, *, fresh: bool = False) -> RunSummary:
     """Run `flows.refine` to its end, showing progress on stderr; returns the run's summary. `fresh`: an earlier run of this
     name is moved aside first.
@@ -63,8 +68,7 @@ def watch_run(source: str, overrides: tuple[str, ...], home: Path, *, fresh: boo
     Raises ConfigError, and CodelutraError with the flow's own message when it stops early.
     """
     config = load_config(source, overrides)
-    if not find_spec("prefect"):
-        raise UserError("runs are driven by Prefect, which is not installed: pip install 'codelutra[prefect]'")
+    require_prefect()
     require_startable(config, home)  # this and an unusable suite are told before anything is made
     open_suite(config.suite)
     require_room(config, home)  # and so is a model that no setting makes fit

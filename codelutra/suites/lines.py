@@ -118,7 +118,9 @@ def read_records(path: Path) -> Records:
     try:
         text = read_text(path)
         first = next((line for line in text.split("\n") if line.strip()), "")
-        if Path(path.name.lower().removesuffix(".gz")).suffix in (".csv", ".tsv"):
+        if not first:
+            return Records("row" if _is_table(path) else "line", [])
+        if _is_table(path):
             return Records("row", list(_table(text, first)))
         if first.lstrip().startswith("["):
             return Records("entry", [Record(n, entry) for n, entry in enumerate(_listed(text), 1)])
@@ -127,6 +129,10 @@ def read_records(path: Path) -> Records:
         why = " ".join(str(e).split())
         raise ConfigError(why if isinstance(e, Unreadable) else f"{path}: {why[:500]}") from e
     return Records("line", [Record(n, _line(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()])
+
+
+def _is_table(path: Path) -> bool:
+    return Path(path.name.lower().removesuffix(".gz")).suffix in (".csv", ".tsv")
 
 
 def _line(text: str) -> Any:

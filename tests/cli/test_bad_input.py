@@ -56,7 +56,7 @@ def config(**changes: Any) -> Any:
         (("run", "demo", "--set", "model=gguf:/etc/passwd"), "'gguf:/etc/passwd' is no GGUF file"),
         (("run", "demo", "--set", "name=a/b"), "name = 'a/b': the name of a folder: letters, digits"),
         (("run", "demo", "--set", "train=3"), "train = 3: this is a section: give it keys with values, or leave it out"),
-        (("run", "/dev"), "'/dev' is a folder without config.yaml, which `codelutra init` makes"),
+        (("run", "/dev"), "'/dev' is a folder without config.yaml; `codelutra init` makes one, or name a preset"),
         (("plan", "demo", "--price", "inf"), "--price"),
         (("run", "demo", "--set", "model=gguf:/nope.gguf"), "'gguf:/nope.gguf' is not there"),
         (("run", "demo", "--set", "train.sft_weight=0", "--set", "train.dpo_weight=0"), "  train: dpo_weight 0 and"),

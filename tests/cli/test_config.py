@@ -86,7 +86,7 @@ def test_every_setting_of_a_run_is_explained_with_its_value() -> None:
 def test_a_key_says_what_it_takes_its_default_and_what_changing_it_means() -> None:
     (beta,) = explain("beta")
     assert beta.key == "train.beta"
-    assert (beta.kind, beta.default) == ("number > 0", 0.1)
+    assert (beta.kind, beta.default) == ("number > 0 and ≤ 1000", 0.1)
     assert beta.what.startswith("β of DPO")
     assert "another run" in beta.change
     assert explain("train.method")[0].kind == "one of full, lora, qlora"

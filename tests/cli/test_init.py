@@ -159,7 +159,7 @@ def test_the_config_tells_how_sure_a_number_is_with_the_problems_it_measures_on(
 
 def test_the_config_says_from_which_size_on_its_warm_start_does_not_fit_one_gpu(library: Path) -> None:
     text = init_sql(library / "library.sqlite", library / "questions.jsonl", library / "suite").config.read_text()
-    assert "above some 3B (on 80 GB) set method to lora, here and in train" in text
+    assert "Above some 3B (on 80 GB) set `method: lora`, here and in train" in text
     assert not re.search(r"learning_rate: 1\.0e-4 .*7B", text), "no learning rate for a model that this section cannot train"
 
 

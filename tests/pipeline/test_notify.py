@@ -117,7 +117,7 @@ def test_a_web_hook_hears_of_a_night_promoted_kept_failed_and_crashed(
         assert client.read_block_documents() == []
 
 
-def test_an_e_mail_is_sent_over_smtp(server: dict[str, str]) -> None:
+def test_an_e_mail_is_sent_over_smtp(server: dict[str, str], tmp_path: Path) -> None:
     letters = list[str]()
 
     class Post(socketserver.StreamRequestHandler):
@@ -138,7 +138,7 @@ def test_an_e_mail_is_sent_over_smtp(server: dict[str, str]) -> None:
         to = f"mailto://127.0.0.1:{port}?from=night@example.org&to=me@example.org&mode=insecure"
         done = notify(server, "--to", to, "--on", "failed")
         assert done.returncode == 0, done.stderr
-        assert retrain(server, Path("/nowhere"), Path("/nowhere/no.yaml")).returncode != 0
+        assert retrain(server, tmp_path, Path("/nowhere/no.yaml")).returncode != 0
         heard(letters, 1)
         post.shutdown()
     assert len(letters) == 1

@@ -33,14 +33,14 @@ def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(
 ) -> None:
     """The kernel's answer to too little memory is SIGKILL to the process that asks. (With the SFT term's norm by token the
     micro-batch is part of the loss, so that the second try starts anew.)"""
-    process = parent(tmp_path / "o", policy, epochs=2, processes=processes, sft_norm="sequence")
+    process = parent(tmp_path / "o", policy, epochs=6, processes=processes, sft_norm="sequence")
     until_step(process, 2)
     asks = child_of(process.pid)
     os.kill(asks if processes == 1 else child_of(asks), signal.SIGKILL)
     summary = json.loads(process.communicate()[0].splitlines()[-1])
     assert summary["micro_batch"] == SMALL["micro_batch"] // 2
-    assert summary["resumed_from_step"] in (1, 2, 3)
-    assert summary["steps"] == 6
+    assert summary["resumed_from_step"] >= 1
+    assert summary["steps"] == 18
 
 
 def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def test_overlong_pairs_are_dropped_and_counted_never_cut(run: Train) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_what_was_good(run: Train, tmp_path: Path) -> None:
     with pytest.raises(
-        StageError, match=r"at step [23] of 3.*checkpoint-\d.*Lower learning_rate|not finite.*Lower learning_rate"
+        StageError, match=r"at step \d+ of 60.*checkpoint-\d.*Lower learning_rate|not finite.*Lower learning_rate"
     ):
-        run(some_pairs(12), learning_rate=1e30)
+        run(some_pairs(12), learning_rate=1.0, weight_decay=100.0, epochs=20)
     assert not (tmp_path / "a/out/model.safetensors").exists()
 
 

@@ -145,11 +145,12 @@ def _run_experiment(
 ) -> None:
     """Refine every arm (unless `only_table`), then show what came out; as JSON only of a command's `last` experiment."""
     from codelutra.cli import tables
-    from codelutra.cli.watch import watch_run
+    from codelutra.cli.watch import require_prefect, watch_run
     from codelutra.experiments import plan
 
     root = home_dir(home)
     if not only_table:
+        require_prefect()
         plan.require_possible(experiment, root)
         for arm in experiment.arms:
             watch_run(arm.source, arm.overrides, root)

@@ -14,6 +14,10 @@ GpuMemory = Annotated[
     float | None,
     typer.Option(min=1, max=4096, metavar="GIB", help="Plan for another machine, whose GPU has so much memory."),
 ]
+Price = Annotated[
+    float | None,
+    typer.Option(min=0, max=1e9, metavar="X", help="What an hour of this machine costs: says what the run costs."),
+]
 Gpus = Annotated[int, typer.Option(min=1, max=64, metavar="N", help="With --gpu-memory: so many such GPUs.")]
 Memory = Annotated[
     float | None,
@@ -24,10 +28,7 @@ Memory = Annotated[
 def plan(
     config: Config,
     set_: Set = None,
-    price: Annotated[
-        float | None,
-        typer.Option(min=0, max=1e9, metavar="X", help="What an hour of this machine costs: says what the run costs."),
-    ] = None,
+    price: Price = None,
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -48,12 +49,10 @@ def plan(
 
     Exit code 2: the run does not fit this machine; the message names settings under which it does. Each figure says what
     it is based on: *earlier work* of this model, a *calibration* of about a minute now, or a *guess*, which may be
-    several times off. Minutes are of all iterations; a run ends earlier if dev stops improving.
-
-    Plan for a machine that you have yet to rent: its minutes are guesses, its disk is this one's.
+    several times off. Minutes are of all iterations; a run ends earlier if dev stops improving. For another machine (the
+    last example) minutes are guesses, and the disk is this one's.
 
     ```
-    codelutra plan demo
     codelutra plan my/config.yaml --set model=path:DIR --price 1.20
     codelutra plan my/config.yaml --gpu-memory 24 --memory 64
     ```
