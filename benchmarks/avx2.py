@@ -5,8 +5,8 @@
 
 Runs a command as on a CPU with AVX2 alone, where none is at hand. Its processes find a /proc/cpuinfo without AVX512, bf16
 and AMX, torch says that it has none of them, and ATen, oneDNN and MKL are held to AVX2. After `make demo` the run
-`runs/demo` here is read. Start
-it in a fresh clone to have the set-up in it. Needs root (a mount of its own) and util-linux.
+`runs/demo` here is read. Start it in a fresh clone to have the set-up in it. Needs root (a mount of its own) and
+util-linux.
 """
 
 from __future__ import annotations
