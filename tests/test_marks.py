@@ -157,6 +157,7 @@ def test_what_is_marked_changes_no_key_and_is_no_reason_to_retrain(objective: st
     suite = {"name": "starter-sql", "train": 6, "dev": 4, "test": 0}
     two = {"processes": 2}
     raw = {"name": "r", "suite": suite, "warm_start": two, "train": {"objective": objective} | two, "select": {"samples": 8}}
+    raw["engine"] = {"dtype": "bfloat16"}  # where it is open, servers choose it elsewhere, and a CPU here
     with Run(tmp_path, parse_config(raw)) as run:
         wanted, made_of = keys(run), _made_of(run.config)
     elsewhere = [name for name in MARKS if name.partition(".")[0] in ("cluster", "store")]  # a run asks them when it opens
