@@ -50,7 +50,7 @@ def test_it_says_what_it_needs_and_how_it_is_started(wheel: zipfile.ZipFile) -> 
     heavy = ("torch", "transformers", "trl", "vllm", "prefect")
     assert core
     assert not [line for line in core if line.split()[1].startswith(heavy)], "the core is light"
-    assert "codelutra = codelutra.cli.app:main" in wheel.read(f"{ABOUT}/entry_points.txt").decode()
+    assert "codelutra = codelutra.cli.__main__:main" in wheel.read(f"{ABOUT}/entry_points.txt").decode()
 
 
 def test_what_it_holds_works_outside_of_the_checkout(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

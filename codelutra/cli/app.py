@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -182,6 +184,13 @@ def _require_folder() -> None:
         raise UserError("the current folder was removed; go to one that exists (`cd`) and give the command again") from e
 
 
+def _require_words(given: Sequence[str]) -> None:
+    """Raises UserError for an empty argument, which a path would take for the current folder."""
+    for before, word in zip(["codelutra", *given], given, strict=False):
+        if not word or re.fullmatch("--[a-z-]+=", word):
+            raise UserError(f"what follows {word[:-1] or before} is empty; is a variable of the shell not set?")
+
+
 def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit code."""
     from sandbox.errors import SandboxError
@@ -189,6 +198,7 @@ def main() -> None:
     _speak_utf8()
     try:
         _require_folder()
+        _require_words(sys.argv[1:])
         app()
     except (CodelutraError, SandboxError) as e:
         print(visible(f"codelutra: {e}"), file=sys.stderr)

@@ -49,6 +49,19 @@ def test_the_version_is_the_packages() -> None:
     assert (done.returncode, done.stdout) == (0, f"codelutra {__version__}\n")
 
 
+def test_an_interrupt_while_it_is_being_loaded_ends_it_without_a_traceback() -> None:
+    interrupted = (
+        "import sys\n"
+        "class AtTyper:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, AtTyper())\n"
+        "from codelutra.cli.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_command_says_what_it_does_and_what_it_takes(words: tuple[str, ...], flag: str) -> None:
