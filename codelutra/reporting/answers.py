@@ -144,7 +144,8 @@ def as_lines(found: Answered) -> str:
 
 
 def readable(output: str, most: int = _OUTPUT) -> str:
-    """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted."""
+    """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted, or the values
+    of a Python problem's calls. "" where those say nothing: errors, which are told beside, and checks that return None."""
     try:
         value = decode(json.loads(output))
     except (ValueError, RecursionError):
@@ -157,9 +158,18 @@ def readable(output: str, most: int = _OUTPUT) -> str:
             MemoryError,
             RecursionError,
         ):  # cut short, or nothing that can be read: shown as it is
-            return cut(output, most)
+            return "" if output.startswith("[{'error': ") else cut(output, most)
+    if _are_calls(value):
+        told = [f"raises {call['error']}" if "error" in call else shown(call["value"]) for call in value]
+        return cut("; ".join(told), most) if any(call.get("value") is not None for call in value) else ""
     rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
     if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
         return cut(shown(value), most)
     cells = "; ".join("(" + ", ".join("NULL" if v is None else shown(v) for v in row) + ")" for row in rows)
     return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {cells}" if rows else "no rows", most)
+
+
+def _are_calls(value: Any) -> bool:
+    """Whether it is what a Python problem's calls gave: [{"value": …} or {"error": …}]."""
+    calls = value if isinstance(value, list) else []
+    return bool(calls) and all(isinstance(c, dict) and list(c) in (["value"], ["error"]) for c in calls)

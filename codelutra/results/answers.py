@@ -9,7 +9,7 @@ import polars as pl
 
 from codelutra.errors import UserError
 from codelutra.reading.keys import nearest
-from codelutra.results.findings import Findings
+from codelutra.results.findings import Findings, question
 from codelutra.results.summary import PolicyResult
 from codelutra.schema import STATUS, STATUSES
 
@@ -18,7 +18,7 @@ _FORMULA = r"^([=+\-@\t\r])"  # what a spreadsheet takes for a formula
 
 def answers(found: Findings, row: PolicyResult) -> pl.DataFrame:
     """One row for each dev problem that `row` was asked, by problem_id: problem_id, group, difficulty, status, question
-    (the last line of the prompt), prompt, program, reference, output, expected, error.
+    (a line of the prompt), prompt, program, reference, output, expected, error.
 
     A problem whose reference fails has the status reference_error, as in the scores. Raises UserError where the answers
     are not there.
@@ -28,7 +28,6 @@ def answers(found: Findings, row: PolicyResult) -> pl.DataFrame:
     if outcomes is None or problems is None or expected is None:
         raise UserError(f"run {found.path.name!r} has no answers of {row.name} to dev problems here; {found.mend}")
     broken = pl.col("expected_status") == "reference_error"
-    text = pl.col("prompt").str.strip_chars().str.split("\n").list.last().str.strip_chars()
     return (
         outcomes.filter("greedy")
         .join(problems.drop("split"), on="problem_id", maintain_order="left")
@@ -38,7 +37,7 @@ def answers(found: Findings, row: PolicyResult) -> pl.DataFrame:
             "group",
             "difficulty",
             status=pl.when(broken).then(pl.lit("reference_error", STATUS)).otherwise("status"),
-            question=text,
+            question=pl.col("prompt").map_elements(question, pl.String),
             prompt="prompt",
             program="code",
             reference="reference",

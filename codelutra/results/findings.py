@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,12 @@ from codelutra.store.paths import go_on_command
 from codelutra.store.run_dir import RunDir
 
 Line = dict[str, Any]  # of a training.jsonl
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_FEWEST_WORDS = 3  # in a line of prose; "Problem:" is none
+_CODE = re.compile(
+    r"assert\b.*[=(]|return\b|from [\w.]+ import\b|import [\w.]+(?: as \w+)?$|def \w+\(|class \w+[(:]|\w+ = "
+    r"|@\w|>>>|</?\w+>$|```|(?:\"\"\"|\'\'\')$"
+)
 
 
 @dataclass(frozen=True)
@@ -234,9 +241,13 @@ def spread(frame: pl.DataFrame, n: int) -> pl.DataFrame:
 
 
 def question(prompt: str) -> str:
-    """The last line of a prompt: what is asked, without the schema above it."""
-    lines = prompt.strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    """One line of a prompt that says what is asked: the last, which stands under a database's schema; or the first of prose,
+    where the last is code or a mark, as in MBPP (an assert), HumanEval (quotes) and DS-1000 (`<code>`)."""
+    lines = [line.strip() for line in prompt.strip().splitlines()]
+    prose = [line.strip("\"' ") for line in lines if not _CODE.match(line) and len(_WORD.findall(line)) >= _FEWEST_WORDS]
+    if lines and (_CODE.match(lines[-1]) or not _WORD.search(lines[-1])) and prose:
+        return prose[0]
+    return lines[-1] if lines else ""
 
 
 def _json_lines(path: Path, mend: str) -> list[Line]:

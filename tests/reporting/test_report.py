@@ -293,6 +293,24 @@ def test_outputs_are_shown_as_rows() -> None:
     assert readable("not ours") == "not ours"
 
 
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("[{'value': 3}, {'value': None}]", "3; None"),
+        ('[{"d": [["value", "a b"]]}]', "'a b'"),
+        ("[{'value': [1, 2]}, {'error': 'KeyError: 1'}]", "[1, 2]; raises KeyError: 1"),
+        ("[{'error': 'KeyError: 1'}, {'error': 'KeyError: 1'}]", ""),  # told beside, as the error
+        ("[{'error': \"AssertionError: Arrays are not eq … (99 more characters)", ""),
+        ("[{'value': None}, {'value': None}]", ""),  # of checks that only raise
+        ("[{'value': 1, 'error': 'odd'}]", "[{'value': 1, 'error': 'odd'}]"),
+        ("[{'value': 3}, {'val", "[{'value': 3}, {'val"),
+        ("[]", "no rows"),
+    ],
+)
+def test_outputs_of_calls_are_shown_as_values(output: str, told: str) -> None:
+    assert readable(output) == told
+
+
 @pytest.mark.parametrize("measured", [1, 2, 3])
 def test_an_unfinished_run_gives_a_report_of_what_is_there(tmp_path: Path, measured: int) -> None:
     run = example_run(tmp_path, skills=SKILLS[:measured], finished=False)

@@ -14,7 +14,7 @@ import pytest
 from codelutra.errors import UserError
 from codelutra.results.answers import answers, as_csv, failures
 from codelutra.results.changes import _together, changes
-from codelutra.results.findings import Findings, policy_row, read_findings
+from codelutra.results.findings import Findings, policy_row, question, read_findings
 from codelutra.scoring.scores import mcnemar
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
@@ -179,3 +179,31 @@ def test_answers_that_are_gone_are_told_with_the_command_that_makes_them(home: P
             link.unlink()
     with pytest.raises(UserError, match="no answers of policy 1 to dev problems here; `codelutra run"):
         changes(tmp_path / "runs", "example", "other")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("CREATE TABLE a (b text);\n\nFrom which city are they? ", "From which city are they?"),
+        ("CREATE TABLE a (b text);\n\n# of rows", "# of rows"),
+        ("表 a (b)\n有多少行?", "有多少行?"),
+        (
+            "Write a function to add.\nYour code should pass these tests:\n\nassert add(1, 2) == 3",
+            "Write a function to add.",
+        ),
+        (
+            "Problem:\nHow can I sort this array?\n\nA:\n<code>\na = 1\n</code>\nBEGIN SOLUTION\n<code>",
+            "How can I sort this array?",
+        ),
+        (
+            'from typing import List\n\ndef f(a: List[int]) -> int:\n    """ The sum of all.\n    >>> f([1])\n    """',
+            "The sum of all.",
+        ),
+        ("Write a program that adds.\nIt reads two numbers a line.", "It reads two numbers a line."),
+        ("assert f(1) == 2", "assert f(1) == 2"),
+        ("???", "???"),
+        ("", ""),
+    ],
+)
+def test_what_a_prompt_asks_is_one_line_of_it(prompt: str, asked: str) -> None:
+    assert question(prompt) == asked

@@ -97,7 +97,7 @@
     const sides = [0, 1].map((i) => el("div", { class: "side" }, el("div", {}, ...titles[i]), el("pre", {}, ...marked[i])));
     const told = (kind, text) => (text ? [el("p", { class: "said" }, el("b", {}, `${kind} `), el("code", {}, text))] : []);
     const gave = [a, b].flatMap((x, i) => (x ? [...told(`${policies[at[i]]} gave`, texts[x[2]]), ...told(`${policies[at[i]]} error`, texts[x[3]])] : []));
-    const prompt = context ? [el("details", {}, el("summary", {}, "what stands before the question"), el("pre", {}, context))] : [];
+    const prompt = context ? [el("details", {}, el("summary", {}, "what else the prompt says"), el("pre", {}, context))] : [];
     const other = at[0] === "" ? [] : [el("div", { class: "side" }, el("div", {}, "the reference"), el("pre", {}, reference))];
     return el("div", { class: "card" }, ...prompt, el("div", { class: "sides" }, ...sides), ...gave, ...told("expected", expected), ...other);
   }
