@@ -7,15 +7,14 @@ here raises, and the time is linear in its length.
 
 from __future__ import annotations
 
-import ast
 import re
-import sqlite3
 import textwrap
 from collections.abc import Iterator
-from contextlib import closing
 from functools import lru_cache
 from typing import NamedTuple
 
+from codelutra.completions.looks import LONGEST, TRIES, end_of_statement, parses, worth
+from codelutra.completions.prose import without_prose
 from codelutra.completions.wrappings import unwrapped
 
 _TAGS = {
@@ -49,7 +48,6 @@ _FENCE = re.compile(
     r"(?<=[ \t:])(?P<within>`{3,}+)(?=[A-Za-z{])",
     re.MULTILINE,
 )
-_TRIES = 8  # how often a closing fence, or where a query begins or ends, is looked for in vain
 _TAG = re.compile(r"[ \t]*+\{?[ \t]*+\.?(?:lang(?:uage)?[-:=])?([A-Za-z][\w#+-]*+(?:\.\d+)*+)[^\S\n]*+\}?")
 # Literals and comments, in which backticks close no block. One that is never closed reaches to the end.
 _LITERALS = {
@@ -78,19 +76,19 @@ def extract_code(completion: str, language: str) -> str:
     A block in `language` beats blocks of no language, and one that defines something, or is a query, beats output and
     usage. In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
     """
-    text = unwrapped(_without_thoughts(completion.replace("\r\n", "\n")), lambda body: _worth(body, language))
+    text = unwrapped(_without_thoughts(completion.replace("\r\n", "\n")), lambda body: worth(body, language))
     blocks = list(_blocks(text, language))
     mine = [b.body for b in blocks if _TAGS[language].fullmatch(b.tag)]
     if any(mine):
         return _best(mine, language)
     others = [b for b in blocks if b.body and not _TAGS[language].fullmatch(b.tag)]
-    likely = [b.body for b in others if _worth(b.body, language) > (1 if b.tag else 0)]
+    likely = [b.body for b in others if worth(b.body, language) > (1 if b.tag else 0)]
     if likely:
         return _best(likely, language)
     edges = [0, *(edge for b in blocks for edge in (b.start, b.end)), len(text)]
     around = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
-    outside = (_plain(part, language) for part in around[:_TRIES]) if blocks else iter(())
-    if found := next((program for program in outside if _worth(program, language)), ""):
+    outside = (_plain(part, language) for part in around[:TRIES]) if blocks else iter(())
+    if found := next((program for program in outside if worth(program, language)), ""):
         return found
     untagged = [b.body for b in others if not b.tag]
     if mine or untagged:
@@ -100,32 +98,16 @@ def extract_code(completion: str, language: str) -> str:
 
 def _best(bodies: list[str], language: str) -> str:
     """The last of the most promising."""
-    return max(reversed(bodies), key=lambda body: _worth(body, language) if body else -1)
-
-
-_DEFINES = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+(?!test_)|class[ \t]+(?!Test))\w", re.MULTILINE)
-_CODE = re.compile(
-    r"^[ \t]*(?:import |from \S+ import |(?:for|while|if|with|try)\b[^\n]*:|(?:print|exit)\(|"
-    r"[A-Za-z_][\w.\[\], ]*?[-+*/]?=[^=])",
-    re.MULTILINE,
-)
-
-
-def _worth(body: str, language: str) -> int:
-    """2: a query, or it defines something other than tests; 1: other code; 0: anything."""
-    if language == "sql":
-        head = _HEAD.match(body)
-        return 2 if head and head["reads"] else 1 if head else 0
-    return 2 if _DEFINES.search(body) else 1 if _CODE.search(body) else 0
+    return max(reversed(bodies), key=lambda body: worth(body, language) if body else -1)
 
 
 def _code_first(text: str, language: str) -> int:
     """Where code that a text begins with may be followed by a fence: fences in its literals open nothing."""
-    if not _worth(text.lstrip().partition("\n")[0], language):
+    if not worth(text.lstrip().partition("\n")[0], language):
         return 0
     end = next((m.start() for m in _closers(language, "```").finditer(text) if m["run"]), len(text))
     end = text.rfind("\n", 0, end) + 1 if end < len(text) else end
-    return end if language == "python" or (end <= _LONGEST and _parses(text[: _end(text[:end])])) else 0
+    return end if language == "python" or (end <= LONGEST and parses(text[: end_of_statement(text[:end])])) else 0
 
 
 def _blocks(text: str, language: str) -> Iterator[_Block]:
@@ -139,15 +121,11 @@ def _blocks(text: str, language: str) -> Iterator[_Block]:
             at = opened.end()
             continue
         sure = None
-        if doubts < _TRIES and (mine or not tag):
+        if doubts < TRIES and (mine or not tag):
             sure = _outside_literals(text, start, fence, language)
             doubts += not sure
         end, at = sure or _on_its_line(text, start, fence)
-        if (
-            not mine
-            and doubts < _TRIES
-            and (inner := re.search(r"^[ \t>]*+```+[ \t]*+(\w+)", text[start:end], re.MULTILINE))
-        ):
+        if not mine and doubts < TRIES and (inner := re.search(r"^[ \t>]*+```+[ \t]*+(\w+)", text[start:end], re.MULTILINE)):
             doubts += 1
             if _TAGS[language].fullmatch(inner[1]):  # Markdown in Markdown
                 at = start + inner.start()
@@ -160,9 +138,9 @@ def _opening(text: str, at: int, fence: str, language: str) -> tuple[str, int]:
     info = text[at : at + 300].partition("\n")[0]
     named = _TAG.match(info)
     tag, rest = (named[1], info[named.end() :]) if named else ("", info)
-    if not _TAGS[language].fullmatch(tag) and (fence in info or _worth(info, language)):
+    if not _TAGS[language].fullmatch(tag) and (fence in info or worth(info, language)):
         return "", at
-    if fence in rest or (_worth(rest, language) and not _ATTRIBUTE.match(rest)):
+    if fence in rest or (worth(rest, language) and not _ATTRIBUTE.match(rest)):
         return tag, at + len(info) - len(rest)
     line = text.find("\n", at)
     return tag, line if line >= 0 else len(text)
@@ -174,7 +152,7 @@ def _outside_literals(text: str, start: int, fence: str, language: str) -> tuple
     found = next((m for m in _closers(language, fence).finditer(text, start) if m["run"]), None)
     if found and language == "sql":
         query = text[start : found.start("run")]
-        if "\n" + fence in query and not _parses(query[: _end(query)]):
+        if "\n" + fence in query and not parses(query[: end_of_statement(query)]):
             return None
     return _ends(text, found) if found else None
 
@@ -226,117 +204,9 @@ def _dedented(text: str) -> str:
 
 def _plain(text: str, language: str) -> str:
     """The program in a text without fences."""
-    if len(text) > _LONGEST:
+    if len(text) > LONGEST:
         return text.strip()
     text = _dedented(text)
     if text[:1] == text[-1:] == "`" and "`" not in (inside := text[1:-1]):
         text = inside
-    return _query(text) if language == "sql" else _program(text)
-
-
-# ---- programs in prose ---------------------------------------------------------------------------------------------------
-
-_BEGINS = re.compile(r"^(?:@|(?:async )?def |class |import |from \S+ import )", re.MULTILINE)
-
-
-def _program(text: str) -> str:
-    """The code of a text that is no Python as a whole, but is without the sentences around it."""
-    begin = _BEGINS.search(text)
-    if not begin or _CODE.search(text, 0, begin.start()):
-        begin = _CODE.search(text)
-    before = text[: begin.start()] if begin else ""
-    if not begin or (before and not _PROSE_LINE.match(before)) or _compiles(text):
-        return text
-    ends = [line.start() for line, _ in zip(_PROSE_LINE.finditer(text, begin.end()), range(_TRIES), strict=False)]
-    parts = (text[begin.start() : end] for end in (len(text), *ends))
-    return next((part.strip() for part in parts if _compiles(part)), text)
-
-
-def _compiles(program: str) -> bool:
-    try:
-        ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two for deep nesting, the second for NUL
-        return False
-    return True
-
-
-# ---- queries in prose ----------------------------------------------------------------------------------------------------
-
-_GAP = r"(?:\s|;|\(|--[^\n]*+|/\*.*?(?:\*/|\Z))*+"
-_READS = (
-    r"SELECT\b|WITH\s+(?:RECURSIVE\s+)?(?:\w++|\"[^\"]*+\"|`[^`]*+`|\[[^\]]*+\])\s*+(?:\([^()]*+\)\s*+)?AS\b|VALUES\s*+\("
-)
-_WRITES = (
-    r"(?:INSERT|UPDATE|DELETE|REPLACE|EXPLAIN|(?:CREATE|DROP|ALTER)\s+(?:TEMP\w*|UNIQUE|VIRTUAL|TABLE|INDEX|VIEW|TRIGGER))\b"
-)
-_REST = (
-    r"PRAGMA\s+\w+\s*(?:[.=(;]|\Z)|ATTACH\b[^;]*\bAS\b|DETACH\s+(?:DATABASE\s+)?\w+\s*(?:;|\Z)|"
-    r"(?:BEGIN|COMMIT|END|ROLLBACK)(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE|TRANSACTION|TO(?:\s+SAVEPOINT)?\s+\w+))*\s*(?:;|\Z)|"
-    r"(?:SAVEPOINT|RELEASE(?:\s+SAVEPOINT)?)\s+\w+\s*(?:;|\Z)|(?:ANALYZE|REINDEX|VACUUM)(?:\s+\w+)?\s*(?:;|\Z)"
-)
-_STATEMENT = re.compile(rf"{_GAP}(?:(?P<parsed>{_READS}|{_WRITES})|{_REST}|\Z)", re.DOTALL | re.IGNORECASE)
-_HEAD = re.compile(rf"{_GAP}(?:(?P<reads>{_READS})|{_WRITES}|{_REST})", re.DOTALL | re.IGNORECASE)
-_IN_A_LINE = re.compile(
-    rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n:;'\"`]{{0,80}}:)?[ \t*]*+|`)(?=(?:{_READS}))",
-    re.MULTILINE | re.IGNORECASE,
-)
-# As SQLite reads them: a semicolon outside quotes and comments.
-_SEMICOLON = re.compile(
-    r"""'[^']*+'?|"[^"]*+"?|`[^`]*+`?|\[[^\]]*+\]?|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?|(;)""", re.DOTALL
-)
-_SENTENCE = re.compile(r"(?:[A-Z][a-z']+ |.*[.:!]\s*$|(?:\S+ )??(?:[a-z']+ ){3})", re.MULTILINE)
-_PROSE_LINE = re.compile(
-    r"^[ \t]*+(?:#+ |\*\*|[A-Z][A-Za-z]++:|\[/|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|"
-    r"(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
-    r"UNION|INTERSECT|EXCEPT|AND|OR|ON|USING|WINDOW|AS|CASE|WHEN|THEN|ELSE|END|SELECT|VALUES|NOT|SET|INTO|RETURNING)\b)"
-    r"[A-Z][A-Za-z']*+[,:.!]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
-    re.MULTILINE,
-)
-_LONGEST = 20_000  # characters: in a longer text no prose is looked for
-
-
-def _query(text: str) -> str:
-    """The query and what follows it up to where prose begins; the text itself where that cannot be told."""
-    if not _HEAD.match(text) or (_SENTENCE.match(text) and not _parses(text[: _end(text)])):
-        for begin, _ in zip(_IN_A_LINE.finditer(text), range(_TRIES), strict=False):
-            found = text[begin.end() :]
-            mark = next((mark for mark in ("`", "**") if begin[0].endswith(mark)), "")
-            found = found.partition(mark)[0] if mark in found.partition("\n")[0] and mark else _without_prose(found)
-            if _parses(found[: _end(found)]):
-                return found.strip()
-    return _without_prose(text).strip()
-
-
-def _end(text: str) -> int:
-    """Where the first statement ends: behind its semicolon outside quotes and comments, or with the text."""
-    return next((found.end() for found in _SEMICOLON.finditer(text) if found[1]), len(text))
-
-
-def _without_prose(text: str) -> str:
-    """The text up to where what follows its first statement is no statement."""
-    end = _end(text)
-    if text[:end].endswith(";"):
-        following = _STATEMENT.match(text, end)
-        if following and following["parsed"]:
-            second = text[following.start("parsed") :]
-            second = second[: _end(second)]
-            following = following if _parses(second) or not _SENTENCE.match(second) else None
-        return text if following else text[:end]
-    if not _parses(text):
-        for line, _ in zip(_PROSE_LINE.finditer(text, 1), range(_TRIES), strict=False):
-            if _parses(text[: line.start()]):
-                return text[: line.start()]
-    return text
-
-
-def _parses(statement: str) -> bool:
-    """Whether SQLite's grammar takes it, or would take it with more behind it. Nothing is run, and no table is known."""
-    try:
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
-            connection.execute(f"EXPLAIN {statement}")
-    except (sqlite3.Error, sqlite3.Warning) as e:
-        return not re.search(r"syntax error|unrecognized token|stack overflow", str(e))
-    except ValueError:  # NUL, lone surrogates
-        return False
-    return True
+    return without_prose(text, language)
