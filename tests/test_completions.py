@@ -45,6 +45,10 @@ F = "```"
         f"SELECT 1\n{F}\nBetter:\n{F}sql\nSELECT a\n{F}",
         f"{F}sql\nSELECT 1\n{F}sql\nSELECT a\n{F}",
         f"{F}sql\nCREATE TABLE t (a int);\n{F}\nThe query:\n{F}sql\nSELECT a\n{F}",
+        f"{F}sqlSELECT a{F}",
+        f"It is so!{F}sql\nSELECT a\n{F}",
+        f"({F}sql\nSELECT a\n{F})",
+        f"Answer:{F}SELECT a{F}",
         f"{F}sql\nSELECT a\n{F}\nover\n{F}sql\nt(a, b)\n{F}",
         f"{F}sql\nSELECT a\n{F}\nover\n{F}sql\nCREATE TABLE t (a, b);\n{F}",
         f"{F}sql\n\n{F}\n{F}\nSELECT a\n{F}",
@@ -70,6 +74,9 @@ def test_a_language_has_many_names(tag: str) -> None:
         (f"{F}python\ndef f(): ...\n{F}\nTests:\n{F}python\ndef test_f():\n    assert f() is None\n{F}", "def f(): ..."),
         (f"{F}python\nx = 1\n{F}\nBetter:\n{F}python\nx = 2\n{F}", "x = 2"),
         (f"{F}bash\npip install x\n{F}\n{F}python\nx = 1\n{F}", "x = 1"),
+        (f"{F}pythondef f(): return 1\n{F}", "def f(): return 1"),
+        (">>> def f():\n...     return 1\n>>> f()\n1", "def f():\n    return 1\nf()"),
+        ("'''python\ndef f():\n    return 1\n'''", "def f():\n    return 1"),
         (f"{F}pycon\n>>> def f():\n...     return 1\n>>> f()\n1\n{F}", "def f():\n    return 1\nf()"),
         (f"{F}json\n{{}}\n{F}\n{F}\n{F}", f"{F}json\n{{}}\n{F}\n{F}\n{F}"),
         (f"{F}\n{F}", ""),
@@ -124,6 +131,7 @@ def test_a_block_in_a_list_is_dedented_whether_or_not_its_lines_are_indented(wit
         f"opened in the prompt\n{F}sql\nSELECT 1\n{F}\n</think>\n\n",
         "<think>a</think>\n<think>b</think>\n",
         "<think>a <think> b </think> c\n</think>\n",
+        f"<|begin_of_thought|>\n{F}sql\nSELECT 1\n{F}\n<|end_of_thought|>\n<|begin_of_solution|>\n",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>",
     ],
 )
@@ -280,6 +288,100 @@ def test_a_wrong_program_stays_as_it_is(program: str) -> None:
     assert extract_code(program, "python") == program
 
 
+@pytest.mark.parametrize(
+    ("language", "program"),
+    [
+        ("python", "def f(x):\n    y = x\n    # Double it now\n    return y * 2"),
+        ("python", "def f(x):\n    return g(x)\n\n# The helper is here\ndef g(x):\n    return 1"),
+        ("python", "import math\n\n# Reads a number\nn = int(input())\n# Prints its root\nprint(math.isqrt(n))"),
+        ("sql", "Select a From t\nWhere name Like 'x'\nGroup By a\nOrder By a Desc"),
+        ("sql", "SELECT a\nFROM t\nWHERE b\n> 5\nORDER BY a"),
+        ("sql", "SELECT gr\u00f6\u00dfe,\n\u00fcber\nFROM t WHERE a = 1"),
+    ],
+)
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "This is what it gives.",
+        "It's so.",
+        "It is so.\nDone.",
+        "***\n\nIt's so!",
+        "\u8fd9\u662f\u7b54\u6848\u3002",
+        "Voil\u00e0 la r\u00e9ponse !",
+        "> Note: it's short",
+        "| a |\n|---|\n| 1 |",
+        "Q: another?",
+        "Step 1: it's read.",
+        "\u2022 it's short",
+    ],
+)
+def test_a_program_without_a_fence_stays_whole_before_prose(language: str, program: str, prose: str) -> None:
+    assert extract_code(f"{program}\n\n{prose}", language) == program
+    assert extract_code(f"Here it is:\n\n{program}\n\n{prose}", language) == program
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT a\nFROM t\nASOF JOIN u USING (k)",
+        "SELECT a\nFROM t\nQUALIFY row_number() OVER (ORDER BY a) = 1",
+        "SELECT a FROM t\nFETCH FIRST 5 ROWS ONLY",
+        "Select a From t\nWhere name Liek 'x'",
+        "Select a From t\nLeft Outer Join u Usin (k)",
+        "SELECT\n  a,\n  \u00fcber FRM t",
+    ],
+)
+def test_a_line_that_sqlite_does_not_take_is_no_prose(query: str) -> None:
+    """Another dialect's, or wrong: without the line it would be another query, and perhaps right."""
+    assert extract_code(query, "sql") == query
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["\u7b54\u6848\u5982\u4e0b\uff1a", "Voil\u00e0 la fonction :", "Let's use `y = 1` first.", "Sure.\n\nWe take x = 1."],
+)
+def test_what_stands_before_a_function_is_cut_in_any_language(before: str) -> None:
+    assert extract_code(f"{before}\n\ndef f(x):\n    return x", "python") == "def f(x):\n    return x"
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["The question asks for 'a'; therefore: ", "It's ", "I don't know, but maybe ", "Here's what you'd write for \"a\": "],
+)
+def test_a_query_is_found_within_a_sentence(before: str) -> None:
+    for end in ("", ".", "\n", "\n\nIt's all of it."):
+        assert extract_code(f"{before}SELECT a FROM t{end}", "sql") == "SELECT a FROM t"
+
+
+# ---- several blocks ------------------------------------------------------------------------------------------------------
+
+HELPER, SOLVE = "def helper(n):\n    return n", "def solve(n):\n    return helper(n)"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "program"),
+    [
+        ([HELPER, SOLVE], [HELPER, SOLVE]),
+        ([SOLVE, HELPER], [SOLVE, HELPER]),
+        (["import math", "def f(x):\n    return math.pi"], ["import math", "def f(x):\n    return math.pi"]),
+        (["M = 7", "x = 1", "def f(n):\n    return n % M"], ["M = 7", "def f(n):\n    return n % M"]),
+        (["class N: ...", HELPER, "class L:\n    def add(self):\n        return N()"], [0, 2]),
+        ([SOLVE, HELPER, "def main():\n    print(solve(1))\nmain()"], [0, 1, 2]),
+        (["f = lambda x: x", "result = f(1)\nprint(result)"], [0, 1]),
+        ([HELPER, "def helper(m):\n    return m"], [1]),
+        ([HELPER, "print(helper(1))"], [0]),
+        ([HELPER, "def test_helper():\n    assert helper(1) == 1"], [0]),
+        (["n = 5", "def solve(n):\n    return n"], [1]),
+        (["def broken(:", "def solve(n):\n    return broken(n)"], [1]),
+    ],
+)
+@pytest.mark.parametrize("tag", ["python", ""])
+def test_blocks_that_use_each_others_names_are_one_program(blocks: list[str], program: list[str | int], tag: str) -> None:
+    completion = "\n\nThen:\n\n".join(f"{F}{tag}\n{block}\n{F}" for block in blocks)
+    wanted = [blocks[part] if isinstance(part, int) else part for part in program]
+    assert extract_code(completion, "python") == "\n\n".join(wanted)
+
+
 # ---- what stands around beside fences -------------------------------------------------------------------------------------
 
 FUNCTION = "def f(x):\n    return x"
@@ -300,6 +402,25 @@ FUNCTION = "def f(x):\n    return x"
         f"<solution>\n{F}\n{{}}\n{F}\n</solution>",
         "Here is the code:\n{}\n\n- it is really short\n- it is fast",
         "{}\n\n1. It gives what it takes.",
+        "{}<|EOT|>",
+        "{}<|END_OF_TURN_TOKEN|>",
+        "{}\n<|user|>\nThanks",
+        "{}<|endoftext|>Human: and g?",
+        "{}</s><s>[INST] more",
+        "[BEGIN]\n{}\n[DONE]",
+        "{}\n[DONE]\nMore of it",
+        "{}\n</answer>",
+        "{}</code>\n\nSo it is.",
+        "<|assistant|>\n{}",
+        "<|im_start|>assistant\n{}",
+        "<|python_tag|>{}",
+        "assistant\n\n{}",
+        "<final_answer>\n{}\n</final_answer>",
+        '<code class="x">\n{}\n</code>',
+        "<pre><code>\n{}\n</code></pre>",
+        "<response>none</response>\n<answer>{}</answer>",
+        f"{{}} {F}",
+        f"{{}}{F}\nSo it is.",
     ],
 )
 def test_end_tokens_tags_and_lists_around_a_program_are_cut(around: str) -> None:
@@ -312,6 +433,11 @@ def test_end_tokens_tags_and_lists_around_a_program_are_cut(around: str) -> None
     [
         '{"sql": "SELECT a FROM t"}',
         f'{F}json\n{{"explanation": "Select all a.", "query": "SELECT a FROM t"}}\n{F}',
+        f'So:\n{F}json\n{{"sql": "SELECT a FROM t"}}\n{F}\nIt lists all.',
+        "<sql_query>SELECT a FROM t</sql_query>",
+        '"SELECT a FROM t"',
+        "'SELECT a FROM t'",
+        "SELECT a FROM t.",
         "[SQL]\nSELECT a FROM t\n[/SQL]",
         "<sql>SELECT a FROM t</sql>",
         "sqlite\nSELECT a FROM t",
@@ -357,6 +483,13 @@ def test_a_program_that_defines_nothing_is_found_too(completion: str) -> None:
         ("python", "x = {\n'a': 1,\n}\nprint(x)"),
         ("python", "def f(a):\n    return (a\n- 1)"),
         ("python", "html = '<b>x</b></s>'\nprint(html)"),
+        ("python", "def f(s):\n    return s.split('<|user|>')"),
+        ("python", "T = [1]\nDONE = 0\nx = T[DONE]\nprint(x)"),
+        ("python", "assistant = 1\nprint(assistant)"),
+        ("python", "T = '''\n[DONE]\n</code>\n'''\ndef f(): return T"),
+        ("python", '"Doc."\ndef f(): return "x"'),
+        ("sql", "SELECT '<|user|>x' FROM t"),
+        ("sql", "SELECT [DONE] FROM t WHERE b = '</sql>'"),
         ("sql", "SELECT a FROM t WHERE b = '<|endoftext|>'"),
         ("sql", "SELECT a, -- <|im_end|>\n b FROM t"),
         ("sql", "SELECT a\n- 1 FROM t"),
@@ -411,6 +544,16 @@ PIECES += [
     "- a b ",
     "</s>",
     '"""\n',
+    "<|end",
+    "<|im_start|>",
+    "</sql>\n",
+    "\n[DONE]",
+    "[BEGIN]",
+    "<pre>",
+    " SELECT a FROM ",
+    "\u8fd9 ",
+    "This is it.\n",
+    "    # It is so\n",
 ]
 
 

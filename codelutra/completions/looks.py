@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sqlite3
+import warnings
 from contextlib import closing
 
 LONGEST = 20_000  # characters: in a longer text no prose is looked for
@@ -45,12 +46,16 @@ def worth(body: str, language: str) -> int:
     return 2 if DEFINES.search(body) else 1 if CODE.search(body) else 0
 
 
-def compiles(program: str) -> bool:
+def fault(program: str) -> int:
+    """The line, from 1, at which Python's parser gives a program up; 0 where it takes it all."""
     try:
-        ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two for deep nesting, the second for NUL
-        return False
-    return True
+        with warnings.catch_warnings(action="ignore"):
+            ast.parse(program)
+    except SyntaxError as problem:
+        return problem.lineno or 1
+    except (ValueError, RecursionError, MemoryError):  # NUL; deep nesting
+        return 1
+    return 0
 
 
 def end_of_statement(text: str) -> int:
@@ -58,14 +63,17 @@ def end_of_statement(text: str) -> int:
     return next((found.end() for found in _SEMICOLON.finditer(text) if found[1]), len(text))
 
 
-def parses(statement: str) -> bool:
-    """Whether SQLite's grammar takes it, or would take it with more behind it. Nothing is run, and no table is known."""
+def parses(statement: str, *, whole: bool = False) -> bool:
+    """Whether SQLite's grammar takes it, or, unless it must be whole, would take it with more behind it. Nothing is run, and
+    no table is known."""
     try:
         with closing(sqlite3.connect(":memory:")) as connection:
             connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
             connection.execute(f"EXPLAIN {statement}")
     except (sqlite3.Error, sqlite3.Warning) as e:
-        return not re.search(r"syntax error|unrecognized token|stack overflow", str(e))
+        return not re.search(
+            rf"syntax error|unrecognized token|stack overflow{'|incomplete input' if whole else ''}", str(e)
+        )
     except ValueError:  # NUL, lone surrogates
         return False
     return True

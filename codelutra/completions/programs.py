@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from codelutra.completions.joining import with_needed
 from codelutra.completions.looks import LONGEST, TRIES, end_of_statement, parses, worth
 from codelutra.completions.prose import without_prose
-from codelutra.completions.wrappings import unwrapped
+from codelutra.completions.wrappings import in_an_object, unwrapped
 
 _TAGS = {
     "sql": re.compile(r"\w*sql\w*|(?:postgres|maria|duck|oracle|snowflake|big[_-]?query|hive|db2)\w*", re.IGNORECASE),
@@ -27,6 +28,7 @@ _TAGS = {
 # At the start of a line: within a line the tag may be part of a program's string. A thought that never ends is all thought.
 _THOUGHT = re.compile(
     r"^[ \t]*(?:<(think|thinking|thought|reasoning|seed:think)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|"
+    r"<\|begin_of_thought\|>.*?(?:<\|end_of_thought\|>|\Z)|"
     r"<\|channel\|>(?:analysis|commentary).*?(?:<\|channel\|>final(?:<\|message\|>)?|\Z))",
     re.DOTALL | re.MULTILINE,
 )
@@ -42,13 +44,14 @@ def _without_thoughts(text: str) -> str:
 
 # ---- fences --------------------------------------------------------------------------------------------------------------
 
-# Behind quote and list marks; or, with a tag, within a line.
+# Behind quote and list marks; or, with a tag or a program, within a line.
 _FENCE = re.compile(
     r"^(?P<margin>(?:[ \t>]|(?:[-*+]|\d{1,9}[.)])[ \t])*+)(?P<fence>`{3,}+|~{3,}+)|"
-    r"(?<=[ \t:])(?P<within>`{3,}+)(?=[A-Za-z{])",
+    r"(?<![`'\"\\\n])(?P<within>`{3,}+)(?=[A-Za-z{])",
     re.MULTILINE,
 )
 _TAG = re.compile(r"[ \t]*+\{?[ \t]*+\.?(?:lang(?:uage)?[-:=])?([A-Za-z][\w#+-]*+(?:\.\d+)*+)[^\S\n]*+\}?")
+_GLUED = re.compile(r"(sql(?:ite3?)?|python3?|py)(?=(?:select|with|def|class|import|from|print)\b|n\s*=)", re.IGNORECASE)
 # Literals and comments, in which backticks close no block. One that is never closed reaches to the end.
 _LITERALS = {
     "python": (
@@ -74,7 +77,9 @@ def extract_code(completion: str, language: str) -> str:
     """The program in a completion: its last fenced block in `language`, else the text around it; "" where it is empty.
 
     A block in `language` beats blocks of no language, and one that defines something, or is a query, beats output and
-    usage. In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
+    usage. Blocks of Python that use each other's names are one program.
+
+    In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
     """
     text = unwrapped(_without_thoughts(completion.replace("\r\n", "\n")), lambda body: worth(body, language))
     blocks = list(_blocks(text, language))
@@ -85,6 +90,9 @@ def extract_code(completion: str, language: str) -> str:
     likely = [b.body for b in others if worth(b.body, language) > (1 if b.tag else 0)]
     if likely:
         return _best(likely, language)
+    in_json = (in_an_object(b.body, lambda body: worth(body, language)) for b in others)
+    if found := next(filter(None, in_json), ""):
+        return found
     edges = [0, *(edge for b in blocks for edge in (b.start, b.end)), len(text)]
     around = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
     outside = (_plain(part, language) for part in around[:TRIES]) if blocks else iter(())
@@ -97,8 +105,10 @@ def extract_code(completion: str, language: str) -> str:
 
 
 def _best(bodies: list[str], language: str) -> str:
-    """The last of the most promising."""
-    return max(reversed(bodies), key=lambda body: worth(body, language) if body else -1)
+    """The last of the most promising, and before it what it needs of the others."""
+    promising = [worth(body, language) if body else -1 for body in bodies]
+    at = max(range(len(bodies)), key=lambda i: (promising[i], i))
+    return bodies[at] if language == "sql" else with_needed(bodies, at)
 
 
 def _code_first(text: str, language: str) -> int:
@@ -117,7 +127,7 @@ def _blocks(text: str, language: str) -> Iterator[_Block]:
         fence, margin = opened["fence"] or opened["within"], opened["margin"] or ""
         tag, start = _opening(text, opened.end(), fence, language)
         mine = bool(_TAGS[language].fullmatch(tag))
-        if opened["within"] and not mine:
+        if opened["within"] and not mine and (tag or worth(text[start : start + 300], language) < 2):
             at = opened.end()
             continue
         sure = None
@@ -136,6 +146,8 @@ def _blocks(text: str, language: str) -> Iterator[_Block]:
 def _opening(text: str, at: int, fence: str, language: str) -> tuple[str, int]:
     """The tag behind an opening fence, and where the block begins: on the next line, or already on this one."""
     info = text[at : at + 300].partition("\n")[0]
+    if glued := _GLUED.match(info):
+        return glued[1], at + glued.end()
     named = _TAG.match(info)
     tag, rest = (named[1], info[named.end() :]) if named else ("", info)
     if not _TAGS[language].fullmatch(tag) and (fence in info or worth(info, language)):
@@ -194,6 +206,7 @@ def _body(text: str, margin: str) -> str:
     return _dedented("\n".join(lines))
 
 
+_QUOTED = re.compile(r"(`{1,2}|'{3}|\"{3}|['\"])(?:python3?\n|py\n|sql(?:ite)?\n)?(?P<inside>.+)\1", re.DOTALL)
 _LANGUAGE = re.compile(r"\s*+(?:python3?|py|sql|sqlite3?)[ \t]*+\n", re.IGNORECASE)
 
 
@@ -206,7 +219,9 @@ def _plain(text: str, language: str) -> str:
     """The program in a text without fences."""
     if len(text) > LONGEST:
         return text.strip()
-    text = _dedented(text)
-    if text[:1] == text[-1:] == "`" and "`" not in (inside := text[1:-1]):
-        text = inside
+    text = _body(text, "") if text.startswith(">>> ") else _dedented(text)
+    if (quoted := _QUOTED.fullmatch(text)) and worth(inside := quoted["inside"].strip(), language) == 2:
+        text = inside if quoted[1] not in inside or (language == "sql" and parses(inside)) else text
+    if worth(text, language) and (closed := next((m for m in _closers(language, "```").finditer(text) if m["run"]), None)):
+        text = text[: closed.start("run")].rstrip()  # the prompt has opened the block
     return without_prose(text, language)

@@ -6,58 +6,77 @@ Whatever a text holds, nothing here raises, and the time is linear in its length
 from __future__ import annotations
 
 import re
+from itertools import islice
 
-from codelutra.completions.looks import CODE, HEAD, READS, STATEMENT, TRIES, compiles, end_of_statement, parses
+from codelutra.completions.looks import CODE, HEAD, READS, STATEMENT, TRIES, end_of_statement, fault, parses
 
 
 def without_prose(text: str, language: str) -> str:
     return _query(text) if language == "sql" else _program(text)
 
 
+# ---- what is prose -------------------------------------------------------------------------------------------------------
+
+# Words of SQL that a line of a query begins with; "And it", "From this" and the like are rather prose.
+_OF_A_QUERY = r"[A-Z]{2,}\b|(?:Where|Having|(?:Group|Order)[ \t]+By|Case[ \t]+When|(?:[A-Z][a-z]+[ \t]+){0,2}Join)\b"
+_PROSE_LINE = re.compile(
+    r"^[ \t]*+(?:#+ |\*\*|(?:-{3,}|\*{3,}|={3,}|_{3,})[ \t]*+$|>|\|(?!\|)|\+-{3}|\[/|[A-Z][A-Za-z]*+(?: \d{1,2})?:|"
+    r"\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|[^\x00-\x7f]|"
+    rf"(?!{_OF_A_QUERY})(?=[A-Z])(?:[^\W\d_]['\w]*+[,:.!]?[ \t]+[^\W\d_]['\w]*+[ \t,]++[^\W\d_]|"
+    r"[^\W\d_][\w']*+(?:[.!?]|[, \t](?:[^\n=(`]|(?<= )\(|`[^`\n]*+`){0,300}[.!?:])[ \t]*+$))",
+    re.MULTILINE,
+)
+
+
 # ---- programs in prose ---------------------------------------------------------------------------------------------------
 
-_BEGINS = re.compile(r"^(?:@|(?:async )?def |class |import |from \S+ import )", re.MULTILINE)
+_BEGINS = re.compile(rf"^(?:@|(?:async )?def |class )|{CODE.pattern}", re.MULTILINE)
 
 
 def _program(text: str) -> str:
     """The code of a text that is no Python as a whole, but is without the sentences around it."""
-    begin = _BEGINS.search(text)
-    if not begin or CODE.search(text, 0, begin.start()):
-        begin = CODE.search(text)
-    before = text[: begin.start()] if begin else ""
-    if not begin or (before and not _PROSE_LINE.match(before)) or compiles(text):
+    if not fault(text):
         return text
-    ends = [line.start() for line, _ in zip(_PROSE_LINE.finditer(text, begin.end()), range(TRIES), strict=False)]
-    parts = (text[begin.start() : end] for end in (len(text), *ends))
-    return next((part.strip() for part in parts if compiles(part)), text)
+    for begin in islice(_BEGINS.finditer(text), TRIES):
+        if begin.start() and not _PROSE_LINE.match(text.lstrip()):
+            break
+        if found := _head(text[begin.start() :]):
+            return found
+    return text
+
+
+def _head(text: str) -> str:
+    """The program that a text begins with, up to a line of prose; "" where there is none."""
+    if not (number := fault(text)):
+        return text.strip()
+    # Where the fault is, or before: a heading, for one, is a comment to Python, and no fault.
+    lines = text.split("\n")[:number]
+    ends = [n for n in range(len(lines) - 1, 0, -1) if _PROSE_LINE.match(lines[n]) and not lines[n].startswith("#")]
+    heads = ("\n".join(lines[:n]).strip() for n in ends[:TRIES])
+    return next((head for head in heads if not fault(head)), "")
 
 
 # ---- queries in prose ----------------------------------------------------------------------------------------------------
 
 _IN_A_LINE = re.compile(
-    rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n:;'\"`]{{0,80}}:)?[ \t*]*+|`)(?=(?:{READS}))",
+    rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n]{{0,200}}:)?[ \t*]*+|`)(?=(?:{READS}))",
     re.MULTILINE | re.IGNORECASE,
 )
+_IN_A_SENTENCE = re.compile(r"(?<=[ \t])(?=SELECT\s[^\n]{1,300}\sFROM\s)")
 _SENTENCE = re.compile(r"(?:[A-Z][a-z']+ |.*[.:!]\s*$|(?:\S+ )??(?:[a-z']+ ){3})", re.MULTILINE)
-_PROSE_LINE = re.compile(
-    r"^[ \t]*+(?:#+ |\*\*|[A-Z][A-Za-z]++:|\[/|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|"
-    r"(?!(?:FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|JOIN|LEFT|RIGHT|INNER|OUTER|CROSS|NATURAL|FULL|"
-    r"UNION|INTERSECT|EXCEPT|AND|OR|ON|USING|WINDOW|AS|CASE|WHEN|THEN|ELSE|END|SELECT|VALUES|NOT|SET|INTO|RETURNING)\b)"
-    r"[A-Z][A-Za-z']*+[,:.!]?[ \t]+[A-Za-z']++[ \t,]++[A-Za-z'])",
-    re.MULTILINE,
-)
 
 
 def _query(text: str) -> str:
     """The query and what follows it up to where prose begins; the text itself where that cannot be told."""
     if not HEAD.match(text) or (_SENTENCE.match(text) and not parses(text[: end_of_statement(text)])):
-        for begin, _ in zip(_IN_A_LINE.finditer(text), range(TRIES), strict=False):
+        for begin in (*islice(_IN_A_LINE.finditer(text), TRIES), *islice(_IN_A_SENTENCE.finditer(text), TRIES)):
             found = text[begin.end() :]
             mark = next((mark for mark in ("`", "**") if begin[0].endswith(mark)), "")
             found = found.partition(mark)[0] if mark in found.partition("\n")[0] and mark else _up_to_prose(found)
             if parses(found[: end_of_statement(found)]):
-                return found.strip()
-    return _up_to_prose(text).strip()
+                return found.strip().rstrip(" .")
+    found = _up_to_prose(text).strip()
+    return found.rstrip(" .") if HEAD.match(found) else found
 
 
 def _up_to_prose(text: str) -> str:
@@ -71,7 +90,7 @@ def _up_to_prose(text: str) -> str:
             following = following if parses(second) or not _SENTENCE.match(second) else None
         return text if following else text[:end]
     if not parses(text):
-        for line, _ in zip(_PROSE_LINE.finditer(text, 1), range(TRIES), strict=False):
-            if parses(text[: line.start()]):
-                return text[: line.start()]
+        # The longest: a line of a query may look like prose.
+        ends = [line.start() for line in islice(_PROSE_LINE.finditer(text, 1), TRIES)]
+        return next((text[:end] for end in reversed(ends) if parses(text[:end], whole=True)), text)
     return text

@@ -11,19 +11,27 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-# Where one ends its line, or stands before another: in a program's own texts a quote follows, or it is in comments.
+# No program holds one but in its texts and comments: there a quote is before it, or the line goes on behind it.
 _END_TOKEN = re.compile(
-    r"^(?P<before>(?:(?!--)[^\n#])*?)(?:<\|(?:endoftext|end_of_text|im_end|eot_id|eom_id|end)\|>|<\uff5cend\u2581of\u2581sentence\uff5c>|"
-    r"<end_of_turn>|<eos>|</s>(?=\s*\Z))(?=[ \t]*(?:\n|\Z|<))",
-    re.MULTILINE,
+    r"^(?P<before>(?:(?!--)[^\n#])*?)(?:<\|(?!\w{0,30}th(?:ink|ought))\w{0,30}(?:end|eo[tsm]|pad|sep|return|user|start)\w{0,30}\|>|"
+    r"<\uff5cend\u2581of\u2581sentence\uff5c>|<end_of_turn>|<eos>|</s>(?=\s*(?:\Z|<s>|\[INST\]))|(?<=\n)\[DONE\]|(?P<closing></(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response)>|"
+    r"\[/(?:SQL|PYTHON|CODE|ANSWER|INST)\])(?=\s*(?:\n|\Z)))",
+    re.MULTILINE | re.IGNORECASE,
+)
+_GOES_ON = re.compile(r"[ \t]*[^\s<]")
+# What opens a turn of the model: templates print it, and models repeat it.
+_TURN = re.compile(
+    r"(?:\s*+(?:<\|[a-z_]+\|>(?:assistant|final)?|<start_of_turn>model|<s>))*+(?:\s*+assistant[ \t]*+\n)?", re.IGNORECASE
 )
 _INVISIBLE = "\ufeff\u200b\u2060"
 _TAGGED = re.compile(
-    r"^[ \t]*+(?:<(?P<tag>sql|query|python|code|answer|final_answer|solution|response)>|"
-    r"\[(?P<mark>SQL|PYTHON|CODE|ANSWER)\])[ \t]*+\n?(?P<inside>.*?)(?:</(?P=tag)>|\[/(?P=mark)\]|\Z)",
+    r"^[ \t]*+(?:<pre[^<>\n]{0,99}>[ \t]*+\n?)?"
+    r"(?:<(?P<tag>(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response)(?:[_-][a-z]+)?)"
+    r"(?:\s[^<>\n]{0,99})?>|\[(?P<mark>SQL|PYTHON|CODE|ANSWER)\]|(?P<begin>\[BEGIN\]))[ \t]*+\n?"
+    r"(?P<inside>.*?)(?:</(?P=tag)>|\[/(?P=mark)\]|\[DONE\]|\Z)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
-_JSON = re.compile(r"\s*+(?:```json[ \t]*+\n)?\s*+(?P<object>\{.*\})\s*+(?:```\s*+)?", re.DOTALL | re.IGNORECASE)
+_JSON = re.compile(r"\s*+(?:```json[ \t]*+\n)?\s*+(?P<object>\{.*\}|\".*\")\s*+(?:```\s*+)?", re.DOTALL | re.IGNORECASE)
 _NAMES = re.compile("sql|query|code|program|solution")
 _LONGEST = 20_000  # characters of JSON that are read
 _TRIES = 8  # end tokens that are looked at
@@ -35,19 +43,31 @@ def unwrapped(text: str, worth: Callable[[str], int]) -> str:
     worth: how likely a text is a program; 2 at most.
     """
     text = text.strip(_INVISIBLE)
+    text = text[_TURN.match(text).end() :]  # type: ignore[union-attr]
     for end in islice(_END_TOKEN.finditer(text), _TRIES):
         before = text[: end.end("before")]
-        if before.strip() and not before.count('"""') % 2 and not before.count("'''") % 2:
+        of_a_text = _GOES_ON.match(text, end.end()) and re.search("['\"]", end["before"])
+        opened = end["closing"] and end["closing"].replace("/", "")[:-1].lower() in before.lower()
+        if not (of_a_text or opened or before.count('"""') % 2 or before.count("'''") % 2) and before.strip():
             text = before
             break
-    if len(text) <= _LONGEST and (found := _JSON.fullmatch(text)):
-        programs = [value for value in _texts(found["object"]) if worth(value) == 2]
-        return programs[0] if len(programs) == 1 else text
-    tagged = next((t for t in _TAGGED.finditer(text) if t["inside"].strip()), None)
-    if tagged and "```" not in text[: tagged.start()] and not worth(text[: tagged.start()].strip()):
+    if found := in_an_object(text, worth):
+        return found
+    for tagged in islice(_TAGGED.finditer(text), _TRIES):
+        if "```" in text[: tagged.start()] or worth(text[: tagged.start()].strip()):
+            break
         inside = tagged["inside"]
-        return inside if "```" in inside or worth(inside.strip()) else text
+        if "```" in inside or worth(inside.strip()):
+            return inside
     return text
+
+
+def in_an_object(text: str, worth: Callable[[str], int]) -> str:
+    """The one program among the texts of an object of JSON, or of a text of JSON; else ""."""
+    if len(text) > _LONGEST or not (found := _JSON.fullmatch(text)):
+        return ""
+    programs = [value for value in _texts(found["object"]) if worth(value) == 2]
+    return programs[0] if len(programs) == 1 else ""
 
 
 def _texts(written: str) -> Iterator[str]:
@@ -56,6 +76,8 @@ def _texts(written: str) -> Iterator[str]:
         found: Any = json.loads(written, strict=False)
     except (ValueError, RecursionError):
         return
+    if isinstance(found, str):
+        yield found
     if isinstance(found, dict):
         texts = {key.lower(): value for key, value in found.items() if isinstance(value, str)}
         yield from [value for key, value in texts.items() if _NAMES.search(key)] or texts.values()
