@@ -312,6 +312,7 @@ def test_a_wrong_program_stays_as_it_is(program: str) -> None:
         "| a |\n|---|\n| 1 |",
         "Q: another?",
         "Step 1: it's read.",
+        "<note>\nIt's so\n</note>",
         "\u2022 it's short",
     ],
 )

@@ -20,10 +20,10 @@ def without_prose(text: str, language: str) -> str:
 # Words of SQL that a line of a query begins with; "And it", "From this" and the like are rather prose.
 _OF_A_QUERY = r"[A-Z]{2,}\b|(?:Where|Having|(?:Group|Order)[ \t]+By|Case[ \t]+When|(?:[A-Z][a-z]+[ \t]+){0,2}Join)\b"
 _PROSE_LINE = re.compile(
-    r"^[ \t]*+(?:#+ |\*\*|(?:-{3,}|\*{3,}|={3,}|_{3,})[ \t]*+$|>|\|(?!\|)|\+-{3}|\[/|[A-Z][A-Za-z]*+(?: \d{1,2})?:|"
-    r"\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|[^\x00-\x7f]|"
+    r"^[ \t]*+(?:#+ |\*\*|(?:-{3,}|\*{3,}|={3,}|_{3,})[ \t]*+$|>|\|(?!\|)|\+-{3}|\[/|</?[a-z_]+>|"
+    r"[A-Z][A-Za-z]*+(?: \d{1,2})?:|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|[^\x00-\x7f]|"
     rf"(?!{_OF_A_QUERY})(?=[A-Z])(?:[^\W\d_]['\w]*+[,:.!]?[ \t]+[^\W\d_]['\w]*+[ \t,]++[^\W\d_]|"
-    r"[^\W\d_][\w']*+(?:[.!?]|[, \t](?:[^\n=(`]|(?<= )\(|`[^`\n]*+`){0,300}[.!?:])[ \t]*+$))",
+    r"[^\W\d_][\w']*+(?:[.!?]++|[, \t](?:[^\n=(`]|(?<= )\(|`[^`\n]*+`){0,300}[.!?:])[ \t]*+$))",
     re.MULTILINE,
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -85,6 +86,7 @@ class PythonSuite(Suite):
 
 
 PLACE = "__the_program__"
+_READS_DOCSTRINGS = re.compile("__doc__|doctest|getdoc|docopt")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 WHOLE = "python3 program.py"
 
@@ -157,10 +159,10 @@ def with_calls(judge: str, calls: Sequence[str], *, instead: bool = False) -> st
 
 @lru_cache(maxsize=65536)
 def normalise(code: str) -> str:
-    """The program without comments, docstrings and layout."""
+    """The program without comments and layout, and without docstrings where nothing reads them."""
     try:
         tree = parse(code)
-        for node in ast.walk(tree):
+        for node in ast.walk(tree) if not _READS_DOCSTRINGS.search(code) else ():
             if isinstance(node, _DOCUMENTED) and len(node.body) > 1 and ast.get_docstring(node, clean=False) is not None:
                 del node.body[0]
         return ast.unparse(tree)

@@ -182,6 +182,8 @@ def test_programs_that_mean_the_same_normalise_to_the_same() -> None:
     assert normalise(a) == normalise("def f(x):\n    return (x + 1)")
     assert normalise(a) != normalise("def f(x):\n    return x + 2")
     assert normalise("def f(:") == "def f(:"
+    told = "def f():\n    'one'\n    return f.__doc__"
+    assert normalise(told) != normalise(told.replace("one", "two"))
     assert normalise("def f():\n    'only this'") == normalise("def f():\n    'only this'")
 
 
