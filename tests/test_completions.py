@@ -78,6 +78,7 @@ def test_a_language_has_many_names(tag: str) -> None:
         (">>> def f():\n...     return 1\n>>> f()\n1", "def f():\n    return 1\nf()"),
         ("'''python\ndef f():\n    return 1\n'''", "def f():\n    return 1"),
         (f"{F}pycon\n>>> def f():\n...     return 1\n>>> f()\n1\n{F}", "def f():\n    return 1\nf()"),
+        (f"{F}python\n\ufeffx = 1\n{F}", "x = 1"),
         (f"{F}json\n{{}}\n{F}\n{F}\n{F}", f"{F}json\n{{}}\n{F}\n{F}\n{F}"),
         (f"{F}\n{F}", ""),
         (F, ""),
@@ -352,6 +353,41 @@ def test_what_stands_before_a_function_is_cut_in_any_language(before: str) -> No
 def test_a_query_is_found_within_a_sentence(before: str) -> None:
     for end in ("", ".", "\n", "\n\nIt's all of it."):
         assert extract_code(f"{before}SELECT a FROM t{end}", "sql") == "SELECT a FROM t"
+
+
+DUCKDB = [
+    "FROM staff\nSELECT name\nWHERE id = 1",
+    "FROM staff SELECT name",
+    "from staff s\nselect s.name",
+    "FROM staff",
+    "FROM (SELECT a FROM t)\nSELECT a",
+    "PIVOT sale ON day USING sum(amount)",
+    "SELECT a::date\nFROM t",
+    "SELECT * EXCLUDE (a)\nFROM t\nQUALIFY row_number() OVER (ORDER BY a) = 1",
+    "WITH x AS (FROM t)\nFROM x",
+]
+
+
+@pytest.mark.parametrize("query", DUCKDB)
+@pytest.mark.parametrize(
+    "around",
+    [
+        "Here it is:\n\n{}",
+        "Query:\n{}",
+        "{}\n\nThis lists all of it.",
+        "The query is `{}`.",
+        f"{F}\n{{}}\n{F}\nOutput:\n{F}\nname\nAna\n{F}",
+        "<sql>{}</sql>",
+    ],
+)
+def test_a_query_that_only_duckdb_takes_is_found_whole(query: str, around: str) -> None:
+    assert extract_code(around.format(query), "sql") == query
+
+
+@pytest.mark.parametrize("prose", ["From t we select a:", "From the table, we take all a.\n", "Pivot the table on a:"])
+def test_prose_that_begins_like_duckdb_s_queries_is_prose(prose: str) -> None:
+    assert extract_code(f"{prose}\nSELECT a FROM t", "sql") == "SELECT a FROM t"
+    assert extract_code(f"SELECT a FROM t;\n{prose}", "sql") == "SELECT a FROM t;"
 
 
 # ---- several blocks ------------------------------------------------------------------------------------------------------

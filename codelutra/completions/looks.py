@@ -13,7 +13,10 @@ TRIES = 8  # how often a closing fence, or where a program begins or ends, is lo
 
 _GAP = r"(?:\s|;|\(|--[^\n]*+|/\*.*?(?:\*/|\Z))*+"
 READS = (
-    r"SELECT\b|WITH\s+(?:RECURSIVE\s+)?(?:\w++|\"[^\"]*+\"|`[^`]*+`|\[[^\]]*+\])\s*+(?:\([^()]*+\)\s*+)?AS\b|VALUES\s*+\("
+    r"SELECT\b|WITH\s+(?:RECURSIVE\s+)?(?:\w++|\"[^\"]*+\"|`[^`]*+`|\[[^\]]*+\])\s*+(?:\([^()]*+\)\s*+)?AS\b|VALUES\s*+\(|"
+    # DuckDB's
+    r"(?-i:FROM|from)\s+(?:\"[^\"]*+\"|[\w.]++)(?:\s+(?:AS\s+)?\w++)?\s+(?:SELECT|WHERE|(?:GROUP|ORDER)\s+BY|LIMIT|JOIN|QUALIFY)\b|"
+    r"FROM\s*+\(\s*+(?:SELECT|FROM)\b|(?-i:FROM)\s+[\w.]++[ \t]*+(?:;|`|\n\n|\s*+\Z)|PIVOT\s+\S++\s+ON\b"
 )
 _WRITES = (
     r"(?:INSERT|UPDATE|DELETE|REPLACE|EXPLAIN|(?:CREATE|DROP|ALTER)\s+(?:TEMP\w*|UNIQUE|VIRTUAL|TABLE|INDEX|VIEW|TRIGGER))\b"

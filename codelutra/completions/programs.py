@@ -16,7 +16,7 @@ from typing import NamedTuple
 from codelutra.completions.joining import with_needed
 from codelutra.completions.looks import LONGEST, TRIES, end_of_statement, parses, worth
 from codelutra.completions.prose import without_prose
-from codelutra.completions.wrappings import in_an_object, unwrapped
+from codelutra.completions.wrappings import INVISIBLE, in_an_object, unwrapped
 
 _TAGS = {
     "sql": re.compile(r"\w*sql\w*|(?:postgres|maria|duck|oracle|snowflake|big[_-]?query|hive|db2)\w*", re.IGNORECASE),
@@ -212,7 +212,7 @@ _LANGUAGE = re.compile(r"\s*+(?:python3?|py|sql|sqlite3?)[ \t]*+\n", re.IGNORECA
 
 def _dedented(text: str) -> str:
     named = _LANGUAGE.match(text)  # the tag of a fence, without its fence or a line below it
-    return textwrap.dedent(text[named.end() :] if named else text).strip()
+    return textwrap.dedent(text[named.end() :] if named else text).strip().lstrip(INVISIBLE)
 
 
 def _plain(text: str, language: str) -> str:

@@ -6,6 +6,7 @@ Whatever a text holds, nothing here raises, and the time is linear in its length
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import islice
 
 from codelutra.completions.looks import CODE, HEAD, READS, STATEMENT, TRIES, end_of_statement, fault, parses
@@ -62,21 +63,40 @@ _IN_A_LINE = re.compile(
     rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n]{{0,200}}:)?[ \t*]*+|`)(?=(?:{READS}))",
     re.MULTILINE | re.IGNORECASE,
 )
+_MAY_BE_DUCKDBS = re.compile(r"(?:FROM|from|PIVOT|(?:SELECT|WITH)\b(?=.*\sFROM\s))", re.DOTALL)
 _IN_A_SENTENCE = re.compile(r"(?<=[ \t])(?=SELECT\s[^\n]{1,300}\sFROM\s)")
 _SENTENCE = re.compile(r"(?:[A-Z][a-z']+ |.*[.:!]\s*$|(?:\S+ )??(?:[a-z']+ ){3})", re.MULTILINE)
 
 
 def _query(text: str) -> str:
     """The query and what follows it up to where prose begins; the text itself where that cannot be told."""
-    if not HEAD.match(text) or (_SENTENCE.match(text) and not parses(text[: end_of_statement(text)])):
-        for begin in (*islice(_IN_A_LINE.finditer(text), TRIES), *islice(_IN_A_SENTENCE.finditer(text), TRIES)):
-            found = text[begin.end() :]
-            mark = next((mark for mark in ("`", "**") if begin[0].endswith(mark)), "")
-            found = found.partition(mark)[0] if mark in found.partition("\n")[0] and mark else _up_to_prose(found)
-            if parses(found[: end_of_statement(found)]):
-                return found.strip().rstrip(" .")
+    in_prose = not HEAD.match(text) or (_SENTENCE.match(text) and not parses(text[: end_of_statement(text)]))
+    if in_prose and (found := _query_within(text)):
+        return found.strip().rstrip(" .")
     found = _up_to_prose(text).strip()
     return found.rstrip(" .") if HEAD.match(found) else found
+
+
+def _query_within(text: str) -> str:
+    """The first query of a text that SQLite's grammar takes; else the first that may be DuckDB's; else ""."""
+    other, until = "", 0
+    for begin in (*islice(_IN_A_LINE.finditer(text), TRIES), *islice(_IN_A_SENTENCE.finditer(text), TRIES)):
+        if begin.end() < until:
+            continue
+        for part in _parts(text[begin.end() :], begin[0]):
+            if parses(part[: end_of_statement(part)]):
+                return part
+            if not other and _MAY_BE_DUCKDBS.match(part) and not _SENTENCE.match(part):
+                other, until = part, begin.end() + len(part)
+    return other
+
+
+def _parts(text: str, before: str) -> Iterator[str]:
+    """What may be the query that a text begins with: up to the mark that closes it, or up to prose."""
+    mark = next((mark for mark in ("`", "**") if before.endswith(mark)), "")
+    if mark and mark in text:
+        yield text.partition(mark)[0]
+    yield _up_to_prose(text)
 
 
 def _up_to_prose(text: str) -> str:
@@ -92,5 +112,8 @@ def _up_to_prose(text: str) -> str:
     if not parses(text):
         # The longest: a line of a query may look like prose.
         ends = [line.start() for line in islice(_PROSE_LINE.finditer(text, 1), TRIES)]
-        return next((text[:end] for end in reversed(ends) if parses(text[:end], whole=True)), text)
+        if longest := next((text[:end] for end in reversed(ends) if parses(text[:end], whole=True)), ""):
+            return longest
+        # Another dialect's query, or a wrong one, which stays wrong.
+        return next((text[:end] for end in ends if HEAD.match(text) and text[:end].endswith("\n\n")), text)
     return text

@@ -23,7 +23,7 @@ _GOES_ON = re.compile(r"[ \t]*[^\s<]")
 _TURN = re.compile(
     r"(?:\s*+(?:<\|[a-z_]+\|>(?:assistant|final)?|<start_of_turn>model|<s>))*+(?:\s*+assistant[ \t]*+\n)?", re.IGNORECASE
 )
-_INVISIBLE = "\ufeff\u200b\u2060"
+INVISIBLE = "\ufeff\u200b\u2060"
 _TAGGED = re.compile(
     r"^[ \t]*+(?:<pre[^<>\n]{0,99}>[ \t]*+\n?)?"
     r"(?:<(?P<tag>(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response)(?:[_-][a-z]+)?)"
@@ -42,7 +42,7 @@ def unwrapped(text: str, worth: Callable[[str], int]) -> str:
 
     worth: how likely a text is a program; 2 at most.
     """
-    text = text.strip(_INVISIBLE)
+    text = text.strip(INVISIBLE)
     text = text[_TURN.match(text).end() :]  # type: ignore[union-attr]
     for end in islice(_END_TOKEN.finditer(text), _TRIES):
         before = text[: end.end("before")]
