@@ -399,7 +399,10 @@ HELPER, SOLVE = "def helper(n):\n    return n", "def solve(n):\n    return helpe
     ("blocks", "program"),
     [
         ([HELPER, SOLVE], [HELPER, SOLVE]),
-        ([SOLVE, HELPER], [SOLVE, HELPER]),
+        ([SOLVE, HELPER], [HELPER, SOLVE]),
+        (["def main():\n    print(helper(1))\nmain()", HELPER], [1, 0]),
+        (["def f(n):\n    return g(n)", "def f(n):\n    return 1\ndef g(n):\n    return 2"], [1]),
+        (["def check():\n    assert helper(1) == 2\ncheck()", HELPER], [1]),
         (["import math", "def f(x):\n    return math.pi"], ["import math", "def f(x):\n    return math.pi"]),
         (["M = 7", "x = 1", "def f(n):\n    return n % M"], ["M = 7", "def f(n):\n    return n % M"]),
         (["class N: ...", HELPER, "class L:\n    def add(self):\n        return N()"], [0, 2]),

@@ -20,24 +20,29 @@ class _Part(NamedTuple):
 
 
 def with_needed(blocks: Sequence[str], at: int) -> str:
-    """The block number `at`, with the blocks before it that define what it uses, and those that use what it defines."""
+    """The block number `at`, before it the blocks that define what it uses, and behind it those that use what it defines.
+
+    Only blocks that precede it in the answer: what follows is usage.
+    """
     first = max(0, at - _MOST)
     near = blocks[first : at + 1]
     if len(near) < 2 or sum(map(len, near)) > LONGEST or not (own := _part(near[-1])):
         return blocks[at]
-    taken, gives, needs = {len(near) - 1}, own.gives, own.needs
     parts = {i: part for i in range(len(near) - 1) if (part := _part(near[i]))}
+    before, behind, gives, needs = {len(near) - 1}, set[int](), own.gives, own.needs
     for _ in near:  # until nothing more is needed
-        found = [
-            i
-            for i in sorted(parts.keys() - taken, reverse=True)
-            if parts[i].gives & (needs - gives) or (parts[i].needs & gives and DEFINES.search(near[i]))
-        ]
-        if not found:
-            break
-        taken.add(found[0])
-        gives, needs = gives | parts[found[0]].gives, needs | parts[found[0]].needs
-    return "\n\n".join(near[i] for i in sorted(taken))
+        left = sorted(parts.keys() - before - behind, reverse=True)
+        found = next((i for i in left if parts[i].gives & (needs - gives)), None)
+        if found is not None:
+            before.add(found)
+        else:  # it may call what it needs at once, and tests of the model's own are no part of the program
+            callers = [i for i in left if parts[i].needs & gives and not parts[i].gives & gives and DEFINES.search(near[i])]
+            found = next((i for i in callers if "assert" not in near[i]), None)
+            if found is None:
+                break
+            behind.add(found)
+        gives, needs = gives | parts[found].gives, needs | parts[found].needs
+    return "\n\n".join(near[i] for i in (*sorted(before), *sorted(behind)))
 
 
 def _part(block: str) -> _Part | None:
