@@ -218,7 +218,9 @@ def checked(value: Any, shape: type[S]) -> S:
     try:
         return shape.model_validate(renamed(value, shape))
     except ValidationError as e:
-        raise Wrong([said(error, shape) for error in e.errors()]) from e
+        # a list whose parts are all wrong is called too short, too
+        errors = [error for error in e.errors() if error["type"] != "too_short" or not error["input"]]
+        raise Wrong([said(error, shape) for error in errors]) from e
 
 
 def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
@@ -277,5 +279,7 @@ def said(error: Any, shape: type[BaseModel]) -> str:
         known = f"; known here: {', '.join(shape.model_fields)}" if len(error["loc"]) == 1 else ""
         return f"{where}: unknown key{known}{nearest(str(error['loc'][-1]), names)}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("tuple_type", "list_type"):
+        message = "give a list"
     given = "" if error["type"] == "missing" or not where else f" (got {shown(error['input'])})"
     return f"{where}: {message}{given}" if where else message
