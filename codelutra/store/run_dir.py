@@ -32,7 +32,11 @@ SAMPLED_NOW = "sampled-now.json"
 _NO_LEDGER = "move it away: it only tells what happened"
 
 
-_KINDS = {**dict.fromkeys(("event", "stage", "label", "key"), str), "at": (int, float), "pid": int}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("event", "stage", "label", "key"), str),
+    "at": (int, float),
+    "pid": int,
+}
 
 
 def read_event(line: bytes) -> Event | None:

@@ -386,6 +386,20 @@ def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Pat
     assert not Path("suite").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"asserts": 5}, r"asserts: give a list \(got 5\)"),
+        ({"reference": "def f(x): return x", "function": "f", "cases": [1]}, r"cases\.0: give a list \(got 1\)"),
+        ({"tests": [{"stdin": ["1"], "stdout": "2"}]}, r"tests\.0\.stdin: Input should be a valid string \(got \['1'\]\)\Z"),
+    ],
+)
+def test_what_is_no_list_is_said_once_in_plain_words(line: dict[str, Any], says: str, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(lines([{"prompt": "Add 1.", **line}]))
+    with pytest.raises(UserError, match=says):
+        init_python(tmp_path / "q.jsonl", tmp_path / "s")
+
+
 def test_a_kept_file_of_problems_is_not_overwritten(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "suite").mkdir()
     (tmp_path / "suite/problems.jsonl").write_text("mine")
