@@ -63,9 +63,15 @@ def _rows(text: str, separator: str) -> Rows:
 
 def _parsed(text: str, separator: str) -> Rows:
     """Raises ValueError for text that is no table with this separator."""
-    if re.search(rf"{re.escape(separator)}[ ]+\"", text):  # `a, "b, c"`
-        with suppress(ValueError):
-            return _strictly(text, separator, blanks=True)
+    try:
+        rows = _strictly(text, separator, blanks=False)
+        if not any(re.match(' +"', cell) and separator + cell in text for row in rows for cell in row):
+            return rows
+    except ValueError:
+        if f'{separator} "' not in text:
+            raise
+    with suppress(ValueError):
+        return _strictly(text, separator, blanks=True)  # `a, "b, c"`
     return _strictly(text, separator, blanks=False)
 
 
