@@ -400,6 +400,15 @@ def test_what_is_no_list_is_said_once_in_plain_words(line: dict[str, Any], says:
         init_python(tmp_path / "q.jsonl", tmp_path / "s")
 
 
+def test_the_commands_that_follow_can_be_given_as_they_stand(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-q.csv").write_text(GOOD)
+    done = codelutra("init", "sql", str(shop), "--", "-q.csv", "-s")
+    assert "codelutra check ./-s/config.yaml\n" in done.stdout, done.stderr
+
+
 def test_a_kept_file_of_problems_is_not_overwritten(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "suite").mkdir()
     (tmp_path / "suite/problems.jsonl").write_text("mine")
