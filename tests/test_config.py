@@ -222,3 +222,8 @@ def test_what_restarts_learns_from_all_data_so_far_unless_told_otherwise() -> No
     assert not load_config("demo", (*first, "train.objective=sft")).train.restarts, (
         "it would make one policy again and again"
     )
+
+
+def test_a_list_that_is_written_as_text_is_answered_with_how_lists_are_written() -> None:
+    with pytest.raises(ConfigError, match=r"suite\.databases = 'a,b': give a list: \[a, b\]"):
+        load_config("demo", ("suite.databases=a,b",))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
+import io
 import json
 import os
 import random
@@ -20,6 +22,7 @@ from codelutra.config import load_config, parse_config, to_yaml
 from codelutra.errors import ConfigError, UserError
 from codelutra.reading import plain_yaml, text
 from codelutra.reading.plain_yaml import parse_yaml, read_yaml
+from codelutra.reading.separated import parse_table
 from codelutra.reading.text import Unreadable, parse_json, read_text
 
 BOMB = "\n".join(
@@ -172,6 +175,21 @@ def test_yaml_takes_anchors_and_merge_keys() -> None:
 def test_json_that_says_two_things_or_too_much_is_refused(written: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_json(written)
+
+
+@given(
+    st.integers(2, 4).flatmap(
+        lambda n: st.lists(st.lists(st.text("ab,;|\"' \t\n0", max_size=6), min_size=n, max_size=n), min_size=1)
+    ),
+    st.sampled_from(",;\t|"),
+)
+def test_a_table_gives_back_what_was_written(rows: list[list[str]], separator: str) -> None:
+    """Blanks before a cell are kept: programs begin with them."""
+    rows = [[f"{cell}x" for cell in row] for row in rows]
+    names = [f"c{n}" for n in range(len(rows[0]))]
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator, lineterminator="\n").writerows([names, *rows])
+    assert list(parse_table(out.getvalue())) == [(n, dict(zip(names, row, strict=True))) for n, row in enumerate(rows, 2)]
 
 
 VALUES = st.recursive(

@@ -35,7 +35,7 @@ from codelutra.models.references import check_reference, place, require_there
 from codelutra.reading.plain_yaml import parse_yaml
 from codelutra.store.files import whole, write_atomic
 from codelutra.suites.custom import suite_of
-from codelutra.suites.databases import is_database
+from codelutra.suites.databases import UNREADABLE, is_database
 from codelutra.suites.duck.files import Reader, is_duckdb, tables_in
 from codelutra.suites.folder import expand, outside_of
 from codelutra.suites.shapes import About, Split
@@ -248,10 +248,12 @@ def _sound(database: Path) -> None:
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as e:
+        except UNREADABLE as e:
             found = str(e)
     if found != "ok":
-        raise UserError(f"{database} is damaged: {found}; `sqlite3 {database.name} .recover` saves what can be saved")
+        raise UserError(
+            f"{database} is damaged: {' '.join(found.split())}; `sqlite3 {database.name} .recover` saves what can be saved"
+        )
 
 
 def _absolute(path: Path) -> str:

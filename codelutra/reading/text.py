@@ -35,6 +35,10 @@ _FORMATS = {
     b"SQLite format 3\0": "a SQLite database",
     b"PK\3\4": "a zip archive or an Excel file; save it as CSV or JSONL",
     b"PAR1": "a parquet file; `codelutra init` reads it, suites read CSV and JSONL",
+    b"\xd0\xcf\x11\xe0": "an old Excel file (.xls); save it as CSV or JSONL",
+    b"%PDF": "a PDF file",
+    b"ARROW1": "an Arrow or Feather file; save it as parquet, CSV or JSONL",
+    b"version https://git-lfs": "a pointer of Git LFS in the place of the file; `git lfs pull` fetches the file itself",
     b"\xfd7zXZ\0": "compressed with xz; unpack it",
     b"BZh": "compressed with bzip2; unpack it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it",
@@ -90,9 +94,8 @@ def _unpacked(path: Path, raw: bytes, most: int) -> bytes:
 
 
 def _decoded(path: Path, raw: bytes) -> str:
-    for head, what in _FORMATS.items():
-        if raw.startswith(head):
-            raise Unreadable(f"{path} is not text: it is {what}")
+    if what := format_of(raw):
+        raise Unreadable(f"{path} is not text: it is {what}")
     encoding = next((name for mark, name in _BOMS.items() if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
@@ -107,7 +110,14 @@ def _decoded(path: Path, raw: bytes) -> str:
         raise Unreadable(
             f"{path}, line {line} holds a NUL: it is a binary file, or UTF-16 without its mark; save it as UTF-8"
         )
-    return text
+    return text.lstrip("\ufeff")
+
+
+def format_of(head: bytes) -> str:
+    """What a file is that begins like this, where it is none of text's, with the way out; or ""."""
+    if head[8:12] == b"DUCK":
+        return "a DuckDB database"
+    return next((what for magic, what in _FORMATS.items() if head.startswith(magic)), "")
 
 
 # ---- JSON ---------------------------------------------------------------------------------------------------------------
@@ -169,6 +179,14 @@ def require_characters(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as e:
         raise ValueError(f"{text[e.start]!r} is half a character (a lone surrogate); write the whole one") from e
+
+
+_ABSENT = {"null", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "\\n"}
+
+
+def absent(cell: str) -> bool:
+    """Whether a table's text stands for nothing: blank, or the word that a tool writes for NULL."""
+    return not (text := cell.strip()) or (len(text) < 5 and text.lower() in _ABSENT)
 
 
 def missing(value: Any) -> bool:

@@ -32,12 +32,21 @@ SAMPLED_NOW = "sampled-now.json"
 _NO_LEDGER = "move it away: it only tells what happened"
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("event", "stage", "label", "key"), str),
+    "at": (int, float),
+    "pid": int,
+}
+
+
 def read_event(line: bytes) -> Event | None:
-    """A line of a ledger; None where a kill or a full disk cut it short, or it is no event."""
+    """A line of a ledger; None where a kill or a full disk cut it short, or it is no event: what it has of the keys that
+    all events have must be of their kinds."""
     with contextlib.suppress(ValueError, RecursionError):
         event: Event = json.loads(line)
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            return event
+        if isinstance(event, dict) and "event" in event:
+            plain = all(isinstance(event[key], kind) for key, kind in _KINDS.items() if key in event)
+            return event if plain and 0 <= event.get("at", 0) < 1e11 else None
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from codelutra.errors import ConfigError
 from codelutra.reading.keys import nearest, printable
 from codelutra.reading.text import missing
-from codelutra.suites.lines import Record, Records, Shape, folded, key_of, renamed
+from codelutra.suites.lines import Record, Records, Shape, Wrong, folded, key_of, renamed
 from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
 
 _NEEDED: Mapping[type[Shape], Sequence[tuple[str, ...]]] = {  # one of each
@@ -81,7 +81,7 @@ def fitted(records: Records, shape: type[Shape], chosen: Mapping[str, Sequence[s
         _require_needed(taken, slips, shape, where, columns)
     as_named = not chosen and all(by_name.get(key) == named for key, named in taken.items())
     as_named &= all(key_of(c, shape)[0] in shape.IGNORED for c in left_out)
-    found_records = [Record(n, _taken(v, taken, slips, shape) if isinstance(v, dict) else v) for n, v in records.found]
+    found_records = [Record(n, _under(v, taken, slips, shape) if isinstance(v, dict) else v) for n, v in records.found]
     return Fitted(Records(records.unit, found_records, where), taken, left_out, as_named)
 
 
@@ -151,6 +151,16 @@ def _require_needed(
 def _there_are(columns: Sequence[str]) -> str:
     shown = ", ".join(map(printable, columns[:_LISTED]))
     return f"its columns are: {shown}" + (f" and {len(columns) - _LISTED} more" if len(columns) > _LISTED else "")
+
+
+def _under(
+    row: Mapping[str, Any], taken: Mapping[str, Sequence[str]], slips: Sequence[str], shape: type[Shape]
+) -> dict[str, Any] | Wrong:
+    """As `_taken`, or what is wrong with a cell that is taken."""
+    try:
+        return _taken(row, taken, slips, shape)
+    except Wrong as e:
+        return e
 
 
 def _taken(

@@ -214,6 +214,8 @@ def _databases(paths: Sequence[Path], about: Path, section: SuiteSection, reader
     if not paths:
         raise ConfigError(f"{about}: kind sql needs databases, e.g. [shop.sqlite]")
     files = {path.stem: path for path in paths}
+    if unwritable := [path.name for path in paths if path.stem.encode(errors="ignore").decode() != path.stem]:
+        raise ConfigError(f"{about}: the name {unwritable[0]!r} is not UTF-8, so no problem can hold it; rename it")
     if len(files) < len(paths):
         raise ConfigError(f"{about}: two databases have the same name without folder and ending; rename one")
     for file in files.values():

@@ -14,7 +14,7 @@ from sqlglot.errors import SqlglotError
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.reading.keys import shown
-from codelutra.reading.text import Unreadable, require_file
+from codelutra.reading.text import Unreadable, format_of, require_file
 from codelutra.store.files import sha256_file
 from codelutra.suites.folder import plain_name, require_known
 from codelutra.suites.sql_text import statements
@@ -30,6 +30,7 @@ _NO_NAMES = """
     set table then to transaction union unique update using values when where"""
 RESERVED = frozenset(_NO_NAMES.split())  # SQLite's keywords that are names only where they are quoted
 _MAGIC = b"SQLite format 3\0"
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the other one where a name that SQLite complains of is no UTF-8
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # the first bytes of a rollback journal that was not finished
 
 
@@ -47,13 +48,27 @@ def database_digest(path: Path) -> str:
     """sha256 of a SQLite file. Raises ConfigError where the file is absent or is something else."""
     try:
         with path.open("rb") as file:
-            if file.read(16) != _MAGIC:
-                raise ConfigError(f"{path} is not a SQLite database (its first bytes say otherwise); give the database file")
+            if (head := file.read(64))[:16] != _MAGIC:
+                raise ConfigError(f"{path} is not a SQLite database{_instead(path, head)}")
         return sha256_file(path)
     except OSError as e:
         raise ConfigError(
             f"no database at {path}: {e.strerror}; check the path (in a config: suite.path and suite.databases)"
         ) from e
+
+
+def _instead(path: Path, head: bytes) -> str:
+    """What a file is in the place of a database, with the way out."""
+    if not head:
+        return ": it is empty; give the database file"
+    if head[:2] == b"\x1f\x8b":
+        return ": it is packed with gzip; unpack it (`gunzip`)"
+    if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        return ": put such files into a folder, a file a table, and give the folder"
+    if re.match(rb"\s*(--|/\*|BEGIN|CREATE|DROP|INSERT|PRAGMA|SET)\b|--", head, re.IGNORECASE):
+        return f": it is SQL; `sqlite3 {path.stem}.sqlite < {path.name}` makes a database of it"
+    what = format_of(head)
+    return f": it is {what}" if what else " (its first bytes say otherwise); give the database file"
 
 
 def read_schema(path: Path) -> str:
@@ -68,7 +83,7 @@ def read_schema(path: Path) -> str:
             own = "type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
             tables = connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY type, rowid").fetchall()
             shown = [_shown(connection, table) for (table,) in tables if table not in shadows]
-        except sqlite3.DatabaseError as e:
+        except UNREADABLE as e:
             raise ConfigError(f"{path} cannot be read as a SQLite database: {e}; copy it again") from e
     return "\n".join(filter(None, shown))
 
@@ -193,8 +208,9 @@ def _in_use(file: Path) -> str:
     with open_read_only(file) as connection:
         try:
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
-        except sqlite3.DatabaseError as e:
-            return f"is locked by another program ({e})" if e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY else ""
+        except UNREADABLE as e:
+            busy = getattr(e, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            return f"is locked by another program ({e})" if busy else ""
     return ""
 
 
@@ -245,6 +261,6 @@ def _prepares(connection: sqlite3.Connection, query: str) -> str:
     """Why SQLite cannot prepare the query, or ""."""
     try:
         connection.execute(f"EXPLAIN {query}")
-    except (sqlite3.Error, sqlite3.Warning) as e:
+    except (*UNREADABLE, sqlite3.Error, sqlite3.Warning) as e:
         return str(e)
     return ""

@@ -7,8 +7,6 @@ CSV cell mean that a key is not given. Every fault is collected and said once, w
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import json
 import re
 from collections import defaultdict
@@ -21,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from codelutra.errors import ConfigError
 from codelutra.reading.keys import nearest, place, printable, shown
+from codelutra.reading.separated import parse_table
 from codelutra.reading.text import Unreadable, missing, parse_json, read_text
 from codelutra.schema import PROBLEMS
 
 SHOWN = 10  # faults in one message
-_SEPARATORS = ",;\t|"
 
 
 class Strict(BaseModel):
@@ -121,11 +119,11 @@ def read_records(path: Path) -> Records:
         if not first:
             return Records("row" if _is_table(path) else "line", [])
         if _is_table(path):
-            return Records("row", list(_table(text, first)))
+            return Records("row", list(_table(text)))
         if first.lstrip().startswith("["):
             return Records("entry", [Record(n, entry) for n, entry in enumerate(_listed(text), 1)])
         _require_lines(text, first)
-    except (ValueError, pl.exceptions.PolarsError) as e:
+    except ValueError as e:
         why = " ".join(str(e).split())
         raise ConfigError(why if isinstance(e, Unreadable) else f"{path}: {why[:500]}") from e
     return Records("line", [Record(n, _line(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()])
@@ -167,47 +165,21 @@ def _require_lines(text: str, first: str) -> None:
         raise ValueError(
             f"one object whose {shown(lists[0])} is a list of objects; give that list alone, or one object a line"
         )
+    held = [v for v in value.values() if isinstance(v, dict | list)]
+    if len(held) > 1 and len(held) == len(value) and not start[end:].strip():
+        raise ValueError(
+            f"one object that holds all problems (under {shown(next(iter(value)))}, …); give a list of them, or one a line, "
+            "as pandas writes it: df.to_json(FILE, orient='records', lines=True)"
+        )
     if "\n" in start[:end]:
         raise ValueError(
             "an object goes over several lines; give one JSON object a line (`jq -c .`), or a list of them in []"
         )
 
 
-def _table(text: str, header: str) -> Iterator[Record]:
-    """The rows that are not empty. A first line `sep=;`, as Excel takes it, is none; columns without a name number rows."""
-    text, skipped = text.lstrip("\n"), len(text) - len(text.lstrip("\n"))
-    if said := re.match(r'"?sep=(.)', header):
-        text, skipped = text.partition("\n")[2], skipped + 1
-        header = text.partition("\n")[0]
-    if not text.strip():
-        return
-    separator = said[1] if said else max(_SEPARATORS, key=header.count)
-    try:
-        frame = pl.read_csv(io.BytesIO(text.encode()), separator=separator, infer_schema=False)
-    except pl.exceptions.PolarsError as e:
-        raise ValueError(_misfit(text, separator) or str(e)) from e
-    nameless = [name for name in frame.columns if re.fullmatch(r"\s*|Unnamed: \d+|_duplicated_\d+", name)]
-    frame = frame.drop(name for name in nameless if frame[name].drop_nulls().str.contains(r"^\s*\d*\s*$").all())
-    twice = [name.removesuffix("_duplicated_0") for name in frame.columns if name.endswith("_duplicated_0")]
-    if twice:
-        raise ValueError(f"the column {shown(twice[0])} is there twice; keep one")
-    for number, row in enumerate(frame.iter_rows(named=True), 2 + skipped):
-        if filled := {key: Cell(v) for key, v in row.items() if v and v.strip()}:
-            yield Record(number, filled)
-
-
-def _misfit(text: str, separator: str) -> str:
-    """Which row of a table that cannot be read is not as wide as its header, or never ends."""
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        width = len(next(rows, []))
-        for row in rows:
-            if len(row) > width:
-                found = f"line {rows.line_num}: {len(row)} cells, the header has {width}"
-                return f"{found}; a cell with {separator!r} in it goes in quotes"
-    except csv.Error as e:
-        return f"line {rows.line_num}: {e}; a quote within a quoted cell is written twice"
-    return ""
+def _table(text: str) -> Iterator[Record]:
+    for number, row in parse_table(text):
+        yield Record(number, {name: Cell(cell) for name, cell in row.items()})
 
 
 class Cell(str):
@@ -246,7 +218,9 @@ def checked(value: Any, shape: type[S]) -> S:
     try:
         return shape.model_validate(renamed(value, shape))
     except ValidationError as e:
-        raise Wrong([said(error, shape) for error in e.errors()]) from e
+        # a list whose parts are all wrong is called too short, too
+        errors = [error for error in e.errors() if error["type"] != "too_short" or not error["input"]]
+        raise Wrong([said(error, shape) for error in errors]) from e
 
 
 def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
@@ -254,6 +228,8 @@ def renamed(value: Mapping[str, Any], shape: type[Shape]) -> dict[str, Any]:
     found, by, clashes, more = dict[str, Any](), dict[str, str](), list[str](), list[tuple[str, int, Any]]()
     for name, given in value.items():
         key, number = key_of(name, shape)
+        if isinstance(given, Wrong) and key in shape.model_fields:
+            raise Wrong([f"{key}: {reason}" for reason in given.reasons])
         if missing(given) or key in shape.IGNORED or (folded(name) == "sql" and isinstance(given, dict)):
             continue
         if number is not None:
@@ -303,5 +279,7 @@ def said(error: Any, shape: type[BaseModel]) -> str:
         known = f"; known here: {', '.join(shape.model_fields)}" if len(error["loc"]) == 1 else ""
         return f"{where}: unknown key{known}{nearest(str(error['loc'][-1]), names)}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("tuple_type", "list_type"):
+        message = "give a list"
     given = "" if error["type"] == "missing" or not where else f" (got {shown(error['input'])})"
     return f"{where}: {message}{given}" if where else message

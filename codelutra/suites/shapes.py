@@ -80,6 +80,13 @@ def _queries(value: Any) -> Any:
     raise ValueError("Input should be a query, or a list of queries")
 
 
+def _rows(value: Any) -> Any:
+    """Rows of cells; NaN, as data frames write NULL, is None."""
+    if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) for row in value):
+        raise ValueError('give a list of rows, each a list of its cells: [["cup", 3]]')
+    return [[None if missing(cell) else cell for cell in row] for row in value]
+
+
 def _side(value: Any) -> Any:
     return SPLITS_AS.get(value.strip().lower(), value) if isinstance(value, str) else value
 
@@ -154,7 +161,7 @@ class SqlLine(Line):
     question: Text
     query: Annotated[tuple[str, ...], BeforeValidator(_queries), Field(max_length=MAX_QUERIES)] = ()
     """What is right: the result of any of these. The first one is the reference."""
-    rows: tuple[tuple[str | int | FiniteFloat | None, ...], ...] = ()
+    rows: Annotated[tuple[tuple[str | int | FiniteFloat | None, ...], ...], BeforeValidator(_rows)] = ()
     ordered: bool = False
     database: Name = ""
     evidence: str = ""

@@ -17,18 +17,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from codelutra.errors import ConfigError
-from codelutra.reading.text import Unreadable, missing, require_file, require_plain
+from codelutra.reading.keys import shown
+from codelutra.reading.text import Unreadable, absent, missing, require_file, require_plain
 from codelutra.suites.folder import expand
 from codelutra.suites.lines import Cell, Record, Records, Wrong, folded, read_records
 from codelutra.suites.shapes import SPLITS_AS
 
 MOST_ROWS = 100_000  # of a table: more are no problems that somebody means to run
 _BATCH = 1000  # rows
-_TABLES = (".parquet", ".csv", ".tsv", ".json", ".jsonl")
+_TABLES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[\w.-]+))?")
 
 
@@ -51,7 +53,7 @@ def read_source(given: str) -> Source:
         where = f"{path}:{split}" if split else str(path)
         return Source(where, _tables(_from_folder(path, split), where), None)
     if _is_parquet(path):
-        return Source(str(path), _tables({"": _parquet(path)}, str(path)), None)
+        return Source(str(path), _tables({"": _rows(_parquet(path), str(path))}, str(path)), None)
     return Source(str(path), read_records(path), path)
 
 
@@ -73,27 +75,23 @@ def _is_parquet(path: Path) -> bool:
 # ---- tables to records ------------------------------------------------------------------------------------------------
 
 Tables = Mapping[str, Iterable[Any]]
-"""Splits ("" where there is none) and the pyarrow tables that each holds."""
+"""Splits ("" where there is none) and the rows that each holds: cells by their columns, or why one cannot be read."""
 
 
 def _tables(tables: Tables, where: str) -> Records:
     """The rows of all splits, numbered from 1; empty cells and rows are left out."""
     sides = _sides(tuple(tables), where)
     found, number = list[Record](), 0
-    for split, parts in tables.items():
-        for row in _rows(parts, where):
+    for split, rows in tables.items():
+        for row in rows:
             number += 1
             if number > MOST_ROWS:
                 raise ConfigError(
                     f"{where} has more than {MOST_ROWS:,} rows; that is the most that is read. Name one split (NAME:train), "
                     "or write the rows that are meant to a file"
                 )
-            try:
-                value = _cells(row)
-            except ValueError as e:
-                found.append(Record(number, Wrong([str(e)])))
-                continue
-            if sides and value and not any(folded(key) == "split" for key in value):
+            value = _filled(row) if isinstance(row, dict) else row
+            if sides and isinstance(value, dict) and value and not any(folded(key) == "split" for key in value):
                 value["split"] = sides[split]
             found += [Record(number, value)] if value else []
     return Records("row", found, where)
@@ -113,20 +111,38 @@ def _sides(names: tuple[str, ...], where: str) -> dict[str, str]:
     return sides
 
 
-def _rows(parts: Iterable[Any], where: str) -> Iterator[Mapping[str, Any]]:
+def _rows(parts: Iterable[Any], where: str) -> Iterator[dict[str, Any]]:
     with _told(f"{where} cannot be read", "write it again, or as CSV or JSONL"):
         for table in parts:
             table.validate(full=True)
-            yield from table.to_pylist()
+            names = table.column_names
+            if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+                raise ConfigError(f"{where}: the column {shown(twice)} is there twice; keep one")
+            columns = [_cells(column) for column in table.columns]
+            for row in range(table.num_rows):
+                yield {name: cells[row] for name, cells in zip(names, columns, strict=True)}
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a row that are not empty. Raises ValueError for one that no JSON can hold."""
-    filled = {key: _plain(cell) for key, cell in row.items()}
-    texts = {key: Cell(v.replace("\r\n", "\n")) for key, v in filled.items() if isinstance(v, str) and v.strip()}
-    found = {key: texts.get(key, v) for key, v in filled.items() if key in texts or not (isinstance(v, str) or missing(v))}
-    require_plain(found)
-    return found
+def _cells(column: Any) -> list[Any]:
+    """The cells of a pyarrow column, with a Wrong in the place of one that Python or JSON cannot hold."""
+    try:
+        return [_cell(value) for value in column.to_pylist()]
+    except (ValueError, OverflowError, LookupError) as e:  # a time that Python does not have
+        return [Wrong([f"a cell cannot be read: {_first_line(e)}"])] * len(column)
+
+
+def _cell(value: Any) -> Any:
+    try:
+        plain = _plain(value)
+        require_plain(plain)
+    except ValueError as e:
+        return Wrong([str(e)])
+    return Cell(plain.replace("\r\n", "\n")) if isinstance(plain, str) else plain
+
+
+def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a row that are not empty."""
+    return {key: v for key, v in row.items() if not (absent(v) if isinstance(v, str) else missing(v))}
 
 
 def _plain(value: Any) -> Any:
@@ -167,12 +183,22 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _from_folder(folder: Path, split: str) -> Tables:
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    if not saved and not any(file.suffix in _TABLES for file in folder.rglob("*")):
+    if not saved and not any(map(_is_readable, folder.rglob("*"))):
         raise ConfigError(
             f"{folder} is a folder without a data set: neither what `save_to_disk` of datasets writes, nor parquet, CSV or "
             "JSON files; give a file, or such a folder"
         )
     return _opened(str(folder), str(folder), split, saved=saved)
+
+
+def _is_readable(file: Path) -> bool:
+    return Path(file.name.lower().removesuffix(".gz")).suffix in _TABLES
+
+
+def _read(file: Path) -> Iterator[Any]:
+    if _is_parquet(file):
+        return _rows(_parquet(file), str(file))
+    return (value for _, value in read_records(file).found)
 
 
 def _from_hub(given: str) -> Tables:
@@ -190,13 +216,22 @@ def _opened(name: str, where: str, split: str, *, saved: bool = False, more: Map
         raise _wanting("datasets", where) from e
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    with _told(f"{where} cannot be opened by datasets", "check the name, its config (hf:owner/name/config), and HF_TOKEN"):
-        found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, streaming=True, **(more or {}))
-        parts = found if isinstance(found, dict) else {"": found}
+    hub = "check the name, its config (hf:owner/name/config), and HF_TOKEN"
+    with _told(f"{where} cannot be opened by datasets", hub if where.startswith("hf:") else "or give one of its files"):
+        found = datasets.load_from_disk(name) if saved else datasets.load_dataset_builder(name, **(more or {}))
+        files = {} if saved else {str(part): [*map(Path, of)] for part, of in (found.config.data_files or {}).items()}
+        own = bool(files) and all(file.is_file() and _is_readable(file) for of in files.values() for file in of)
+        if own:  # datasets would guess types: 007 would be 7
+            parts: Mapping[str, Any] = files
+        else:
+            found = found if saved else found.as_streaming_dataset()
+            parts = found if isinstance(found, dict) else {"": found}
         if split and split not in parts:
             raise ConfigError(f"{where}: there is no split {split}; there are {', '.join(parts)}")
         chosen = {split: parts[split]} if split else parts
-        return {key: part.with_format("arrow").iter(batch_size=_BATCH) for key, part in chosen.items()}
+        if own:
+            return {key: chain.from_iterable(map(_read, of)) for key, of in chosen.items()}
+        return {key: _rows(part.with_format("arrow").iter(batch_size=_BATCH), where) for key, part in chosen.items()}
 
 
 @contextmanager

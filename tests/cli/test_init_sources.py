@@ -16,6 +16,8 @@ from typing import Any
 
 import datasets
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -219,6 +221,7 @@ NO_QUESTION = (
 )
 TWO = "'question' and 'text' could both be the question, and they differ; its columns are: question, query, text. Say which"
 Q = ("question=question",)
+SEVERAL = "one object that holds all problems (under 'question', …); give a list of them, or one a line"
 BAD: list[tuple[str, str | bytes, tuple[str, ...], str]] = [
     ("a.csv", GOOD, ("question=Frage",), "has no column 'Frage'; its columns are: question, query"),
     ("a.csv", GOOD, ("question=questin",), "has no column 'questin'; did you mean question?"),
@@ -233,6 +236,16 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...], str]] = [
     ("a.json", json.dumps(rows_of())[:-1], (), "not JSON"),
     ("a.jsonl", lines(rows_of()) + '\n{"question": "x', Q, "line 24: not JSON"),
     ("a.jsonl", "", (), "is empty"),
+    ("a.csv", GOOD + '"say "hi" to x","SELECT 99"', (), "line 14: ',' expected after '\"'; a quote within a quoted cell"),
+    ("a.csv", GOOD + 'say,"SELECT ""a""","', (), "line 14: unexpected end of data; a quote within"),
+    ("a.csv", GOOD.replace("than 3?", "than 3, 4?"), (), "line 5: 3 cells, the header has 2"),
+    ("a.csv", GOOD + r'"say \"hi\" to x",SELECT 99', (), "a quote within a quoted cell is written twice"),
+    ("a.csv", "version https://git-lfs.github.com/spec/v1\n", (), "a pointer of Git LFS in the place of the file"),
+    ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", (), "an old Excel file (.xls); save it as CSV"),
+    ("a.json", json.dumps({k: {str(n): r[k] for n, r in enumerate(rows_of())} for k in rows_of()[0]}), (), SEVERAL),
+    ("a.json", json.dumps({k: [r[k] for r in rows_of()] for k in rows_of()[0]}), (), SEVERAL),
+    ("a.json", json.dumps(dict(enumerate(rows_of())), indent=1), (), "one object that holds all problems (under '0', …)"),
+    ("a.csv", table(rows_of(query=lambda n: "", rows=lambda n: "[1]")), (), "rows: give a list of rows, each a list of its"),
     ("a.parquet", b"PAR1 and no more", (), "is no whole parquet file"),
     ("a.parquet", GOOD, (), "is no whole parquet file"),
     ("a.xlsx", b"PK\3\4....", (), "an Excel file; save it as CSV or JSONL"),
@@ -251,6 +264,95 @@ def test_what_is_wrong_is_one_message_and_nothing_is_written(
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD.replace("\r\n", "\r"),
+        GOOD.replace("question,query", " question ,query"),
+        "sep=;\n" + table(rows_of(), ";"),
+        table(rows_of(), ";").replace("question", '"question, as asked, once"', 1),
+        table(rows_of(), ";").replace("question;query", "question, as asked;query", 1),
+        GOOD.replace("\r\n", ",,\r\n"),
+        "question, query\n" + "\n".join(f'"{r["question"]}", "{r["query"]}"' for r in rows_of()),
+        GOOD.replace("question,query", "question,query,hint").replace("\r\n", ",NULL\r\n").replace("hint,NULL", "hint"),
+        "\n" + GOOD,
+        "\ufeff\ufeff" + GOOD,
+    ],
+)
+def test_a_table_is_read_however_programs_write_it(content: str, shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text(content, "utf-8", newline="")
+    columns = ["question=question, as asked, once"] if "once" in content else []
+    columns = columns or (["question=question, as asked"] if "as asked" in content else [])
+    found = problems_of(init_sql(shop, tmp_path / "q.csv", tmp_path / "s", columns))
+    (tmp_path / "good.csv").write_text(GOOD)
+    assert found.equals(problems_of(init_sql(shop, tmp_path / "good.csv", tmp_path / "good")))
+
+
+def test_quotes_within_cells_are_kept_as_they_are(shop: Path, tmp_path: Path) -> None:
+    rows = rows_of(question='Which "size" is {}" wide?'.format, query='SELECT "name" FROM item WHERE id <> {}'.format)
+    plain = "question;query\n" + "\n".join(f"Of {r['question']};{r['query']}" for r in rows)
+    for name, content in {"quoted": table(rows), "plain": plain}.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+        found = problems_of(init_sql(shop, tmp_path / f"{name}.csv", tmp_path / name))
+        assert sorted(found["reference"]) == sorted(r["query"] for r in rows)
+        assert found["prompt"].str.contains('Which "size" is', literal=True).all()
+
+
+def test_a_folder_s_text_files_are_read_as_one_alone_is(shop: Path, tmp_path: Path) -> None:
+    """Not with types guessed: 007 would be 7, and rows that differ in their cells' types no column at all."""
+    (tmp_path / "q").mkdir()
+    half = rows_of(id="{:03d}".format)
+    (tmp_path / "q/train.csv").write_bytes(table(half[:8], ";").encode("utf-16"))
+    answers = [{"id": f"{n:03d}", "question": f"{n}?", "rows": [[n, "a"], [None, "b"]]} for n in range(12, 16)]
+    (tmp_path / "q/dev.csv").write_text(table(answers))
+    made = init_sql(shop, tmp_path / "q", tmp_path / "s")
+    assert made.splits == {"train": 8, "dev": 4, "test": 0}
+    found = open_suite(load_config(made.config).suite).problems()
+    assert sorted(found["problem_id"]) == [f"{n:03d}" for n in (*range(8), *range(12, 16))]
+    (tmp_path / "j").mkdir()
+    (tmp_path / "j/a.jsonl").write_text(
+        lines([{**a, "rows": [[1, "a"], ["b", None]]} for a in answers * 3]).replace('"id"', '"n"')
+    )
+    assert sum(init_sql(shop, tmp_path / "j", tmp_path / "t", ["question=question,rows=rows"]).splits.values()) == 12
+
+
+def test_a_column_that_is_not_used_may_hold_anything(shop: Path, tmp_path: Path) -> None:
+    data = {"image": pa.array([b"\xff"] * 12), "day": pa.array([2**31 - 1] * 12, pa.int32()).cast(pa.date32())}
+    asked = {key: [r[key] for r in rows_of()] for key in ("question", "query")}
+    pq.write_table(pa.table({**asked, **data}), tmp_path / "q.parquet")
+    made = init_sql(shop, tmp_path / "q.parquet", tmp_path / "s")
+    assert made.left_out == ["image", "day"]
+    with pytest.raises(UserError, match="evidence: a cell holds bytes that are no text"):
+        init_sql(shop, tmp_path / "q.parquet", tmp_path / "t", ["evidence=image"])
+    with pytest.raises(UserError, match="evidence: a cell cannot be read: days=2147483647"):
+        init_sql(shop, tmp_path / "q.parquet", tmp_path / "t", ["evidence=day"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.sqlite", b"", "it is empty"),
+        ("a.sqlite.gz", b"\x1f\x8b\x08", "packed with gzip; unpack it"),
+        ("dump.sql", b"-- SQLite dump\nCREATE TABLE a (b);", "it is SQL; `sqlite3 dump.sqlite < dump.sql`"),
+        ("a.csv", b"a,b\n1,2\n", "put such files into a folder, a file a table"),
+        ("a.sqlite", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("a.db", b"\0" * 64, "its first bytes say otherwise"),
+        ("a\udcff.sqlite", None, "is not UTF-8, so no problem can hold it; rename it"),
+        ("names.sqlite", b"\xff", "cannot be read as a SQLite database"),
+    ],
+)
+def test_a_database_that_is_none_is_named_for_what_it_is(
+    name: str, content: bytes | None, says: str, shop: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(shop.read_bytes() if content in (None, b"\xff") else content or b"")
+    if content == b"\xff":  # a schema whose table has a name that is no UTF-8, so that no message of SQLite's is text
+        (tmp_path / name).write_bytes(shop.read_bytes().replace(b"CREATE TABLE item (", b"CREATE TABLE \xfftem ("))
+    (tmp_path / "q.csv").write_text(GOOD)
+    with pytest.raises(UserError, match=says):
+        init_sql(tmp_path / name, tmp_path / "q.csv", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nothing").mkdir()
     two = datasets.DatasetDict(train=data_set(rows_of()), test=data_set(rows_of()))
@@ -259,6 +361,9 @@ def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Pat
     saved(tmp_path / "torn", rows_of())
     next((tmp_path / "torn").glob("*.arrow")).write_bytes(b"ARROW and no more")
     pl.DataFrame({"question": [b"\xff\xfe"] * 12, "query": ["SELECT 1"] * 12}).write_parquet(tmp_path / "bytes.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"])] * 3, names=["question", "query", "query"]), tmp_path / "twice.parquet"
+    )
     monkeypatch.chdir(tmp_path)
     for given_, says in {
         "nothing": "is a folder without a data set",
@@ -266,7 +371,8 @@ def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Pat
         "odd": "spam is none of train, dev, test",
         "two:tran": "there is no split tran; there are train, test",
         "torn": "cannot be opened by datasets|cannot be read",
-        "bytes.parquet": r"12 rows \(1, 2, 3, …\): a cell holds bytes that are no text",
+        "bytes.parquet": r"12 rows \(1, 2, 3, …\): question: a cell holds bytes that are no text",
+        "twice.parquet": "the column 'query' is there twice; keep one",
         "hf:name": "is not hf:owner/name",
         "none.parquet": "No such file",
     }.items():
@@ -278,6 +384,29 @@ def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"give the database, too: codelutra init sql DATABASE q\.csv"):
         init_python("q.csv", Path("suite"))
     assert not Path("suite").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"asserts": 5}, r"asserts: give a list \(got 5\)"),
+        ({"reference": "def f(x): return x", "function": "f", "cases": [1]}, r"cases\.0: give a list \(got 1\)"),
+        ({"tests": [{"stdin": ["1"], "stdout": "2"}]}, r"tests\.0\.stdin: Input should be a valid string \(got \['1'\]\)\Z"),
+    ],
+)
+def test_what_is_no_list_is_said_once_in_plain_words(line: dict[str, Any], says: str, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(lines([{"prompt": "Add 1.", **line}]))
+    with pytest.raises(UserError, match=says):
+        init_python(tmp_path / "q.jsonl", tmp_path / "s")
+
+
+def test_the_commands_that_follow_can_be_given_as_they_stand(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-q.csv").write_text(GOOD)
+    done = codelutra("init", "sql", str(shop), "--", "-q.csv", "-s")
+    assert "codelutra check ./-s/config.yaml\n" in done.stdout, done.stderr
 
 
 def test_a_kept_file_of_problems_is_not_overwritten(shop: Path, tmp_path: Path) -> None:

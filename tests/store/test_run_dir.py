@@ -11,7 +11,7 @@ import pytest
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 from codelutra.store.artifacts import Recipe, Step, Store
-from codelutra.store.run_dir import RunDir
+from codelutra.store.run_dir import RunDir, read_event
 
 
 def config(name: str = "r", **more: Any) -> Any:
@@ -69,6 +69,27 @@ def test_one_process_at_a_time_refines_a_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="going on in another process"), run.hold():
             pass
     assert not run.held
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"stage": [[]]},
+        {"key": -1},
+        {"label": None},
+        {"event": 1},
+        {"at": "2020-13-45"},
+        {"at": float("nan")},
+        {"at": -1},
+        {"at": 1e308},
+        {"pid": "x"},
+        {"pid": None},
+    ],
+)
+def test_an_event_whose_values_are_not_of_their_kinds_is_none(damaged: dict[str, Any]) -> None:
+    event = {"at": 1.5e9, "pid": 1, "event": "made", "stage": "pairs", "key": "a", "label": ""}
+    assert read_event(json.dumps(event).encode()) == event
+    assert read_event(json.dumps(event | damaged).encode()) is None
 
 
 def test_the_ledger_forgets_a_line_that_a_kill_cut_short_and_nothing_else(tmp_path: Path) -> None:

@@ -389,7 +389,11 @@ def test_a_folder_of_tables_becomes_one_duckdb_file_of_the_suite(tables: Path) -
     [
         ("item.parquet", b"PAR1", "would both be table item"),
         ("broken.parquet", b"PAR1", "broken.parquet: "),
-        ("latin.csv", "name\nMüller\n".encode("latin-1") * 3, "latin.csv: "),
+        ("latin.csv", "name\nMüller\n".encode("latin-1") * 3, "latin.csv, line 2 is not UTF-8 text: byte 0xfc"),
+        ("empty.csv", b"\n", "empty.csv: it is empty"),
+        ("stray.csv", b'a,b\n1,"x"\n2,"y" z"\n3,"z"\n', 'the cell "x" keeps its quotes'),
+        ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-4], "is not a whole gzip file"),
+        ("excel.csv", b"PK\3\4", "an Excel file; save it as CSV"),
         ("ragged.csv", b"a,b\n1,2\n3,4,5\n6\n", "ragged.csv: "),
     ],
 )
@@ -402,6 +406,55 @@ def test_a_table_that_cannot_be_read_is_named_and_nothing_is_written(
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not Path("shop-suite").exists()
+
+
+@needs_duckdb
+@pytest.mark.parametrize(
+    ("content", "columns", "first"),
+    [
+        ("name;preis\nx;1,50\ny;1.250,75\n", "name VARCHAR, preis DOUBLE", ("x", 1.5)),
+        ("a,b\n1,NA\nNULL,2.5\n", "a BIGINT, b DOUBLE", (1, None)),
+        ("plz;land;n\n01234;NA;1,250\n09999;DE;2,750\n", "plz VARCHAR, land VARCHAR, n VARCHAR", ("01234", "NA", "1,250")),
+        ('a,b\n"1,5",x\n"2,5",y\n', "a VARCHAR, b VARCHAR", ("1,5", "x")),  # may be a list
+        ("sep=;\r\nid;n\r1;2\n", "id BIGINT, n BIGINT", (1, 2)),
+        ('id,n\n1,"""a"""\n2,"b"\n', "id BIGINT, n VARCHAR", (1, '"a"')),
+        ("id,n\n1," + "x" * 3_000_000 + "\n", "id BIGINT, n VARCHAR", (1, "x" * 3_000_000)),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_of_any_program_has_the_cells_and_types_that_are_meant(
+    tmp_path: Path, content: str, columns: str, first: tuple[Any, ...], encoding: str
+) -> None:
+    """Its name is no pattern: `[ab].csv` is not a.csv."""
+    import duckdb
+
+    (tmp_path / "[ab].csv").write_bytes(content.encode(encoding))
+    (tmp_path / "a.csv").write_text("other\n1\n")
+    out = tmp_path / "made/x.duckdb"
+    out.parent.mkdir()
+    with Reader() as reader:
+        reader.make(out, {"t": tmp_path / "[ab].csv"})
+    with duckdb.connect(str(out), read_only=True) as made:
+        shown = ", ".join(f"{name} {kind}" for name, kind, *_ in made.execute("DESCRIBE t").fetchall())
+        assert (shown, made.execute("FROM t").fetchone()) == (columns, first)
+
+
+@needs_duckdb
+@pytest.mark.parametrize("name", ["big.csv", "big.csv.gz", "p*.parquet"])
+def test_a_table_that_is_no_text_or_too_much_of_it_is_read_by_duckdb_alone(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codelutra.suites.duck import worker
+
+    monkeypatch.setattr(worker, "MAX_BYTES", 20)
+    file = tmp_path / name
+    if name.endswith("parquet"):
+        pl.DataFrame({"id": range(30)}).write_parquet(file)
+    else:
+        text = ("id\n" + "\n".join(map(str, range(30)))).encode()
+        file.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    (tmp_path / "made").mkdir()
+    assert worker.make(str(tmp_path / "made/x.duckdb"), {"t": str(file)}) == 30
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:

@@ -231,5 +231,5 @@ def _show_made(made: Any, smallest: bool, as_json: bool) -> None:
     print(visible(f"wrote {copied}{made.suite} and {made.config}: {splits}"))
     if smallest:
         print("model: the demo's of 135M, for a quick trial; one that knows code by half: --model qwen2.5-coder-0.5b")
-    config = shlex.quote(str(made.config))
+    config = shlex.quote(f"./{made.config}" if str(made.config).startswith("-") else str(made.config))
     print(visible(f"next:  codelutra check {config}\n       codelutra run {config}"))

@@ -7,12 +7,16 @@ queries and runs none. It is a process of its own because a damaged file may end
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from codelutra.reading.separated import without_marker
+from codelutra.reading.text import MAX_BYTES, Unreadable, read_text
 from sandbox.runner.duck import Refused, only_query, opened
 
 _LONGEST_TYPE = 120  # characters of a column's type; an ENUM may have thousands of values
@@ -139,23 +143,106 @@ def make(out: str, tables: dict[str, str]) -> int:
     rows = 0
     with duckdb.connect(out, config={"autoinstall_known_extensions": False, "python_enable_replacements": False}) as made:
         for name, path in tables.items():
-            text = "'" + path.replace("'", "''") + "'"
-            parquet = path.lower().endswith(".parquet")
-            source = f"read_parquet({text})" if parquet else f"read_csv({text}, header = true, sample_size = -1)"
             table = '"' + name.replace('"', '""') + '"'
             try:
-                made.execute(f"CREATE TABLE {table} AS SELECT * FROM {source}")
-            except (duckdb.Error, RuntimeError) as e:
-                raise ValueError(f"{path}: {_first_line(e)}") from e
-            columns = [column for column, *_ in made.execute(f"DESCRIBE {table}").fetchall()]
-            if len(columns) == 1 and not parquet and re.search(r"[,;|\t]", columns[0]):
-                raise ValueError(
-                    f"{path}: it reads as one column, {columns[0]!r}; do all lines have as many cells as the first?"
-                )
+                _make_table(made, table, Path(path), Path(out).parent)
+            except (duckdb.Error, RuntimeError, ValueError) as e:
+                said = str(e) if isinstance(e, Unreadable) else f"{path}: {_why(e)}"
+                raise ValueError(said) from e
             found = made.execute(f"SELECT count(*) FROM {table}").fetchone()
             rows += found[0] if found else 0
         made.execute("CHECKPOINT")
     return rows
+
+
+def _make_table(made: duckdb.DuckDBPyConnection, table: str, path: Path, scratch: Path) -> None:
+    """DuckDB reads a file in the scratch folder, whose name no pattern is taken for. Raises ValueError."""
+    packed, parquet = path.name.lower().endswith(".gz"), path.name.lower().endswith(".parquet")
+    file = scratch / f"codelutra-table{'.gz' if packed else ''}"
+    file.unlink(missing_ok=True)
+    if parquet or _unpacked_size(path, packed) > MAX_BYTES:
+        file.symlink_to(path)
+        read = (
+            f"read_{'parquet' if parquet else 'csv'}({_text(file)}{'' if parquet else ', header = true, sample_size = -1'})"
+        )
+        made.execute(f"CREATE TABLE {table} AS SELECT * FROM {read}")
+        return
+    text, mark = without_marker(read_text(path).lstrip("\n"))
+    if not text.strip():
+        raise ValueError("it is empty; a table has a header, at least")
+    file = file.with_suffix("")
+    file.write_text(text, "utf-8")
+    longest = max(2_000_000, 4 * max(map(len, text.split("\n"))))
+    options = f"header = true, sample_size = -1, max_line_size = {longest}{f', delim = {_text(mark)}' if mark else ''}"
+    made.execute(f"CREATE TABLE {table} AS SELECT * FROM read_csv({_text(file)}, {options})")
+    columns = _columns(made, table)
+    if len(columns) == 1 and re.search(r"[,;|\t]", columns[0][0]):
+        raise ValueError(f"it reads as one column, {columns[0][0]!r}; do all lines have as many cells as the first?")
+    words = ['"' + name.replace('"', '""') + '"' for name, kind in columns if kind == "VARCHAR"]
+    kept = _kept_quotes(made, table, words) if '"' in text else ""
+    if kept and made.execute(f"SELECT Quote FROM sniff_csv({_text(file)}, {options})").fetchone() != ('"',):
+        raise ValueError(
+            f"the cell {kept} keeps its quotes, because one in the file is not closed; a quote within a quoted cell is "
+            "written twice"
+        )
+    for word in words:
+        _as_numbers(made, table, word, comma="," not in mark + text.partition("\n")[0])
+
+
+def _unpacked_size(path: Path, packed: bool) -> int:
+    if not packed:
+        return path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(-min(4, path.stat().st_size), os.SEEK_END)
+        return int.from_bytes(file.read(), "little")  # as gzip notes it
+
+
+def _kept_quotes(made: duckdb.DuckDBPyConnection, table: str, words: list[str]) -> str:
+    """A cell that is in quotes, or ""."""
+    asked = (f"SELECT {word} FROM {table} WHERE {word} LIKE '\"%\"' LIMIT 1" for word in words)
+    return next((str(found[0]) for query in asked if (found := made.execute(query).fetchone())), "")
+
+
+_NOTHING = "lower(trim({word})) IN ('', 'null', 'nan', 'none', 'na', 'n/a', '#n/a', '<na>', '-', '\\n')"
+_PLAIN, _COMMA = r"[+-]?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?", r"[+-]?(0|[1-9]\d{0,2}(\.\d{3})+|[1-9]\d*)(,\d+)?"
+
+
+def _as_numbers(made: duckdb.DuckDBPyConnection, table: str, word: str, *, comma: bool) -> None:
+    """Have a column of text hold numbers where only words for NULL, or decimal commas, have kept DuckDB from it. What begins
+    with a 0, such as a postcode, stays text."""
+    held = f"FROM {table} WHERE NOT {_NOTHING.format(word=word)}"
+    like = "bool_and(regexp_full_match(trim({0}), '{1}') AND regexp_matches({0}, '\\d'))".format
+    found = made.execute(
+        f"SELECT {like(word, _PLAIN)}, bool_and(regexp_full_match({word}, '[+-]?\\d{{1,18}}')), {like(word, _COMMA)}, "
+        f"bool_or(regexp_matches({word}, ',(\\d{{1,2}}|\\d{{4,}})$')) {held}"
+    ).fetchone()
+    plain, whole, commas, decimals = found or (False,) * 4
+    if plain:
+        number, kind = word, "BIGINT" if whole else "DOUBLE"
+    elif comma and commas and decimals:
+        number, kind = f"replace(replace({word}, '.', ''), ',', '.')", "DOUBLE"
+    else:
+        return
+    value = f"CASE WHEN {_NOTHING.format(word=word)} THEN NULL ELSE CAST(trim({number}) AS {kind}) END"
+    made.execute(f"ALTER TABLE {table} ALTER {word} TYPE {kind} USING {value}")
+
+
+def _columns(made: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
+    return [(name, kind) for name, kind, *_ in made.execute(f"DESCRIBE {table}").fetchall()]
+
+
+def _text(value: object) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _why(problem: BaseException) -> str:
+    """The line of DuckDB's message that says why."""
+    lines = str(problem).strip().split("\n")
+    if "CSV Error on Line" in lines[0] and len(lines) > 2:
+        return f"{lines[0].removeprefix('Invalid Input Error: ')}: {lines[2]}"
+    if "sniffing" in lines[0]:
+        return "it reads as no table with , ; tab or | between cells; are its quotes closed, and its lines equally long?"
+    return _first_line(problem)
 
 
 if __name__ == "__main__":
