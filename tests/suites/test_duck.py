@@ -392,7 +392,7 @@ def test_a_folder_of_tables_becomes_one_duckdb_file_of_the_suite(tables: Path) -
         ("latin.csv", "name\nMüller\n".encode("latin-1") * 3, "latin.csv, line 2 is not UTF-8 text: byte 0xfc"),
         ("empty.csv", b"\n", "empty.csv: it is empty"),
         ("stray.csv", b'a,b\n1,"x"\n2,"y" z"\n3,"z"\n', 'the cell "x" keeps its quotes'),
-        ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-4], "is not a whole gzip file"),
+        ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)[:-4], "is not a whole gzip file"),
         ("excel.csv", b"PK\3\4", "an Excel file; save it as CSV"),
         ("ragged.csv", b"a,b\n1,2\n3,4,5\n6\n", "ragged.csv: "),
     ],
