@@ -48,6 +48,10 @@ class _Stage:
         spent = state["at"] - self._first[0]
         return (state["done"] - self._first[1]) / spent if spent > 1 else 0.0
 
+    def spent(self) -> float:
+        """Seconds since it was first heard of."""
+        return max(0.0, time.time() - self._first[0])
+
 
 class _Bar:
     """One bar. Above it, of a training, a line every tenth of its steps."""
@@ -126,9 +130,11 @@ class Lines:
         if not fresh or not self._stage:
             self.say(f"  starting, {_minutes(time.time() - self._began)} so far" if self._began else "  between two stages")
             return
-        rate = self._stage.rate(fresh)
-        left = f", {rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left" if rate > 0 else ""
-        self.say(f"  {shown(self._stage.name)}: {self._stage.count(fresh)}{left}{training(fresh.get('measures'))}")
+        if (rate := self._stage.rate(fresh)) > 0:
+            pace = f"{rate:,.1f}/s, {_minutes((fresh['total'] - fresh['done']) / rate)} left"
+        else:
+            pace = f"{_minutes(self._stage.spent())} so far"
+        self.say(f"  {shown(self._stage.name)}: {self._stage.count(fresh)}, {pace}{training(fresh.get('measures'))}")
 
 
 class Here:

@@ -65,9 +65,16 @@ def test_in_a_pipe_how_far_it_is_comes_as_lines_now_and_then() -> None:
         lines.update(step(done, loss=1.0, **CHOSEN) | {"at": now + later})
     first, second, third = text.getvalue().splitlines()
     assert first == "  starting, 0 s so far"
-    assert second == "  train policy 1: 4/40 steps  ·  loss 1.000  chosen −4.0 (−0.5)"
+    assert second == "  train policy 1: 4/40 steps, 0 s so far  ·  loss 1.000  chosen −4.0 (−0.5)"
     assert third == "  train policy 1: 10/40 steps, 2.0/s, 15 s left  ·  loss 1.000  chosen −4.0 (−0.5)"
     assert "\x1b" not in text.getvalue()
+
+
+def test_a_stage_that_has_finished_nothing_yet_says_how_long_it_is_at_it() -> None:
+    text = io.StringIO()
+    lines = Lines(Console(file=text, width=200), every=0, began=0)
+    lines.update({"stage": "sample base", "unit": "completions", "done": 0, "total": 2250, "at": time.time() - 240})
+    assert text.getvalue() == "  sample base: 0/2,250 completions, 4 min so far\n"
 
 
 @pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "[bold]"])
