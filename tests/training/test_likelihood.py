@@ -46,6 +46,16 @@ def test_they_are_those_of_a_plain_forward_in_the_order_asked(policy: Path, tmp_
     assert told[0] == (0, 10)
 
 
+def test_an_answer_without_a_token_is_certain_and_spoils_no_other(policy: Path, tmp_path: Path) -> None:
+    """Of a prompt that was too long to be asked, the longest of all, there is an answer that was never begun."""
+    answer = {"prompt": "short", "completion": "SELECT 1", "ended": True, "written": True}
+    never = {"prompt": "too long " * 90, "completion": "", "ended": False, "written": True}
+    about = Training(policy, SYSTEM, 0, tmp_path, tmp_path / "work", tmp_path / "log", tmp_path / "lock")
+    (alone,) = log_probs(about, pl.DataFrame([answer], schema=ANSWERS)).rows()
+    assert log_probs(about, pl.DataFrame([never, answer], schema=ANSWERS)).rows() == [(0.0, 0), alone]
+    assert log_probs(about, pl.DataFrame([never], schema=ANSWERS)).rows() == [(0.0, 0)]
+
+
 def test_no_answers_start_no_process(policy: Path, tmp_path: Path) -> None:
     about = Training(policy, SYSTEM, 0, tmp_path, tmp_path / "work", tmp_path / "log", tmp_path / "lock")
     assert log_probs(about, pl.DataFrame(schema=ANSWERS)).is_empty()

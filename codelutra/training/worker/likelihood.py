@@ -19,11 +19,14 @@ from codelutra.prompts import answer_ids, prompt_ids
 from codelutra.training.batches import Example
 from codelutra.training.checkpoints import Emit
 from codelutra.training.likelihood import FOUND
-from codelutra.training.worker.log_probs import exact_ways, load_causal
+from codelutra.training.worker.log_probs import Way, exact_ways, load_causal
 
 
 def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Write FOUND for the rows of `spec["answers"]`, in their order, to `spec["found"]`."""
+    """Write FOUND for the rows of `spec["answers"]`, in their order, to `spec["found"]`.
+
+    An answer without a token, such as one to a prompt that was too long to be asked, has log-probability 0.
+    """
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
     rows = pl.read_parquet(spec["answers"], glob=False).rows(named=True)
@@ -40,6 +43,17 @@ def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
         )
         for row in rows
     ]
+    answered = [e for e in examples if e.answers[0]]
+    found, way = _found(spec, tokenizer, answered, emit) if answered else ([], None)
+    told = iter(found)
+    rows_of = [next(told) if e.answers[0] else (0.0, 0) for e in examples]
+    frame = pl.DataFrame(rows_of, schema=FOUND, orient="row")
+    frame.write_parquet(Path(spec["found"]))
+    return {"rows": frame.height, "log_probs": way and str(way)}
+
+
+def _found(spec: dict[str, Any], tokenizer: Any, examples: list[Example], emit: Emit) -> tuple[list[tuple[float, int]], Way]:
+    """(log-probability, tokens) of each answer, and how they were computed."""
     model = load_causal(spec["policy"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
@@ -60,9 +74,7 @@ def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
             seen = inputs["labels"][:, 1:] != -100
             for i, values, mask in zip(some, log_probs, seen, strict=True):
                 found[i] = (float(values[mask].sum()), int(mask.sum()))
-    frame = pl.DataFrame([found[i] for i in range(len(examples))], schema=FOUND, orient="row")
-    frame.write_parquet(Path(spec["found"]))
-    return {"rows": frame.height, "log_probs": str(way)}
+    return [found[i] for i in range(len(examples))], way
 
 
 def _collated(examples: list[Example], pad: int) -> dict[str, Any]:
