@@ -46,7 +46,7 @@ class Tracked:
     def close(self) -> None:
         """Wait until all is told, but not for ever."""
         with self._lock, self._open:
-            if self._child is None:
+            if self._child is None or not self._names:
                 return
             self._child.send({"end": True})
             if not self._hear(until=time.monotonic() + self._patience):

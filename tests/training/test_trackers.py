@@ -94,6 +94,19 @@ def test_a_tracker_that_fails_is_told_of_once_and_stops_nothing(fault: str, stan
     assert said in notes[0]
 
 
+def test_trackers_that_have_died_are_not_waited_for_at_the_end(stand_in: Any, tmp_path: Path) -> None:
+    stand_in("trackio", FAULTS["dies"][0])
+    notes = list[str]()
+    tracked = Tracked(["trackio"], tmp_path / "runs/r", notes.append, patience=60.0)
+    began = time.monotonic()
+    while not notes and time.monotonic() - began < 60:
+        tracked.log(0, {"dev/pass@1": 0.5})
+    began = time.monotonic()
+    tracked.close()
+    assert time.monotonic() - began < 10
+    assert len(notes) == 1
+
+
 def test_every_policy_is_a_step_with_its_numbers(stand_in: Any, tmp_path: Path) -> None:
     """A whole run, reporting: what a tracker that writes down all it hears has heard in the end."""
     heard = tmp_path / "heard"
