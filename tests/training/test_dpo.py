@@ -176,6 +176,17 @@ def test_training_stops_where_chosen_answers_drift_when_asked_to(run: Train) -> 
     assert run(some_pairs(12), into="b", min_chosen_drift=-1000.0, stop_on_drift=True)["drift_alarm_step"] is None
 
 
+def test_a_training_that_stopped_at_a_drift_and_was_killed_stops_there_again(run: Train, tmp_path: Path) -> None:
+    drifting = {"epochs": 3, "min_chosen_drift": -1e-3, "stop_on_drift": True, "loss_type": "apo_down", "sft_weight": 0.0}
+    once = run(some_pairs(12), **drifting)
+    before = weights(tmp_path / "a/out")
+    again = run(some_pairs(12), **drifting)  # what it left is there still: its work folder goes when its artifact is safe
+    assert 1 < once["drift_alarm_step"] == once["steps"] == again["steps"] < once["planned_steps"]
+    assert again["resumed_from_step"] == once["steps"] - 1
+    after = weights(tmp_path / "a/out")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_the_drift_of_short_answers_is_seen_by_the_token() -> None:
     """Six nats off 12 tokens are no 10 nats an answer, and half a nat a token. Steps without a pair say nothing."""
     rows = [{"step": i, "chosen_drift": -i, "chosen_drift_per_token": -i / 12} for i in range(1, 9)]

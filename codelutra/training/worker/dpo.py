@@ -123,6 +123,7 @@ class Preference(Referenced, PreparedDPOTrainer):
             self.job.emit({"event": "drift", "total": len(self.job.steps), **alarm})
         if alarm and self.config.stop_on_drift:
             self.control.should_training_stop = True
+            self.control.should_save = False  # the policy itself is written next; from here a step more would be made
 
 
 def drift_alarm(rows: list[dict[str, Any]], config: TrainSection) -> dict[str, Any] | None:
