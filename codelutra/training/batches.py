@@ -107,6 +107,12 @@ def _chosen(e: Example) -> tuple[str, tuple[int, ...]]:
     return e.problem_id, tuple(e.answers[0])
 
 
+def batches_in_a_pass(examples: int, batch_size: int, processes: int = 1) -> int:
+    """As many batches of `batch_size` as the examples make, if each then has an example for each process; else fewer."""
+    with_one_each = examples // processes or 1  # fewer examples than processes: `plan` refuses them
+    return min(math.ceil(examples / batch_size), with_one_each)
+
+
 def plan(
     examples: Sequence[Example],
     epochs: float,
@@ -136,8 +142,7 @@ def plan(
         drawn = _whole_groups(examples, batch_size, draw)
     else:
         order = _shuffled(examples, max(1, batch_size // 4), draw)
-        most = len(order) // processes  # of batches with an example for each process; 0 is refused below
-        parts = max(min(math.ceil(len(order) / batch_size), most or 1), min(at_least, most))
+        parts = max(batches_in_a_pass(len(order), batch_size, processes), min(at_least, len(order) // processes))
         drawn = _evenly(order, parts) if parts else []
     batches: list[list[list[int]]] = []
     for batch in drawn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from codelutra.config import GrpoSection, TrainSection, WarmStartSection, in_key
 from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, sha256_file, write_atomic
 from codelutra.training.bases import Base
-from codelutra.training.batches import Example
+from codelutra.training.batches import Example, batches_in_a_pass
 from codelutra.training.trackers import Report
 
 CHECKPOINT_MARK = "whole.json"
@@ -93,7 +92,7 @@ class Job:
         """The answers that a step imitates beside its pairs: all of them once in a whole pass over the pairs."""
         if self.drawn is not None:
             return [self.replayed[i] for i in self.drawn[step]]
-        batches = math.ceil(len(self.examples) / self.config.batch_size)
+        batches = batches_in_a_pass(len(self.examples), self.config.batch_size, self.processes)
         at = step % batches
         return self.replayed[at * len(self.replayed) // batches : (at + 1) * len(self.replayed) // batches]
 

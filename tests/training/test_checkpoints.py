@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from codelutra.config import GrpoSection, TrainSection
-from codelutra.training.batches import plan
+from codelutra.training.batches import Example, plan
 from codelutra.training.checkpoints import CHECKPOINT_MARK, Job, last_whole_checkpoint
 from tests.helpers.training import Train, alive, child_of, encoded, parent, some_pairs, until_step, weights
 
@@ -51,6 +51,20 @@ def test_what_decides_the_weights_and_nothing_else_is_in_the_key() -> None:
     dapo, constant = GrpoSection(), GrpoSection(loss="dr_grpo")
     assert key(group=dapo, max_tokens=8) == key(group=dapo)
     assert key(group=constant, max_tokens=8) != key(group=constant)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "batch_size", "processes"), [(17, 4, 1), (17, 4, 4), (10, 2, 4), (33, 16, 16), (250, 8, 8)]
+)
+def test_all_references_are_replayed_in_a_pass_however_many_batches_it_has(
+    pairs: int, batch_size: int, processes: int
+) -> None:
+    examples = [Example(str(i), [i], ([1], [2])) for i in range(pairs)]
+    replayed = [Example(f"q{i}", [i], ([1],)) for i in range(50)]
+    steps, config = plan(examples, 2, batch_size, 1, 0, processes), TrainSection(batch_size=batch_size, micro_batch=1)
+    job = Job(Path(), Path(), Path(), config, 0, examples, steps, replayed, None, print, processes=processes)
+    met = [e.problem_id for step in range(len(steps)) for e in job.replayed_at(step)]
+    assert sorted(met) == sorted(2 * [e.problem_id for e in replayed])
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

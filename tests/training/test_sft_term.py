@@ -134,6 +134,21 @@ def test_a_pass_takes_every_pair_and_every_answer_once_and_starts_with_pairs() -
         assert bool(steps[0]) == bool(pairs), "the reference model is checked at the first step"
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_no_step_is_without_pairs_and_without_answers(processes: int) -> None:
+    """Fewer batches than `batch_size` asks for where each process needs an example of every batch."""
+    from codelutra.training.worker.train import _steps
+
+    for pairs, beside, size in ((17, 1, 4), (17, 40, 4), (5, 2, 2), (9, 9, 8), (7, 1, 1)):
+        config, answered = TrainSection(batch_size=size, micro_batch=1, epochs=2), answers(beside)
+        examples = encoded(some_pairs(pairs))
+        steps, drawn = _steps(examples, answered, config.model_copy(update={"sft_on": "right"}), 0, processes)
+        assert drawn is not None
+        assert sorted(i for step in steps for m in step for i in m) == sorted(2 * list(range(pairs)))
+        assert sorted(i for step in drawn for i in step) == sorted(2 * list(range(beside)))
+        assert all(step or some for step, some in zip(steps, drawn, strict=True))
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_the_answers_of_a_step_and_none_is_larger_than_a_micro_batch(processes: int) -> None:
     config, told = TrainSection(batch_size=8, micro_batch=2, sft_on="right"), answers(9)

@@ -24,7 +24,15 @@ from codelutra.hardware import multiplies_bf16
 from codelutra.prompts import end_ids
 from codelutra.store.files import locked, refuse_foreign
 from codelutra.training.bases import Base
-from codelutra.training.batches import Example, answer_examples, group_examples, pair_examples, plan, spread
+from codelutra.training.batches import (
+    Example,
+    answer_examples,
+    batches_in_a_pass,
+    group_examples,
+    pair_examples,
+    plan,
+    spread,
+)
 from codelutra.training.checkpoints import Emit, Job, last_whole_checkpoint, resume
 from codelutra.training.trackers import Report
 from codelutra.training.worker.adapters import load, save
@@ -111,12 +119,14 @@ def _steps(
 ) -> tuple[list[list[list[int]]], list[list[int]] | None]:
     """The plan of the pairs or examples and, where the SFT term imitates answers of its own, which of them each step does.
 
-    A pass over both has as many steps as the larger of the two needs. Raises ValueError as `plan` does.
+    A pass over both has as many steps as the one that needs more of them, so no step is without either. Raises ValueError
+    as `plan` does.
     """
     sizes = config.epochs, config.batch_size, config.micro_batch
     if not (answers and config.sft_on != "chosen"):
         return plan(examples, *sizes, seed, processes), None
-    a_pass = math.ceil(max(len(examples), len(answers)) / config.batch_size)
+    size = config.batch_size
+    a_pass = max(batches_in_a_pass(len(examples), size, processes), math.ceil(len(answers) / size))
     steps = plan(examples, *sizes, seed, processes, at_least=a_pass)
     return steps, spread(answers, len(steps), a_pass, seed)
 
