@@ -60,6 +60,10 @@ def test_a_setting_that_nothing_reads_is_named(objective: str, method: str) -> N
         ({"train": {"loss_type": "ipo"}}, []),
         ({"train": {"dpo_weight": 0, "beta": 0.5}}, ["train.beta: no effect, because train.dpo_weight is 0"]),
         ({"train": {"sft_weight": 0, "sft_norm": "sequence"}}, ["train.sft_norm: no effect, because train.sft_weight is 0"]),
+        (
+            {"train": {"sft_weight": 0, "sft_on": "right", "sft_earlier": True}},
+            ["train.sft_on, train.sft_earlier: no effect, because train.sft_weight is 0"],
+        ),
         ({"train": {"sft_earlier": True}}, ["train.sft_earlier: no effect, because train.sft_on is chosen"]),
         (
             {"train": {"objective": "rft", "replay_references": True}},

@@ -21,6 +21,7 @@ _PREFERENCE_ALONE = (
     *(f"train.{name}" for name in ("beta", "dpo_weight", "loss_type", "sft_weight", "sft_norm", "stop_on_drift")),
     *("train.min_chosen_drift", "train.min_chosen_drift_per_token"),
 )
+_SFT_ALONE = ("train.sft_norm", "train.sft_on", "train.sft_earlier", "train.replay_references")
 _OF_SAMPLES = ("pairs.accumulate", "train.start", "train.sft_on", "train.sft_earlier", "train.replay_references")
 _DRAWING = ("sample.temperature", "sample.top_p", "sample.min_p")
 UNREAD = {
@@ -97,7 +98,7 @@ def _terms(config: RunConfig) -> Iterator[tuple[str, Iterable[str]]]:
         if not train.dpo_weight:
             yield "train.dpo_weight is 0", ["train.beta", "train.loss_type"]
         if not train.sft_weight:
-            yield "train.sft_weight is 0", ["train.sft_norm", "train.replay_references"]
+            yield "train.sft_weight is 0", _SFT_ALONE
         if train.sft_on == "chosen":
             yield "train.sft_on is chosen", ["train.sft_earlier"]
     elif train.sft_on == "chosen":  # for rft the same as right, which alone takes references with it

@@ -113,9 +113,14 @@ class TrainSection(Section):
         return self
 
     @property
+    def has_sft_term(self) -> bool:
+        """Whether it learns from pairs, and imitates beside."""
+        return self.objective == "preference" and self.sft_weight > 0
+
+    @property
     def imitates_samples(self) -> bool:
         """Whether answers of the policy that are in no pair are imitated."""
-        return self.objective == "rft" or (self.objective == "preference" and self.sft_on != "chosen")
+        return self.objective == "rft" or (self.has_sft_term and self.sft_on != "chosen")
 
     @property
     def imitates_references(self) -> bool:

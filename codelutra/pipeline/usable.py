@@ -40,7 +40,7 @@ def _require_references(problems: pl.DataFrame, config: RunConfig) -> None:
         "warm_start": config.warm_start is not None,
         "train.objective sft": config.train.objective == "sft" and config.iterations > 0,
         "train.replay_references": config.train.replay_references
-        and (config.train.objective == "preference" or config.train.imitates_references)
+        and (config.train.has_sft_term or config.train.imitates_references)
         and config.iterations > 0,
         "train.sft_on": config.train.sft_on == "right+references"
         and config.train.imitates_samples

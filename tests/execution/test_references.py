@@ -93,6 +93,15 @@ def test_what_imitates_references_is_refused_where_none_is_shown(changes: dict[s
         stages.problems(run)
 
 
+@pytest.mark.parametrize("train", [{"replay_references": True}, {"sft_on": "right+references"}])
+def test_without_an_sft_term_no_reference_is_asked_for(train: dict[str, Any], tmp_path: Path) -> None:
+    suite = {"name": "starter-sql", "train": 4, "dev": 2, "test": 0, "references": 0}
+    same = {"suite": suite, "warm_start": None, "train": train | {"sft_weight": 0}}
+    config = load_config(small_config(tmp_path / "none.yaml", write_tiny_model(tmp_path / "tiny"), **same))
+    with Run(tmp_path, config) as run:
+        stages.problems(run)
+
+
 def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as made:
         made.executescript("CREATE TABLE item (name, price); INSERT INTO item VALUES ('it''s', 3), ('jug', 9), (NULL, 0.1)")

@@ -63,6 +63,13 @@ def test_the_control_and_rft_imitate_what_codelutra_does() -> None:
     assert (own.imitates_samples, own.imitates_references) == (True, False)
 
 
+def test_without_an_sft_term_nothing_is_imitated_whatever_it_would_be() -> None:
+    """So pairs are all that is learned from, `batch_size` a step: answers beside them would make steps without any."""
+    for sft_on in ("chosen", "right", "right+references"):
+        train = arm("demo", (f"train.sft_on={sft_on}", "train.sft_weight=0"), "codelutra", 0).config.train
+        assert (train.imitates_samples, train.imitates_references) == (False, False)
+
+
 @pytest.mark.parametrize("names", ["sft,grop", "", ","])
 def test_an_unknown_method_is_named_with_those_there_are(names: str) -> None:
     with pytest.raises(UserError, match="known: base"):
