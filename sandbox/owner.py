@@ -89,14 +89,21 @@ def reap_orphans(client: docker.DockerClient | None = None) -> list[str]:
 
 
 def remove_pool(client: docker.DockerClient, pool: str) -> None:
-    """Remove every container of one pool, wherever it is in its life, and wait until the daemon has forgotten them."""
+    """Remove every container of one pool, wherever it is in its life, and wait until the daemon has forgotten them.
+
+    A daemon that does not answer is left alone: a container ends by itself when the stream to it does.
+    """
+    import docker.errors
+    import requests.exceptions
+
     end = time.monotonic() + REMOVE_SECONDS
-    while left := client.api.containers(all=True, filters={"label": f"{POOL}={pool}"}):
-        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as removers:
-            list(removers.map(lambda container: remove(client, container["Id"]), left))
-        if time.monotonic() > end:
-            return
-        time.sleep(0.02)
+    with contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+        while left := client.api.containers(all=True, filters={"label": f"{POOL}={pool}"}):
+            with concurrent.futures.ThreadPoolExecutor(max_workers=8) as removers:
+                list(removers.map(lambda container: remove(client, container["Id"]), left))
+            if time.monotonic() > end:
+                return
+            time.sleep(0.02)
 
 
 def remove(client: docker.DockerClient, container_id: str, names: list[str] | None = None) -> str:

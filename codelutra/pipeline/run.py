@@ -212,7 +212,7 @@ class Run:
                     self._pool = self._start_pool()
                 yield self._pool
             except SandboxError as e:
-                self._pool = None
+                self._close_pool()  # of several containers others may live
                 raise NoSandboxError(
                     f"{e}\n(`codelutra doctor` shows what is missing; then give the same command again)"
                 ) from e

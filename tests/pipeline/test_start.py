@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from codelutra.config import parse_config
-from codelutra.errors import StageError, UserError
+from codelutra.errors import NoSandboxError, StageError, UserError
 from codelutra.hardware import gpu_capabilities
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import adapter_base, base_policy
 from codelutra.training.bases import Base
+from sandbox import SandboxError
 from tests.helpers.tiny_model import write_tiny_model
 
 
@@ -77,6 +78,15 @@ def test_a_run_that_cannot_quantise_ends_before_it_samples(section: str, model: 
 def test_a_model_that_cannot_think_is_refused_before_anything_is_sampled(model: Path, tmp_path: Path) -> None:
     with Run(tmp_path, config(model, prompt={"thinking": True})) as run, pytest.raises(UserError, match="cannot think on"):
         base_policy(run)
+
+
+def test_a_sandbox_that_failed_leaves_no_container_and_the_next_caller_gets_another(model: Path, tmp_path: Path) -> None:
+    with Run(tmp_path, config(model, execute={"workers": 1})) as run:
+        with pytest.raises(NoSandboxError, match="no container starts"), run.use_pool() as failed:
+            raise SandboxError("no container starts")
+        assert failed.closed
+        with run.use_pool() as pool:
+            assert pool is not failed
 
 
 def test_no_sandbox_is_started_for_a_run_that_has_ended(model: Path, tmp_path: Path) -> None:

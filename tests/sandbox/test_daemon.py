@@ -6,13 +6,16 @@ import http.server
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from sandbox import Pool, PythonJob, SandboxError, SqlJob, ensure_daemon_reachable
 from sandbox.attacks import RIGHT_QUERY
+from sandbox.client import connect
+from sandbox.owner import POOL
 
 SOCKET = "/var/run/docker.sock"
 
@@ -117,8 +120,13 @@ def test_a_daemon_that_stays_away_is_a_clear_stop_and_no_label(
     with pytest.raises(SandboxError, match="does not start"):
         seen.extend(stream)
     assert all(result.status == "ok" for result in seen)
+    pool.close()  # without the daemon: what stopped the work is not hidden by another error
     wire.is_cut = False
-    pool.close()
+    until = time.monotonic() + 20
+    with closing(connect()) as client:
+        while left := client.api.containers(all=True, filters={"label": f"{POOL}={pool.settings.pool}"}):
+            assert time.monotonic() < until, left
+            time.sleep(0.1)
 
 
 @contextmanager
