@@ -14,6 +14,7 @@ of memory. And UserError for a policy that does not load.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -28,13 +29,14 @@ from codelutra.errors import StageError, UserError
 from codelutra.hardware import too_few_gpus
 from codelutra.schema import GROUPS, PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError, Process, Start
-from codelutra.store.files import write_atomic
+from codelutra.store.files import UNREADABLE, write_atomic
 from codelutra.training import trackers
 from codelutra.training.bases import Base, refuse_quantised, require_adapter_of, require_means
 from codelutra.training.rates import settled
 from codelutra.training.trackers import Report
 
 Progress = Callable[[int, int, dict[str, Any]], None]
+SPEC = "spec.json"  # in the work folder: what the process is told
 EXAMPLES = pl.Schema({"problem_id": pl.String, "prompt": pl.String, "completion": pl.String})
 
 
@@ -140,7 +142,7 @@ def _run(
     training: Training, spec: dict[str, Any], examples: pl.DataFrame, references: pl.DataFrame | None = None
 ) -> dict[str, Any]:
     """Run the process; once more at half the micro-batch (the same effective batch) and with gradient checkpointing, unless
-    that is off, when memory did not suffice."""
+    that is off, when memory did not suffice. Where that was found out before a kill, so at once: what was done goes on."""
     if not training.start:
         if wrong := too_few_gpus(processes := spec["config"]["processes"]):
             raise UserError(f"processes {processes} {wrong}")
@@ -157,7 +159,8 @@ def _run(
     smaller = half_micro_batch(micro_batch, spec["config"]["batch_size"])
     asked = spec["config"]["gradient_checkpointing"]
     less = True if asked is None else asked
-    for size, checkpointing in dict.fromkeys(((micro_batch, asked), (smaller, less))):
+    tries = list(dict.fromkeys(((micro_batch, asked), (smaller, less))))
+    for size, checkpointing in tries[-1:] if _last_tried(training) == tries[-1] else tries:
         spec["config"] |= {"micro_batch": size, "gradient_checkpointing": checkpointing}
         try:
             facts = _process(training, spec)
@@ -171,6 +174,14 @@ def _run(
         f"out of memory with micro_batch {micro_batch}, and again with {smaller}; {ways}. What was done is kept; see "
         f"{training.log}"
     )
+
+
+def _last_tried(training: Training) -> tuple[int, bool | None] | None:
+    """Micro-batch and gradient checkpointing of the process that an earlier start began last; None where there was none."""
+    with contextlib.suppress(*UNREADABLE):
+        config = json.loads((training.work / SPEC).read_bytes())["config"]
+        return config["micro_batch"], config["gradient_checkpointing"]
+    return None
 
 
 def _less_memory(config: dict[str, Any]) -> list[str]:
@@ -194,7 +205,7 @@ def half_micro_batch(micro_batch: int, batch_size: int) -> int:
 
 def _process(training: Training, spec: dict[str, Any]) -> dict[str, Any]:
     """One training process from start to end, or several: they share our pipe, so the spec comes to them in a file."""
-    file = training.work / "spec.json"
+    file = training.work / SPEC
     write_atomic(file, json.dumps(spec))
     (training.work / "may-load").unlink(missing_ok=True)
     with started(training, "training", file, spec["config"]["processes"]) as child:

@@ -7,6 +7,7 @@ import os
 import signal
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from codelutra import hardware
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
+from codelutra.store.child import OUT_OF_MEMORY, EndedEarlyError
 from codelutra.store.files import locked
 from codelutra.training import launch as train
 from tests.helpers.training import SMALL, child_of, parent, place, some_pairs, some_problems, until_step
@@ -41,6 +43,32 @@ def test_a_training_killed_for_memory_is_tried_again_at_half_the_micro_batch(
     assert summary["micro_batch"] == SMALL["micro_batch"] // 2
     assert summary["resumed_from_step"] >= 1
     assert summary["steps"] == 18
+
+
+def test_what_was_done_at_half_the_micro_batch_goes_on_after_a_kill(policy: Path, tmp_path: Path) -> None:
+    """By the token a micro-batch is part of the loss: the full one, tried first again, would throw the checkpoints away."""
+    tried, ends = list[tuple[int, bool | None]](), [True, False, False]  # out of memory, then killed twice
+
+    class Ends:
+        def __init__(self, what: str, module: str, spec: str, *, log: Path, **_: Any) -> None:
+            config = json.loads(Path(spec).read_text())["config"]
+            tried.append((config["micro_batch"], config["gradient_checkpointing"]))
+            self.log = log
+
+        def hear(self) -> Any:
+            self.log.touch()
+            raise EndedEarlyError("training", OUT_OF_MEMORY, self.log) if ends.pop(0) else KeyboardInterrupt
+
+        def __enter__(self) -> Ends:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    asked = replace(place(policy, tmp_path), start=Ends), some_pairs(4), TrainSection(batch_size=4, micro_batch=4)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train.refine(*asked)
+    assert tried == [(4, None), (2, True), (2, True)]
 
 
 def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: Path) -> None:
