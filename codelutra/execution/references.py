@@ -117,10 +117,8 @@ def _reference_error(suite: Suite, row: Mapping[str, Any], want: Result, got: Re
         return error
     if suite.agrees(row, got.value, want.value):
         return ""
-    return (
-        suite.changes(row)
-        or "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
-    )
+    differs = "its output does not agree with what is expected: it fails its own checks, or two runs of it differ"
+    return suite.changes(row) or "; ".join(filter(None, (differs, suite.usable(row, got.value))))
 
 
 def _check_error(suite: Suite, row: Mapping[str, Any], want: Result, twice: Result, empty: Result) -> str:

@@ -134,7 +134,19 @@ def _test(statement: str) -> ast.expr:
         raise ValueError(f"{statement[:300]!r} is not Python: {e}") from e
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(f"{statement!r} is not one assert statement; what asserts need before them goes into `setup`")
+    if _is_always_true(body[0].test):
+        raise ValueError(f"{statement!r} is always true: any answer passes; write `assert f(1) == 2, 'message'`, or all(…)")
     return body[0].test
+
+
+def _is_always_true(test: ast.expr) -> bool:
+    """Whether it is a tuple or the like that has a member, as in `assert (f(1) == 2, 'message')`, or a generator."""
+    match test:
+        case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+            return not all(isinstance(part, ast.Starred) for part in parts)
+        case ast.Dict(keys=keys):
+            return any(keys)  # the key of `**more` is None
+    return isinstance(test, ast.Lambda | ast.GeneratorExp)
 
 
 def holds(rule: Rule, mode: str, got: Any, expected: Any) -> bool:

@@ -84,7 +84,7 @@ def suite_of(about: About, path: Path, section: SuiteSection, given: Records | N
         suite = SqlSuite(name, "", about.licence, frame, held, system=d.system, image=d.image, dialect=d.name)
     else:
         suite = PythonSuite(name, "", about.licence, frame)
-        suite = replace(suite, mode="text/v1") if about.kind == "python-program" else suite
+        suite = replace(suite, mode="text/v2") if about.kind == "python-program" else suite
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@
     spider-testsuite/v1  multiset of rows under a permutation of columns, as Spider's test-suite evaluator compares
     python-value/v2      Python's `==`, floats within 1e-6 at any depth
     python-eq/official   Python's `==`, as the asserts of HumanEval and MBPP compare
-    text/v1              what a program printed, trailing blanks aside
+    text/v2              what a program printed, trailing blanks aside
 
 Every outcome names the mode that judged it. Outputs are decoded sandbox values; for SQL
 `{"columns": [...], "rows": [[...]], "truncated": bool}`. Not covered: `spider-testsuite/v1` sees results and not queries,
@@ -271,7 +271,7 @@ def _spider_canonical(output: Any, ordered: bool) -> Any:
 
 def _lines(printed: Any) -> list[str] | None:
     """The lines without trailing blanks; None where a program's process gave something else than a text."""
-    return [line.rstrip() for line in printed.rstrip().splitlines()] if isinstance(printed, str) else None
+    return [line.rstrip() for line in printed.rstrip().split("\n")] if isinstance(printed, str) else None
 
 
 def _python(near: Near) -> Mode:
@@ -284,5 +284,5 @@ MODES = {
     "spider-testsuite/v1": Mode(_spider, _spider_canonical),
     "python-value/v2": _python(_NEAR),
     "python-eq/official": _python(Near(0.0, 0.0)),
-    "text/v1": Mode(lambda out, exp, ordered: _lines(out) == _lines(exp), lambda out, ordered: _lines(out)),
+    "text/v2": Mode(lambda out, exp, ordered: _lines(out) == _lines(exp), lambda out, ordered: _lines(out)),
 }

@@ -63,7 +63,7 @@ class PythonSuite(Suite):
                 return f"case {number} of the reference raises {entry['error']}"
         if not expected:
             return "there is no case to judge by"
-        judged, nothing = material(problem["judge"]), None if self.mode != "text/v1" else ""
+        judged, nothing = material(problem["judge"]), None if self.mode != "text/v2" else ""
         if judged["expected"] or self.in_process(problem):  # what is right is written down, or checked in the process
             return ""
         if all(entry["value"] is None or (nothing == "" and not str(entry["value"]).strip()) for entry in expected):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from codelutra.suites.dialects import SQLITE, Dialect
@@ -18,6 +18,7 @@ BY_ROW = frozenset(
 )  # told apart within a tie
 
 
+_WINDOW = frozenset(("partition", "rows", "range", "groups"))  # what a window without ORDER BY begins with
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -40,11 +41,22 @@ def tokens(query: str, dialect: Dialect = SQLITE) -> list[Token]:
 
 
 def bare(query: str, dialect: Dialect = SQLITE) -> str:
-    """A query without the semicolons, blanks and comments before and behind it."""
+    """A query without the semicolons, blanks and comments before and behind it, and without parentheses around it all,
+    which SQLite does not take."""
     found = tokens(query, dialect)
     while found and found[-1].text == ";":
         found.pop()
+    around = _parentheses(found) if dialect is not SQLITE else 0
+    found = found[around : len(found) - around]
     return query[found[0].start : found[-1].end] if found else ""
+
+
+def _parentheses(found: Sequence[Token]) -> int:
+    """How many pairs of parentheses stand around all of these."""
+    opening = next((i for i, t in enumerate(found) if t.text != "("), 0)
+    closing = next((i for i, t in enumerate(reversed(found)) if t.text != ")"), 0)
+    depths = list(accumulate((t.text == "(") - (t.text == ")") for t in found))
+    return min(depths[opening : len(found) - closing], default=0) if found and not depths[-1] else 0
 
 
 def one_line(query: str) -> str:
@@ -120,15 +132,17 @@ def clauses(query: str, dialect: Dialect = SQLITE) -> Clauses:
     texts = {}
     for name, (start, value) in cuts.items():
         behind = [other.start for other, _ in cuts.values() if other.start > start.start]
+        behind += [t.start for t in inside if t.start > value and t.word in ("row", "rows")]  # OFFSET 2 ROWS
         texts[name] = query[value : min(behind, default=len(query))]
     return Clauses(body, terms, texts.get("limit", ""), texts.get("offset", ""))
 
 
 def _cuts(inside: Sequence[Token], order: Token | None, dialect: Dialect) -> dict[str, tuple[Token, int]]:
     """The outermost LIMIT and OFFSET: the token each begins with, and where its value does. SQLite has the OFFSET behind the
-    LIMIT, or `LIMIT offset, limit`; DuckDB has either without the other, in any order."""
+    LIMIT, or `LIMIT offset, limit`; DuckDB has either without the other, in any order, and FETCH FIRST for LIMIT."""
     limit = _place(inside, "limit")
     if dialect is not SQLITE:
+        limit = limit or _place(inside, "fetch")
         placed = {"limit": limit, "offset": _place(inside, "offset")}
         first = inside.index(order) if order else 0
         return {name: (t, t.end) for name, t in placed.items() if t and inside.index(t) > first}
@@ -155,7 +169,7 @@ def ordered_within(query: str, dialect: Dialect = SQLITE) -> bool:
 
 
 def _gives_order(level: Level) -> bool:
-    return level.is_query and level.called in ("from", "as") and _place(level.inside, "order", "by") is not None
+    return level.is_query and level.called in ("from", "as", "materialized") and _ordered(level)
 
 
 def _place(inside: Sequence[Token], *words: str) -> Token | None:
@@ -177,17 +191,31 @@ def told_apart(query: str, term: str, dialect: Dialect = SQLITE) -> str:
     for level in levels(query, dialect):
         if level.start < 0:
             continue
-        order, limit = _place(level.inside, "order", "by"), _place(level.inside, "limit")
-        if level.is_query and (limit or (orders and _gives_order(level))):
-            place = limit.start if limit else level.end
+        order = _place(level.inside, "order", "by")
+        cuts = [start.start for start, _ in _cuts(level.inside, order, dialect).values()]
+        if level.is_query and (cuts or (orders and _gives_order(level))):
+            place = min([*cuts, level.end])
             added.append((place, f"\n, {term}\n" if order else f"\nORDER BY {term}\n"))
-        elif not level.is_query and order and level.called in ("over", "as"):
+        elif _is_window(level):
             frame = next((t for t in level.inside if t.word in ("rows", "range", "groups")), None)
-            if (frame and frame.word == "rows") or _tells_ties_apart(level):
-                added.append((frame.start if frame else level.end, f"\n, {term}\n"))
+            place = frame.start if frame else level.end
+            if (frame and frame.word == "rows") or (_tells_ties_apart(level) and (order or not frame)):
+                whole = "" if order or frame else " ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING"
+                added.append((place, f"\n, {term}\n" if order else f"\nORDER BY {term}{whole}\n"))
     for place, text in sorted(added, reverse=True):
         query = query[:place] + text + query[place:]
     return query
+
+
+def _is_window(level: Level) -> bool:
+    """Whether it is what stands behind OVER, or behind WINDOW name AS."""
+    if level.is_query or level.called not in ("over", "as"):
+        return False
+    return level.called == "over" or not level.inside or level.inside[0].word in _WINDOW or _ordered(level)
+
+
+def _ordered(level: Level) -> bool:
+    return _place(level.inside, "order", "by") is not None
 
 
 def _tells_ties_apart(level: Level) -> bool:

@@ -2,8 +2,8 @@
 
 Used on both sides of the container's wall, so it needs nothing but the standard library. A value becomes a JSON
 structure and comes back equal, type for type. A subclass crosses as the type whose `==` it inherits (a namedtuple as the
-tuple, an IntEnum's member as the int). One with an `==` of its own is not data, it is a program, and is refused, except
-for dataclasses, whose generated `==` compares the fields.
+tuple, an IntEnum's member as the int, a ChainMap as the dict: plain.py). One with an `==` of its own is not data, it is a
+program, and is refused, except for dataclasses, whose generated `==` compares the fields.
 
     None bool str list   themselves              tuple       {"t": [...]}
     int                  itself; beyond 64 bits  {"i": hex}
@@ -15,7 +15,7 @@ for dataclasses, whose generated `==` compares the fields.
     complex    {"c": [real, imag]}               Decimal     {"m": text}          Fraction {"q": [n, d]}
     datetime   {"dt": [iso, fold]}               date        {"da": iso}          time     {"ti": [iso, fold]}
     timedelta  {"td": [days, seconds, us]}       range       {"r": [start, stop, step]}    Ellipsis {"e": 0}
-    a dataclass' instance, an enum's member, a class, a path, a UUID   {"x": [kind, name, what]}
+    a dataclass' instance, an enum's member, a class, an array, a path, a UUID …   {"x": [kind, name, what]}
 
 Whatever crosses is bounded, on both sides: MAX_DEPTH, MAX_ITEMS, MAX_DIGITS.
 """
@@ -24,17 +24,16 @@ from __future__ import annotations
 
 import base64
 import collections
-import dataclasses
 import datetime
 import decimal
-import enum
 import fractions
 import json
 import math
-import pathlib
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from sandbox.runner.plain import Named as Named
+from sandbox.runner.plain import plain
 
 MAX_DEPTH = 100
 MAX_ITEMS = 250_000
@@ -54,20 +53,6 @@ class TooLarge(NotRepresentable):
 
 class Malformed(ValueError):
     """What came back is not canonical data."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Named:
-    """What is equal by its name and its parts: "data" (a dataclass: its fields), "enum", "type", "path", "uuid"."""
-
-    kind: str
-    name: str
-    what: Any
-
-    def __repr__(self) -> str:
-        if self.kind == "data":
-            return f"{self.name}({', '.join(f'{n}={v!r}' for n, v in self.what)})"
-        return f"{self.name}.{self.what}" if self.kind == "enum" else str(self.what)
 
 
 def encode(value: Any) -> Any:
@@ -110,36 +95,18 @@ class _Encoder:
         return [self.encode(item, depth + 1) for item in values]
 
     def unusual(self, value: Any, kind: type, depth: int) -> Any:
-        """Subclasses, views of dicts, and what has a name."""
+        """What stands for other data, and what has a name."""
         if kind is Named:  # it has crossed once already
             parts = value.what if value.kind != "data" else [[n, self.encode(v, depth + 1)] for n, v in value.what]
             return {"x": [value.kind, value.name, parts]}
-        for base, plain in _BASES:
-            if issubclass(kind, base) and _equal(kind) is _equal(base):
-                return self.encode(plain(value), depth)
-        if issubclass(kind, enum.Enum) and _equal(kind) is _equal(object):
-            return {"x": ["enum", kind.__qualname__, str(value.name)]}
-        if dataclasses.is_dataclass(kind) and _generated(_equal(kind)):
-            names = [field.name for field in dataclasses.fields(kind) if field.compare]
-            return {"x": ["data", kind.__qualname__, [[n, self.encode(getattr(value, n), depth + 1)] for n in names]]}
-        if isinstance(value, type):
-            return {"x": ["type", "", value.__qualname__]}
-        if isinstance(value, pathlib.PurePosixPath | uuid.UUID) and kind.__module__ in ("pathlib", "uuid"):
-            return {"x": ["uuid" if kind is uuid.UUID else "path", "", str(value)]}
+        data = plain(value, kind)
+        if data is not None:
+            return self.encode(data, depth)
         raise NotRepresentable(f"a result of type {kind.__module__}.{kind.__qualname__} is not plain data")
 
 
 def _int64(value: int) -> Any:
     return value if -_INT64 <= value < _INT64 else {"i": hex(value)}
-
-
-def _equal(kind: type) -> Any:
-    return kind.__eq__
-
-
-def _generated(method: Any) -> bool:
-    """Whether `dataclass` wrote this method: it compiles it from text without a file."""
-    return getattr(getattr(method, "__code__", None), "co_filename", "") == "<string>"
 
 
 def _clock(value: Any) -> list[Any]:
@@ -165,25 +132,6 @@ def _fraction(value: fractions.Fraction) -> list[Any]:
 
 _CONTAINERS: dict[type, str] = {tuple: "t", set: "s", frozenset: "z", collections.deque: "k"}
 _DICTS: dict[type, str] = {dict: "d", collections.OrderedDict: "o", collections.Counter: "n"}
-_ORDERED = collections.OrderedDict[int, int]()
-# Types whose subclasses cross as they do, where they inherit this type's `==`; each read by the type's own methods.
-_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-    (int, int.__int__),
-    (str, str.__str__),
-    (float, float.__float__),
-    (tuple, lambda v: tuple(tuple.__iter__(v))),
-    (list, lambda v: list(list.__iter__(v))),
-    (collections.OrderedDict, lambda v: collections.OrderedDict(dict.items(v))),
-    (collections.Counter, lambda v: collections.Counter(dict(dict.items(v)))),
-    (dict, lambda v: dict(dict.items(v))),
-    (set, lambda v: set(set.__iter__(v))),
-    (frozenset, lambda v: frozenset(frozenset.__iter__(v))),
-    (collections.deque, lambda v: collections.deque(collections.deque.__iter__(v))),
-    (bytes, lambda v: bytes(memoryview(v))),
-    (decimal.Decimal, decimal.Decimal),
-    (fractions.Fraction, fractions.Fraction),
-    *((kind, set) for kind in map(type, ({}.keys(), {}.items(), _ORDERED.keys(), _ORDERED.items()))),
-)
 _RARE: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bytes: ("b", lambda v: base64.b64encode(v).decode("ascii")),
     bytearray: ("B", lambda v: base64.b64encode(v).decode("ascii")),

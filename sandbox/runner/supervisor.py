@@ -66,7 +66,7 @@ class Supervisor:
         self.poll = select.poll()
         self.poll.register(self.zygote, select.POLLIN)
         self.poll.register(0, 0)  # reports a hang-up only: the owner is gone
-        self.ooms = oom_kills()
+        self.ooms = 0  # of the kernel's, before the running program
         self.crowd = crowd()
 
     def spawn(self, serve: Callable[..., None], kind: int, *arguments: Any) -> tuple[int, socket.socket]:
@@ -153,7 +153,7 @@ class Supervisor:
                 os.close(file)
 
     def run_program(self, timeout: float, max_bytes: int, files: list[int]) -> Ended:
-        request = zygote.REQUEST.pack(int(timeout) + 1)
+        request, self.ooms = zygote.REQUEST.pack(int(timeout) + 1), oom_kills()
         socket.send_fds(self.zygote, [request], files)
         late = not self.wait(timeout)
         if late:
@@ -248,10 +248,8 @@ class Supervisor:
             return wire.TIMEOUT, b"used up its CPU time "
         if number == signal.SIGXFSZ:
             return wire.RESOURCE_LIMIT, b"wrote too large a file "
-        if number == signal.SIGKILL:
-            ooms, self.ooms = self.ooms, oom_kills()
-            if self.ooms > ooms:
-                return wire.RESOURCE_LIMIT, b"killed: the container ran out of memory "
+        if number == signal.SIGKILL and oom_kills() > self.ooms:
+            return wire.RESOURCE_LIMIT, b"killed: the container ran out of memory "
         return wire.RUNTIME_ERROR, b"killed by " + name + b" "
 
     # queries

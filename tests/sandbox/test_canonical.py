@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
 import datetime
 import decimal
 import enum
 import fractions
+import ipaddress
 import json
 import math
 import pathlib
+import re
+import types
 import uuid
 import zoneinfo
 from typing import Any
@@ -117,6 +121,21 @@ NAMED: list[tuple[Any, Any]] = [
     (int, Named("type", "", "int")),
     (pathlib.PurePosixPath("a/b"), Named("path", "", "a/b")),
     (uuid.UUID(int=1), Named("uuid", "", str(uuid.UUID(int=1)))),
+    (type("B", (bytearray,), {})(b"a"), bytearray(b"a")),
+    (type("C", (complex,), {})(1j), 1j),
+    (memoryview(b"ab"), b"ab"),
+    (array.array("i", [1, 2]), Named("data", "array", (("items", [1, 2]),))),
+    (types.MappingProxyType({"a": 1}), {"a": 1}),
+    (collections.ChainMap({"a": 1}, {"a": 2, "b": 3}), {"a": 1, "b": 3}),
+    (collections.UserDict(a=[1]), {"a": [1]}),
+    (collections.UserDict(a=1).keys(), {"a"}),
+    (collections.UserList([1, (2,)]), [1, (2,)]),
+    (collections.UserString("a"), "a"),
+    (types.SimpleNamespace(b=1, a=[2]), Named("data", "namespace", (("a", [2]), ("b", 1)))),
+    (slice(1, None), Named("data", "slice", (("start", 1), ("stop", None), ("step", None)))),
+    (re.compile("a"), Named("data", "Pattern", (("pattern", "a"), ("flags", 32)))),
+    (datetime.UTC, Named("data", "timezone", (("offset", datetime.timedelta(0)),))),
+    (ipaddress.ip_network("10.0.0.0/8"), Named("path", "IPv4Network", "10.0.0.0/8")),
     (datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")), datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)),
 ]
 
@@ -135,6 +154,8 @@ FOREIGN = [
     type("L", (list,), EQUAL)(),
     type("T", (tuple,), EQUAL)(),
     type("C", (collections.Counter,), EQUAL)("a"),
+    type("U", (collections.UserDict,), EQUAL)(a=1),
+    type("N", (types.SimpleNamespace,), EQUAL)(a=1),
     Alike(1),
     object(),
     {}.values(),

@@ -222,6 +222,19 @@ def test_an_assert_that_any_program_would_pass_is_refused() -> None:
         judging_by_asserts(["assert sorted([2, 1]) == [1, 2]"], reference="def f(x): return x")
 
 
+@pytest.mark.parametrize(
+    "test", ["(f(1) == 2, 'two')", "[f(1) == 2]", "{f(1): 2}", "(f(i) == i for i in (1, 2))", "lambda: f(1)"]
+)
+def test_an_assert_that_is_always_true_is_refused(test: str) -> None:
+    with pytest.raises(ValueError, match="is always true: any answer passes"):
+        judging_by_asserts([f"assert {test}"], reference="def f(x): return 2")
+
+
+@pytest.mark.parametrize("test", ["[*f(1)]", "{**f(1)}", "{*f(1)}", "f(1), (2, 'two')", "(f(1) == 2), 'two'", "[f(1)][0]"])
+def test_an_assert_that_may_fail_is_taken(test: str) -> None:
+    assert judging_by_asserts([f"assert {test}"], reference="def f(x): return 2")
+
+
 @pytest.mark.parametrize("statement", ["f(1) == 2", "assert f(1) ==", "assert a == 1; assert b == 2", ""])
 def test_what_is_no_single_assert_is_refused(statement: str) -> None:
     with pytest.raises(ValueError, match="is not"):

@@ -69,6 +69,7 @@ def test_statements_are_counted(query: str, count: int) -> None:
         ("SELECT a FROM t ORDER BY a OFFSET 2 LIMIT 3", ("SELECT a FROM t ", "a", "3", "2")),
         ("SELECT a FROM t ORDER BY a LIMIT 3 OFFSET 2", ("SELECT a FROM t ", "a", "3", "2")),
         ("SELECT a FROM t ORDER BY a OFFSET 2", ("SELECT a FROM t ", "a", "", "2")),
+        ("SELECT a FROM t OFFSET 2 ROWS FETCH NEXT 3 ROWS ONLY", ("SELECT a FROM t ", "", "NEXT 3", "2")),
         ("SELECT a FROM t LIMIT 10%", ("SELECT a FROM t ", "", "10%", "")),
         ("SELECT x[1] FROM t ORDER BY ALL DESC", ("SELECT x[1] FROM t ", "ALL DESC", "", "")),
         ("SELECT (FROM t SELECT a LIMIT 1)", ("SELECT (FROM t SELECT a LIMIT 1)", "", "", "")),
@@ -114,6 +115,24 @@ def test_a_query_that_draws_by_chance_is_seen() -> None:
         assert draws(query, DUCKDB), query
     for query in ("SELECT random FROM t", "SELECT sample FROM t", "SELECT 'random()'", "SELECT $$uuid()$$"):
         assert not draws(query, DUCKDB), query
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("((SELECT 1)); -- x", "SELECT 1"),
+        ("(SELECT 1) UNION (SELECT 2)", "(SELECT 1) UNION (SELECT 2)"),
+        ("((SELECT 1) UNION (SELECT (2)))", "(SELECT 1) UNION (SELECT (2))"),
+        ("((SELECT 1)) LIMIT 2", "((SELECT 1)) LIMIT 2"),
+        ("(SELECT 1", "(SELECT 1"),
+        ("SELECT (1)", "SELECT (1)"),
+        ("(", "("),
+        ("()", "()"),
+        ("", ""),
+    ],
+)
+def test_parentheses_around_a_whole_query_mean_nothing(query: str, kept: str) -> None:
+    assert bare(query, DUCKDB) == kept
 
 
 def test_inner_choices_get_a_further_sort_key() -> None:

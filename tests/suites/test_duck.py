@@ -91,6 +91,11 @@ def suite(pool: Pool, built: Path) -> SqlSuite:
             ["VALUES ('sales', 'Ana'), ('sales', 'Ben')"],
         ),
         (
+            "((SELECT name FROM staff ORDER BY pay DESC NULLS FIRST OFFSET 1 ROWS FETCH NEXT 1 ROW ONLY));",
+            ["SELECT 'Ben'", "(SELECT 'Cleo')", "SELECT 'Fay'"],
+            ["SELECT 'Ana'", "SELECT 'Eli'"],
+        ),
+        (
             "FROM staff SELECT name ORDER BY ALL LIMIT 2",
             ["SELECT name FROM staff ORDER BY name LIMIT 2", "VALUES ('Ana'), ('Ben')"],
             ["VALUES ('Ben'), ('Ana')"],
@@ -140,6 +145,8 @@ def test_what_a_reference_determines_is_what_answers_must_have(
         ("SELECT list(name) FROM staff", determined.ORDER),
         ("SELECT pay FROM (FROM staff ORDER BY dept LIMIT 1)", determined.ORDER),
         ("SELECT name FROM staff QUALIFY row_number() OVER (PARTITION BY dept ORDER BY pay > 0) = 1", determined.ORDER),
+        ("SELECT name FROM staff QUALIFY row_number() OVER (PARTITION BY dept) = 1", determined.ORDER),
+        ("SELECT max(name) FROM (FROM staff ORDER BY dept FETCH FIRST 1 ROW ONLY)", determined.ORDER),
         ("SELECT n FROM many ORDER BY 1 = 1 LIMIT 5", determined.TOO_MANY),
         ("SELECT name FROM staff WHERE false", "the reference returns no rows"),
     ],

@@ -396,6 +396,9 @@ def test_printed_text_agrees_but_for_trailing_blanks() -> None:
     assert not agrees(TEXT, "1  2\n3", "1 2\n3")
     assert not agrees(TEXT, " 1", "1")
     assert not agrees(TEXT, "1\n\n2", "1\n2")
+    assert agrees(TEXT, "1\r\n2\r\n", "1\n2")
+    for other in "\f\v\x1c\x85\u2028\r":  # what `str.splitlines` splits at, and a terminal does not
+        assert not agrees(TEXT, f"1{other}2", "1\n2"), other
     for forged in (BIG, None, ["1"], b"1"):
         assert not agrees(TEXT, forged, "1")
         assert answer_digest(TEXT, forged)

@@ -134,6 +134,12 @@ def test_the_outermost_clauses_are_found(query: str, found: tuple[str, ...]) -> 
             "SELECT lag(f(a), 1) OVER (PARTITION BY c ORDER BY b ROWS 1 PRECEDING) FROM t",
             "SELECT lag(f(a), 1) OVER (PARTITION BY c ORDER BY b , 1 ROWS 1 PRECEDING) FROM t",
         ),
+        (
+            "SELECT lag(a) OVER (PARTITION BY b)",
+            "SELECT lag(a) OVER (PARTITION BY b ORDER BY 1 ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING )",
+        ),
+        ("SELECT sum(a) OVER (ROWS 1 PRECEDING) FROM t", "SELECT sum(a) OVER ( ORDER BY 1 ROWS 1 PRECEDING) FROM t"),
+        ("SELECT sum(a) OVER (PARTITION BY b) FROM t", "SELECT sum(a) OVER (PARTITION BY b) FROM t"),
     ],
 )
 def test_inner_choices_get_a_further_sort_key(query: str, expected: str) -> None:
