@@ -8,22 +8,37 @@ from typing import Annotated
 
 import typer
 
-from codelutra.cli.commands.options import Home, Json, print_json
+from codelutra.cli.commands.options import Home, Json, Set, print_json
+from codelutra.cli.completion import preset_starting
+from codelutra.errors import UserError
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
 
-def doctor(json_: Json = False) -> None:
+def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG", help="Also check the cluster of this preset or file.", autocompletion=preset_starting
+        ),
+    ] = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
     """Check what is installed, and say how to get what is missing.
 
-    Exit code 1: something that is needed is missing.
+    With CONFIG it also says whether the config's Ray cluster (`cluster:`) answers and what it offers. Exit code 1: something
+    that is needed is missing.
     """
     from dataclasses import asdict
 
     from codelutra.cli import tables
     from codelutra.cli.doctor import checks
+    from codelutra.config import load_config
 
-    found = checks()
+    if set_ and not config:
+        raise UserError("--set lays values over a config: name one, e.g. `codelutra doctor demo --set …`")
+    found = checks(load_config(config, tuple(set_ or ())) if config else None)
     print_json([asdict(c) for c in found]) if json_ else tables.show(tables.checks_table(found))
     if not all(c.ok for c in found):
         raise typer.Exit(1)
