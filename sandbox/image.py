@@ -121,6 +121,18 @@ def exists(client: docker.DockerClient, tag: str) -> bool:
     return True
 
 
+def superseded(client: docker.DockerClient) -> list[str]:
+    """Tags of images that this version does not use, nor any container: another version made them, or another checkout
+    does. Those to remove first come first."""
+    ours, in_use = {recipe(kind).tag for kind in kinds()}, {c["ImageID"] for c in client.api.containers(all=True)}
+    runners = client.api.images(filters={"label": LABEL})
+    old = [i for i in runners if i["Id"] not in in_use and not ours.intersection(i["RepoTags"] or ())]
+    below = {tag for i in runners if i not in old for layer in client.api.history(i["Id"]) for tag in layer["Tags"] or ()}
+    tags = {tag for i in client.api.images() for tag in i["RepoTags"] or ()}
+    layers = {tag for tag in tags - below if re.fullmatch(r"codelutra/[a-z]+-packages:[0-9a-f]{12}", tag)}
+    return [*sorted(tag for i in old for tag in i["RepoTags"] or ()), *sorted(layers)]
+
+
 def build(client: docker.DockerClient, wanted: Recipe, say: Progress) -> None:
     with building(OWN_BASE):
         base = ensure_base(client, say)

@@ -6,7 +6,6 @@ inside them, so that `codelutra --help` answers at once.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
@@ -20,6 +19,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from codelutra import __version__
 from codelutra.cli.commands import answers, compare, config, health, maintain, plan, retrain, runs, solve, start, use, watch
+from codelutra.cli.streams import prepare
 from codelutra.errors import CodelutraError, UserError, of_the_installation, of_the_system
 from codelutra.results.escapes import visible
 
@@ -163,20 +163,6 @@ def root(
 ) -> None: ...
 
 
-def _speak_utf8() -> None:
-    """Files and child processes are UTF-8 whatever the locale; a terminal that is not gets escapes for what it lacks."""
-    if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if "PYTHONIOENCODING" in os.environ:
-        os.environ["PYTHONIOENCODING"] = "utf-8"  # of the flow's process, which writes to files only
-
-
 def _require_folder() -> None:
     try:
         os.getcwd()
@@ -195,11 +181,14 @@ def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit code."""
     from sandbox.errors import SandboxError
 
-    _speak_utf8()
+    prepare()
     try:
         _require_folder()
         _require_words(sys.argv[1:])
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a disk that is full for what it holds is told as any other
     except (CodelutraError, SandboxError) as e:
         print(visible(f"codelutra: {e}"), file=sys.stderr)
         sys.exit(e.exit_code if isinstance(e, CodelutraError) else UserError.exit_code)

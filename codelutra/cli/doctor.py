@@ -17,7 +17,9 @@ from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
-from codelutra.errors import redacted
+from codelutra.cluster.connection import offered
+from codelutra.config import RunConfig
+from codelutra.errors import UserError, of_the_installation, redacted
 from codelutra.hardware import number_format
 from codelutra.planning.machine import memory_bytes
 
@@ -41,9 +43,11 @@ class Check:
     """A run can go on, but this should be put right."""
 
 
-def checks() -> list[Check]:
-    """Everything a run needs of this machine, in the order one would put it right."""
-    return [*_machine(), *_libraries(), *_docker(), _model_cache(), prefect_server(os.environ.get("PREFECT_API_URL", ""))]
+def checks(config: RunConfig | None = None) -> list[Check]:
+    """Everything a run needs of this machine, in the order one would put it right; and what `config` needs besides."""
+    more = [cluster(config)] if config else []
+    server = prefect_server(os.environ.get("PREFECT_API_URL", ""))
+    return [*_machine(), *_libraries(), *_docker(), _model_cache(), server, *more]
 
 
 def _machine() -> Iterator[Check]:
@@ -124,6 +128,18 @@ def _docker() -> Iterator[Check]:
         yield Check("sandbox image", there, tag if there else "not built", tag, how)
     finally:
         client.close()
+
+
+def cluster(config: RunConfig) -> Check:
+    """Whether the config's Ray cluster answers, and what it offers."""
+    name, need = "cluster", "a Ray cluster that answers, if the config has `cluster`"
+    if config.cluster is None:
+        return Check(name, True, f"none: {config.name} works on this machine", need, "docs/scaling.md")
+    try:
+        return Check(name, True, offered(config), need, "`ray status` shows what its nodes offer")
+    except (UserError, ModuleNotFoundError) as e:
+        said, _, how = str(of_the_installation(e) or e).partition(". ")
+        return Check(name, False, said, need, how or "see docs/scaling.md")
 
 
 def _model_cache() -> Check:

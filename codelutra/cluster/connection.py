@@ -76,6 +76,19 @@ def connect(config: RunConfig, store: Path, note: Callable[[str], None]) -> Clus
     return cluster
 
 
+def offered(config: RunConfig) -> str:
+    """What the nodes of the config's cluster offer, in words; makes nothing there. Raises UserError where it does not answer
+    or lacks what the config asks of it."""
+    section = config.cluster
+    assert section is not None
+    require_answer(section.address)  # sooner told than that Ray is not installed
+    _attach(section.address)
+    nodes = alive()
+    _require_room(config, Cluster(section.cpus, section.executors), nodes)
+    gpus, cores, docker = (sum(n.resources.get(name, 0.0) for n in nodes) for name in ("GPU", "CPU", DOCKER))
+    return f"{section.address}: {len(nodes)} nodes offer {gpus:g} GPUs, {cores:g} cores, {docker:g} × {DOCKER}"
+
+
 def require_answer(address: str) -> None:
     """Raise UserError where nobody listens at a cluster's address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ import polars as pl
 import pytest
 
 from codelutra import hardware
+from codelutra.cli.streams import Output
 from codelutra.config import load_config, parse_config
 from codelutra.errors import ConfigError, UserError
 from codelutra.pipeline import stages
@@ -297,9 +299,36 @@ def test_without_a_home_folder_the_variable_to_set_is_named() -> None:
     assert "Set HOME, or CODELUTRA_CACHE" in done.stdout, done.stderr
 
 
-def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:
-    command = f"{shlex.quote(sys.executable)} -m codelutra.cli presets"
-    for closed in (">&-", "2>&- >/dev/null", "| head -c 1 >/dev/null"):
-        done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True)
-        assert "Traceback" not in done.stderr
-        assert done.returncode == 0
+@pytest.mark.parametrize(("args", "code"), [("presets --json", 0), ("run nope", 2)])
+def test_whoever_does_not_read_what_is_said_gets_no_more_of_it(args: str, code: int) -> None:
+    """An output that is closed from the start is no fault; a reader that has gone ends a command as SIGPIPE would."""
+    command = [sys.executable, "-m", "codelutra.cli", *args.split()]
+    closed = subprocess.run(f"{shlex.join(command)} <&- >&- 2>&-", shell=True)
+    assert closed.returncode == code
+    reader, gone = os.pipe()
+    os.close(reader)
+    told = subprocess.run(command, stdout=gone, stderr=gone)
+    os.close(gone)
+    assert told.returncode == 141
+
+
+@pytest.mark.parametrize("write_through", [False, True])
+def test_an_output_that_takes_nothing_fails_once(write_through: bool) -> None:
+    """Python tries again at its end, and would tell of it."""
+    full, for_reading = os.open("/dev/full", os.O_WRONLY), os.open("/dev/null", os.O_RDONLY)
+    with Output(io.BufferedWriter(io.FileIO(full, "w")), "utf-8", write_through=write_through) as told:
+        with pytest.raises(OSError, match="No space left"):
+            print("told", file=told, flush=True)
+        print("more", file=told, flush=True)
+    # bash leaves such an error output to a script for which it was closed
+    with Output(io.BufferedWriter(io.FileIO(for_reading, "w")), "utf-8", write_through=write_through) as told:
+        print("told", file=told, flush=True)
+
+
+def test_a_full_disk_is_told_of_what_only_the_end_writes() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "codelutra.cli", "--version"]
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=env, text=True)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+    assert told.stderr.startswith("codelutra: disk full at ")

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from codelutra.cli.doctor import Check, _libraries, checks, memory_bytes, prefect_server
+from codelutra.cli.doctor import Check, _libraries, checks, cluster, memory_bytes, prefect_server
 from codelutra.cli.tables import checks_table
+from codelutra.config import parse_config
+from tests.helpers.ports import free_port
 
 
 def by_name(found: list[Check]) -> dict[str, Check]:
@@ -71,6 +73,17 @@ def test_a_prefect_server_that_anybody_may_ask_is_warned_of(status: int, origin:
     gone = prefect_server(f"http://user:s3cret@{where}")
     assert (gone.warn, gone.ok, "s3cret" in str(gone)) == (True, True, False)
     assert gone.found.startswith("none at ")
+
+
+def test_a_configs_cluster_is_checked_where_it_has_one() -> None:
+    here = {"name": "here", "suite": {"name": "starter-sql"}}
+    none = cluster(parse_config(here))
+    assert (none.ok, none.found) == (True, "none: here works on this machine")
+    at = f"127.0.0.1:{free_port()}"
+    gone = cluster(parse_config(here | {"cluster": {"address": at}}))
+    assert not gone.ok
+    assert gone.found.startswith(f"cluster.address {at}: no Ray cluster can be used there (")
+    assert "`ray start --head` starts one" in gone.how_to_get_it
 
 
 # The docker package leaves its socket to the garbage collector when connecting fails.

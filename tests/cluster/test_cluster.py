@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -112,7 +113,7 @@ def test_a_run_whose_nodes_are_killed_in_every_stage_makes_what_one_machine_make
 CONNECT = """
 import json, sys
 from pathlib import Path
-from codelutra.cluster.connection import connect
+from codelutra.cluster.connection import connect, offered
 from codelutra.config import parse_config
 from codelutra.errors import UserError
 
@@ -122,6 +123,7 @@ for raw in json.loads(sys.argv[1]):
         print("can be used")
     except UserError as e:
         print(" ".join(str(e).split()))
+print(offered(parse_config(raw)))
 """
 
 
@@ -133,8 +135,9 @@ def test_a_cluster_without_gpus_is_refused_until_cores_are_named_and_leaves_noth
     command = [sys.executable, "-c", CONNECT, json.dumps(asked), str(tmp_path / "store")]
     told = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=True, timeout=600)
     cluster.kill(node)
-    without_gpu, too_large, fine = (line for line in told.stdout.splitlines() if line)
+    without_gpu, too_large, fine, offers = (line for line in told.stdout.splitlines() if line)
     assert "offers a GPU (`ray status` shows what they offer). Add nodes that have one, or set cluster.cpus" in without_gpu
     assert "cluster.cpus 7 is more than the 1 cores that its largest node offers" in too_large
     assert fine == "can be used"
+    assert re.fullmatch(rf"{re.escape(cluster.address)}: \d nodes offer 0 GPUs, \d cores, \d × docker", offers)
     assert list((tmp_path / "store").iterdir()) == []

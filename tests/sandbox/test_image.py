@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 from sandbox import SandboxError, ensure_image
 from sandbox import image as images
-from sandbox.image import building, recipe
+from sandbox.client import connect
+from sandbox.image import LABEL, build_layer, building, kinds, recipe, superseded
 
 
 @pytest.mark.parametrize("name", ["REGISTRY_BASE", "OWN_BASE"])
@@ -64,3 +67,22 @@ def test_an_image_that_is_there_needs_no_lock(image: str, monkeypatch: pytest.Mo
     assert ensure_image("python") == image
     with pytest.raises(SandboxError, match="CODELUTRA_CACHE"), building("codelutra/python:1"):
         pass
+
+
+def test_images_of_other_versions_are_named_until_a_container_uses_them() -> None:
+    other, layer = (f"codelutra/{kind}:{uuid.uuid4().hex[:12]}" for kind in ("python", "python-packages"))
+    with contextlib.closing(connect()) as client:
+        try:
+            build_layer(client, layer, "", {"Dockerfile": b"FROM scratch\nLABEL made.for=a-test\n"})
+            build_layer(client, other, layer, {"Dockerfile": b"ARG BASE\nFROM $BASE\n"}, labels={LABEL: "python"})
+            found = superseded(client)
+            assert found.index(other) < found.index(layer)
+            assert not {recipe(k).tag for k in kinds()}.intersection(found)
+            container = client.containers.create(other, "nothing")
+            try:
+                assert not {other, layer}.intersection(superseded(client))
+            finally:
+                container.remove(force=True)
+        finally:
+            for tag in (other, layer):
+                client.images.remove(tag)
