@@ -75,7 +75,7 @@ def main() -> None:
     asked = parser.parse_args()
     tests = tests_of(asked.report)
     rows = counted(tests)
-    print('| what was tried | tests | held | again: `make test ARGS="…"` |\n|---|---|---|---|')
+    print('| what was tried | tests | passed | to repeat: `make test ARGS="…"` |\n|---|---|---|---|')
     for row in rows:
         print(f"| {row['tried']} | {row['ran']} | {row['held']} | `{row['tests']}` |")
     if asked.out:

@@ -321,7 +321,7 @@ _NO_WARM_START = """\
 """
 _LARGER = "  # 135M, for a trial. Larger: a name of `codelutra models`, or hf:ORG/NAME@REVISION"
 _AS_IT_COMES = """\
-# No warm start: the model is to know such tasks by half. One that solves none of them needs `warm_start: {method: lora}`.
+# No warm start: the model should solve some of these problems already. If it solves none, add `warm_start: {method: lora}`.
 """
 _FEW_REFERENCES = """\
   epochs: 4  # a policy that knows its few references by heart tries little: few pairs, so several passes

@@ -43,9 +43,9 @@ class RunConfig(Section):
     """Name of the run and of its directory."""
     model: str = DEFAULT_MODEL
     """A name of `codelutra models`, `path:DIR`, `hf:org/name@revision`, `gguf:FILE`, `adapter:DIR`,
-    `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished run in the same home has chosen. A larger one knows
-    more and takes more time and memory. `api:URL#NAME` asks a server that speaks chat completions, only to measure its
-    model."""
+    `pypi:PACKAGE==VERSION`, or `run:NAME`: the policy that a finished run in the same home has chosen. A larger model knows
+    more and takes more time and memory. `api:URL#NAME` asks a server with the chat completions API; such a model is measured
+    only, never trained."""
     iterations: Annotated[int, HOW_FAR] = Field(4, ge=0, le=1000)
     """Largest number of iterations. The paper runs 4 and sees dev fall in the fourth."""
     seed: int = Field(0, ge=0)
@@ -53,15 +53,15 @@ class RunConfig(Section):
     suite: SuiteSection
     """The problems, and how they are dealt to the splits."""
     warm_start: WarmStartSection | None = None
-    """SFT on the references before the first iteration; `{}` for its defaults, absent for none."""
+    """SFT on the references before the first iteration. `{}`: with its defaults. Absent: none."""
     prompt: PromptSection = PromptSection()
     """How the model is asked."""
     engine: EngineSection = EngineSection()
-    """vLLM, which samples."""
+    """vLLM, which samples answers."""
     sample: SampleSection = SampleSection()
-    """What is drawn from a policy."""
+    """Which answers are drawn from a policy."""
     api: ApiSection = ApiSection()
-    """How a model behind an address is asked, and its price."""
+    """How a model behind an API is asked, and its price."""
     execute: ExecuteSection = ExecuteSection()
     """The sandbox's limits."""
     pairs: PairsSection = PairsSection()
@@ -69,20 +69,20 @@ class RunConfig(Section):
     train: TrainSection = TrainSection()
     """What an iteration learns, and how."""
     grpo: GrpoSection = GrpoSection()
-    """What `train.objective: grpo` reads besides."""
+    """Further settings of `train.objective: grpo`."""
     select: Annotated[SelectSection, HOW_FAR] = SelectSection()
     """When a run ends, and what it measures then."""
     cluster: Annotated[ClusterSection | None, SAME_RESULT] = None
     """The Ray cluster that samples, executes and trains; absent: this machine."""
     report_to: Annotated[tuple[Literal["trackio", "wandb", "tensorboard", "mlflow"], ...], SAME_RESULT] = ()
-    """Trackers that hear of every training step and of every policy's numbers, each installed by you. They get numbers,
-    settings and paths, no prompts and no programs; one that fails stops nothing."""
+    """Experiment trackers that get every training step and every policy's numbers; you install them. They get numbers,
+    settings and paths, no prompts and no programs. A tracker that fails does not stop the run."""
 
     store: Annotated[StoreAddress | None, SAME_RESULT, ADDED] = None
     """Where finished work is shared with other hosts: `s3://bucket/prefix`, or an absolute folder of a shared file system.
-    The home's store is the cache of it. Work of others is fetched instead of done again; each policy uploads gigabytes.
-    Where a config says nothing, $CODELUTRA_STORE does. Credentials come from the AWS_* variables or a profile, never from
-    here."""
+    The store in the home is its cache. Work of other hosts is fetched instead of done again; each policy uploads gigabytes.
+    If the config names none, $CODELUTRA_STORE does. Credentials come from the AWS_* variables or a profile, never from
+    the config."""
 
     @field_validator("name", mode="before")
     @classmethod

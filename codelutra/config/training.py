@@ -26,27 +26,30 @@ class TrainSection(Section):
     policy's own right answers. sft: SFT on the references, without sampling. grpo: GRPO on all its answers, right ones
     against wrong ones of the same problem (section `grpo`)."""
     method: Method = "full"
-    """full trains every weight: 16 bytes each. lora trains an adapter over frozen weights (2 bytes each in bfloat16), qlora
-    over weights in 4 bits (it needs a GPU and bitsandbytes). Both merge it in float32 afterwards."""
+    """Which weights are trained. full: all, which takes 16 bytes each. lora: an adapter over frozen weights (2 bytes each in
+    bfloat16). qlora: an adapter over weights in 4 bits; it needs a GPU and bitsandbytes. Afterwards the adapter is merged in
+    float32."""
     adapter: Annotated[Literal["fresh", "continued"], ADDED] = "fresh"
-    """For lora and qlora. fresh: every iteration adds a new adapter to the policy before. continued: one adapter over the
-    base model through all iterations, so that vLLM can serve the base model with it; it has to hold all that is learned."""
+    """For lora and qlora: what the adapter of an iteration is added to. fresh: a new adapter on the policy before.
+    continued: one adapter over the base model through all iterations, so that vLLM can serve the base model with it; it has
+    to hold all that is learned."""
     start: Annotated[Literal["previous", "first"], ADDED] = "previous"
     """Which policy an iteration trains. previous: the one before; drift adds up. first: policy 0 anew, on the data of all
     iterations so far (V-STaR, ReST-EM), which takes longer. For objectives preference and rft."""
     beta: float = Field(0.1, gt=0, le=1000)
     """β of DPO: higher holds the policy closer to the reference model. Absent: by loss_type, 0.1 for sigmoid."""
     dpo_weight: Annotated[float, ADDED] = Field(1.0, ge=0, le=1000)
-    """Weight of the preference loss. 0 leaves the SFT term alone on the same answers in the same steps: the control that
-    tells what wrong answers are worth."""
+    """Weight of the preference loss. 0 keeps only the SFT term, on the same answers in the same steps. That control shows
+    what wrong answers are worth."""
     sft_weight: float = Field(1.0, ge=0, le=1000)
-    """λ, the weight of the SFT term on chosen answers. 0 is plain DPO, which lowers both log-probabilities."""
+    """λ, the weight of the SFT term. 0 is plain DPO, which can lower the log-probability of right answers, too."""
     sft_norm: Literal["token", "sequence"] = "token"
-    """token: mean over answer tokens, the scale of iterative RPO (2404.19733; λ = 1, β = 0.1 there). sequence: each answer's
-    summed log-probability, averaged over answers: 20 to 50 times the weight, so λ = 1 leaves DPO a few percent."""
+    """Scale of the SFT term. token: mean over answer tokens, as in iterative RPO (2404.19733; λ = 1, β = 0.1 there).
+    sequence: each answer's summed log-probability, averaged over answers. That is 20 to 50 times as much for SQL, so with
+    λ = 1 DPO has a small part of the gradient."""
     sft_on: Annotated[Literal["chosen", "right", "right+references"], ADDED] = "chosen"
-    """What the SFT term imitates. chosen: the chosen answers of the pairs. right: every distinct right sample, paired or
-    not. right+references: those and the references that are shown. For objective rft, chosen means right."""
+    """Answers that the SFT term imitates. chosen: the chosen answers of the pairs. right: every distinct right sample,
+    paired or not. right+references: those and the references that are shown. For objective rft, chosen means right."""
     sft_earlier: Annotated[bool, ADDED] = False
     """Let the SFT term imitate the right samples of earlier iterations too, while pairs stay on-policy."""
     loss_type: Literal[
@@ -54,26 +57,29 @@ class TrainSection(Section):
     ] = "sigmoid"
     """TRL's name of the preference loss; sigmoid is DPO. Losses that need more than a pair and β are not offered."""
     replay_references: bool = False
-    """Add the references of all train problems to the SFT term. Keeps what the warm start taught. (With sft_on right it says
-    right+references.)"""
+    """Add the references of all train problems to the SFT term. Keeps what the warm start taught. With sft_on right it means
+    right+references."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Too small changes nothing, too large breaks the model in 25 steps. None: by the model's size (training/rates.py)."""
+    """Learning rate: too small changes nothing, too large breaks the model in 25 steps. null: by the model's size, the
+    method and the objective (training/rates.py)."""
     epochs: float = Field(1.0, gt=0, le=1000)
     """Passes over the pairs. More fit them better and drift further from the policy before."""
     batch_size: int = Field(16, ge=1, le=65536)
-    """Pairs per optimizer step; with sft_on right, of pairs or of right answers, whichever there are more of. Larger batches
-    make fewer, steadier steps."""
+    """Pairs per optimizer step. With sft_on right it counts pairs or right answers, whichever there are more of. Larger
+    batches make fewer, steadier steps."""
     micro_batch: int = Field(8, ge=1, le=65536)
-    """Pairs in memory at once; the rest of the batch is accumulated. Smaller needs less memory and more time."""
+    """Pairs in memory at once; gradients of a batch are accumulated. Smaller needs less memory and more time."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1, le=1024)
-    """Processes that share every batch, one a GPU, here or on the nodes of `cluster`. Same weights up to rounding."""
+    """Training processes that share every batch, one per GPU, here or on the nodes of `cluster`. Same weights up to
+    rounding."""
     sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
-    """none: each process has a whole model. full: each has its part of weights, gradients and optimizer state (FSDP), for a
-    model that does not fit one card; gathering the weights takes time. Same weights up to rounding."""
+    """How `processes` hold the model. none: each has a whole one. full: each has its part of weights, gradients and
+    optimizer state (FSDP), for a model that does not fit one GPU. Gathering the weights takes time. Same weights up to
+    rounding."""
     max_length: int = Field(1024, ge=16, le=TOKENS)
-    """Tokens of prompt and answer together. Longer pairs are dropped and counted, never cut."""
+    """Largest number of tokens of prompt and answer together. Longer pairs are left out and counted, never cut."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of steps with a rising learning rate; cosine afterwards."""
+    """Share of the steps in which the learning rate rises; then it falls as a cosine."""
     weight_decay: float = Field(0.0, ge=0, le=100)
     """AdamW's weight decay: higher pulls the weights towards 0."""
     lora_rank: int = Field(16, ge=1, le=16384)
@@ -81,16 +87,17 @@ class TrainSection(Section):
     lora_alpha: int = Field(32, ge=1, le=65536)
     """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
     gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
-    """Keep one activation a layer and compute the others again in the backward pass: far less memory, a quarter to a third
-    more time. None: where a GPU would not hold them otherwise."""
+    """Keep one activation per layer and compute the others again in the backward pass: far less memory, a quarter to a third
+    more time. null: only if a GPU would not hold them otherwise."""
     checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1, le=10**6)
     """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
     min_chosen_drift: float = Field(-10.0, ge=-1e6, le=1e6)
-    """Nats. The run reports when the mean log-probability of chosen answers is this far below the reference model's."""
+    """The run warns if the mean log-probability of chosen answers falls this far below the reference model's, in nats per
+    answer."""
     min_chosen_drift_per_token: Annotated[float, ADDED] = Field(-0.5, ge=-1e6, le=1e6)
-    """The same in nats a token, where the bound above is blind: 10 nats are all of a short answer's log-probability."""
+    """The same warning in nats per token, for short answers: 10 nats may be all of a short answer's log-probability."""
     stop_on_drift: bool = False
-    """Stop training at that step and keep its weights."""
+    """Stop training if min_chosen_drift or min_chosen_drift_per_token warns, and keep the weights of that step."""
 
     @model_validator(mode="before")
     @classmethod
@@ -137,33 +144,34 @@ class TrainSection(Section):
 
 class WarmStartSection(Section):
     method: Annotated[Method, ADDED] = "full"
-    """As in `train`: all weights, or an adapter that is merged afterwards."""
+    """Which weights are trained, as in `train`: all, or an adapter that is merged afterwards."""
     epochs: float = Field(3.0, gt=0, le=1000)
-    """Passes over the references of the train split. Too many learn them by heart."""
+    """Passes over the references of the train split. After too many the model knows them by heart."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Learning rate of SFT on references. None: by the model's number of weights, 1e-4 up to 0.2B and 1e-5 above."""
+    """Learning rate of SFT on references. null: by the model's number of weights, 1e-4 up to 0.2B and 1e-5 above; ten times
+    that for an adapter."""
     batch_size: int = Field(16, ge=1, le=65536)
-    """As in `train`, of references; so are the settings below."""
+    """References per optimizer step."""
     micro_batch: int = Field(16, ge=1, le=65536)
-    """References in memory at once."""
+    """References in memory at once, as in `train`."""
     processes: Annotated[int, SAME_RESULT] = Field(1, ge=1, le=1024)
-    """Processes that share every batch, one a GPU."""
+    """Training processes that share every batch, one per GPU, as in `train`."""
     sharding: Annotated[Sharding, ADDED, SAME_RESULT] = "none"
-    """full: each process has a part of the model, for one that does not fit a card."""
+    """How `processes` hold the model, as in `train`. full: each has a part, for a model that does not fit one GPU."""
     max_length: int = Field(1024, ge=16, le=TOKENS)
-    """Tokens of prompt and reference together; longer ones are dropped and counted."""
+    """Largest number of tokens of prompt and reference together. Longer ones are left out and counted."""
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of steps with a rising learning rate."""
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(0.0, ge=0, le=100)
-    """AdamW's weight decay."""
+    """AdamW's weight decay: higher pulls the weights towards 0."""
     lora_rank: Annotated[int, ADDED] = Field(16, ge=1, le=16384)
     """Rank of the adapter, for lora and qlora."""
     lora_alpha: Annotated[int, ADDED] = Field(32, ge=1, le=65536)
-    """Scale of the adapter."""
+    """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
     gradient_checkpointing: Annotated[bool | None, SAME_RESULT] = None
-    """Less memory, more time."""
+    """Less memory for more time, as in `train`."""
     checkpoint_steps: Annotated[int, SAME_RESULT] = Field(50, ge=1, le=10**6)
-    """Steps between checkpoints."""
+    """Steps between checkpoints, as in `train`."""
 
     @model_validator(mode="after")
     def _processes(self) -> WarmStartSection:

@@ -1,4 +1,4 @@
-"""custom: your own problems, as JSONL, JSON or CSV, and a small YAML beside it. `suite.path` is the YAML, or its folder.
+"""custom: your own problems, as `codelutra init` takes them, and a small YAML. `suite.path` is the YAML, or its folder.
 
     suite.yaml                              kind: sql | python-function | python-program
                                             problems: problems.jsonl

@@ -1,4 +1,4 @@
-"""mbpp, mbpp-sanitized: short Python functions, three asserts each (Austin et al., 2021, arXiv 2108.07732; CC BY 4.0).
+"""Short Python functions with three asserts (Austin et al., 2021, arXiv 2108.07732; CC BY 4.0). Sanitized: checked by hand.
 
     <suite.path>/mbpp.jsonl  or  sanitized-mbpp.json
 

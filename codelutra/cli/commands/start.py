@@ -230,6 +230,6 @@ def _show_made(made: Any, smallest: bool, as_json: bool) -> None:
     copied = f"{made.problems}, " if made.problems else ""
     print(visible(f"wrote {copied}{made.suite} and {made.config}: {splits}"))
     if smallest:
-        print("model: the demo's of 135M, for a quick trial; one that knows code by half: --model qwen2.5-coder-0.5b")
+        print("model: SmolLM2-135M, for a quick trial. A larger one, trained on code: --model qwen2.5-coder-0.5b")
     config = shlex.quote(f"./{made.config}" if str(made.config).startswith("-") else str(made.config))
     print(visible(f"next:  codelutra check {config}\n       codelutra run {config}"))

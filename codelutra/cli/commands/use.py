@@ -33,9 +33,7 @@ Form = Annotated[
 ]
 Numbers = Annotated[
     Literal["q8_0", "f16", "bf16"],
-    typer.Option(
-        "--type", metavar="TYPE", help="Numbers in a GGUF: q8_0 has 8 bits; f16 and bf16 have 16, at twice the size."
-    ),
+    typer.Option("--type", metavar="TYPE", help="Numbers in a GGUF: q8_0 has 8.5 bits a weight; f16 and bf16 have 16."),
 ]
 
 
