@@ -58,7 +58,7 @@ def chosen(home: Path, trials: Experiment, methods: Sequence[str]) -> Tuned:
             mine = [(i, run) for run in runs for i in [_number(run)] if _method(run) == AS.get(method, method)]
             if not mine:
                 raise UserError(f"no trial of {method} has finished; start them with `codelutra compare --tune`")
-            best[method] = GRID[max(mine, key=lambda m: (_dev(m[1]), -m[0]))[0]]
+            best[method] = GRID[max(mine, key=lambda m: (_solved(m[1]), -m[0]))[0]]
     return best
 
 
@@ -70,6 +70,12 @@ def _number(run: Finished) -> int:
     return int(run.arm.config.name.rpartition("-t")[2])
 
 
+def _solved(run: Finished) -> int:
+    """Of the dev problems, which all trials share. They are counted, as where a policy is chosen (scoring/selection.py): an
+    outage, which leaves a problem out, would raise a share."""
+    return run.summary.chosen.dev.correct if run.summary.chosen else 0
+
+
 def _dev(run: Finished) -> float:
     return run.summary.chosen.dev.value if run.summary.chosen else 0.0
 
@@ -78,7 +84,7 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """A row a trial, the best of each method first."""
     runs, missing = finished_runs(home, arms)
     order = list(dict.fromkeys(map(_method, runs)))
-    ranked = sorted(runs, key=lambda run: (order.index(_method(run)), -_dev(run), _number(run)))
+    ranked = sorted(runs, key=lambda run: (order.index(_method(run)), -_solved(run), _number(run)))
     data: list[dict[str, Any]] = [
         {"method": _method(r), "setting": _shown(GRID[_number(r)]), "dev": _dev(r), "run": r.arm.config.name} for r in ranked
     ]

@@ -146,7 +146,7 @@ def _examples(
     system, thinking, replayed = spec["system"], spec.get("thinking", False), list[Example]()
     match spec["kind"]:
         case "preference":
-            if spec.get("references"):
+            if spec.get("references") and spec["config"]["sft_weight"]:  # else nothing is imitated, and makes no steps
                 known = pl.read_parquet(spec["references"], glob=False)
                 written = spec["config"]["sft_on"] != "chosen"  # the policy's own answers
                 replayed = answer_examples(known, tokenizer, system, max_length, thinking=thinking, written=written)
