@@ -127,7 +127,9 @@ def superseded(client: docker.DockerClient) -> list[str]:
     ours, in_use = {recipe(kind).tag for kind in kinds()}, {c["ImageID"] for c in client.api.containers(all=True)}
     runners = client.api.images(filters={"label": LABEL})
     old = [i for i in runners if i["Id"] not in in_use and not ours.intersection(i["RepoTags"] or ())]
-    below = {tag for i in runners if i not in old for layer in client.api.history(i["Id"]) for tag in layer["Tags"] or ()}
+    below = {
+        tag for i in runners if i not in old for layer in client.images.get(i["Id"]).history() for tag in layer["Tags"] or ()
+    }
     tags = {tag for i in client.api.images() for tag in i["RepoTags"] or ()}
     layers = {tag for tag in tags - below if re.fullmatch(r"codelutra/[a-z]+-packages:[0-9a-f]{12}", tag)}
     return [*sorted(tag for i in old for tag in i["RepoTags"] or ()), *sorted(layers)]

@@ -19,9 +19,10 @@ class Output(io.TextIOWrapper):
     was closed from the start. After any error it drops what it could not write: a second try would fail again."""
 
     def write(self, text: str) -> int:
+        written = len(text)
         with self._watched():
-            return super().write(text)
-        return len(text)
+            written = super().write(text)
+        return written
 
     def flush(self) -> None:
         with self._watched():
@@ -56,8 +57,10 @@ def prepare() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)))
         if isinstance(stream, io.TextIOWrapper):
-            as_it_was = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            output = Output(stream.detach(), stream.encoding, "backslashreplace", **as_it_was)
+            each_line, at_once = stream.line_buffering, stream.write_through
+            output = Output(
+                stream.detach(), stream.encoding, "backslashreplace", line_buffering=each_line, write_through=at_once
+            )
             setattr(sys, name, output)
             setattr(sys, f"__{name}__", output)
     if "PYTHONIOENCODING" in os.environ:

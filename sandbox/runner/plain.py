@@ -38,7 +38,7 @@ class Named:
 
 def plain(value: Any, kind: type) -> Any:
     """What crosses in place of a value of this type, which is none of the plain types; None where nothing does."""
-    equal = kind.__eq__
+    equal: Any = kind.__eq__
     for base, made in _BASES:
         if equal is base.__eq__ and issubclass(kind, base):
             return made(value)
