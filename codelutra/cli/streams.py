@@ -56,7 +56,7 @@ def prepare() -> None:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)))
-        if isinstance(stream, io.TextIOWrapper):
+        if type(stream) is io.TextIOWrapper:  # not what somebody has put in its place, in whose process this runs
             each_line, at_once = stream.line_buffering, stream.write_through
             output = Output(
                 stream.detach(), stream.encoding, "backslashreplace", line_buffering=each_line, write_through=at_once

@@ -7,7 +7,9 @@ SQL is judged otherwise today (version 2 of starter-sql), so what was judged is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from codelutra.results.load import chosen_weights
 from codelutra.store.artifacts import Artifact
 from codelutra.store.run_dir import RunDir
 from tests.helpers.commands import codelutra
-from tests.helpers.old_run import unpack_old_run
+from tests.helpers.old_run import MADE_AT, unpack_old_run
 
 IMAGE = "codelutra/python:2183bf6fe6eb"
 JUDGED = {"references", "execute", "score", "pairs"}  # made anew where the sandbox image has another content
@@ -156,9 +158,14 @@ def test_nothing_of_it_is_unused(old: Path) -> None:
 # ---- gone on with ----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_retrained_because_answers_are_judged_otherwise(prefect: dict[str, str], tmp_path: Path) -> None:
-    """The model's path is a setting, so nothing is moved."""
+@pytest.mark.skipif(not os.access("/", os.W_OK), reason=f"{MADE_AT} cannot be made by this user")
+def test_it_is_retrained_because_answers_are_judged_otherwise(
+    prefect: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The model's path is a setting, so nothing is moved, and the model is where it was."""
     old = unpack_old_run(tmp_path, moved=False)
+    request.addfinalizer(partial(Path(MADE_AT).unlink, missing_ok=True))
+    Path(MADE_AT).symlink_to(old)
     before = json.loads((old / "home/promoted/old/record.json").read_text())
     shown = said("retrain", str(old / "old.yaml"), *AS_THEN, home=old / "home", **prefect)
     assert "nothing new since the last retraining" not in shown
