@@ -193,14 +193,10 @@ def _drawn(rows: Sequence[Row], allowed: Sequence[Row]) -> bool:
     left -= exact
     inexact = [row for row, key in zip(rows, mine, strict=True) if not _taken(exact, key)]
     rest = [row for row, key in zip(allowed, theirs, strict=True) if _taken(left, key)]
-    if len(inexact) * len(rest) > _MOST_ROWS:
-        return False
-    for row in inexact:
-        found = next((i for i, other in enumerate(rest) if _same_row(row, other)), None)
-        if found is None:
-            return False
-        rest.pop(found)
-    return True
+    numeric = [i for i in range(len(allowed[0])) if all(_is_number(row[i]) for row in (*inexact, *rest))]
+    numeric.sort(key=lambda i: -len({row[i] for row in rest}))
+    rest.sort(key=lambda row: [row[i] for i in numeric])
+    return pairs_up(inexact, rest, lambda row: _window(row, rest, numeric), _same_row)
 
 
 def _taken(bag: Counter[tuple[int, ...]], key: tuple[int, ...]) -> bool:

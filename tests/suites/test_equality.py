@@ -202,6 +202,21 @@ def test_where_a_limit_cuts_rows_that_tie_any_of_them_are_right(ordered: bool) -
     assert not agrees(STRICT, table(*tied[:3]), expected, ordered=ordered)
 
 
+def test_rows_that_a_limit_draws_are_matched_as_a_whole() -> None:
+    # The first answer is near both of the allowed rows, the second near one alone.
+    allowed = [(1 + 8e-7,), (1 - 5e-7,), (5.0,)]
+    expected = {**table(*allowed[:2]), "choices": [[0, 2, allowed]]}
+    assert agrees(STRICT, table((1.0,), (1 + 9e-7,)), expected)
+    assert not agrees(STRICT, table((1 + 9e-7,), (1 + 9e-7,)), expected)
+
+
+def test_too_many_rows_that_only_noise_tells_apart_are_undecided() -> None:
+    allowed = [(1 + i * 1e-9,) for i in range(1000)]
+    expected = {**table(*allowed[:500]), "choices": [[0, 500, allowed]]}
+    with pytest.raises(Undecided):
+        agrees(STRICT, table(*((1 + i * 1e-9 + 3e-10,) for i in range(500))), expected)
+
+
 def test_truncated_results_agree_with_nothing() -> None:
     cut = {**table((1,)), "truncated": True}
     assert not agrees(STRICT, cut, cut)
