@@ -196,3 +196,28 @@ def test_queries_cannot_be_seen_from_a_program_and_leave_nothing(pool: Pool, dat
     results = list(pool.map([*(SqlJob(t, database, t) for t in tries), SqlJob("after", database, RIGHT_QUERY)]))
     assert {r.status for r in results[:-1]} == {"blocked"}
     assert results[-1].value["rows"] == [["Ada"], ["Bo"]]
+
+
+HOARD = """
+import os, time
+children = []
+for _ in range(12):
+    children.append(os.fork())
+    if not children[-1]:
+        hoard = bytearray(60 << 20)
+        hoard[::4096] = b"x" * len(hoard[::4096])
+        time.sleep(1)
+        os._exit(0)
+ends = [os.waitpid(child, 0)[1] for child in children]
+"""
+
+
+def test_what_one_program_has_run_out_of_is_not_said_of_the_next(pool: Pool) -> None:
+    hoarded, killed = pool.map(
+        [
+            PythonJob("hoards", HOARD, ("any(end == 9 for end in ends)",), timeout_seconds=20),
+            PythonJob("is killed", "import os\nos.kill(os.getpid(), 9)"),
+        ]
+    )
+    assert hoarded.status == "resource_limit" or hoarded.value == [{"value": True}], hoarded
+    assert (killed.status, killed.error) == ("runtime_error", "killed by SIGKILL "), killed
