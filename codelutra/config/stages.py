@@ -45,7 +45,7 @@ class SuiteSection(Section):
     """custom: `problems.parquet` files of earlier runs, whose problems keep their split. `codelutra retrain` sets it."""
     references: int | None = Field(None, ge=0, le=MANY)
     """Number of train problems whose reference the model may see (warm start, `sft`, chosen answers, worked examples). The
-    other references only judge answers. null: all are shown. It tells what further references would be worth."""
+    other references only judge answers. null: all are shown. For tasks where tests are cheaper to write than solutions."""
     shots: int = Field(0, ge=0, le=64)
     """Worked examples in every prompt: train problems of the same group, with their references."""
     generated_cases: int = Field(0, ge=0, le=100)

@@ -46,7 +46,7 @@ from codelutra.suites.duck.files import Reader, duckdb_digest, is_duckdb, requir
 from codelutra.suites.folder import located, named_files
 from codelutra.suites.humaneval import before, judging_by_check
 from codelutra.suites.lines import Records, read_problems, said
-from codelutra.suites.python import PythonSuite
+from codelutra.suites.python import PRINTED, PythonSuite
 from codelutra.suites.shapes import About, FunctionLine, Line, ProgramLine, SqlLine
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
 from codelutra.suites.sql import SqlSuite
@@ -84,7 +84,7 @@ def suite_of(about: About, path: Path, section: SuiteSection, given: Records | N
         suite = SqlSuite(name, "", about.licence, frame, held, system=d.system, image=d.image, dialect=d.name)
     else:
         suite = PythonSuite(name, "", about.licence, frame)
-        suite = replace(suite, mode="text/v2") if about.kind == "python-program" else suite
+        suite = replace(suite, mode=PRINTED) if about.kind == "python-program" else suite
     frame = _dealt(suite, about, section)
     # The version changes with anything in the problems.
     version = "2-" + hashlib.sha256(frame.drop("split").write_ndjson().encode()).hexdigest()[:12]

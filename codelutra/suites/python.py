@@ -22,6 +22,7 @@ from codelutra.suites.parsing import Unparsable, joined, parse
 from sandbox.protocol import PythonJob
 
 OFFICIAL = "python-eq/official"  # the mode of suites whose own harness runs asserts
+PRINTED = "text/v2"  # of whole programs
 SYSTEM = "Answer with one Python code block and nothing else."
 
 
@@ -63,7 +64,7 @@ class PythonSuite(Suite):
                 return f"case {number} of the reference raises {entry['error']}"
         if not expected:
             return "there is no case to judge by"
-        judged, nothing = material(problem["judge"]), None if self.mode != "text/v2" else ""
+        judged, nothing = material(problem["judge"]), None if self.mode != PRINTED else ""
         if judged["expected"] or self.in_process(problem):  # what is right is written down, or checked in the process
             return ""
         if all(entry["value"] is None or (nothing == "" and not str(entry["value"]).strip()) for entry in expected):
