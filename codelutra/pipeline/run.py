@@ -180,6 +180,8 @@ class Run:
                     self.waiting(f"the engine or trainer of another run on this host ({event.get('for', '')})")
                 case "tracker":
                     self._of_a_tracker(str(event["text"]))
+                case "other way":
+                    self._note(f"{label}: {event['text']}")
                 case "drift":
                     text = (
                         f"{label}: at step {event['step']} the chosen answers' log-probability stands "

@@ -204,17 +204,26 @@ def half_micro_batch(micro_batch: int, batch_size: int) -> int:
 
 
 def _process(training: Training, spec: dict[str, Any]) -> dict[str, Any]:
-    """One training process from start to end, or several: they share our pipe, so the spec comes to them in a file."""
+    """One training process from start to end, or several: they share our pipe, so the spec comes to them in a file. Where a
+    kernel has failed it and another way is left, a second one goes on."""
     file = training.work / SPEC
     write_atomic(file, json.dumps(spec))
     (training.work / "may-load").unlink(missing_ok=True)
-    with started(training, "training", file, spec["config"]["processes"]) as child:
-        while True:
-            match child.hear():
-                case {"event": "done", **facts}:
-                    return facts
-                case {"event": kind, **said} if training.progress:
-                    training.progress(said.pop("done", 0), said.pop("total", 0), {"doing": kind, **said})
+    another = False
+    try:
+        with started(training, "training", file, spec["config"]["processes"]) as child:
+            while True:
+                event = child.hear()
+                if event["event"] == "done":
+                    return {name: value for name, value in event.items() if name != "event"}
+                another = another or event["event"] == "other way"
+                if training.progress:
+                    kind, done, total = event.pop("event"), event.pop("done", 0), event.pop("total", 0)
+                    training.progress(done, total, {"doing": kind, **event})
+    except StageError:
+        if not another:
+            raise
+    return _process(training, spec)
 
 
 def started(training: Training, what: str, spec: Path, processes: int) -> Process:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from codelutra.errors import StageError
 from codelutra.training.worker import fastest
@@ -96,6 +98,26 @@ def test_a_training_goes_on_by_the_way_it_began_with(slow: dict[str, float], run
     assert (again["resumed_from_step"], again["log_probs"]) == (2, "padded, sdpa")
     assert {f.name for f in (tmp_path / "a/work").glob("reference-*")} == before
     assert (tmp_path / "a/out/model.safetensors").read_bytes() == (tmp_path / "whole/out/model.safetensors").read_bytes()
+
+
+def test_a_way_whose_gradient_breaks_is_left_for_the_other(
+    slow: dict[str, float], monkeypatch: pytest.MonkeyPatch, run: Train
+) -> None:
+    real, steps = Accelerator.clip_grad_norm_, list[int]()
+
+    def broken(self: Accelerator, *given: Any, **more: Any) -> Any:
+        steps.append(len(steps) + 1)
+        norm = real(self, *given, **more)
+        return norm * math.nan if steps[-1] == 3 else norm
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", broken)
+    with pytest.raises(StageError, match=r"norm of the gradient is nan at step 3 .* \(padded, sdpa\)"):
+        run(some_pairs(12), checkpoint_steps=1)
+    made = run(some_pairs(12), checkpoint_steps=1)
+    assert (made["log_probs"], made["log_probs_seconds"]) == ("shared prefixes, codelutra_forest", {SHARED: 3.0})
+    assert made["resumed_from_step"] == 2
+    for alone in (None, WAYS[0], Way(PADDED, "sdpa", seconds={PADDED: 1.0})):
+        assert not fastest.give_up(SimpleNamespace(), alone), "there is no other"
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "lora", "gradient_checkpointing": True}])

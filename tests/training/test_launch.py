@@ -71,6 +71,31 @@ def test_what_was_done_at_half_the_micro_batch_goes_on_after_a_kill(policy: Path
     assert tried == [(4, None), (2, True), (2, True)]
 
 
+def test_after_a_kernel_failed_it_goes_on_in_another_way_at_once(policy: Path, tmp_path: Path) -> None:
+    nan, done = StageError("nan"), {"event": "done", "seconds": 1}
+    told: list[Any] = [{"event": "other way", "text": "nan"}, nan, done, nan]
+    heard: list[Any] = []
+
+    class Says:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def hear(self) -> Any:
+            if isinstance(said := told.pop(0), StageError):
+                raise said
+            return dict(said)
+
+        def __enter__(self) -> Says:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    asked = replace(place(policy, tmp_path, lambda *what: heard.append(what)), start=Says), some_pairs(4), TrainSection()
+    assert train.refine(*asked) == {"seconds": 1, "busy_seconds": 1}
+    assert heard == [(0, 0, {"doing": "other way", "text": "nan"})]
+    with pytest.raises(StageError, match="nan"):  # it has not said that there is another way
+        train.refine(*asked)
+
+
 def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: Path) -> None:
     events: list[str] = []
     waiting = threading.Event()

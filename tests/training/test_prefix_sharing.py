@@ -57,3 +57,11 @@ def test_a_forest_holds_every_shared_token_once() -> None:
     for sequence, path in zip([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 4], [7], [1, 2]], forest.paths, strict=True):
         assert [forest.tokens[slot] for slot in path] == sequence
         assert [forest.positions[slot] for slot in path] == list(range(len(sequence)))
+
+
+def test_models_are_trained_without_the_kernel_that_gave_nan(policy: Path) -> None:
+    from codelutra.training.worker.log_probs import load_causal
+
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_causal(str(policy))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

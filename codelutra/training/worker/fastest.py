@@ -5,7 +5,8 @@ small attention blocks take to launch, so which is faster depends on the card, t
 There both are timed, forward and backward, on the largest micro-batches.
 
 The choice is kept in the work folder. In bf16 the two round differently, by up to a tenth of a nat an answer, so a training
-that goes on takes the way it began with; and so do all processes.
+that goes on takes the way it began with; and so do all processes. Only if its gradients are not finite, the training goes on
+in the other way.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from accelerate.utils import broadcast_object_list, send_to_device
 
 from codelutra.errors import StageError
 from codelutra.store.files import UNREADABLE, write_atomic
-from codelutra.training.checkpoints import digest
+from codelutra.training.checkpoints import Job, digest
 from codelutra.training.worker.log_probs import Way
 
 TIMED = {"cuda"}  # where sharing prefixes may be slower
@@ -39,8 +40,7 @@ def fastest(trainer: Any, ways: list[Way], micros: Callable[[], list[Any]]) -> W
     if len(ways) > 1:
         job = trainer.job
         if not job.rank:
-            file = job.work / f"way-{digest(job.key, job.steps)[:16]}.json"  # a smaller micro-batch is timed again
-            chosen = [choose(file, ways, lambda way: seconds(trainer, way, micros()))]
+            chosen = [choose(_kept(job), ways, lambda way: seconds(trainer, way, micros()))]
         if job.processes > 1:
             broadcast_object_list(chosen)
     way = next(w for w in ways if w.name == chosen[0]["way"])
@@ -51,6 +51,19 @@ def fastest(trainer: Any, ways: list[Way], micros: Callable[[], list[Any]]) -> W
     if ways[0].name not in took:
         why = "here memory does not suffice for it, or its gradients are not finite"
     return replace(way, seconds=took, not_shared="" if way is ways[0] else why)
+
+
+def give_up(job: Job, way: Way | None) -> bool:
+    """Have the next start of this training take the other of two usable ways; False where there is no other."""
+    others = {name: took for name, took in way.seconds.items() if name != way.name} if way else {}
+    if others and not job.rank:
+        write_atomic(_kept(job), json.dumps({"way": min(others, key=others.__getitem__), "seconds": others}))
+    return bool(others)
+
+
+def _kept(job: Job) -> Path:
+    """The file of the choice. A smaller micro-batch is timed again."""
+    return job.work / f"way-{digest(job.key, job.steps)[:16]}.json"
 
 
 def choose(file: Path, ways: list[Way], measure: Callable[[Way], float]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Way:
 
 def load_causal(policy: str, dtype: torch.dtype = torch.float32, **how: Any) -> Any:
     """The causal LM in directory `policy`, deterministic in training mode too, with its whole attention."""
+    # With cuDNN among torch's kernels, padded batches gave NaN gradients on an H200, with finite values; without it not.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, **how)
     asked = _asked(model)
     if not asked and model.config._attn_implementation != "eager":  # fixed when it is loaded

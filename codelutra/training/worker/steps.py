@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from codelutra.errors import StageError
 from codelutra.training.checkpoints import Job, mark_checkpoint
 from codelutra.training.worker.adapters import settle
-from codelutra.training.worker.fastest import TIMED, fastest
+from codelutra.training.worker.fastest import TIMED, fastest, give_up
 from codelutra.training.worker.log_probs import Way, exact_ways
 from codelutra.training.worker.precision import checkpointed, in_float32
 from codelutra.training.worker.sharding import Sharded, here, reached_inside
@@ -104,6 +104,8 @@ class Recorded(Sharded):
         job, step = self.job, self.state.global_step
         if not math.isfinite(norm := logs["grad_norm"]):
             what = f"the norm of the gradient is {norm} at step {step} of {len(job.steps)} (loss {logs['loss']:.4g})"
+            if math.isfinite(logs["loss"]) and give_up(job, self.way):
+                job.emit({"event": "other way", "text": f"{what}, by {self.way}; it goes on in another way"})
             raise job.broken(what, step - 1, KERNELS.format(way=self.way))
         row = {"step": step} | {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate")}
         row |= self.measured(logs)
