@@ -186,7 +186,6 @@ OF_0_1_0 = {
 MEASURED = {
     "demo": SMALL_RATE | {"max_length": 512},
     "few-references": SMALL_RATE | {"max_length": 512, "epochs": 4.0, "replay_references": True},
-    "mbpp": SMALL_RATE | {"max_length": 1024},
     "spider-general": {"learning_rate": 1e-5, "max_length": 1024},
     "spider-in-domain": SMALL_RATE | {"max_length": 768, "micro_batch": 16},
     "starter-python": SMALL_RATE | {"max_length": 512},
