@@ -151,7 +151,7 @@ def test_a_run_is_gone_on_from_at_the_policy_it_chose(tiny: Path, tmp_path: Path
     model = resolve("run:night", cache, policy_of_run=chosen)
     assert model.path == tiny
     assert model.fingerprint == resolve(f"path:{tiny}", cache).fingerprint
-    with pytest.raises(UserError, match=r"run:day: no such run in .*; there: night"):
+    with pytest.raises(UserError, match=r"run:day: no run 'day' under .*; there: night"):
         resolve("run:day", cache, policy_of_run=chosen)
     (run / "summary.json").write_text(json.dumps(summary | {"state": "finished", "best": "policy-0"}))
     with pytest.raises(UserError, match="weights of its policy 0 are not at /nowhere any more"):

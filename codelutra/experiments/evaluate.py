@@ -17,7 +17,7 @@ from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Finished, Overrides, Result, finished_runs
 from codelutra.experiments.retrain import Record, keeping_sides
 from codelutra.results import text
-from codelutra.results.load import chosen_weights, finished_summary
+from codelutra.results.load import chosen_weights, finished_summary, run_folder
 from codelutra.results.summary import TestResult
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
@@ -32,7 +32,7 @@ def evaluation(
 
     Raises ConfigError, and UserError for a run that has no policy to give: before any is begun."""
     for scheme, _, name in (model.partition(":") for model in models):
-        if scheme == "run" and not finished_summary(home / "runs" / name):
+        if scheme == "run" and not finished_summary(run_folder(home / "runs", name)):
             chosen_weights(home / "runs", name)
     told = iter(prices)
     arms = [_arm(source, (*overrides, *(next(told, ()) if is_api(m) else ())), m, home) for m in models]

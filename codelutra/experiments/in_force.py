@@ -9,6 +9,7 @@ from codelutra.config import RunConfig
 from codelutra.errors import UserError
 from codelutra.experiments.retrain import Record
 from codelutra.reporting.export import exported_policy
+from codelutra.results.load import run_folder
 from codelutra.store.files import UNREADABLE, reading
 from codelutra.store.paths import go_on_command
 from codelutra.store.run_dir import SAMPLED_NOW, RunDir
@@ -37,11 +38,12 @@ def in_force(home: Path, name: str | None = None, policy: str | None = None) -> 
 
     Raises UserError where there is no such policy, the run may still choose another, or its weights are gone.
     """
-    name = name or _only_one(home)
+    name = _only_one(home) if name is None else name
+    folder = run_folder(home / "runs", name)
     row = Record(home, name).promoted if policy is None else None
     if row:
         return _loadable(InForce(home / "runs" / row.run, row.policy, Path(row.path)))
-    found, chosen = exported_policy(home / "runs" / name, policy)
+    found, chosen = exported_policy(folder, policy)
     return _loadable(InForce(found.path, chosen.label, Path(chosen.path)))
 
 
@@ -51,7 +53,7 @@ def sampled_now(home: Path, name: str) -> InForce | None:
     Weights of its store are looked for under `home`, which another host may have elsewhere. Raises UserError where they are
     not there, or the run's word of it cannot be read.
     """
-    run, mend = RunDir(home / "runs" / name), "remove it: the run writes it again when it samples"
+    run, mend = RunDir(run_folder(home / "runs", name)), "remove it: the run writes it again when it samples"
     with reading(run.path / SAMPLED_NOW, mend):
         said = run.read(SAMPLED_NOW)
     if said is None:

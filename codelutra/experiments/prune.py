@@ -15,7 +15,7 @@ from pathlib import Path
 
 from codelutra.errors import UserError
 from codelutra.experiments.retrain import Record
-from codelutra.results.load import load_summary
+from codelutra.results.load import load_summary, no_run
 from codelutra.store.artifacts import Store, read_manifest
 from codelutra.store.files import UNREADABLE
 from codelutra.store.run_dir import RunDir
@@ -50,7 +50,7 @@ def unused(home: Path, names: Sequence[str] = ()) -> Unused:
     folders = [p for p in sorted((home / "runs").glob("*")) if p.is_dir()]
     runs = {p.name: RunDir(p) for p in folders if any(p.iterdir())}
     if missing := [name for name in names if name not in runs]:
-        raise UserError(f"no run {missing[0]!r} under {home / 'runs'}; there: {', '.join(runs) or 'none'}")
+        raise no_run(home / "runs", missing[0])
     if held := [name for name, run in runs.items() if run.held]:
         raise UserError(f"run {held[0]!r} is going on and may be about to reuse anything; prune when it has ended")
     store = Store(home / "store")

@@ -11,8 +11,7 @@ from typing import Any
 from codelutra.errors import UserError
 from codelutra.experiments.prune import Key, Origins, goes_on_from, met, promoted_artifacts, refuse_needed, size_of
 from codelutra.experiments.retrain import Record
-from codelutra.reading.keys import nearest
-from codelutra.results.load import read_summary, run_names
+from codelutra.results.load import no_run, read_summary, run_names
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Store
 from codelutra.store.run_dir import RunDir
@@ -106,9 +105,8 @@ def listed(home: Path) -> tuple[list[Listed], list[UserError]]:
 
 def one(home: Path, name: str) -> Listed:
     """Raises UserError, naming those there are, where there is no such run; and what is wrong with one that is damaged."""
-    there = run_names(home / "runs")
-    if name not in there:
-        raise UserError(f"no run {name!r} under {home / 'runs'}; there: {', '.join(there) or 'none'}{nearest(name, there)}")
+    if name not in run_names(home / "runs"):
+        raise no_run(home / "runs", name)
     read_summary(home / "runs", name)
     return next(r for r in listed(home)[0] if r.name == name)
 

@@ -22,6 +22,7 @@ from codelutra.pipeline.recorder import Recorder
 from codelutra.pipeline.run import Run
 from codelutra.pipeline.sampler import Sampling
 from codelutra.pipeline.usable import teachable
+from codelutra.results.load import no_run, run_folder
 from codelutra.results.summary import RunSummary
 from codelutra.sampling.shards import plan_shards
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, read_frame, write_frame
@@ -130,11 +131,9 @@ def _problems(run: Run, frame: pl.DataFrame) -> Artifact:
 
 def _solved_prompts(home: Path, name: str) -> list[str]:
     """The prompts that a policy of run `name` answered right. Raises UserError where there is no such run."""
-    run = RunDir(home / "runs" / name)
+    run = RunDir(run_folder(home / "runs", name))
     if not (run.path / "problems.parquet").exists():
-        raise UserError(
-            f"--unsolved-by {name!r}: no such run with problems in {home / 'runs'}; `codelutra status` lists them"
-        )
+        raise no_run(home / "runs", name, asked="--unsolved-by: ", that=" with problems")
     mend = "start that run again, or leave --unsolved-by out"
     solved = set[str]()
     for event in run.events():

@@ -13,6 +13,7 @@ from codelutra.config import SAME_RESULT, settings
 from codelutra.errors import UserError
 from codelutra.results.answers import answers
 from codelutra.results.findings import Findings, policy_row, read_findings
+from codelutra.results.load import run_folder
 from codelutra.results.summary import PolicyResult
 from codelutra.scoring.statistics import Paired, exact_mcnemar
 
@@ -100,7 +101,7 @@ def _side(runs: Path, given: str) -> tuple[Findings, PolicyResult]:
     name, _, policy = given.partition(":")
     if not name:
         raise UserError(f"{given!r} names no run; write RUN or RUN:POLICY, e.g. demo:policy-1")
-    found = read_findings(runs / name)
+    found = read_findings(run_folder(runs, name))
     return found, policy_row(found, policy or None)
 
 

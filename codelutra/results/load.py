@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from codelutra.errors import UserError
-from codelutra.reading.keys import nearest
+from codelutra.reading.keys import nearest, shown
 from codelutra.results.summary import Progress, RunSummary, TestResult
 from codelutra.scoring.scores import pass_at_1
 from codelutra.scoring.statistics import Estimate
@@ -20,11 +21,31 @@ from codelutra.store.paths import go_on_command
 from codelutra.store.run_dir import RunDir
 
 RECORD = "summary.json"
+_NAME_BYTES = 255  # of a file's name
 NEXT_RECORD = "summary.next.json"  # of a start over a whole record, until it is as whole
 
 
+def run_folder(runs: Path, name: str) -> Path:
+    """The folder of run `name`. Raises UserError, naming the runs there are, for what cannot be a run's name."""
+    name = name.removesuffix("/")  # a shell completes the names of folders so
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _NAME_BYTES:
+        rule = f"a name has no slash and at most {_NAME_BYTES} bytes"
+        raise UserError(f"{shown(name)} cannot be the name of a run: {rule}; {_those_there(runs, Path(name).name)}")
+    return runs / name
+
+
+def no_run(runs: Path, name: str, *, asked: str = "", that: str = "") -> UserError:
+    """What to raise where no run has this name (and is `that`). `asked`: what named it, where it is not the command line."""
+    return UserError(f"{asked}no run {shown(name)}{that} under {runs}; {_those_there(runs, name)}")
+
+
+def _those_there(runs: Path, name: str) -> str:
+    there = run_names(runs)
+    return f"there: {', '.join(there) or 'none'}{nearest(name, there)}"
+
+
 def load_summary(run: Path, name: str = RECORD) -> RunSummary | None:
-    """The record in a run's folder as it was written, None where there is none.
+    """The record in a run's folder, None where there is none: as it was written, but for the name, which is the folder's.
 
     Raises UserError where the file cannot be read as one.
     """
@@ -32,7 +53,9 @@ def load_summary(run: Path, name: str = RECORD) -> RunSummary | None:
         contextlib.suppress(FileNotFoundError),
         reading(run / name, f"`{go_on_command(run)}` writes it anew from the store"),
     ):
-        return RunSummary.model_validate_json((run / name).read_bytes())
+        summary = RunSummary.model_validate_json((run / name).read_bytes())
+        summary.run = run.name or summary.run
+        return summary
     return None
 
 
@@ -48,15 +71,13 @@ def read_summary(runs: Path, name: str, *, newest: bool = True) -> RunSummary:
     `newest`: of a run that was started over a whole record and goes on, what it has found since; else the whole one, to
     which the links in its folder belong.
     """
-    run = RunDir(runs / name)
+    run = RunDir(run_folder(runs, name))
     held, summary = run.held, load_summary(run.path)
     if held and newest:
         summary = load_summary(run.path, NEXT_RECORD) or summary
     summary = summary or _without_results(run)
     if summary is None:
-        there = run_names(runs)
-        near = nearest(name, there)
-        raise UserError(f"no run {name!r} with results under {runs}; there: {', '.join(there) or 'none'}{near}")
+        raise no_run(runs, name, that=" with results")
     if held:
         _tell_of_now(summary, run)
     elif summary.state == "running":
@@ -129,10 +150,9 @@ def chosen_weights(runs: Path, name: str) -> Path:
 
     Raises UserError where there is no such run, it has not finished, or the weights are gone.
     """
-    summary = load_summary(runs / name)
+    summary = load_summary(run_folder(runs, name))
     if not summary:
-        there = sorted(f.parent.name for f in runs.glob(f"*/{RECORD}"))
-        raise UserError(f"model run:{name}: no such run in {runs}; there: {', '.join(there) or 'none'}")
+        raise no_run(runs, name, asked=f"model run:{name}: ")
     if not summary.finished or not summary.chosen:
         raise UserError(
             f"model run:{name} has not chosen a policy yet, it is {summary.state}; "

@@ -52,7 +52,7 @@ def config(**changes: Any) -> Any:
         (("run", "demo", "--set", "x=" + "[" * 999), "nested more than 100 deep"),
         (("run", "demo", "--set", "model=qwen2.5-coder-0.6b"), "did you mean qwen2.5-coder-0.5b?"),
         (("run", "demo", "--set", "model='pypi:a{1..3}==1'"), "in several wheels: add #sha256="),
-        (("run", "demo", "--set", "model=run:nope"), "run:nope: no such run in"),
+        (("run", "demo", "--set", "model=run:nope"), "run:nope: no run 'nope' under"),
         (("run", "demo", "--set", "model=path:/nope"), "'path:/nope' is not there"),
         (("run", "demo", "--set", "model=path:/dev"), "'path:/dev' is no model: the folder holds no config.json"),
         (("run", "demo", "--set", "model=gguf:/etc/passwd"), "'gguf:/etc/passwd' is no GGUF file"),

@@ -262,5 +262,5 @@ def test_solve_says_where_there_is_nothing_to_solve_or_no_such_run(tmp_path: Pat
     config = str(write_suite(tmp_path / "own", "python-function", lines))
     with pytest.raises(UserError, match="none of the 1 train problems lacks a usable solution"):
         solutions(config, (), "api:http://127.0.0.1:1#m", tmp_path)
-    with pytest.raises(UserError, match="--unsolved-by 'nope': no such run"):
+    with pytest.raises(UserError, match="--unsolved-by: no run 'nope' with problems"):
         solutions(config, (), "api:http://127.0.0.1:1#m", tmp_path, unsolved_by="nope")

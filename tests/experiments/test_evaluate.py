@@ -59,6 +59,6 @@ def test_a_run_that_has_no_policy_to_give_is_refused_before_any_run_is_begun(tmp
     for models in (["run:nope"], [f"path:{weights}", "run:nope"]):
         done = codelutra("evaluate", "demo", "--home", str(tmp_path), *(f"--model={m}" for m in models))
         assert done.returncode == 2, done.stderr
-        assert "model run:nope: no such run" in done.stderr
+        assert "model run:nope: no run 'nope'" in done.stderr
         assert "there: none" in done.stderr
         assert not (tmp_path / "runs").exists()

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from codelutra.cli.__main__ import main
 from codelutra.errors import UserError
 from codelutra.results.answers import answers, as_csv, failures
 from codelutra.results.changes import _together, changes
@@ -89,6 +91,34 @@ def test_bad_input_is_told_with_the_way_out(home: Path, args: tuple[str, ...], s
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+ODD_NAMES = [".", "..", "/", "a/b", "/tmp", "../runs/example", "a\0b", "x" * 256, "é" * 128, "nope", "exmple", "example/x"]
+ASKED = [
+    ("status",), ("status", "--json"), ("failures",), ("report",), ("report", "example", "--beside"), ("diff",),
+    ("diff", "example"), ("export",), ("export", "--data"), ("ask",), ("serve",), ("prune",), ("runs", "show"),
+    ("runs", "rm", "--yes"), ("evaluate", "few-references", "--model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=" ".join)
+def test_what_is_no_runs_name_is_told_and_makes_nothing(
+    asked: tuple[str, ...], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(home.rglob("*"))
+    more = {"export": ("out",), "ask": ("how many?", "--db", "shop")}.get(asked[0], ())
+    for name in ODD_NAMES:
+        given = f"run:{name}" if asked[0] == "evaluate" else name
+        monkeypatch.setattr(sys, "argv", ["codelutra", *asked, given, *more, "--home", str(home)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2, (asked, name)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "there: example" in err, (asked, name, err)
+    assert sorted(home.rglob("*")) == before
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_csv_and_json_hold_every_failure_whole(home: Path, found: Findings) -> None:

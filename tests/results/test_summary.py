@@ -267,6 +267,14 @@ def test_a_finished_run_stays_finished(run: RunDir) -> None:
     assert damaged == []
 
 
+def test_a_run_has_the_name_of_its_folder(run: RunDir) -> None:
+    run.write("summary.json", summary("finished"))
+    moved = run.path.rename(run.path.with_name("renamed"))
+    shutil.copytree(moved, run.path.with_name("copy"))
+    found, damaged = list_runs(run.path.parent)
+    assert ([s.run for s in found], damaged) == (["copy", "renamed"], [])
+
+
 def test_a_run_that_is_not_there_lists_those_that_are(run: RunDir) -> None:
     with pytest.raises(UserError, match=r"no run 'x'.*there: r"):
         read_summary(run.path.parent, "x")
@@ -281,7 +289,7 @@ def test_weights_are_those_of_the_chosen_policy_and_else_it_is_told_why_not(
         chosen_weights(example.parent, "example")  # no weights were given to it
     with pytest.raises(UserError, match=r"model run:r has not chosen a policy yet, it is running"):
         chosen_weights(run.path.parent, "r")
-    with pytest.raises(UserError, match=r"model run:x: no such run in .*there: r$"):
+    with pytest.raises(UserError, match=r"model run:x: no run 'x' under .*there: r$"):
         chosen_weights(run.path.parent, "x")
     whole = json.loads((example / "summary.json").read_text())
     (tmp_path / "weights").mkdir()

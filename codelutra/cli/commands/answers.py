@@ -54,9 +54,10 @@ def failures(
     from codelutra.cli import cards
     from codelutra.results import answers
     from codelutra.results.findings import policy_row, read_findings
+    from codelutra.results.load import run_folder
 
     _one_of(csv, json_)
-    found = read_findings(home_dir(home) / "runs" / name)
+    found = read_findings(run_folder(home_dir(home) / "runs", name))
     row = policy_row(found, policy)
     every = answers.answers(found, row)
     failed = answers.failures(every, status or (), group or (), word or ())

@@ -69,12 +69,14 @@ def export(
     codelutra export demo ./demo-gguf --to gguf --measure
     ```
     """
+    from codelutra.results.load import run_folder
+
     if data or logs:
         if data and logs:
             raise UserError("--data and --logs each fill a folder of its own; give one of them")
         if measure or to != "transformers":
             raise UserError(f"--{'logs' if logs else 'data'} takes answers out, no policy; leave --to and --measure out")
-        _export_answers(home_dir(home) / "runs" / name, directory, policy, push, logs=logs, as_json=json_)
+        _export_answers(run_folder(home_dir(home) / "runs", name), directory, policy, push, logs=logs, as_json=json_)
         return
     from codelutra.cli.progress import Here
     from codelutra.reporting.export import export as export_policy
@@ -84,9 +86,10 @@ def export(
     if push:
         hub_name(push)  # a wrong name is told before anything is copied
     root = home_dir(home)
+    run = run_folder(root / "runs", name)
     with Here() as progress:
-        out = export_policy(root / "runs" / name, directory, policy=policy, to=to, kind=type_, progress=progress)
-    measured = _measured(root, name, out, policy, to, type_) if measure else None
+        out = export_policy(run, directory, policy=policy, to=to, kind=type_, progress=progress)
+    measured = _measured(root, run, out, policy, to, type_) if measure else None
     address = push_to_hub(out, push) if push else None
     _print_exported(out, address, json_, measured)
 
@@ -119,12 +122,11 @@ def _print_exported(out: Path, address: str | None, as_json: bool, measured: dic
         print(visible(f"pushed: {address}"))
 
 
-def _measured(root: Path, name: str, out: Path, policy: str | None, to: Any, kind: Any) -> dict[str, Any]:
+def _measured(root: Path, run: Path, out: Path, policy: str | None, to: Any, kind: Any) -> dict[str, Any]:
     from codelutra.cli.watch import watch_run
     from codelutra.errors import CodelutraError
     from codelutra.experiments import remeasure
 
-    run = root / "runs" / name
     try:
         arm = remeasure.remeasuring(root, run, out, policy, to)
         watch_run(arm.source, arm.overrides, root)

@@ -81,8 +81,10 @@ def report(
     """
     from codelutra.cli.progress import Here
     from codelutra.reporting.report import write_report
+    from codelutra.results.load import run_folder
 
     runs = home_dir(home) / "runs"
     with Here() as progress:
-        page = write_report(runs / name, [runs / other for other in beside or ()], progress=progress)
+        folders = [run_folder(runs, run) for run in (name, *(beside or ()))]
+        page = write_report(folders[0], folders[1:], progress=progress)
     print(json.dumps({"report": str(page)}) if json_ else visible(f"report: {page}"))
