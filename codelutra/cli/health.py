@@ -93,7 +93,7 @@ def _nights(home: Path) -> Iterator[Check]:
 def _night(home: Path, record: Record, rows: Sequence[Retraining]) -> Check:
     last, now, name = rows[-1], record.promoted, f"nights of {record.name}"
     if now and not (record.folder / "model" / "config.json").is_file():
-        how = f"`codelutra run {home / 'runs' / now.run / 'run.yaml'}` makes them anew"
+        how = f"`{go_on_command(home / 'runs' / now.run)}` makes them anew"
         return _check(name, f"the weights of {now.run}, which is promoted, are gone", how, ok=False)
     if last.verdict != UNFINISHED:
         said = f"{last.run} of {when(last.began_at)}: {last.verdict}, {policy_name(last.policy)}"

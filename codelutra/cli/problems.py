@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -57,7 +58,8 @@ def python_problems(given: str, columns: Sequence[str]) -> Problems:
     """Programs where lines have `tests` that are objects, else functions. Raises UserError as `sql_problems` does."""
     source = read_source(given)
     if _asks_for_queries(source.records):
-        raise UserError(f"{given} holds questions and queries; give the database, too: codelutra init sql DATABASE {given}")
+        command = f"codelutra init sql DATABASE {shlex.quote(given)}"
+        raise UserError(f"{given} holds questions and queries; give the database, too: {command}")
     return _fitted(source, _python_kind(source, columns), columns)
 
 

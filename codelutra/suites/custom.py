@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -221,8 +222,8 @@ def _databases(paths: Sequence[Path], about: Path, section: SuiteSection, reader
     for file in files.values():
         if os.path.isdir(file):
             raise ConfigError(
-                f"{about}: {file} is a folder, not a file; `codelutra init sql {file} QUESTIONS` makes one DuckDB file of "
-                "its CSV and parquet files"
+                f"{about}: {file} is a folder, not a file; `codelutra init sql {shlex.quote(str(file))} QUESTIONS` makes "
+                "one DuckDB file of its CSV and parquet files"
             )
         try:
             require_file(file)
