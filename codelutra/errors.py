@@ -28,6 +28,15 @@ _SAY_FULL = (
     "PytorchStreamWriter failed",
     "disk full at",  # ours, below
 )
+# How torch and what it calls say that memory ran out. torch has a type for its own allocator on a GPU alone.
+_SAY_NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Cuda failure 2",  # NCCL
+)
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 EXTRAS = {
     "prefect": "prefect",
@@ -106,6 +115,17 @@ def disk_is_full(error: BaseException | str) -> bool:
         return any(said in error for said in _SAY_FULL)
     return any(
         (isinstance(e, OSError) and e.errno in _FULL) or (not isinstance(e, CodelutraError) and disk_is_full(str(e)))
+        for e in _chain(error)
+    )
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether memory that did not suffice is behind an error: the machine's, or with torch's message a GPU's."""
+    return any(
+        isinstance(e, MemoryError)
+        or type(e).__name__ == "OutOfMemoryError"
+        or (isinstance(e, OSError) and e.errno == errno.ENOMEM)
+        or (not isinstance(e, CodelutraError) and any(said in str(e) for said in _SAY_NO_MEMORY))
         for e in _chain(error)
     )
 

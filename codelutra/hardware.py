@@ -6,13 +6,16 @@ Reads system files; imports neither torch nor vLLM.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 AVX512-BF16, x86 AMX, ARM
+_CONTEXT = 1 << 30  # bytes: what CUDA keeps for this process beside torch's memory, and more than that
 _BF16_CAPABILITY = 8.0  # NVIDIA Ampere; older GPUs multiply float16, not bfloat16
 
 
@@ -73,6 +76,25 @@ def visible_capabilities(listed: str, visible: str | None) -> tuple[float, ...]:
     names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
     seen = [g for g in gpus if names is None or any(g[0] == name or g[1].startswith(name) for name in names)]
     return tuple(float(capability) for _, _, capability in seen)
+
+
+def held_by_others(error: BaseException) -> str:
+    """Who holds the GPU's memory when torch had too little of it, with the way out; "" where that is this process itself,
+    or where no GPU was meant. torch is asked if it was imported."""
+    torch = sys.modules.get("torch")
+    if not torch or not re.search("cuda|cublas|cudnn", str(error), re.IGNORECASE):
+        return ""
+    way = "`nvidia-smi` lists them; wait for them, or end them, and give the same command again"
+    if not torch.cuda.is_initialized():  # memory did not suffice for so much as to begin
+        return f"other processes hold nearly all memory of the GPU ({way})"
+    try:
+        free, total = torch.cuda.mem_get_info()
+        others = total - free - torch.cuda.memory_reserved()
+    except RuntimeError:  # after some errors a GPU answers nothing
+        return ""
+    if others < _CONTEXT + total // 20:
+        return ""
+    return f"other processes hold {others / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB ({way})"
 
 
 def _torch() -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from codelutra import hardware
 from codelutra.config import load_config
-from codelutra.errors import UserError
+from codelutra.errors import UserError, memory_ran_out
 from codelutra.store.run_dir import RunDir
 
 
@@ -65,6 +67,44 @@ def test_a_driver_that_says_nothing_of_its_gpus_is_no_gpu(monkeypatch: pytest.Mo
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
         monkeypatch.setattr(hardware, "_torch", lambda: "2.13.0")
         assert hardware.gpu_capabilities.__wrapped__() == ()
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("error", "gpu", "says"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", (2, 80, 10), "hold 68.0 of the GPU's 80.0 GiB"),
+        ("CUDA error: out of memory", (0.1, 24, 12), "hold 11.9 of the GPU's 24.0 GiB"),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", (0.1, 24, 1), "hold 22.9 of"),
+        ("CUDA out of memory", (1, 80, 78), ""),  # its own, and CUDA's context
+        ("CUDA error: out of memory", None, "hold nearly all memory of the GPU"),  # when it was first touched
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory", (2, 80, 10), ""),
+    ],
+)
+def test_memory_of_a_gpu_that_others_hold_is_told(
+    error: str, gpu: tuple[float, int, int] | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [round(size * GIB) for size in gpu or (0, 0, 0)]
+    cuda = SimpleNamespace(
+        is_initialized=lambda: gpu is not None, mem_get_info=lambda: tuple(sizes[:2]), memory_reserved=lambda: sizes[2]
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    told = hardware.held_by_others(RuntimeError(error))
+    assert says in told
+    assert bool(told) == bool(says)
+    assert memory_ran_out(RuntimeError(error))
+
+
+def test_a_gpu_that_answers_nothing_any_more_is_not_blamed_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, mem_get_info=silent)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert hardware.held_by_others(RuntimeError("CUDA out of memory")) == ""
+    assert not memory_ran_out(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_training_and_sampling_here_see_what_torch_sees() -> None:

@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import FusedCausalLMOutput
 
-from codelutra.errors import StageError
+from codelutra.errors import StageError, memory_ran_out
 from codelutra.training.batches import Example
 from codelutra.training.worker.prefix_sharing import ATTENTION, forest_log_probs, logits_at, planted, statistics
 
@@ -256,5 +256,5 @@ def _set_attention(model: Any, name: str) -> None:
 
 
 def _raise_out_of_memory(error: Exception) -> None:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if memory_ran_out(error):
         raise error
