@@ -65,10 +65,11 @@ class Way:
 
 def load_causal(policy: str, dtype: torch.dtype = torch.float32, **how: Any) -> Any:
     """The causal LM in directory `policy`, deterministic in training mode too, with its whole attention."""
-    model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, **how)
+    how |= {"dtype": dtype, "trust_remote_code": False}  # where it is open, transformers asks on the terminal
+    model = AutoModelForCausalLM.from_pretrained(policy, **how)
     asked = _asked(model)
     if not asked and model.config._attn_implementation != "eager":  # fixed when it is loaded
-        model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, attn_implementation="eager", **how)
+        model = AutoModelForCausalLM.from_pretrained(policy, attn_implementation="eager", **how)
     elif set(asked) - HARMLESS - SDPA_HAS:
         _set_attention(model, "eager")
     _without_chance(model)

@@ -16,11 +16,12 @@ from typing import Any
 
 import polars as pl
 import torch
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import cores, multiplies_bf16
+from codelutra.policies import load_tokenizer, vocabulary
 from codelutra.prompts import end_ids
 from codelutra.store.files import locked, refuse_foreign
 from codelutra.training.bases import Base
@@ -132,9 +133,9 @@ def _steps(
 
 
 def _tokenizer(policy: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer = load_tokenizer(policy)
     *_, end = end_ids(tokenizer)
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= vocabulary(policy):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)  # only ever behind a mask
     return tokenizer
 
