@@ -140,6 +140,8 @@ def of_the_system(error: BaseException) -> UserError | None:
     if disk_is_full(error):
         named = next(filter(None, map(_named, _chain(error))), "")
         return full_disk(named or f"this machine ({error})")
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # tempfile's, which names no file
+        return UserError(f"{error.strerror}: none of these can be written. Set TMPDIR to a folder that can")
     refused = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and _named(e)), None)
     if refused is None:
         return None
