@@ -28,6 +28,15 @@ _SAY_FULL = (
     "PytorchStreamWriter failed",
     "disk full at",  # ours, below
 )
+# How torch and what it calls say that memory ran out. torch has a type for its own allocator on a GPU alone.
+_SAY_NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Cuda failure 2",  # NCCL
+)
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 EXTRAS = {
     "prefect": "prefect",
@@ -110,6 +119,17 @@ def disk_is_full(error: BaseException | str) -> bool:
     )
 
 
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether memory that did not suffice is behind an error: the machine's, or with torch's message a GPU's."""
+    return any(
+        isinstance(e, MemoryError)
+        or type(e).__name__ == "OutOfMemoryError"
+        or (isinstance(e, OSError) and e.errno == errno.ENOMEM)
+        or (not isinstance(e, CodelutraError) and any(said in str(e) for said in _SAY_NO_MEMORY))
+        for e in _chain(error)
+    )
+
+
 def full_disk(where: object) -> UserError:
     """The error for a full disk; `where` names the file or folder."""
     return UserError(f"disk full at {where}; nothing half-written was kept; {_FREE_SPACE}")
@@ -120,6 +140,8 @@ def of_the_system(error: BaseException) -> UserError | None:
     if disk_is_full(error):
         named = next(filter(None, map(_named, _chain(error))), "")
         return full_disk(named or f"this machine ({error})")
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # tempfile's, which names no file
+        return UserError(f"{error.strerror}: none of these can be written. Set TMPDIR to a folder that can")
     refused = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and _named(e)), None)
     if refused is None:
         return None

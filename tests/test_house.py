@@ -97,7 +97,7 @@ def test_what_runs_inside_the_container_needs_only_the_standard_library_and_itse
 # The rooms of codelutra/ by floor: a module imports from its own room and from lower floors, never from higher ones.
 FLOORS = [
     {"__init__", "addresses", "completions", "errors", "hardware", "reading", "schema"},
-    {"config", "prompts"},
+    {"config", "policies", "prompts"},
     {"store"},
     {"cluster", "models", "sampling", "scoring", "suites"},
     {"execution", "results", "training"},

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 from codelutra.cluster.connection import offered
 from codelutra.config import RunConfig
 from codelutra.errors import UserError, of_the_installation, redacted
-from codelutra.hardware import number_format
+from codelutra.hardware import GPU_SILENT, ask_gpus, cores, gpu_capabilities, number_format, torch_version
 from codelutra.planning.machine import memory_bytes
 
 MEMORY_GIB, DISK_GIB = 8, 10
@@ -53,8 +52,7 @@ def checks(config: RunConfig | None = None) -> list[Check]:
 def _machine() -> Iterator[Check]:
     version = platform.python_version()
     yield Check("python", version.startswith("3.11."), version, "3.11", "python3.11 -m venv .venv, or `make setup`")
-    cores = len(os.sched_getaffinity(0))
-    yield Check("cores", cores >= 2, str(cores), "2", "a larger machine, or sample.endpoints on another one")
+    yield Check("cores", cores() >= 2, str(cores()), "2", "a larger machine, or sample.endpoints on another one")
     memory, how = memory_bytes() / _GIB, "a larger machine; or a smaller engine.cache_gib"
     yield Check("memory", memory >= MEMORY_GIB, f"{memory:.1f} GiB", f"{MEMORY_GIB} GiB", how)
     free, how = shutil.disk_usage(Path.cwd()).free / _GIB, "space here, or CODELUTRA_HOME on a larger disk"
@@ -62,15 +60,28 @@ def _machine() -> Iterator[Check]:
     dtype = number_format("auto")
     why = "multiplied in hardware" if dtype == "bfloat16" else "this machine would have to emulate bfloat16, which is slower"
     yield Check("number format", True, f"{dtype}: {why}", "any", "engine.dtype sets another one")
-    yield Check("gpu", True, _gpus() or "none: vLLM and training run on the CPU", "optional", "an NVIDIA GPU and its driver")
+    yield _gpu()
 
 
-def _gpus() -> str:
+def _gpu() -> Check:
+    need, how, without = "optional", "an NVIDIA GPU and its driver", "vLLM and training run on the CPU"
     if not shutil.which("nvidia-smi"):
-        return ""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return "; ".join(done.stdout.split("\n")).strip("; ") if done.returncode == 0 else ""
+        return Check("gpu", True, f"none: {without}", need, how)
+    try:
+        found = "; ".join(f"{told} MiB{part and f', {part}'}" for told, part in ask_gpus("name,memory.total"))
+    except GPU_SILENT as e:
+        said = f"{getattr(e, 'stdout', '') or e}".strip().partition("\n")[0]
+        return Check("gpu", True, f"none: {without}; nvidia-smi fails ({said})", need, "a driver that answers", warn=True)
+    if not found:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "nvidia-smi lists none" if visible is None else f"CUDA_VISIBLE_DEVICES is {visible!r}"
+        return Check("gpu", True, f"none: {without}; {why}", need, how)
+    if not gpu_capabilities():
+        why = f"torch {torch_version()} is a CPU build" if torch_version().endswith("+cpu") else "its kind cannot be told"
+        return Check(
+            "gpu", True, f"{found}; not used, because {why}", need, "`make setup` on a machine with a GPU", warn=True
+        )
+    return Check("gpu", True, found, need, how)
 
 
 def _libraries() -> Iterator[Check]:

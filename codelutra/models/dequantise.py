@@ -11,7 +11,6 @@ tokens beside the first, and the scaled rotary frequencies of a model that `repo
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from transformers.modeling_gguf_pytorch_utils import (
     load_gguf_checkpoint,
 )
 
+from codelutra.hardware import cores
 from codelutra.models.made import ROPE, require_room
 from codelutra.store.child import serve
 
@@ -189,7 +189,7 @@ def _dequantised(source: Any) -> np.ndarray:
     def fill(begin: int) -> None:
         out[begin : begin + step] = gguf.dequantize(data[begin : begin + step], source.tensor_type)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         list(threads.map(fill, range(0, len(data), step)))
     return out
 

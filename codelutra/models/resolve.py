@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from codelutra.errors import UserError
+from codelutra.errors import UserError, disk_is_full, full_disk
 from codelutra.models.adapters import from_adapter
 from codelutra.models.fingerprints import POLICY_FILES, fingerprint
 from codelutra.models.known import Known, find
@@ -154,15 +154,8 @@ def _from_path(rest: str, here: Here) -> Model:
 
 def _from_hub(rest: str, here: Here) -> Model:
     repo, _, revision = rest.partition("@")
-    from httpx import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     here.say(f"fetching {repo} from the hub (kept in the hub's own cache)")
     try:
@@ -178,10 +171,14 @@ def _from_hub(rest: str, here: Here) -> Model:
     except RepositoryNotFoundError as e:
         why = f"no repository {repo!r} on the hub; a private one needs HF_TOKEN"
         raise UnavailableError(f"model hf:{rest}: {why}") from e
-    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError) as e:
+    except Exception as e:
+        if disk_is_full(e):
+            raise full_disk(constants.HF_HUB_CACHE) from e
+        if isinstance(e, OSError) and e.filename:
+            raise  # of this machine's disk as well
         raise UnavailableError(
             f"model hf:{rest} is not in the local hub cache and the hub cannot be reached; set HF_ENDPOINT or HTTPS_PROXY, "
-            f"or copy the model here and use path:DIR ({last_line(str(e))})"
+            f"or copy the model here and use path:DIR ({type(e).__name__}: {last_line(str(e))})"
         ) from e
     directory = Path(found)
     return Model(f"hf:{repo}@{directory.name}", directory, fingerprint(directory, here.cache), _readme_licence(directory))

@@ -18,7 +18,7 @@ def from_config(directory: str) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory, trust_remote_code=False))
     return {"parameters": sum(p.numel() for p in model.parameters())}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from codelutra.hardware import gpu_capabilities, multiplies_bf16
+from codelutra.hardware import GPU_SILENT, ask_gpus, control_groups, cores, gpu_capabilities, multiplies_bf16
 
 GIB = 2**30
 
@@ -40,7 +40,7 @@ class Machine:
 
 def this_machine() -> Machine:
     gpus = _gpus() if gpu_capabilities() else ()
-    return Machine(memory_bytes(), free_bytes(), len(os.sched_getaffinity(0)), gpus, multiplies_bf16())
+    return Machine(memory_bytes(), free_bytes(), cores(), gpus, multiplies_bf16())
 
 
 def described(memory: float | None, gpu_memory: float | None, gpus: int = 1) -> Machine:
@@ -64,35 +64,29 @@ def free_bytes(root: Path = Path("/")) -> int:
 
 
 def _meminfo(root: Path) -> dict[str, int]:
-    """Bytes by name."""
-    lines = (root / "proc/meminfo").read_text().splitlines()
-    return {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if rest}
+    """Bytes by name; "MemTotal" is always there."""
+    known = {"MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
+    with suppress(OSError):  # some containers have no such file, or one without the usual lines
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if found := re.match(r"(\w+):\s+(\d+) kB", line):
+                known[found[1]] = int(found[2]) * 1024
+    return known
+
+
+_GROUP_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def _limits(root: Path) -> list[tuple[int, int]]:
-    """(limit, used) of the control groups that this process is in, in bytes: of version 2 and of version 1."""
-    named = root / "proc/self/cgroup"
-    lines = named.read_text().splitlines() if named.is_file() else []
-    inside = {kinds: path for _, kinds, path in (line.split(":", 2) for line in lines if line.count(":") >= 2)}
-    ways = [
-        (root / "sys/fs/cgroup", inside.get("", "/"), "memory.max", "memory.current", "inactive_file"),
-        (
-            root / "sys/fs/cgroup/memory",
-            inside.get("memory", "/"),
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
-    ]
+    """(limit, used) of the control groups that this process is in, in bytes."""
     found = []
-    for top, path, limit, used, cached in ways:
-        own = top / path.strip("/")
-        for group in (own, *own.parents):
-            if not group.is_relative_to(top):
-                break
-            most = _number(group / limit)
-            if most is not None:
-                found.append((most, max(0, (_number(group / used) or 0) - _cached(group / "memory.stat", cached))))
+    for group, version in control_groups("memory", root):
+        limit, used, cached = _GROUP_FILES[version]
+        most = _number(group / limit)
+        if most is not None:
+            found.append((most, max(0, (_number(group / used) or 0) - _cached(group / "memory.stat", cached))))
     return found
 
 
@@ -110,24 +104,21 @@ def _cached(stat: Path, name: str) -> int:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    command = ["nvidia-smi", "--query-gpu=index,uuid,memory.total,memory.free,name", "--format=csv,noheader,nounits"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        return visible_gpus(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return tuple(gpu(told, part) for told, part in ask_gpus("memory.total,memory.free,name"))
+    except GPU_SILENT:
         return ()
 
 
-def visible_gpus(listed: str, visible: str | None) -> tuple[Gpu, ...]:
-    """Of nvidia-smi's lines "index, uuid, MiB in all, MiB free, name" the GPUs that CUDA_VISIBLE_DEVICES names (as
-    `hardware.visible_capabilities` reads it). Raises ValueError for a line that is something else."""
-    names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
-    found = []
-    for line in listed.splitlines():
-        index, uuid, total, free, name = line.split(", ", 4)
-        if names is None or any(index == n or uuid.startswith(n) for n in names):
-            found.append(Gpu(name, int(total) << 20, int(free) << 20))
-    return tuple(found)
+def gpu(told: str, part: str) -> Gpu:
+    """From "MiB in all, MiB free, name", and the kind of part of a GPU ("3g.20gb"). One that tells no memory of its own
+    computes in the machine's."""
+    total, free, name = told.split(", ", 2)
+    if size := re.search(r"\.(\d+)gb", part):  # nvidia-smi tells what of the whole is free
+        return Gpu(f"{name}, {part}", int(size[1]) * 10**9, int(size[1]) * 10**9)
+    if not (total.isdigit() and free.isdigit()):
+        return Gpu(name, memory_bytes(), free_bytes())
+    return Gpu(name, int(total) << 20, int(free) << 20)
 
 
 def free_disk(folder: Path) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +29,9 @@ from codelutra.errors import UserError
 from codelutra.models import Known
 from codelutra.models.adapters import base_of
 from codelutra.models.listing import made_of
+from codelutra.policies import config_of
+from codelutra.reading.policy import context, texts
+from codelutra.reading.policy import size as sizes
 from codelutra.reading.text import Unreadable
 from codelutra.reading.weights import require_model
 from codelutra.results.load import chosen_weights
@@ -131,7 +134,7 @@ def shape_of_folder(folder: Path, source: str = "the files on disk") -> Shape:
     """Of a folder in Hugging Face's layout."""
     from safetensors import SafetensorError
 
-    config = _read_config(folder / "config.json")
+    config = config_of(folder)
     try:
         return shape_from(config, weights(folder), source, folder=folder)
     except (OSError, ValueError, SafetensorError) as e:
@@ -148,33 +151,11 @@ def _of_path(reference: str, folder: Path) -> Shape:
     return shape_of_folder(folder)
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as e:
-        raise UserError(f"{file} cannot be read as the config of a model ({e}); fetch the model again") from e
-    if not isinstance(config, dict):
-        raise UserError(f"{file} holds no config of a model; fetch the model again")
-    return config
-
-
 def shape_from(config: Mapping[str, Any], parameters: int, source: str, **more: Any) -> Shape:
     """From a config.json of transformers, under whatever names its architecture has. Sizes that it does not tell are
     those of a model of this many weights whose other sizes are as usual.
     """
-    text = config.get("text_config")
-    texts = [text, config] if isinstance(text, dict) else [config]
-
-    def size(default: int, *names: str) -> int:
-        for place in texts:
-            for name in names:
-                value = place.get(name)
-                if isinstance(value, list) and value:
-                    value = max((v for v in value if isinstance(v, int)), default=None)
-                if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40:
-                    return value
-        return default
-
+    size = partial(sizes, texts(config))
     hidden = size(max(64, round((parameters / 400) ** 0.5)), "hidden_size", "n_embd", "d_model")
     heads = size(max(1, hidden // 64), "num_attention_heads", "n_head", "num_heads")
     return Shape(
@@ -186,21 +167,10 @@ def shape_from(config: Mapping[str, Any], parameters: int, source: str, **more: 
         head=size(max(1, hidden // heads), "head_dim"),
         feed_forward=size(4 * hidden, "intermediate_size", "n_inner", "ffn_dim") * size(1, "num_experts_per_tok"),
         vocabulary=size(32_000, "vocab_size"),
-        context=round(size(0, "max_position_embeddings", "n_positions") * _stretched(texts)) or None,
+        context=context(config) or None,
         source=source,
         **more,
     )
-
-
-def _stretched(texts: Sequence[Mapping[str, Any]]) -> float:
-    """How many times more tokens than positions vLLM lets a model attend to: by RoPE that is scaled linearly or dynamically.
-    Other kinds of scaling have their positions counted already."""
-    for config in texts:
-        scaling = config.get("rope_parameters") or config.get("rope_scaling")
-        if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) in ("linear", "dynamic"):
-            factor = scaling.get("factor")
-            return max(1.0, min(factor, 2.0**20)) if isinstance(factor, int | float) else 1.0
-    return 1.0
 
 
 def _of_wheel(source: str) -> Shape:

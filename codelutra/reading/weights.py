@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from codelutra.reading.policy import require_writer, settings
 from codelutra.reading.text import Unreadable
 
 _LONGEST = 100 << 20  # bytes of a header; safetensors itself takes no longer one
+
+
+_SETTINGS = {"generation_config.json", "tokenizer_config.json", "tokenizer.json"}
+# What a tokenizer is in: transformers' own form, sentencepiece's, or the lists of older ones.
+_TOKENIZERS = ("tokenizer.json", "*.model*", "vocab.*", "merges.txt", "*.py")
 
 
 def require_model(directory: Path, names: Sequence[str]) -> None:
@@ -19,12 +26,20 @@ def require_model(directory: Path, names: Sequence[str]) -> None:
             f"{directory} holds an adapter (adapter_config.json), not a whole model; merge it into its base "
             "(`merge_and_unload` of peft, then `save_pretrained`) and give that folder"
         )
-    for what, pattern in (("config.json", "config.json"), ("*.safetensors", "*.safetensors"), ("tokenizer", "tokenizer*")):
-        if not any(fnmatch(name, pattern) for name in names):
+    parts = {"config.json": ("config.json",), "*.safetensors": ("*.safetensors",), "tokenizer": _TOKENIZERS}
+    for what, patterns in parts.items():
+        if not any(fnmatch(name, pattern) for name in names for pattern in patterns):
             raise Unreadable(
                 f"{directory} holds no {what}; a model directory has config.json, *.safetensors and tokenizer files "
                 "(`save_pretrained` of the model and of its tokenizer writes them)"
             )
+    require_writer(settings(directory / "config.json"), directory / "config.json")
+    for name in _SETTINGS & {*names}:
+        settings(directory / name)
+    for name in names:
+        part = re.fullmatch(r"(.+)-\d+-of-(\d+)\.safetensors", name)
+        if part and int(part[2]) > 1 and (index := f"{part[1]}.safetensors.index.json") not in names:
+            raise Unreadable(f"{directory} holds parts of the weights ({name}) and no {index}; fetch the model again")
     for name in names:
         if name.endswith(".safetensors.index.json"):
             if missing := sorted(_listed(directory / name) - set(names)):

@@ -22,14 +22,21 @@ from codelutra.errors import UserError, redacted
 if TYPE_CHECKING:
     import httpx
 
-_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT, _NEVER = {408, 425, 429}, {501, 505}  # beside all other faults of a server (5xx)
+_FROM_THE_ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+# What another try does not mend, as OpenSSL says it, and the way out.
+_NO_TRUST = {
+    "CERTIFICATE_VERIFY_FAILED": "set SSL_CERT_FILE to the certificates of whoever signed the server's",
+    "WRONG_VERSION_NUMBER": "it speaks no TLS there; write http:// in its address, or the port where it does",
+}
 _CONNECT_SECONDS = 20.0  # a host that is away swallows what is sent to it
 _ANSWER_BYTES, _BYTES_A_TOKEN = 1 << 20, 1 << 10
 _LONG = 16  # characters of a key that can be nothing else in a text
 _MOST_TOKENS = 1_000_000  # of one prompt or answer
 # Why servers say an answer ended. One that was filtered was cut off.
-_ENDS = {"eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "tool_calls": "stop", "function_call": "stop"}
-_ENDS |= {"max_tokens": "length", "max_output_tokens": "length", "content_filter": "length"}
+_ENDS = dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call"), "stop")
+_ENDS |= dict.fromkeys(("max_tokens", "max_output_tokens", "model_length"), "length")
+_ENDS |= dict.fromkeys(("content_filter", "safety", "recitation", "refusal", "blocklist", "prohibited_content"), "length")
 
 
 class Card(BaseModel):
@@ -71,15 +78,17 @@ def _spoken(content: Any) -> Any:
     return without_long_keys(content.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
+def _ending(said: Any) -> Any:
+    return _ENDS.get(said.lower(), said.lower()) if isinstance(said, str) else said
+
+
 class _Message(BaseModel):
     content: Annotated[str | None, BeforeValidator(_spoken)] = None
 
 
 class _ChatChoice(BaseModel):
     message: _Message
-    finish_reason: Annotated[
-        Literal["stop", "length"], BeforeValidator(lambda said: _ENDS.get(said, said) if isinstance(said, str) else said)
-    ]
+    finish_reason: Annotated[Literal["stop", "length"], BeforeValidator(_ending)]
 
 
 class _ChatUsage(BaseModel):
@@ -114,7 +123,8 @@ class RefusedError(Exception):
 
 def asking(timeout_seconds: float, key: str | None = None, name: str = KEY) -> httpx.AsyncClient:
     """A client that is not connected yet, with `key` or else the one in the variable `name`. It follows no redirect, so
-    nobody else is shown the key. Raises UserError for a key that no header can hold."""
+    nobody else is shown the key. Raises UserError for a key that no header can hold, and for proxies and certificates in the
+    environment that are none."""
     import httpx
 
     key = os.environ.get(name, "").strip() if key is None else key
@@ -124,7 +134,19 @@ def asking(timeout_seconds: float, key: str | None = None, name: str = KEY) -> h
     if key:
         headers["authorization"] = key if " " in key else f"Bearer {key}"
     timeout = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS))
-    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=None), headers=headers)
+    try:
+        return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=None), headers=headers)
+    except (httpx.InvalidURL, ValueError, OSError, ImportError) as e:
+        raise UserError(
+            f"no server can be asked with this environment ({type(e).__name__}: {redacted(str(e))}): look at "
+            f"{', '.join(_set()) or 'its proxies'}; `env -u NAME …` leaves a variable out"
+        ) from e
+
+
+def _set(ending: str = "") -> list[str]:
+    """The variables that are set of those that say how servers are reached."""
+    both = [name for plain in _FROM_THE_ENVIRONMENT for name in (plain, plain.lower())]
+    return [name for name in both if os.environ.get(name) and name.upper().endswith(ending)]
 
 
 async def ask(
@@ -148,10 +170,15 @@ async def said(client: httpx.AsyncClient, url: str, path: str, body: Any = None,
     except TimeoutError as e:
         raise FaultError(f"gave no whole answer in {seconds:g} s") from e
     except (httpx.RequestError, httpx.InvalidURL) as e:
-        fault = FaultError(redacted(_without_key(f"{type(e).__name__} {e}".strip())))
+        why = redacted(_without_key(f"{type(e).__name__} {e}".strip()))
+        for sign, way in _NO_TRUST.items():
+            if sign in why:
+                raise RefusedError(f"{why}; {way}") from e
+        proxies = [name for name in _set("_PROXY") if name.upper() != "NO_PROXY"]
+        fault = FaultError(f"{why}; {' and '.join(proxies)} may send it elsewhere" if proxies else why)
         fault.broken = True
         raise fault from e
-    if response.status_code in _TRANSIENT:
+    if response.status_code in _TRANSIENT or (response.is_server_error and response.status_code not in _NEVER):
         fault = FaultError(f"{response.status_code} {_shown(content)}")
         fault.status, fault.wait = response.status_code, _wait(response.headers.get("retry-after", ""))
         raise fault

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codelutra.errors import OutageError, StageError, UserError
+from codelutra.policies import load_tokenizer
 from codelutra.prompts import answer_ids, end_ids, prompt_ids, thought
 from codelutra.sampling.answers import Completions, FaultError, RefusedError, ask, asking
 from codelutra.sampling.arrival import Endpoint, changed, require_unchanged, serving
@@ -154,9 +155,7 @@ async def _sample(
     out: queue.SimpleQueue[Any],
     stop: threading.Event,
 ) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer = load_tokenizer(policy)
     if thinking and (marks := thought(tokenizer)).closes in _special(tokenizer):
         raise UserError(
             f"prompt.thinking is on, and servers leave {marks.closes} out of their text: for {policy.name} it is a special "

@@ -12,7 +12,6 @@ same samples, while a resumed run draws the shards it still needs afresh.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,8 @@ from typing import Self
 
 from codelutra.config import EngineSection
 from codelutra.errors import UserError
+from codelutra.policies import config_of, generation_ends
+from codelutra.reading.policy import context
 from codelutra.store.child import Child, Event, Start
 
 Progress = Callable[[int, int, int], None]
@@ -204,18 +205,12 @@ def request_seed(seed: int, problem_id: str, greedy: bool, sample: int) -> int:
 
 def stop_ids(policy: Path, *ends: int | None) -> list[int]:
     """Token ids that end an answer: those given (`prompts.end_ids`) and those of the generation config."""
-    file = policy / "generation_config.json"
-    more = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    ids = {*ends, *(more if isinstance(more, list) else [more])}
-    return sorted(i for i in ids if i is not None)
+    return sorted({i for i in (*ends, *generation_ends(policy)) if i is not None})
 
 
 def _check_length(policy: Path, config: EngineSection) -> None:
-    file = policy / "config.json"
-    if not file.is_file():
-        raise UserError(f"policy {policy} is not there or holds no config.json; give a model directory")
-    most = json.loads(file.read_text()).get("max_position_embeddings")
-    if most and config.max_model_len > most:
+    most = context(config_of(policy))
+    if most and config.max_model_len > most and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
         raise UserError(
             f"engine.max_model_len {config.max_model_len} is more than the {most} tokens this model can attend to"
         )

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from pydantic import ValidationError
 from vllm.config import ReasoningConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import tokens_input
@@ -17,7 +17,9 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from codelutra.config import EngineSection
+from codelutra.errors import UserError
 from codelutra.hardware import number_format
+from codelutra.policies import load_tokenizer
 from codelutra.prompts import answer_text, end_ids, prompt_ids, thought
 from codelutra.sampling.engine import Completion, ShardRequest, ShardResult, Tally, request_seed, stop_ids
 from codelutra.sampling.thoughts import within_budget
@@ -29,7 +31,7 @@ class Sampler:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.config = config = EngineSection.model_validate(spec["config"])
-        self.tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
+        self.tokenizer = load_tokenizer(Path(spec["policy"]))
         self.stops = stop_ids(Path(spec["policy"]), *end_ids(self.tokenizer))  # before the model: it may be of no use
         self.thinking: int = spec.get("thinking", 0)
         self.most: dict[int, int] = {}  # max_tokens of each shard
@@ -43,7 +45,7 @@ class Sampler:
         if self.thinking:
             marks = thought(self.tokenizer)
             device["reasoning_config"] = ReasoningConfig(reasoning_start_str=marks.opens, reasoning_end_str=marks.closes)
-        self.engine = LLMEngine.from_engine_args(
+        self.engine = _loaded(
             EngineArgs(
                 model=spec["policy"],
                 # A policy is a Hugging Face layout, and training reads it as one. By itself vLLM prefers what Mistral's own
@@ -137,6 +139,15 @@ class Sampler:
             detokenize=False,  # once at the end is cheaper than a token at a time
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _loaded(arguments: EngineArgs) -> Any:
+    """Raises UserError where vLLM refuses the model or a setting beforehand: an architecture that it does not know."""
+    try:
+        return LLMEngine.from_engine_args(arguments)
+    except ValidationError as e:
+        said = " ".join(str(e.errors(include_url=False, include_input=False)[0]["msg"]).split())[:500]
+        raise UserError(f"vLLM does not take the model in {arguments.model}: {said}") from e
 
 
 def _asked(message: Any) -> tuple[list[ShardRequest], bool]:

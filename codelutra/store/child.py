@@ -29,7 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from codelutra.errors import CodelutraError, StageError, UserError, disk_is_full, full_disk, of_the_system
+from codelutra.errors import CodelutraError, StageError, UserError, disk_is_full, full_disk, memory_ran_out, of_the_system
+from codelutra.hardware import held_by_others
 from codelutra.store.files import lock_holder, locked
 from sandbox import owner as owner
 
@@ -55,8 +56,9 @@ class EndedEarlyError(StageError):
 
     transient = True
 
-    def __init__(self, what: str, code: int, log: Path) -> None:
-        self.code = code
+    def __init__(self, what: str, code: int, log: Path, held: str = "") -> None:
+        """`held`: what it said of memory that others hold."""
+        self.code, self.held = code, held
         self.out_of_memory = code in (OUT_OF_MEMORY, -signal.SIGKILL)  # the kernel's answer to too little memory is SIGKILL
         self.last_lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
         kept = "what is finished is kept, the same command goes on from there"
@@ -65,6 +67,8 @@ class EndedEarlyError(StageError):
             super().__init__(f"the {what} process was {how}; {kept}. Its log is {log}")
             return
         how = f"killed by signal {-code}" if code < 0 else "out of memory" if code == OUT_OF_MEMORY else f"exit code {code}"
+        if held:
+            how = f"{how}: {held}"
         if disk_is_full("\n".join(self.last_lines)):
             how = f"{how}: {full_disk(log.parent)}"
         super().__init__(
@@ -101,7 +105,7 @@ class Child:
 
     def __init__(self, what: str, module: str, *arguments: str, log: Path, more: dict[str, str] | None = None) -> None:
         """`what` names the process in errors; `more` is added to its environment."""
-        self._what, self._log = what, log
+        self._what, self._log, self._held = what, log, ""
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = our_environment() | {_WORKS_FOR: f"run {log.parent.name}, process {os.getpid()}"}
@@ -139,7 +143,7 @@ class Child:
         except queue.Empty:
             return {}
         if event is None:
-            raise EndedEarlyError(self._what, self._process.wait(), self._log)
+            raise EndedEarlyError(self._what, self._process.wait(), self._log, self._held)
         if event["event"] == "error":
             raise (UserError if event["exit_code"] == UserError.exit_code else StageError)(event["message"])
         return event
@@ -150,7 +154,9 @@ class Child:
             for line in lines:
                 with contextlib.suppress(ValueError):  # cut off by the child's death, or printed before `Parent` was made
                     event = json.loads(line)
-                    if isinstance(event, dict) and "event" in event:
+                    if isinstance(event, dict) and event.get("event") == "held":
+                        self._held = str(event["why"])
+                    elif isinstance(event, dict) and "event" in event:
                         self._events.put(event)
         self._events.put(None)
 
@@ -206,9 +212,11 @@ def serve(work: Callable[[Parent], None]) -> None:
         parent.tell({"event": "error", "exit_code": e.exit_code, "message": str(e)})
         os._exit(1)  # at once: where several processes train together, the others would wait for this one
     except Exception as e:
-        if _is_out_of_memory(e):
+        if memory_ran_out(e):
             with contextlib.suppress(OSError):  # a log that cannot be written
                 traceback.print_exc()
+            if held := held_by_others(e):
+                parent.tell({"event": "held", "why": held})
             os._exit(OUT_OF_MEMORY)
         if not (disk_is_full(e) and (known := of_the_system(e))):
             raise
@@ -216,12 +224,6 @@ def serve(work: Callable[[Parent], None]) -> None:
         os._exit(1)
     finally:
         gc.unfreeze()  # what `work` has frozen: libraries would count it as leaked, at the end of the log
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch's error is known by its name: this module does without torch."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
 
 
 def when_parent_ends(end: Callable[[], None], hear: Callable[[bytes], None] = lambda line: None) -> None:

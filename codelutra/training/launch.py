@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
-from codelutra.errors import StageError, UserError
+from codelutra.errors import OutageError, StageError, UserError
 from codelutra.hardware import too_few_gpus
 from codelutra.schema import GROUPS, PAIRS, PROBLEMS, check
 from codelutra.store.child import Child, EndedEarlyError, Process, Start
@@ -159,7 +159,7 @@ def _run(
     smaller = half_micro_batch(micro_batch, spec["config"]["batch_size"])
     asked = spec["config"]["gradient_checkpointing"]
     less = True if asked is None else asked
-    tries = list(dict.fromkeys(((micro_batch, asked), (smaller, less))))
+    tries, held = list(dict.fromkeys(((micro_batch, asked), (smaller, less)))), ""
     for size, checkpointing in tries[-1:] if _last_tried(training) == tries[-1] else tries:
         spec["config"] |= {"micro_batch": size, "gradient_checkpointing": checkpointing}
         try:
@@ -167,13 +167,15 @@ def _run(
         except EndedEarlyError as e:
             if not e.out_of_memory:
                 raise
+            held = e.held
         else:
             return facts | {"busy_seconds": facts["seconds"]}  # without waiting for the accelerator
     ways = ", or ".join([f"lower micro_batch or max_length ({spec['config']['max_length']})", *_less_memory(spec["config"])])
-    raise StageError(
-        f"out of memory with micro_batch {micro_batch}, and again with {smaller}; {ways}. What was done is kept; see "
-        f"{training.log}"
-    )
+    tried = f"out of memory with micro_batch {micro_batch}, and again with {smaller}"
+    kept = f"What was done is kept; see {training.log}"
+    if held:
+        raise OutageError(f"{tried}: {held}. To train beside them, {ways}. {kept}")
+    raise StageError(f"{tried}; {ways}. {kept}")
 
 
 def _last_tried(training: Training) -> tuple[int, bool | None] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from codelutra import hardware
+from codelutra.cli import doctor
 from codelutra.cli.doctor import Check, _libraries, checks, cluster, memory_bytes, prefect_server
 from codelutra.cli.tables import checks_table
 from codelutra.config import parse_config
@@ -127,6 +130,44 @@ def test_without_prefect_a_run_cannot_go_on(monkeypatch: pytest.MonkeyPatch, tmp
     prefect = by_name(list(_libraries()))["prefect"]
     assert (prefect.ok, prefect.found) == (False, "none")
     assert "make setup" in prefect.how_to_get_it
+
+
+@pytest.mark.parametrize(
+    ("script", "visible", "torch", "says", "warns"),
+    [
+        ("echo '0, GPU-1, NVIDIA H100, 81559'", None, "2.13.0", "NVIDIA H100, 81559 MiB; not used", True),
+        ("echo '0, GPU-1, NVIDIA H100, 81559'", None, "2.13.0+cpu", r"torch 2\.13\.0\+cpu is a CPU build", True),
+        ("echo '0, GPU-1, NVIDIA H100, 81559'", "", "2.13.0", "none: .*CUDA_VISIBLE_DEVICES is ''", False),
+        ("echo '0, GPU-1, NVIDIA H100, 81559'", "NoDevFiles", "2.13.0", "CUDA_VISIBLE_DEVICES is 'NoDevFiles'", False),
+        ("true", None, "2.13.0", "none: .*nvidia-smi lists none", False),
+        ("echo NVIDIA-SMI has failed; exit 9", None, "2.13.0", r"none: .*fails \(NVIDIA-SMI has failed\)", True),
+        ("echo No devices were found", None, "2.13.0", "none: .*nvidia-smi fails", True),
+        ("exec sleep 5", None, "2.13.0", r"fails \(.*timed out", True),
+        (None, None, "2.13.0", r"fails \(.*Exec format error", True),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_says_why_and_ends_nothing(
+    script: str | None,
+    visible: str | None,
+    torch: str,
+    says: str,
+    warns: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "nvidia-smi").write_bytes(f"#!/bin/sh\n{script}\n".encode() if script else b"\x7fELF of another machine")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(hardware, "SMI_SECONDS", 0.5)
+    for module in (doctor, hardware):
+        monkeypatch.setattr(module, "torch_version", lambda: torch)
+    monkeypatch.setattr(doctor, "gpu_capabilities", hardware.gpu_capabilities.__wrapped__)
+    found = doctor._gpu()
+    assert re.search(says, found.found)
+    assert (found.ok, found.warn) == (True, warns)
 
 
 def test_looking_imports_no_gpu_library() -> None:

@@ -62,9 +62,10 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-def by_a_name(cache: Path, hub: Path, *sources: str, source: str = "") -> tuple[str, str, list[str]]:
-    """(reference, fingerprint, what was said) of a model with these sources; `hub` is the hub's cache, all that answers."""
-    env = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+def by_a_name(cache: Path, hub: Path, *sources: str, source: str = "", **more: str) -> tuple[str, str, list[str]]:
+    """(reference, fingerprint, what was said) of a model with these sources; `hub` is the hub's cache, all that answers;
+    `more` is added to the environment."""
+    env = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"} | more
     command = [sys.executable, "-c", BY_NAME, str(cache), source, *sources]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     reference, digest, said = json.loads(done.stdout.splitlines()[-1])
@@ -87,6 +88,27 @@ def test_where_the_hub_does_not_answer_the_next_source_is_taken_and_stays(tiny: 
     put_on_hub(hub, other, "a" * 40)  # the network is back
     assert by_a_name(cache, hub, *sources)[:2] == (reference, digest)
     assert by_a_name(tmp_path / "new", hub, *sources)[1] == fingerprint(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://127.0.0.1:1"},
+        {"HTTPS_PROXY": "foo:bar:baz"},
+        {"HTTPS_PROXY": "ftp://user:hidden@127.0.0.1:1"},
+        {"SSL_CERT_FILE": "/dev/null"},
+        {"HF_ENDPOINT": "no-address"},
+        {"HF_ENDPOINT": "http://127.0.0.1:9"},
+    ],
+)
+def test_whatever_keeps_the_hub_from_answering_the_next_source_is_taken(
+    variables: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"} | variables
+    reference, _, said = by_a_name(tmp_path, tmp_path / "hub", NO_HUB, f"path:{tiny}", **hub)
+    assert reference == f"path:{tiny}"
+    assert "the hub cannot be reached" in said[-1]
+    assert "hidden" not in said[-1]
 
 
 def test_a_model_that_the_hub_s_cache_has_in_part_is_taken_from_the_next_source(tiny: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from codelutra.config import RunConfig, TrainSection, WarmStartSection, parse_config
 from codelutra.planning import memory
 from codelutra.planning.fit import fit_of, surely, ways_out
-from codelutra.planning.machine import GIB, Gpu, Machine, free_bytes, memory_bytes, this_machine, visible_gpus
+from codelutra.planning.machine import GIB, Gpu, Machine, free_bytes, gpu, memory_bytes, this_machine
 from codelutra.planning.shape import Shape, shape_of_folder
 from codelutra.planning.work import Work
 from codelutra.training import launch
@@ -238,19 +238,35 @@ def test_limits_of_control_groups_count_whichever_version_they_are_and_above_as_
 
 
 @pytest.mark.parametrize(
-    ("visible", "names"), [(None, ["A100, 80 GB", "T4"]), ("1", ["T4"]), ("GPU-a", ["A100, 80 GB"]), ("", [])]
+    ("told", "part", "wanted"),
+    [
+        ("81920, 80000, A100, 80 GB", "", Gpu("A100, 80 GB", 80 * GIB, 80000 << 20)),
+        ("40960, 40000, A100", "3g.20gb", Gpu("A100, 3g.20gb", 20 * 10**9, 20 * 10**9)),
+        ("40960, 40000, A100", "", Gpu("A100", 40 * GIB, 40000 << 20)),
+    ],
 )
-def test_gpus_are_those_that_the_process_may_use(visible: str | None, names: list[str]) -> None:
-    listed = "0, GPU-aa, 81920, 80000, A100, 80 GB\n1, GPU-bb, 16384, 100, T4\n"
-    found = visible_gpus(listed, visible)
-    assert [gpu.name for gpu in found] == names
-    assert all(gpu.memory >= gpu.free > 0 for gpu in found)
+def test_a_gpu_is_as_large_as_it_or_its_part_is(told: str, part: str, wanted: Gpu) -> None:
+    assert gpu(told, part) == wanted
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machine_s() -> None:
+    for told in ("[N/A], [N/A], NVIDIA GB10", "[Not Supported], [Not Supported], Orin"):
+        assert gpu(told, "").memory == memory_bytes()
+
+
+@pytest.mark.parametrize("text", [None, "", "MemFree: 10 kB\n", "MemTotal:\n", "MemTotal: many kB\n", "Total of\tall\n"])
+def test_where_the_kernel_lists_no_memory_it_is_counted_in_pages(text: str | None, tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    if text is not None:
+        (tmp_path / "proc/meminfo").write_text(text)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_bytes(tmp_path) == free_bytes(tmp_path) == pages
 
 
 def test_this_machine_is_seen() -> None:
     here = this_machine()
     assert 0 < here.free <= here.memory
-    assert here.cores == len(os.sched_getaffinity(0))
+    assert 1 <= here.cores <= len(os.sched_getaffinity(0))
 
 
 def test_activations_are_computed_again_where_a_gpu_would_not_hold_them_or_the_section_says_so() -> None:

@@ -114,6 +114,7 @@ def test_bos_is_left_to_whoever_loads_the_file(tmp_path: Path) -> None:
 
 
 def test_it_answers_greedily_within_the_limits_of_the_run_and_stops_where_answers_end(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
     found = read(written(tokenizer(""), tmp_path, "S", context=2048, max_tokens=300))
     assert found["FROM"] == "./m.gguf"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +74,76 @@ def test_faults_are_asked_again_and_retry_after_is_honoured() -> None:
     assert asked[2].at - asked[1].at >= 1.0
 
 
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 520, 522, 524, 529, 599])
+def test_every_fault_of_a_server_is_asked_again(status: int) -> None:
+    with chatting(lambda asked, n: Raw(status, {}) if n == 1 else "SELECT 1") as (url, asked):
+        ask(url, GREEDY)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("status", [400, 402, 409, 410, 418, 451, 501, 505])
+def test_what_would_be_refused_again_is_asked_once(status: int) -> None:
+    with (
+        chatting(lambda asked, n: Raw(status, {"error": "no"})) as (url, asked),
+        pytest.raises(UserError, match=f"{status}: "),
+    ):
+        ask(url, GREEDY)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"ALL_PROXY": "socks5://127.0.0.1:1"}, "ALL_PROXY"),
+        ({"https_proxy": "foo:bar:baz"}, "https_proxy"),
+        ({"HTTP_PROXY": "ftp://user:hidden@x:1"}, "HTTP_PROXY"),
+        ({"NO_PROXY": "[::1,*.."}, "NO_PROXY"),
+        ({"SSL_CERT_FILE": "/nonexistent.pem"}, "SSL_CERT_FILE"),
+        ({"SSL_CERT_FILE": "/dev/null"}, "SSL_CERT_FILE"),
+    ],
+)
+def test_an_environment_that_reaches_no_server_is_told_by_its_variable(
+    variables: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        for written in (name, name.lower()):
+            monkeypatch.delenv(written, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"look at {says}; `env -u") as told:
+        ask("http://127.0.0.1:9/v1")
+    assert "hidden" not in str(told.value)
+
+
+def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:hidden@127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StageError, match="http_proxy may send it elsewhere") as told:
+        ask("http://127.0.0.1:9/v1", patience=0.3)
+    assert "hidden" not in str(told.value)
+
+
+def test_a_server_without_tls_is_told_at_once() -> None:
+    with chatting(lambda asked, n: "SELECT 1") as (url, _), pytest.raises(UserError, match="write http:// in its address"):
+        ask(url.replace("http://", "https://"), GREEDY)
+
+
+def test_a_certificate_that_nobody_trusts_is_told_at_once(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        with pytest.raises(UserError, match=r"CERTIFICATE_VERIFY_FAILED.*set SSL_CERT_FILE"):
+            ask(f"https://127.0.0.1:{server.server_port}/v1", GREEDY)
+        server.shutdown()
+
+
 def test_a_server_that_is_slow_is_asked_again() -> None:
     def reply(asked: Any, n: int) -> Any:
         time.sleep(2 if n == 1 else 0)
@@ -85,6 +160,11 @@ def test_a_server_that_is_slow_is_asked_again() -> None:
         (said("SELECT 1", "eos"), "SELECT 1", "stop"),
         (said("SELECT", "length"), "SELECT", "length"),
         (said("I", "content_filter"), "I", "length"),
+        (said("I", "SAFETY"), "I", "length"),
+        (said("SELECT", "MAX_TOKENS"), "SELECT", "length"),
+        (said("SELECT", "model_length"), "SELECT", "length"),
+        (said("SELECT 1", "STOP"), "SELECT 1", "stop"),
+        (said("SELECT 1", "eos_token"), "SELECT 1", "stop"),
         (said(None, "tool_calls"), "", "stop"),
         (said([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "SELECT 1"}]), "SELECT 1", "stop"),
         (said("a\0b"), "a\0b", "stop"),

@@ -243,6 +243,7 @@ def test_sample_seeds_differ_by_everything_that_names_a_sample_and_by_nothing_el
 
 def test_every_end_token_of_the_model_stops_an_answer(policy: Path, tmp_path: Path) -> None:
     assert stop_ids(policy, 2) == [2]
+    (tmp_path / "config.json").write_text("{}")
     assert stop_ids(tmp_path, None) == []
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
     assert stop_ids(tmp_path, 5) == [2, 5, 7]

@@ -77,6 +77,7 @@ def test_an_error_raised_on_purpose_is_raised_in_the_parent(
         ("exit 3", r"exit code 3\)", False),
         ("memory", r"out of memory\)(?s:.*)MemoryError: all of it", True),
         ("torch's memory", r"out of memory\)(?s:.*)OutOfMemoryError", True),
+        ("shared GPU", r"out of memory: other processes hold 68\.0 of the GPU's 80\.0 GiB \(`nvidia-smi`", True),
         ("killed", r"killed from outside by signal 9, SIGKILL: most likely .*memory ran out.*the same command", True),
     ],
 )

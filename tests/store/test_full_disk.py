@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,13 @@ def test_the_end_of_the_log_tells_where_a_process_left_no_message(tmp_path: Path
     assert "no Prefect server answers at PREFECT_API_URL (http://127.0.0.1:9/api). Start it" in str(
         _failure(1, run, 0, 0, before)
     )
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_which_variable_names_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(FileNotFoundError) as none:
+        tempfile.mkdtemp()
+    assert re.search("No usable temporary directory.*Set TMPDIR", str(of_the_system(none.value)))

@@ -15,8 +15,8 @@ import pytest
 
 from codelutra import hardware
 from codelutra.config import TrainSection, WarmStartSection
-from codelutra.errors import StageError, UserError
-from codelutra.store.child import OUT_OF_MEMORY, EndedEarlyError
+from codelutra.errors import OutageError, StageError, UserError
+from codelutra.store.child import OUT_OF_MEMORY, Child, EndedEarlyError
 from codelutra.store.files import locked
 from codelutra.training import launch as train
 from tests.helpers.training import SMALL, child_of, parent, place, some_pairs, some_problems, until_step
@@ -94,6 +94,31 @@ def test_after_a_kernel_failed_it_goes_on_in_another_way_at_once(policy: Path, t
     assert heard == [(0, 0, {"doing": "other way", "text": "nan"})]
     with pytest.raises(StageError, match="nan"):  # it has not said that there is another way
         train.refine(*asked)
+
+
+@pytest.mark.parametrize(
+    ("held", "error", "says"),
+    [
+        ("", StageError, r"^out of memory with micro_batch 4, and again with 2; lower micro_batch"),
+        ("others hold it", OutageError, r"again with 2: others hold it\. To train beside them, lower micro_batch"),
+    ],
+)
+def test_memory_that_others_hold_is_told_before_what_to_change(
+    held: str, error: type[Exception], says: str, policy: Path, tmp_path: Path
+) -> None:
+    class Ends(Child):
+        def __init__(self, what: str, *_: str, log: Path, **__: Any) -> None:
+            self.log = log
+
+        def hear(self, timeout: float | None = None) -> Any:
+            self.log.touch()
+            raise EndedEarlyError("training", OUT_OF_MEMORY, self.log, held)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    with pytest.raises(error, match=says) as told:
+        train.refine(replace(place(policy, tmp_path), start=Ends), some_pairs(4), TrainSection(batch_size=4, micro_batch=4))
+    assert told.type is error
 
 
 def test_training_waits_for_the_accelerator_and_says_so(policy: Path, tmp_path: Path) -> None:

@@ -5,16 +5,16 @@ In float32, by the same ways of computing them as training (log_probs.py).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
-from transformers import AutoTokenizer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
+from codelutra.hardware import cores
+from codelutra.policies import load_tokenizer
 from codelutra.prompts import answer_ids, prompt_ids
 from codelutra.training.batches import Example
 from codelutra.training.checkpoints import Emit
@@ -27,8 +27,8 @@ def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     An answer without a token, such as one to a prompt that was too long to be asked, has log-probability 0.
     """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
-    tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
+    torch.set_num_threads(max(1, cores()))
+    tokenizer = load_tokenizer(Path(spec["policy"]))
     rows = pl.read_parquet(spec["answers"], glob=False).rows(named=True)
     prompts = {p: prompt_ids(tokenizer, spec["system"], p, thinking=spec["thinking"]) for p in {r["prompt"] for r in rows}}
     examples = [

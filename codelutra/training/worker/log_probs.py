@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import FusedCausalLMOutput
 
-from codelutra.errors import StageError
+from codelutra.errors import StageError, memory_ran_out
 from codelutra.training.batches import Example
 from codelutra.training.worker.prefix_sharing import ATTENTION, forest_log_probs, logits_at, planted, statistics
 
@@ -67,10 +67,11 @@ def load_causal(policy: str, dtype: torch.dtype = torch.float32, **how: Any) -> 
     """The causal LM in directory `policy`, deterministic in training mode too, with its whole attention."""
     # With cuDNN among torch's kernels, padded batches gave NaN gradients on an H200, with finite values; without it not.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, **how)
+    how |= {"dtype": dtype, "trust_remote_code": False}  # where it is open, transformers asks on the terminal
+    model = AutoModelForCausalLM.from_pretrained(policy, **how)
     asked = _asked(model)
     if not asked and model.config._attn_implementation != "eager":  # fixed when it is loaded
-        model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, attn_implementation="eager", **how)
+        model = AutoModelForCausalLM.from_pretrained(policy, attn_implementation="eager", **how)
     elif set(asked) - HARMLESS - SDPA_HAS:
         _set_attention(model, "eager")
     _without_chance(model)
@@ -258,5 +259,5 @@ def _set_attention(model: Any, name: str) -> None:
 
 
 def _raise_out_of_memory(error: Exception) -> None:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if memory_ran_out(error):
         raise error

@@ -16,11 +16,12 @@ from typing import Any
 
 import polars as pl
 import torch
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
 from codelutra.config import GrpoSection, TrainSection, WarmStartSection
 from codelutra.errors import StageError, UserError
-from codelutra.hardware import multiplies_bf16
+from codelutra.hardware import cores, multiplies_bf16
+from codelutra.policies import load_tokenizer, vocabulary
 from codelutra.prompts import end_ids
 from codelutra.store.files import locked, refuse_foreign
 from codelutra.training.bases import Base
@@ -54,7 +55,7 @@ def train(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Train as `spec` says (see `launch.py`) and return the summary."""
     started = time.monotonic()
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    torch.set_num_threads(max(1, cores() // processes))
     set_seed(spec["seed"])
     job = _planned(spec, emit, rank, processes)
     approximate = _is_approximate(job) and (job.sharded or not rank)  # shards of one process alone compute nothing
@@ -132,9 +133,9 @@ def _steps(
 
 
 def _tokenizer(policy: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer = load_tokenizer(policy)
     *_, end = end_ids(tokenizer)
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= vocabulary(policy):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)  # only ever behind a mask
     return tokenizer
 
