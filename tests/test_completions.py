@@ -134,6 +134,38 @@ def test_a_block_in_a_list_is_dedented_whether_or_not_its_lines_are_indented(wit
         "<think>a <think> b </think> c\n</think>\n",
         f"<|begin_of_thought|>\n{F}sql\nSELECT 1\n{F}\n<|end_of_thought|>\n<|begin_of_solution|>\n",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>",
+        *(
+            f"{opens}\n{F}sql\nSELECT 1\n{F}\nor SELECT 3{closes}\n"
+            for opens, closes in [
+                ("<Think>", "</Think>"),
+                ("<think >", "</think >"),
+                ('<think time="3">', "</think>"),
+                ("<think>", "</thinking>"),
+                ("<thinking>", "<\\thinking>"),
+                ("<thoughts>", "</thoughts>"),
+                ("<thought_process>", "</thought_process>"),
+                ("<chain_of_thought>", "</chain_of_thought>"),
+                ("<REASONING>", "</REASONING>"),
+                ("<reasoning_content>", "</reasoning_content>"),
+                ("<antThinking>", "</antThinking>"),
+                ("<mm:think>", "</mm:think>"),
+                ("<longcat_think>", "</longcat_think>"),
+                ("<|think|>", "<|/think|>"),
+                ("<|START_THINKING|>", "<|END_THINKING|>"),
+                ("<|thought_start|>", "<|thought_end|>"),
+                ("<|startofthink|>", "<|endofthink|>"),
+                ("<\uff5cbegin\u2581of\u2581thinking\uff5c>", "<\uff5cend\u2581of\u2581thinking\uff5c>"),
+                ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+                ("[REASONING]", "[/REASONING]"),
+                ("<unused94>thought", "<unused95>"),
+                ("<|channel>thought", "<channel|>"),
+                ("<|im_start|>think", "<|im_end|>\n<|im_start|>answer"),
+                ("<analysis>", "</analysis>"),
+                ("<scratchpad>", "</scratchpad>"),
+                ("<plan>", "</plan>\n<reflection>fine</reflection>"),
+                ("<details>\n<summary>Thoughts</summary>", "</details>"),
+            ]
+        ),
     ],
 )
 def test_thoughts_are_cut_off(thought: str) -> None:
@@ -141,9 +173,23 @@ def test_thoughts_are_cut_off(thought: str) -> None:
     assert extract_code(f"{thought}{F}sql\nSELECT 2\n{F}", "sql") == "SELECT 2"
 
 
-@pytest.mark.parametrize("program", ["def f(s): return '<think>' in s", "def f(s):\n    return s.split('</think>')[-1]"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(s): return '<think>' in s",
+        "def f(s):\n    return s.split('</think>')[-1]",
+        "T = '''\n<plan>\n</plan>\n<details>x</details>\n'''\ndef f(s): return T",
+        "T = '''\n<rethink>'''\ndef f(s): return T",
+        "[reasons for reasons in 'ab']\nprint(1)",
+    ],
+)
 def test_a_programs_own_tags_are_no_thoughts(program: str) -> None:
     assert extract_code(program, "python") == program
+
+
+@pytest.mark.parametrize("tag", ["plan", "analysis", "details"])
+def test_what_stands_in_tags_is_the_answer_where_nothing_follows_them(tag: str) -> None:
+    assert extract_code(f"<{tag}>\n{F}sql\nSELECT 2\n{F}\n</{tag}>", "sql") == "SELECT 2"
 
 
 @pytest.mark.parametrize("opening", ["<think>", "<thinking>\n", "[THINK]", "\n<reasoning>"])
@@ -567,6 +613,9 @@ PIECES = [
 PIECES += [
     "<think>",
     "</think>",
+    "<rethink>\n",
+    "<plan>",
+    "</plan>",
     "SELECT ",
     "WITH a AS (",
     "def f():\n",

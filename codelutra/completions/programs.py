@@ -16,31 +16,13 @@ from typing import NamedTuple
 from codelutra.completions.joining import with_needed
 from codelutra.completions.looks import LONGEST, TRIES, end_of_statement, parses, worth
 from codelutra.completions.prose import without_prose
+from codelutra.completions.thoughts import without_thoughts
 from codelutra.completions.wrappings import INVISIBLE, in_an_object, unwrapped
 
 _TAGS = {
     "sql": re.compile(r"\w*sql\w*|(?:postgres|maria|duck|oracle|snowflake|big[_-]?query|hive|db2)\w*", re.IGNORECASE),
     "python": re.compile(r"i?py(?:thon)?w?[\d.]*|pycon|python[-_]?(?:repl|console)|sage", re.IGNORECASE),
 }
-
-# ---- thoughts ------------------------------------------------------------------------------------------------------------
-
-# At the start of a line: within a line the tag may be part of a program's string. A thought that never ends is all thought.
-_THOUGHT = re.compile(
-    r"^[ \t]*(?:<(think|thinking|thought|reasoning|seed:think)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|"
-    r"<\|begin_of_thought\|>.*?(?:<\|end_of_thought\|>|\Z)|"
-    r"<\|channel\|>(?:analysis|commentary).*?(?:<\|channel\|>final(?:<\|message\|>)?|\Z))",
-    re.DOTALL | re.MULTILINE,
-)
-_THOUGHT_ENDS = re.compile(r"(?:</(?:think|thinking|thought|reasoning|seed:think)>|\[/THINK\])(?=\s|```|\Z)")
-
-
-def _without_thoughts(text: str) -> str:
-    """What follows the thoughts; also where a thought was opened in the prompt, so that only its end is here."""
-    text = _THOUGHT.sub("", text)
-    *_, start = 0, *(end.end() for end in _THOUGHT_ENDS.finditer(text))
-    return text[start:]
-
 
 # ---- fences --------------------------------------------------------------------------------------------------------------
 
@@ -81,7 +63,7 @@ def extract_code(completion: str, language: str) -> str:
 
     In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
     """
-    text = unwrapped(_without_thoughts(completion.replace("\r\n", "\n")), lambda body: worth(body, language))
+    text = unwrapped(without_thoughts(completion.replace("\r\n", "\n")), lambda body: worth(body, language))
     blocks = list(_blocks(text, language))
     mine = [b.body for b in blocks if _TAGS[language].fullmatch(b.tag)]
     if any(mine):
