@@ -134,6 +134,38 @@ def test_a_block_in_a_list_is_dedented_whether_or_not_its_lines_are_indented(wit
         "<think>a <think> b </think> c\n</think>\n",
         f"<|begin_of_thought|>\n{F}sql\nSELECT 1\n{F}\n<|end_of_thought|>\n<|begin_of_solution|>\n",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>",
+        *(
+            f"{opens}\n{F}sql\nSELECT 1\n{F}\nor SELECT 3{closes}\n"
+            for opens, closes in [
+                ("<Think>", "</Think>"),
+                ("<think >", "</think >"),
+                ('<think time="3">', "</think>"),
+                ("<think>", "</thinking>"),
+                ("<thinking>", "<\\thinking>"),
+                ("<thoughts>", "</thoughts>"),
+                ("<thought_process>", "</thought_process>"),
+                ("<chain_of_thought>", "</chain_of_thought>"),
+                ("<REASONING>", "</REASONING>"),
+                ("<reasoning_content>", "</reasoning_content>"),
+                ("<antThinking>", "</antThinking>"),
+                ("<mm:think>", "</mm:think>"),
+                ("<longcat_think>", "</longcat_think>"),
+                ("<|think|>", "<|/think|>"),
+                ("<|START_THINKING|>", "<|END_THINKING|>"),
+                ("<|thought_start|>", "<|thought_end|>"),
+                ("<|startofthink|>", "<|endofthink|>"),
+                ("<\uff5cbegin\u2581of\u2581thinking\uff5c>", "<\uff5cend\u2581of\u2581thinking\uff5c>"),
+                ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+                ("[REASONING]", "[/REASONING]"),
+                ("<unused94>thought", "<unused95>"),
+                ("<|channel>thought", "<channel|>"),
+                ("<|im_start|>think", "<|im_end|>\n<|im_start|>answer"),
+                ("<analysis>", "</analysis>"),
+                ("<scratchpad>", "</scratchpad>"),
+                ("<plan>", "</plan>\n<reflection>fine</reflection>"),
+                ("<details>\n<summary>Thoughts</summary>", "</details>"),
+            ]
+        ),
     ],
 )
 def test_thoughts_are_cut_off(thought: str) -> None:
@@ -141,9 +173,23 @@ def test_thoughts_are_cut_off(thought: str) -> None:
     assert extract_code(f"{thought}{F}sql\nSELECT 2\n{F}", "sql") == "SELECT 2"
 
 
-@pytest.mark.parametrize("program", ["def f(s): return '<think>' in s", "def f(s):\n    return s.split('</think>')[-1]"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(s): return '<think>' in s",
+        "def f(s):\n    return s.split('</think>')[-1]",
+        "T = '''\n<plan>\n</plan>\n<details>x</details>\n'''\ndef f(s): return T",
+        "T = '''\n<rethink>'''\ndef f(s): return T",
+        "[reasons for reasons in 'ab']\nprint(1)",
+    ],
+)
 def test_a_programs_own_tags_are_no_thoughts(program: str) -> None:
     assert extract_code(program, "python") == program
+
+
+@pytest.mark.parametrize("tag", ["plan", "analysis", "details"])
+def test_what_stands_in_tags_is_the_answer_where_nothing_follows_them(tag: str) -> None:
+    assert extract_code(f"<{tag}>\n{F}sql\nSELECT 2\n{F}\n</{tag}>", "sql") == "SELECT 2"
 
 
 @pytest.mark.parametrize("opening", ["<think>", "<thinking>\n", "[THINK]", "\n<reasoning>"])
@@ -542,6 +588,132 @@ def test_a_program_that_holds_such_marks_itself_stays_whole(language: str, progr
     assert extract_code(f"So:\n{F}{language}\n{program}\n{F}\nDone.", language) == program
 
 
+# ---- characters and listings -------------------------------------------------------------------------------------------
+
+QUERY = "SELECT a FROM t WHERE b > 1"
+ADDS = "def f(x):\n    return x + 1"
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2003", "\u3000", "\u202f"])
+@pytest.mark.parametrize("around", ["{}", f"{F}\n{{}}\n{F}", "Here's the code:\n\n{}"])
+def test_blanks_of_typesetting_are_blanks_outside_of_literals(blank: str, around: str) -> None:
+    assert extract_code(around.format(QUERY.replace(" ", blank)), "sql") == QUERY
+    assert extract_code(around.format(ADDS.replace(" ", blank)), "python") == ADDS
+    query, function = f"SELECT a FROM t WHERE b = 'x{blank}y'", f"def f(x):\n    return 'x{blank}y'  # x{blank}y"
+    assert extract_code(around.format(query), "sql") == query
+    assert extract_code(around.format(function), "python") == function
+    assert extract_code(around.format(query.replace("a FROM", f"a{blank}FROM")), "sql") == query
+
+
+@pytest.mark.parametrize("mark", ["\u200b", "\u200c", "\u200d", "\u200e", "\ufeff", "\u2060", "\u00ad", "\u202a"])
+@pytest.mark.parametrize("around", ["{}", f"{F}\n{{}}\n{F}"])
+def test_invisible_marks_are_none_of_a_program(mark: str, around: str) -> None:
+    for query in (mark + QUERY, QUERY + mark, QUERY.replace("t ", f"t {mark}")):
+        assert extract_code(around.format(query), "sql") == QUERY
+    assert extract_code(around.format(ADDS.replace(":", f":{mark}")), "python") == ADDS
+    assert extract_code(around.format(f"SELECT 'x{mark}y'"), "sql") == f"SELECT 'x{mark}y'"
+
+
+def test_joiners_of_letters_stay_in_names() -> None:
+    assert extract_code("SELECT \u0646\u0627\u0645\u200c\u0647\u0627 FROM t", "sql") == (
+        "SELECT \u0646\u0627\u0645\u200c\u0647\u0627 FROM t"
+    )
+
+
+@pytest.mark.parametrize(
+    ("completion", "language", "program"),
+    [
+        ("SELECT a FROM t WHERE b &gt; 1;", "sql", "SELECT a FROM t WHERE b > 1;"),
+        (f"{F}sql\nSELECT a FROM t WHERE b &lt;&gt; &#39;x&#39;\n{F}", "sql", "SELECT a FROM t WHERE b <> 'x'"),
+        ("<code>SELECT a FROM t WHERE b = &quot;x&quot;</code>", "sql", 'SELECT a FROM t WHERE b = "x"'),
+        ("It's this:\n\nSELECT a FROM t WHERE b &gt;= 1", "sql", "SELECT a FROM t WHERE b >= 1"),
+        ("<pre><code>def f(x):\n    return x &gt; 1</code></pre>", "python", "def f(x):\n    return x > 1"),
+        (f"{F}python\ndef f(x):\n    return x &lt; 1\n{F}", "python", "def f(x):\n    return x < 1"),
+        ("SELECT a FROM t WHERE b = '&amp;' -- &gt;", "sql", "SELECT a FROM t WHERE b = '&amp;' -- &gt;"),
+        ("def f(s):\n    return s.replace('&gt;', '>')", "python", "def f(s):\n    return s.replace('&gt;', '>')"),
+        ("def f(s):\n    return s&lt", "python", "def f(s):\n    return s&lt"),
+    ],
+)
+def test_entities_outside_of_literals_are_characters(completion: str, language: str, program: str) -> None:
+    assert extract_code(completion, language) == program
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        ">>> def f(x):\n...     return x + 1\n...\n5",
+        f"{F}python\n>>> def f(x):\n...     return x + 1\n>>>\n{F}",
+        f"{F}\nIn [1]: def f(x):\n   ...:     return x + 1\n\nOut[1]: 2\n{F}",
+        f"{F}diff\n+def f(x):\n+    return x + 1\n{F}",
+        f"{F}diff\n--- a/f.py\n+++ b/f.py\n@@ -1,2 +1,2 @@\n def f(x):\n-    return x\n+    return x + 1\n{F}",
+        f"{F}python\n1 def f(x):\n2     return x + 1\n{F}",
+        f"{F}python\n 9 | def f(x):\n10 |     return x + 1\n{F}",
+        f"{F}\n  1\tdef f(x):\n  2\t    return x + 1\n{F}",
+        "1: def f(x):\n2:     return x + 1",
+        f"{F}bash\n$ cat f.py\ndef f(x):\n    return x + 1\n{F}",
+        f"{F}bash\ncat > f.py <<'EOF'\ndef f(x):\n    return x + 1\nEOF\npython f.py\n{F}",
+        '{"cells": [{"cell_type": "code", "source": ["def f(x):\\n", "    return x + 1"]}], "nbformat": 4}',
+        f'{F}json\n{{"cells": [{{"source": ["def f(x):\\n", "    return x + 1"]}}]}}\n{F}',
+        '["def f(x):\\n    return x + 1"]',
+        f"{ADDS}\n\nTime complexity: O(1)",
+        f"{ADDS}\n\nIt adds",
+        "\\`\\`\\`python\n" + ADDS + "\n\\`\\`\\`",
+    ],
+)
+def test_a_function_is_found_in_a_listing(completion: str) -> None:
+    assert extract_code(completion, "python") == ADDS
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        f"{F}\nmysql> {QUERY};\n+---+\n{F}",
+        f"{F}\ndb=# {QUERY.replace(' WHERE', chr(10) + 'db-# WHERE')};\n{F}",
+        f'$ sqlite3 db.sqlite "{QUERY}"',
+        f'{F}bash\nsqlite3 -header db.sqlite "{QUERY}"\n{F}',
+        f'{F}python\nquery = "{QUERY}"\n{F}',
+        f'{F}python\nimport sqlite3\nc.execute("""\n{QUERY}\n""")\n{F}',
+        f'sql: "{QUERY}"',
+        f'[{{"sql": "{QUERY}"}}]',
+        f"{{'sql': '{QUERY}'}}",
+        f'{{"reasoning": "we SELECT", "answer": {{"sql": "{QUERY}"}}}}',
+        f'<tool_call>\n{{"name": "run", "arguments": {{"sql": "{QUERY}"}}}}\n</tool_call>',
+        f"{F}xml\n<sql>{QUERY}</sql>\n{F}",
+        f"<result>{QUERY}</result>",
+        f"<|sql|>{QUERY}<|/sql|>",
+        f"\\boxed{{{QUERY}}}",
+        f"$\\boxed{{\\text{{{QUERY}}}}}$",
+        f"\u201c{QUERY}\u201d",
+        f"{QUERY}\n(2 rows)",
+        f"{QUERY}\n\nName\n----\nAnn",
+        f"{QUERY}\n\nExpected output: Ann",
+        f"{QUERY}\n\nAlternatively:\nSELECT a FROM u;",
+        f"{QUERY}\nGO",
+        f"{QUERY}\n\\G",
+        f"{QUERY}\n.exit",
+    ],
+)
+def test_a_query_is_found_in_a_listing(completion: str) -> None:
+    assert " ".join(extract_code(completion, "sql").rstrip(";").split()) == QUERY
+
+
+@pytest.mark.parametrize(
+    ("language", "program"),
+    [
+        ("python", "x = {'sql': 'SELECT 1'}\nprint(x)"),
+        ("python", "T = '''\n1 a\n2 b\n'''\nprint(T)"),
+        ("python", "-1\n+2"),
+        ("python", "def f(x): return x\nprint f(1)"),
+        ("sql", "SELECT a FROM t\nGOOD"),
+        ("sql", "SELECT a FROM t\nLimit ten"),
+        ("sql", 'SELECT a FROM t WHERE b = "SELECT c FROM d"'),
+        ("sql", "SELECT [a&lt;b] FROM t WHERE c = 'SELECT 1'"),
+    ],
+)
+def test_what_only_resembles_a_listing_stays(language: str, program: str) -> None:
+    assert extract_code(program, language) == program
+
+
 # ---- whatever a completion holds -----------------------------------------------------------------------------------------
 
 PIECES = [
@@ -567,6 +739,9 @@ PIECES = [
 PIECES += [
     "<think>",
     "</think>",
+    "<rethink>\n",
+    "<plan>",
+    "</plan>",
     "SELECT ",
     "WITH a AS (",
     "def f():\n",
@@ -594,6 +769,17 @@ PIECES += [
     "\u8fd9 ",
     "This is it.\n",
     "    # It is so\n",
+    "\u00a0",
+    "\u200d",
+    "&lt;",
+    "&quot;",
+    "In [1]: ",
+    "1 x\n2 y\n",
+    F + "diff\n",
+    "\\boxed{",
+    '[{"sql": ',
+    "cat <<EOF\n",
+    "mysql> ",
 ]
 
 
@@ -609,7 +795,20 @@ def test_any_completion_gives_a_text(language: str, pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("start", ["", F + "sql\n", F + "python\n", "SELECT 1;\n", "def f():\n", "> "])
 @pytest.mark.parametrize(
-    "unit", [*PIECES, "[", F + "\n", F + "sql\n/*\n", "SELECT\n", "a: SELECT x y z w;\n", " " + F + "python", "'\\", '"\\']
+    "unit",
+    [
+        *PIECES,
+        "[",
+        F + "\n",
+        F + "sql\n/*\n",
+        "SELECT\n",
+        "\u00a0'''\\",
+        '\u00a0"a',
+        "a: SELECT x y z w;\n",
+        " " + F + "python",
+        "'\\",
+        '"\\',
+    ],
 )
 def test_a_long_completion_takes_no_longer_than_its_length_allows(start: str, unit: str) -> None:
     """100 KB: quadratic time would be minutes, linear time is some 0.1 s."""

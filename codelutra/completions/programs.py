@@ -11,36 +11,21 @@ import re
 import textwrap
 from collections.abc import Iterator
 from functools import lru_cache
+from html import unescape
 from typing import NamedTuple
 
+from codelutra.completions.characters import INVISIBLE, as_meant, escaped, with_plain_blanks
 from codelutra.completions.joining import with_needed
+from codelutra.completions.listings import unlisted
 from codelutra.completions.looks import LONGEST, TRIES, end_of_statement, parses, worth
 from codelutra.completions.prose import without_prose
-from codelutra.completions.wrappings import INVISIBLE, in_an_object, unwrapped
+from codelutra.completions.thoughts import without_thoughts
+from codelutra.completions.wrappings import unwrapped
 
 _TAGS = {
     "sql": re.compile(r"\w*sql\w*|(?:postgres|maria|duck|oracle|snowflake|big[_-]?query|hive|db2)\w*", re.IGNORECASE),
     "python": re.compile(r"i?py(?:thon)?w?[\d.]*|pycon|python[-_]?(?:repl|console)|sage", re.IGNORECASE),
 }
-
-# ---- thoughts ------------------------------------------------------------------------------------------------------------
-
-# At the start of a line: within a line the tag may be part of a program's string. A thought that never ends is all thought.
-_THOUGHT = re.compile(
-    r"^[ \t]*(?:<(think|thinking|thought|reasoning|seed:think)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|"
-    r"<\|begin_of_thought\|>.*?(?:<\|end_of_thought\|>|\Z)|"
-    r"<\|channel\|>(?:analysis|commentary).*?(?:<\|channel\|>final(?:<\|message\|>)?|\Z))",
-    re.DOTALL | re.MULTILINE,
-)
-_THOUGHT_ENDS = re.compile(r"(?:</(?:think|thinking|thought|reasoning|seed:think)>|\[/THINK\])(?=\s|```|\Z)")
-
-
-def _without_thoughts(text: str) -> str:
-    """What follows the thoughts; also where a thought was opened in the prompt, so that only its end is here."""
-    text = _THOUGHT.sub("", text)
-    *_, start = 0, *(end.end() for end in _THOUGHT_ENDS.finditer(text))
-    return text[start:]
-
 
 # ---- fences --------------------------------------------------------------------------------------------------------------
 
@@ -81,8 +66,10 @@ def extract_code(completion: str, language: str) -> str:
 
     In SQL without a fence, prose around the query is cut. A second statement stays, and the sandbox refuses it.
     """
-    text = unwrapped(_without_thoughts(completion.replace("\r\n", "\n")), lambda body: worth(body, language))
-    blocks = list(_blocks(text, language))
+    text = without_thoughts(completion.replace("\r\n", "\n"))
+    text = text if "```" in text else text.replace("\\`\\`\\`", "```")
+    text = unwrapped(text, lambda body: worth(body, language))
+    blocks = [block._replace(body=as_meant(block.body, language)) for block in _blocks(text, language)]
     mine = [b.body for b in blocks if _TAGS[language].fullmatch(b.tag)]
     if any(mine):
         return _best(mine, language)
@@ -90,9 +77,9 @@ def extract_code(completion: str, language: str) -> str:
     likely = [b.body for b in others if worth(b.body, language) > (1 if b.tag else 0)]
     if likely:
         return _best(likely, language)
-    in_json = (in_an_object(b.body, lambda body: worth(body, language)) for b in others)
-    if found := next(filter(None, in_json), ""):
-        return found
+    for b in others[:TRIES]:
+        if (inside := unwrapped(b.body, lambda body: worth(body, language))) != b.body and worth(inside, language):
+            return inside.strip()
     edges = [0, *(edge for b in blocks for edge in (b.start, b.end)), len(text)]
     around = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
     outside = (_plain(part, language) for part in around[:TRIES]) if blocks else iter(())
@@ -140,7 +127,7 @@ def _blocks(text: str, language: str) -> Iterator[_Block]:
             if _TAGS[language].fullmatch(inner[1]):  # Markdown in Markdown
                 at = start + inner.start()
                 continue
-        yield _Block(tag, _body(text[start:end], margin), opened.start(), at)
+        yield _Block(tag, _body(text[start:end], margin, tag), opened.start(), at)
 
 
 def _opening(text: str, at: int, fence: str, language: str) -> tuple[str, int]:
@@ -190,23 +177,21 @@ def _closers(language: str, fence: str) -> re.Pattern[str]:
     return re.compile(f"{_LITERALS.get(language, _ON_ONE_LINE)}|{run}", re.DOTALL | re.MULTILINE)
 
 
-def _body(text: str, margin: str) -> str:
-    """A block without the quote marks and the indentation of its fence, and without the prompts of a session."""
+def _body(text: str, margin: str, tag: str) -> str:
+    """A block without the quote marks and the indentation of its fence, and without what a listing adds."""
     lines = text.split("\n")
     if quotes := margin.count(">"):
         mark = re.compile(rf"(?:[ \t]{{0,3}}>){{0,{min(quotes, 99)}}}[ \t]?")
         lines = [line[mark.match(line).end() :] for line in lines]  # type: ignore[union-attr]
-    first = next((line for line in lines if line.strip()), "")
-    if not quotes and len(first) - len(first.lstrip()) >= len(margin):
+    first = next((line for line in lines if line and not line.isspace()), "")
+    if margin and not quotes and len(first) - len(first.lstrip()) >= len(margin):
         lines = [line[min(len(margin), len(line) - len(line.lstrip())) :] for line in lines]
-    if first.lstrip().startswith(">>> "):
-        lines = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
-    elif first.startswith("sqlite> "):
-        lines = [line[8:] for line in lines if line.startswith(("sqlite> ", "   ...> "))]
-    return _dedented("\n".join(lines))
+    return _dedented("\n".join(unlisted(lines, tag)))
 
 
-_QUOTED = re.compile(r"(`{1,2}|'{3}|\"{3}|['\"])(?:python3?\n|py\n|sql(?:ite)?\n)?(?P<inside>.+)\1", re.DOTALL)
+_QUOTED = re.compile(
+    r"(?:(`{1,2}|'{3}|\"{3}|['\"])|\u201c)(?:python3?\n|py\n|sql(?:ite)?\n)?(?P<inside>.+)(?(1)\1|\u201d)", re.DOTALL
+)
 _LANGUAGE = re.compile(r"\s*+(?:python3?|py|sql|sqlite3?)[ \t]*+\n", re.IGNORECASE)
 
 
@@ -219,9 +204,15 @@ def _plain(text: str, language: str) -> str:
     """The program in a text without fences."""
     if len(text) > LONGEST:
         return text.strip()
-    text = _body(text, "") if text.startswith(">>> ") else _dedented(text)
+    text = with_plain_blanks(text, language)
+    found = _without_fences(text, language)
+    return as_meant(_without_fences(unescape(text), language) if escaped(found, language) else found, language)
+
+
+def _without_fences(text: str, language: str) -> str:
+    text = _dedented("\n".join(unlisted(text.split("\n"))))
     if (quoted := _QUOTED.fullmatch(text)) and worth(inside := quoted["inside"].strip(), language) == 2:
-        text = inside if quoted[1] not in inside or (language == "sql" and parses(inside)) else text
+        text = inside if (quoted[1] or quoted[0][-1]) not in inside or (language == "sql" and parses(inside)) else text
     if worth(text, language) and (closed := next((m for m in _closers(language, "```").finditer(text) if m["run"]), None)):
         text = text[: closed.start("run")].rstrip()  # the prompt has opened the block
     return without_prose(text, language)

@@ -22,7 +22,9 @@ def without_prose(text: str, language: str) -> str:
 _OF_A_QUERY = r"[A-Z]{2,}\b|(?:Where|Having|(?:Group|Order)[ \t]+By|Case[ \t]+When|(?:[A-Z][a-z]+[ \t]+){0,2}Join)\b"
 _PROSE_LINE = re.compile(
     r"^[ \t]*+(?:#+ |\*\*|(?:-{3,}|\*{3,}|={3,}|_{3,})[ \t]*+$|>|\|(?!\|)|\+-{3}|\[/|</?[a-z_]+>|"
-    r"[A-Z][A-Za-z]*+(?: \d{1,2})?:|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|[^\x00-\x7f]|"
+    r"[A-Z][A-Za-z']*+(?: [a-z']++){0,5}(?: \d{1,2})?:(?![:\w])|[^\n]{1,80}\n(?:-{3,}|={3,})[ \t]*+$|"
+    r"(?:GO|/|#|\\[gG]|\.[a-z]{2,10})[ \t]*+$|"
+    r"\(\d+ rows?\)[ \t]*+$|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z`*]++ [a-z])|[^\x00-\x7f]|"
     rf"(?!{_OF_A_QUERY})(?=[A-Z])(?:[^\W\d_]['\w]*+[,:.!]?[ \t]+[^\W\d_]['\w]*+[ \t,]++[^\W\d_]|"
     r"[^\W\d_][\w']*+(?:[.!?]++|[, \t](?:[^\n=(`]|(?<= )\(|`[^`\n]*+`){0,300}[.!?:])[ \t]*+$))",
     re.MULTILINE,
@@ -31,6 +33,7 @@ _PROSE_LINE = re.compile(
 
 # ---- programs in prose ---------------------------------------------------------------------------------------------------
 
+_TWO_WORDS = re.compile(r"[A-Z][a-z']*+ [a-z']++[ \t]*+")
 _BEGINS = re.compile(rf"^(?:@|(?:async )?def |class )|{CODE.pattern}", re.MULTILINE)
 
 
@@ -52,15 +55,20 @@ def _head(text: str) -> str:
         return text.strip()
     # Where the fault is, or before: a heading, for one, is a comment to Python, and no fault.
     lines = text.split("\n")[:number]
-    ends = [n for n in range(len(lines) - 1, 0, -1) if _PROSE_LINE.match(lines[n]) and not lines[n].startswith("#")]
+    ends = [n for n in range(len(lines) - 1, 0, -1) if not lines[n].startswith("#") and _is_prose(lines[n])]
     heads = ("\n".join(lines[:n]).strip() for n in ends[:TRIES])
     return next((head for head in heads if not fault(head)), "")
+
+
+def _is_prose(line: str) -> bool:
+    return bool(_PROSE_LINE.match(line) or _TWO_WORDS.fullmatch(line))
 
 
 # ---- queries in prose ----------------------------------------------------------------------------------------------------
 
 _IN_A_LINE = re.compile(
-    rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n]{{0,200}}:)?[ \t*]*+|`)(?=(?:{READS}))",
+    rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n]{{0,200}}:)?[ \t*]*+|`|"
+    rf"(?:[=(:]|\bsqlite3 [^\n\"']{{0,200}})[ \t]*+(?:\"\"\"|'''|[\"'])\s*+)(?=(?:{READS}))",
     re.MULTILINE | re.IGNORECASE,
 )
 _MAY_BE_DUCKDBS = re.compile(r"(?:FROM|from|PIVOT|(?:SELECT|WITH)\b(?=.*\sFROM\s))", re.DOTALL)
@@ -93,7 +101,7 @@ def _query_within(text: str) -> str:
 
 def _parts(text: str, before: str) -> Iterator[str]:
     """What may be the query that a text begins with: up to the mark that closes it, or up to prose."""
-    mark = next((mark for mark in ("`", "**") if before.endswith(mark)), "")
+    mark = next((mark for mark in ("`", "**", '"""', "'''", '"', "'") if before.rstrip().endswith(mark)), "")
     if mark and mark in text:
         yield text.partition(mark)[0]
     yield _up_to_prose(text)
@@ -102,7 +110,7 @@ def _parts(text: str, before: str) -> Iterator[str]:
 def _up_to_prose(text: str) -> str:
     """The text up to where what follows its first statement is no statement."""
     end = end_of_statement(text)
-    if text[:end].endswith(";"):
+    if text[:end].endswith(";") and (parses(text[:end]) or not _longest(text[: end - 1])):
         following = STATEMENT.match(text, end)
         if following and following["parsed"]:
             second = text[following.start("parsed") :]
@@ -111,9 +119,15 @@ def _up_to_prose(text: str) -> str:
         return text if following else text[:end]
     if not parses(text):
         # The longest: a line of a query may look like prose.
-        ends = [line.start() for line in islice(_PROSE_LINE.finditer(text, 1), TRIES)]
-        if longest := next((text[:end] for end in reversed(ends) if parses(text[:end], whole=True)), ""):
+        if longest := _longest(text):
             return longest
+        ends = [line.start() for line in islice(_PROSE_LINE.finditer(text, 1), TRIES)]
         # Another dialect's query, or a wrong one, which stays wrong.
         return next((text[:end] for end in ends if HEAD.match(text) and text[:end].endswith("\n\n")), text)
     return text
+
+
+def _longest(text: str) -> str:
+    """The longest query that a text begins with and prose follows, or ""."""
+    ends = [line.start() for line in islice(_PROSE_LINE.finditer(text, 1), TRIES)]
+    return next((text[:end] for end in reversed(ends) if parses(text[:end], whole=True)), "")

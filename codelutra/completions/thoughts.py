@@ -14,6 +14,51 @@ from dataclasses import dataclass
 _OPENED = re.compile(r"<(think|thinking|thought|reasoning|seed:think)>|\[(THINK)\]")
 
 
+# Of the names that models give the marks. Only the first are trusted with a thought that never ends.
+_SURE = "think|thinking|thought|reasoning|seed:think"
+_LIKELY = r"[\w\u2581:.-]{0,24}(?:think|thought|reason)[\w\u2581:.-]{0,24}"
+_ALSO = (
+    r"[\w-]{0,9}(?:reflection|analysis|scratchpad|monologue|rationale|plan|planning|cot|internal|details|steps?|draft|notes)"
+)
+# At the start of a line: within a line the mark may be part of a program's string.
+_BEGINS = re.compile(
+    rf"^[ \t]*(?:(?P<sure><(?:{_SURE})>|(?-i:\[THINK\])|<\|begin_of_thought\|>|<\|channel\|>(?:analysis|commentary))|"
+    rf"<(?P<bar>[|\uff5c])?(?!end){_LIKELY}(?(bar)[|\uff5c]|(?:\s[^<>\n]{{0,99}})?)>|(?-i:\[[A-Z_]{{0,24}}(?:THOUGHT|REASON)[A-Z_]{{0,9}}\])|"
+    r"\u25c1think\u25b7|<unused94>thought|<\|channel>thought|<\|im_start\|>think\b)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_CLOSES = (
+    rf"<[|\uff5c]?[/\\]{_LIKELY}\s?[|\uff5c]?>|<[|\uff5c](?:end{_LIKELY}|{_LIKELY}(?<=end))[|\uff5c]>|"
+    r"(?-i:\[/[A-Z_]{0,24}(?:THINK|THOUGHT|REASON)[A-Z_]{0,9}\])|\u25c1/think\u25b7"
+)
+_ENDS = re.compile(
+    rf"{_CLOSES}|<unused95>|<channel\|>|<\|channel\|>final(?:<\|message\|>)?|<\|im_start\|>answer\b", re.IGNORECASE
+)
+_END_ALONE = re.compile(rf"(?:{_CLOSES})(?=\s|```|\Z)", re.IGNORECASE)
+_PREAMBLE = re.compile(rf"\s*<(?P<name>{_ALSO})>.*?</(?P=name)>(?=.*?\S)", re.DOTALL | re.IGNORECASE)
+
+
+def without_thoughts(text: str) -> str:
+    """What follows the thoughts; also where a thought was opened in the prompt, so that only its end is here.
+
+    A thought that never ends is all thought.
+    """
+    kept, at = "", 0
+    while begun := _BEGINS.search(text, at):
+        end = _ENDS.search(text, begun.end())
+        if not end:
+            begun = next((b for b in _BEGINS.finditer(text, at) if b["sure"]), None)
+            text = text[: begun.start()] if begun else text
+            break
+        kept, at = kept + text[at : begun.start()], end.end()
+    text = kept + text[at:]
+    *_, start = 0, *(end.end() for end in _END_ALONE.finditer(text))
+    text = text[start:]
+    while preamble := _PREAMBLE.match(text):
+        text = text[preamble.end() :]
+    return text
+
+
 @dataclass(frozen=True)
 class Thought:
     """How a model marks what it thinks."""

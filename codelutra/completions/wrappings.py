@@ -5,16 +5,20 @@ Whatever a text holds, nothing here raises, and the time is linear in its length
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from codelutra.completions.characters import INVISIBLE
+
 # No program holds one but in its texts and comments: there a quote is before it, or the line goes on behind it.
 _END_TOKEN = re.compile(
-    r"^(?P<before>(?:(?!--)[^\n#])*?)(?:<\|(?!\w{0,30}th(?:ink|ought))\w{0,30}(?:end|eo[tsm]|pad|sep|return|user|start)\w{0,30}\|>|"
-    r"<\uff5cend\u2581of\u2581sentence\uff5c>|<end_of_turn>|<eos>|</s>(?=\s*(?:\Z|<s>|\[INST\]))|(?<=\n)\[DONE\]|(?P<closing></(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response)>|"
+    r"^(?P<before>(?:(?!--)[^\n#])*?)(?:<\|(?!\w{0,30}th(?:ink|ought))/?\w{0,30}(?:end|eo[tsm]|pad|sep|return|user|start|(?<=/)(?:sql|code|python))\w{0,30}\|>|"
+    r"<\uff5cend\u2581of\u2581sentence\uff5c>|<end_of_turn>|<eos>|</s>(?=\s*(?:\Z|<s>|\[INST\]))|(?<=\n)\[DONE\]|(?P<closing></(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response|result|output|p)>|"
     r"\[/(?:SQL|PYTHON|CODE|ANSWER|INST)\])(?=\s*(?:\n|\Z)))",
     re.MULTILINE | re.IGNORECASE,
 )
@@ -23,17 +27,22 @@ _GOES_ON = re.compile(r"[ \t]*[^\s<]")
 _TURN = re.compile(
     r"(?:\s*+(?:<\|[a-z_]+\|>(?:assistant|final)?|<start_of_turn>model|<s>))*+(?:\s*+assistant[ \t]*+\n)?", re.IGNORECASE
 )
-INVISIBLE = "\ufeff\u200b\u2060"
 _TAGGED = re.compile(
     r"^[ \t]*+(?:<pre[^<>\n]{0,99}>[ \t]*+\n?)?"
-    r"(?:<(?P<tag>(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response)(?:[_-][a-z]+)?)"
+    r"(?:<(?P<tag>(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response|result|output|p)(?:[_-][a-z]+)?)"
     r"(?:\s[^<>\n]{0,99})?>|\[(?P<mark>SQL|PYTHON|CODE|ANSWER)\]|(?P<begin>\[BEGIN\]))[ \t]*+\n?"
     r"(?P<inside>.*?)(?:</(?P=tag)>|\[/(?P=mark)\]|\[DONE\]|\Z)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
-_JSON = re.compile(r"\s*+(?:```json[ \t]*+\n)?\s*+(?P<object>\{.*\}|\".*\")\s*+(?:```\s*+)?", re.DOTALL | re.IGNORECASE)
-_NAMES = re.compile("sql|query|code|program|solution")
+_JSON = re.compile(
+    r"\s*+(?:```json[ \t]*+\n|<(?P<tag>[a-z_]{1,20})>)?\s*+(?P<object>\{.*\}|\[\s*+[\[{\"'].*\]|\".*\")\s*+"
+    r"(?:```\s*+|</(?P=tag)>\s*+)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_BOXED = re.compile(r"\$*+\\\[?\s*+\\?boxed\{(?:\\text(?:tt)?\{(?P<text>.*)\}|(?P<inside>.*))\}\.?\$*+", re.DOTALL)
+_NAMES = re.compile("sql|query|code|program|solution|source")
 _LONGEST = 20_000  # characters of JSON that are read
+_DEEPEST = 8  # of values in values
 _TRIES = 8  # end tokens that are looked at
 
 
@@ -51,6 +60,8 @@ def unwrapped(text: str, worth: Callable[[str], int]) -> str:
         if not (of_a_text or opened or before.count('"""') % 2 or before.count("'''") % 2) and before.strip():
             text = before
             break
+    if len(text) < _LONGEST and (boxed := _BOXED.fullmatch(text.strip())):
+        text = boxed["text"] or boxed["inside"] or ""
     if found := in_an_object(text, worth):
         return found
     for tagged in islice(_TAGGED.finditer(text), _TRIES):
@@ -63,7 +74,7 @@ def unwrapped(text: str, worth: Callable[[str], int]) -> str:
 
 
 def in_an_object(text: str, worth: Callable[[str], int]) -> str:
-    """The one program among the texts of an object of JSON, or of a text of JSON; else ""."""
+    """The one program among the texts of an object of JSON, of a notebook, or of a text of JSON; else ""."""
     if len(text) > _LONGEST or not (found := _JSON.fullmatch(text)):
         return ""
     programs = [value for value in _texts(found["object"]) if worth(value) == 2]
@@ -71,13 +82,27 @@ def in_an_object(text: str, worth: Callable[[str], int]) -> str:
 
 
 def _texts(written: str) -> Iterator[str]:
-    """The texts in an object of JSON: of the keys that say what they are, or of all."""
-    try:
-        found: Any = json.loads(written, strict=False)
-    except (ValueError, RecursionError):
-        return
-    if isinstance(found, str):
-        yield found
-    if isinstance(found, dict):
-        texts = {key.lower(): value for key, value in found.items() if isinstance(value, str)}
-        yield from [value for key, value in texts.items() if _NAMES.search(key)] or texts.values()
+    """The texts in a value of JSON, or of Python: of the keys that say what they are, or of all; a list of lines is one."""
+    found: Any = None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(written, strict=False)
+    if found is None:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = ast.literal_eval(written)
+    texts = list(_within("", found, 0))
+    yield from [text for key, text in texts if _NAMES.search(key)] or [text for _, text in texts]
+
+
+def _within(key: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
+    """The texts in a value, each with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif depth < _DEEPEST and isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _within(str(name).lower(), inner, depth + 1)
+    elif depth < _DEEPEST and isinstance(value, list) and value:
+        if key == "source" and all(isinstance(line, str) for line in value):
+            yield key, "".join(value)
+        else:
+            for inner in value:
+                yield from _within(key, inner, depth + 1)

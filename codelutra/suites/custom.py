@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ from codelutra.reading.plain_yaml import read_mapping
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.suites import python as py
 from codelutra.suites import sql
+from codelutra.suites.asserts import names_of
 from codelutra.suites.base import Suite, material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.dialects import DUCKDB, SQLITE, Dialect
@@ -152,8 +154,9 @@ def _function(line: FunctionLine, number: int) -> dict[str, Any]:
     if line.continues:
         line = line.model_copy(update={"reference": line.prompt + line.reference})
     if line.check:
-        setup = line.setup or (before(line.reference, line.function) if line.reference.strip() else "")
-        judge = judging_by_check(line.check, line.function, setup)
+        root, known = re.split(r"\W", line.function)[0], names_of(line.reference).made
+        setup = line.setup or (before(line.reference, root) if root in known else "")
+        judge = judging_by_check(line.check, line.function, setup, line.reference if root in known else f"{root} = 0")
     elif line.asserts:
         judge = py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
     else:

@@ -5,7 +5,7 @@
     spider-testsuite/v1  multiset of rows under a permutation of columns, as Spider's test-suite evaluator compares
     python-value/v2      Python's `==`, floats within 1e-6 at any depth
     python-eq/official   Python's `==`, as the asserts of HumanEval and MBPP compare
-    text/v2              what a program printed, trailing blanks aside
+    text/v3              what a program printed, trailing blanks aside; a float with all of its digits within 1e-6
 
 Every outcome names the mode that judged it. Outputs are decoded sandbox values; for SQL
 `{"columns": [...], "rows": [[...]], "truncated": bool}`. Not covered: `spider-testsuite/v1` sees results and not queries,
@@ -17,10 +17,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -270,6 +272,40 @@ def _lines(printed: Any) -> list[str] | None:
     return [line.rstrip() for line in printed.rstrip().split("\n")] if isinstance(printed, str) else None
 
 
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
+
+
+def _same_text(output: Any, expected: Any) -> bool:
+    """The same lines; of numbers that are expected with all the digits of a float, nobody asked for a format."""
+    lines, wanted = _lines(output), _lines(expected)
+    if lines == wanted or lines is None or wanted is None or len(lines) != len(wanted):
+        return lines == wanted
+    return all(map(_same_line, lines, wanted))
+
+
+def _same_line(line: str, wanted: str) -> bool:
+    if line == wanted or "." not in wanted:
+        return line == wanted
+    parts, right = _NUMBER.split(line), _NUMBER.split(wanted)
+    near = (
+        a == b or (n % 2 == 1 and _is_noisy(b) and _NEAR.same(float(a), float(b)))
+        for n, (a, b) in enumerate(zip(parts, right, strict=False))
+    )
+    return len(parts) == len(right) and all(near)
+
+
+def _is_noisy(number: str) -> bool:
+    """Whether a number is written with all the digits that a float has."""
+    digits = re.sub(r"[eE].*|\D", "", number).lstrip("0")
+    return "." in number and len(digits) >= 15
+
+
+def _text_canonical(printed: Any) -> Any:
+    lines = _lines(printed)
+    rounded = partial(_NUMBER.sub, lambda found: f"{float(found[0]):.6g}" if _is_noisy(found[0]) else found[0])
+    return lines and [rounded(line) if "." in line else line for line in lines]
+
+
 def _python(near: Near) -> Mode:
     return Mode(lambda out, exp, ordered: near.same(out, exp), lambda out, ordered: digest(out).hex())
 
@@ -280,5 +316,5 @@ MODES = {
     "spider-testsuite/v1": Mode(_spider, _spider_canonical),
     "python-value/v2": _python(_NEAR),
     "python-eq/official": _python(Near(0.0, 0.0)),
-    "text/v2": Mode(lambda out, exp, ordered: _lines(out) == _lines(exp), lambda out, ordered: _lines(out)),
+    "text/v3": Mode(lambda out, exp, ordered: _same_text(out, exp), lambda out, ordered: _text_canonical(out)),
 }

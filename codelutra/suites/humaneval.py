@@ -18,12 +18,13 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.schema import PROBLEMS
+from codelutra.suites.asserts import names_of
 from codelutra.suites.folder import find, first_file, read_lines
 from codelutra.suites.parsing import statements
 from codelutra.suites.python import OFFICIAL, PythonSuite, judging, judging_by_asserts
 from codelutra.suites.splits import cap
 
-VERSION = "3"
+VERSION = "4"
 LICENCE = "MIT"
 WAY_OUT = "take the file of the official release"
 
@@ -60,19 +61,24 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def before(program: str, function: str) -> str:
-    """The lines before the function."""
+    """The lines before the one that defines the function, or the class that it is called as."""
     for node in statements(program):
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            return "\n".join(program.splitlines()[: node.lineno - 1]).strip()
+        if function in names_of(ast.unparse(node)).made:
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            return "\n".join(program.splitlines()[: first - 1]).strip()
     raise ValueError(f"its prompt defines no function {function}")
 
 
-def judging_by_check(test: str, function: str, setup: str) -> str:
-    """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer."""
-    check = next((n for n in statements(test) if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+def judging_by_check(test: str, function: str, setup: str, reference: str = "") -> str:
+    """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer.
+
+    reference: a program that says what the function's name stands for, where that is no function.
+    """
+    body = statements(test)
+    check = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:
         raise ValueError("its test defines no check(candidate)")
-    if any(isinstance(n, ast.Assign | ast.For | ast.Import | ast.ImportFrom) for n in check.body):
+    if not all(map(_is_assert_or_nothing, check.body)):
         return judging([f"check({function})"], setup=setup, after=test, in_process=True)
     asserts = []
     for statement in check.body:
@@ -81,4 +87,24 @@ def judging_by_check(test: str, function: str, setup: str) -> str:
             name.id = function
         if isinstance(statement, ast.Assert) and candidates:
             asserts.append(ast.unparse(statement))
-    return judging_by_asserts(asserts, reference=f"def {function}(): ...", setup=setup)
+    setup = "\n".join(filter(None, [setup, *_used(check, [n for n in body if n is not check])]))
+    return judging_by_asserts(asserts, reference=reference or f"def {function}(): ...", setup=setup)
+
+
+def _is_assert_or_nothing(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Assert() | ast.Pass() | ast.Expr(value=ast.Constant() | ast.Call(func=ast.Name(id="print"))):
+            return True
+    return False
+
+
+def _used(check: ast.stmt, others: list[ast.stmt]) -> list[str]:
+    """Those of a test's other statements whose names its check uses, and what these use."""
+    binds = {n: names_of(ast.unparse(n)) for n in others}
+    left = {n: names.made | names.imported for n, names in binds.items()}
+    found, new = set[ast.stmt](), [check]
+    while new:
+        used = {n.id for statement in new for n in ast.walk(statement) if isinstance(n, ast.Name)}
+        new = [n for n, names in left.items() if n not in found and names & used]
+        found |= {*new}
+    return [ast.unparse(n) for n in others if n in found]

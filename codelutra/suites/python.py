@@ -22,7 +22,7 @@ from codelutra.suites.parsing import Unparsable, joined, parse
 from sandbox.protocol import PythonJob
 
 OFFICIAL = "python-eq/official"  # the mode of suites whose own harness runs asserts
-PRINTED = "text/v2"  # of whole programs
+PRINTED = "text/v3"  # of whole programs
 SYSTEM = "Answer with one Python code block and nothing else."
 
 

@@ -49,7 +49,7 @@ def _statements(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if not _parses(value) or "def check(" in value:  # HumanEval's, which is judged as a whole
-        return [value[max(0, value.find("def check(")) :]]
+        return [value]
     return [text for node in ast.parse(value).body if (text := ast.get_source_segment(value, node))]
 
 
@@ -200,7 +200,7 @@ class FunctionLine(Line):
     @property
     def check(self) -> str:
         """HumanEval's `def check(candidate)`, where that is what the line is judged by."""
-        return next((text for text in self.asserts if text.startswith("def check(")), "")
+        return next((text for text in self.asserts if re.search(r"^def check\(", text, re.MULTILINE)), "")
 
     @property
     def continues(self) -> bool:

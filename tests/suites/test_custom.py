@@ -587,6 +587,26 @@ def test_lines_as_humaneval_has_them_are_taken(tmp_path: Path) -> None:
         opened(write(tmp_path, "kind: python-function", {k: v for k, v in HUMANEVAL.items() if k != "entry_point"}))
 
 
+@pytest.mark.parametrize(
+    ("reference", "function", "setup"),
+    [
+        ("import math\n@property\nclass step: ...", "step", "import math"),
+        ("import math\nasync def step(n): ...", "step", "import math"),
+        ("import math\nstep = lambda n: n + 1", "step", "import math"),
+        ("import math\nif math:\n    def step(n): return n + 1", "step", "import math"),
+        ("import math\nclass Solution:\n    def step(self, n): return n + 1", "Solution().step", "import math"),
+        ("", "step", ""),
+        ("import math", "math.floor", ""),
+    ],
+)
+def test_check_calls_whatever_the_reference_defines(tmp_path: Path, reference: str, function: str, setup: str) -> None:
+    line = {"prompt": "Step.", "reference": reference, "function": function, "test": "import re\n" + CHECK, "split": "train"}
+    suite = opened(write(tmp_path, "kind: python-function", line))
+    job = suite.answer_job(suite.problems().row(0, named=True), "x = 1", "a", 1.0)
+    assert job.calls == (f"{function}(1)", f"{function}(4)")
+    assert job.program == "\n".join(filter(None, [setup, "x = 1"]))
+
+
 def test_an_empty_key_beside_one_that_says_it_is_no_contradiction(tmp_path: Path) -> None:
     for line in ({"test_setup_code": "", "test_imports": ["import math"]}, {"test_imports": ["import math"], "setup": ""}):
         suite = opened(write(tmp_path, "kind: python-function", {**FUNCTION, **line, "split": "train"}))

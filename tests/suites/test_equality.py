@@ -418,3 +418,33 @@ def test_printed_text_agrees_but_for_trailing_blanks() -> None:
         assert not agrees(TEXT, forged, "1")
         assert answer_digest(TEXT, forged)
     assert answer_digest(TEXT, "a \n") == answer_digest(TEXT, "a")
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "right"),
+    [
+        ("0.3", "0.30000000000000004", True),
+        ("0.3000001", "0.30000000000000004", True),
+        ("0.30001", "0.30000000000000004", False),
+        ("1", "0.9999999999999999", True),
+        ("x = 0.333333333, 2", "x = 0.3333333333333333, 2", True),
+        ("x = 0.333333333, 3", "x = 0.3333333333333333, 2", False),
+        ("y = 0.333333333", "x = 0.3333333333333333", False),
+        ("0.333333333 1", "0.3333333333333333", False),
+        ("0.333333333\n1", "0.3333333333333333", False),
+        ("1.41421356e-05", "1.4142135623730951e-05", True),
+        ("-0.3333333333", "0.3333333333333333", False),
+        # a format that may have been asked for
+        ("0.30000000000000004", "0.3", False),
+        ("1.5", "1.50", False),
+        ("0.333", "0.3333", False),
+        ("1e20", "100000000000000000000", False),
+        ("123456789012345679", "123456789012345678", False),
+        ("0.000001", "0.0000010", False),
+        ("", "0.30000000000000004", False),
+        ("nan", "0.30000000000000004", False),
+    ],
+)
+def test_a_printed_float_with_all_of_its_digits_asks_for_no_format(output: str, expected: str, right: bool) -> None:
+    assert agrees(TEXT, output, expected) is right
+    assert not right or answer_digest(TEXT, expected) == answer_digest(TEXT, expected + "\n")

@@ -80,6 +80,52 @@ def test_a_check_that_is_more_than_asserts_runs_in_the_answers_process_and_says_
     assert "def check(candidate)" in job.program
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "try:\n        candidate(-1)\n    except ValueError:\n        return\n    assert False",
+        "with suppress(ValueError):\n        candidate(-1)\n        assert False",
+        "if candidate(1) != 2:\n        raise AssertionError",
+        "def twice(x): return x * 2\n    assert candidate(3) == twice(3)",
+        "x: int = 3\n    assert candidate(x) == 6",
+        "x = [3]\n    x += [4]\n    assert candidate(x[0]) == 6",
+        "candidate.seen = 1\n    assert candidate(1) == 2",
+        "while candidate(1) != 2: pass\n    assert candidate(1) == 2",
+    ],
+)
+def test_no_statement_of_a_check_is_passed_over(tmp_path: Path, body: str) -> None:
+    made = suite(tmp_path, entry(f"def check(candidate):\n    {body}\n"))
+    job = made.answer_job(made.problems().row(0, named=True), "def scaled(x): ...", "a", 2.0)
+    assert (job.calls, job.in_process) == (("check(scaled)",), True)
+
+
+def test_what_asserts_use_of_the_text_around_check_comes_with_them(tmp_path: Path) -> None:
+    test = """METADATA = {}
+import math
+from math import pi as circle
+LIMIT = 2 * circle
+def near(a): return math.isclose(a, LIMIT)
+def unused(): ...
+def check(candidate):
+    print('checking')
+    assert near(candidate(3.14159265358979))
+    pass
+"""
+    made = suite(tmp_path, entry(test))
+    job = made.answer_job(made.problems().row(0, named=True), "def scaled(x): ...", "a", 2.0)
+    assert job.program.endswith(
+        "import math\nfrom math import pi as circle\nLIMIT = 2 * circle\ndef near(a):\n"
+        "    return math.isclose(a, LIMIT)\ndef scaled(x): ..."
+    )
+
+
+def test_decorators_stay_with_their_function(tmp_path: Path) -> None:
+    prompt = "from functools import cache\n\n@cache\ndef scaled(x):\n"
+    made = suite(tmp_path, entry(FLAT, prompt=prompt))
+    job = made.answer_job(made.problems().row(0, named=True), "def scaled(x): ...", "a", 2.0)
+    assert job.program == "from functools import cache\ndef scaled(x): ..."
+
+
 def test_every_problem_is_a_test_problem_and_asks_for_the_whole_function(tmp_path: Path) -> None:
     problem = suite(tmp_path, entry(FLAT)).problems().row(0, named=True)
     assert problem["split"] == "test"

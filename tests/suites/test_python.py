@@ -104,9 +104,9 @@ def test_a_reference_that_raises_or_has_no_case_cannot_judge() -> None:
         ("python-value/v2", judging(["f(1)"]), [""], True),
         ("python-value/v2", judging(["f(1)"], ["None"]), [None], True),  # an assert says that None is right
         ("python-value/v2", judging(["check(f)"], in_process=True), [None], True),
-        ("text/v2", judging(["1", "2"], wrap=WHOLE), ["", "\n"], False),
-        ("text/v2", judging(["1", "2"], wrap=WHOLE), ["", "3\n"], True),
-        ("text/v2", judging(["1"], ["''"], wrap=WHOLE), [""], True),
+        ("text/v3", judging(["1", "2"], wrap=WHOLE), ["", "\n"], False),
+        ("text/v3", judging(["1", "2"], wrap=WHOLE), ["", "3\n"], True),
+        ("text/v3", judging(["1"], ["''"], wrap=WHOLE), [""], True),
     ],
 )
 def test_a_reference_that_gives_nothing_anywhere_judges_nobody(
