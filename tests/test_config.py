@@ -99,6 +99,23 @@ def test_an_absurd_number_is_refused_by_name(name: str, kind: str) -> None:
             parse_config({**given, section: inside} if section else {**given, key: number})
 
 
+@pytest.mark.parametrize("name", [name for name, _ in numbers()])
+@pytest.mark.parametrize("value", [True, False, "010", "-03"])
+def test_what_is_no_number_is_not_taken_for_one(name: str, value: Any) -> None:
+    """YAML's yes, no, on and off are truth values, and 010 may mean 8."""
+    section, _, key = name.rpartition(".")
+    given = MINIMAL | ({"cluster": {"address": "auto"}} if section == "cluster" else {})
+    inside = {**given.get(section, {}), key: value}
+    with pytest.raises(ConfigError, match=rf"{re.escape(name)} = {value!r}: Input should be a number"):
+        parse_config({**given, section: inside} if section else {**given, key: value})
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True])
+def test_what_is_no_text_is_answered_with_how_text_is_written(value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"name = {value!r}: this is text: put it in quotes"):
+        parse_config(MINIMAL | {"name": value})
+
+
 def test_overrides_reach_into_sections_that_are_not_there_yet() -> None:
     config = load_config("demo", ("train.beta=0.3", "suite.databases=[a, b]", "select.patience=0"))
     assert config.train.beta == 0.3

@@ -154,6 +154,12 @@ def test_yaml_reads_what_people_mean(written: str, value: Any) -> None:
     assert parse_yaml(f"a: {written}") == {"a": value}
 
 
+def test_json_with_tabs_is_yaml_too_and_other_tabs_say_what_to_write() -> None:
+    assert parse_yaml('{\n\t"a": [1,\t2],\n\t"b": {"c": null}\n}\n') == {"a": [1, 2], "b": {"c": None}}
+    with pytest.raises(ValueError, match="write blanks in the place of tabs"):
+        parse_yaml("a:\n\tb: 1")
+
+
 def test_yaml_takes_anchors_and_merge_keys() -> None:
     assert parse_yaml("b: &b {x: 1, y: 1}\nc:\n  <<: *b\n  y: 2\nd: [*b, *b]")["c"] == {"x": 1, "y": 2}
 

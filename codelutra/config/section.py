@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from codelutra.reading.numbers import means_number, require_number
 
 LARGEST = 2**31 - 1  # of whole numbers: seeds and counts that every library takes
 MANY = 10**7  # problems: more than any suite has
@@ -33,6 +35,11 @@ ADDED = Added.ADDED
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return require_number(value) if means_number(cls.model_fields[info.field_name or ""].annotation) else value
 
     @field_validator("*")
     @classmethod

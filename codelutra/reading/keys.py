@@ -78,6 +78,8 @@ def fault(error: Any, model: Any) -> str:
             said = "this is a section: give it keys with values, or leave it out"
         if error["type"] == "value_error" and isinstance(error["input"], dict):  # a rule on several keys: it names them
             return f"{place(error)}: {said}" if place(error) else said
+        if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+            said = "this is text: put it in quotes"
         if error["type"] in ("tuple_type", "list_type"):
             said = "give a list: [a, b]"
         value = "" if error["type"] == "address" else f" = {shown(error['input'])}"  # it may hold a password

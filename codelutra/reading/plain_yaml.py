@@ -5,12 +5,22 @@ merge keys work up to MAX_NODES.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from codelutra.reading.text import MAX_DEPTH, MAX_DIGITS, TOO_DEEP, Unreadable, read_text, require_characters, require_plain
+from codelutra.reading.text import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    TOO_DEEP,
+    Unreadable,
+    parse_json,
+    read_text,
+    require_characters,
+    require_plain,
+)
 
 MAX_BYTES = 2**20
 MAX_NODES = 100_000  # aliases written out
@@ -83,7 +93,10 @@ def _at(where: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError with line and reason."""
+    """The value of a YAML text, or of a JSON text, which may have tabs. Raises ValueError with line and reason."""
+    if "\t" in text and text.lstrip().startswith("{"):
+        with suppress(ValueError):
+            return parse_json(text)
     try:
         loader = _Plain(text)
         try:
@@ -103,7 +116,8 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
         return f"a character that text does not have: {chr(error.character)!r} at position {error.position}"
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return where + " ".join(str(problem).split())
+    tabs = "; write blanks in the place of tabs" if "'\\t'" in problem else ""
+    return where + " ".join(str(problem).split()) + tabs
 
 
 def read_yaml(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, model_validator
 
+from codelutra.reading.numbers import require_number
 from codelutra.reading.text import missing
 from codelutra.suites.lines import Shape, Strict, Wrong, meant, renamed
 
@@ -120,7 +121,7 @@ def _file_name(name: str) -> str:
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
 Name = Annotated[str, BeforeValidator(_as_text)]
-Share = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
+Share = Annotated[FiniteFloat, BeforeValidator(require_number), Field(gt=0, le=1e6)]
 FileName = Annotated[str, AfterValidator(_file_name)]
 _SOLUTION = ("solution", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program", "gold")
 _PROMPT = ("instruction", "question", "text", "description", "task", "problem", "problem_description")

@@ -664,6 +664,7 @@ def test_what_stands_before_brackets_is_a_function(tmp_path: Path, function: str
     [
         ("kind: sql\nshares: {}", "shares: .*at least 1 item"),
         ("kind: sql\nshares: {train: .inf}", "shares.train: .*finite"),
+        ("kind: sql\nshares: {train: yes}", "shares.train: .*should be a number"),
         ("kind: sql\nshares: {train: 0}", "shares.train: .*greater than 0"),
         ("kind: sql\nkind: sql", "line 2, column 1: the key 'kind' is on line 1"),
         ("kind: sql\ndatabase: [shop.sqlite]", "database: unknown key; known here: .*; did you mean databases"),
