@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from codelutra.errors import ConfigError
-from codelutra.reading.keys import nearest, printable
+from codelutra.reading.keys import nearest, printable, shown
 from codelutra.reading.text import missing
 from codelutra.suites.lines import Record, Records, Shape, Wrong, folded, key_of, renamed
 from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
@@ -73,6 +73,7 @@ def fitted(records: Records, shape: type[Shape], chosen: Mapping[str, Sequence[s
     free = [c for c in free if not any(c in named for named in taken.values())]
     if shape is SqlLine:
         taken |= (found := _by_content(taken, free, rows))
+        _require_names(found.get("query", []), where)
         free = [c for c in free if [c] not in found.values()]
     taken = {key: taken[key] for key in shape.model_fields if key in taken}
     slips = [] if chosen else [c for c in free if _is_slip(c, shape)]
@@ -130,6 +131,15 @@ def _by_content(taken: Mapping[str, Any], free: Sequence[str], rows: Sequence[Ma
     if len(sentences) == 1 and "question" not in taken:
         found["question"] = sentences
     return found
+
+
+def _require_names(queries: Sequence[str], where: str) -> None:
+    """Raise ConfigError where the name of a column of queries is a query: then the file begins with its first problem."""
+    if query := next(filter(_SQL.match, queries), ""):
+        raise ConfigError(
+            f"{where}: its first row holds a query, {shown(query)}, in the place of the names of columns; put a row of "
+            "names above it, such as question,query"
+        )
 
 
 def _is_slip(column: str, shape: type[Shape]) -> bool:

@@ -163,7 +163,10 @@ def open_read_only(file: Path, options: str = "") -> closing[sqlite3.Connection]
 def chosen_databases(section: SuiteSection, known: Sequence[str], where: str) -> list[str]:
     """`section.databases`, or all known ones, without `section.without`. Raises ConfigError for unknown names."""
     if unplain := [name for name in known if not plain_name(name)]:
-        raise ConfigError(f"{where} names the database {shown(unplain[0])}, which is not the plain name of a folder")
+        raise ConfigError(
+            f"{where} names the database {shown(unplain[0])}, which is not the plain name of a folder: fewer than 200 "
+            "characters, and no /"
+        )
     require_known("databases", section.databases, known, where)
     require_known("without", section.without, known, where)
     return [d for d in known if d not in section.without and (not section.databases or d in section.databases)]

@@ -93,7 +93,7 @@ def plain_name(name: object) -> bool:
 
 def _from_hub(reference: str) -> Path:
     repo, _, revision = reference.removeprefix("hf:").partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
         raise ConfigError(f"suite.path {reference!r} is not hf:org/name@revision, e.g. hf:xlangai/DS-1000@main")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -31,7 +31,9 @@ from codelutra.suites.shapes import SPLITS_AS
 MOST_ROWS = 100_000  # of a table: more are no problems that somebody means to run
 _BATCH = 1000  # rows
 _TABLES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
-_HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[\w.-]+))?")
+_HUB = re.compile(
+    r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[\w.-]+))?"
+)
 
 
 class Source(NamedTuple):

@@ -228,6 +228,7 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...], str]] = [
     ("a.csv", GOOD, ("questoin=question",), "there is no key 'questoin'; known: id, split"),
     ("a.csv", GOOD, ("question",), "write key=column"),
     ("a.csv", GOOD, ("question=query,question=question",), "gives the question twice"),
+    ("a.csv", GOOD.partition("\n")[2], (), "its first row holds a query, 'SELECT "),
     ("a.csv", table(rows_of(evidnce=str)), (), "evidnce: unknown key; known here"),
     ("a.csv", table(STRANGE), (), NO_QUESTION),
     ("a.csv", table(rows_of(text=str)), (), TWO),
@@ -374,6 +375,9 @@ def test_other_things_that_are_no_problems_are_refused(shop: Path, tmp_path: Pat
         "bytes.parquet": r"12 rows \(1, 2, 3, …\): question: a cell holds bytes that are no text",
         "twice.parquet": "the column 'query' is there twice; keep one",
         "hf:name": "is not hf:owner/name",
+        "hf:../..": "is not hf:owner/name",
+        "hf:./x": "is not hf:owner/name",
+        "hf:x/.": "is not hf:owner/name",
         "none.parquet": "No such file",
     }.items():
         with pytest.raises(UserError, match=says):
