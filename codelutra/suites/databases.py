@@ -8,21 +8,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-import sqlglot
-from sqlglot.errors import SqlglotError
-
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.reading.keys import shown
 from codelutra.reading.text import Unreadable, format_of, require_file
 from codelutra.store.files import sha256_file
+from codelutra.suites.dialects import translations
 from codelutra.suites.folder import plain_name, require_known
 from codelutra.suites.sql_text import statements
 from sandbox.runner.sql import authorize, open_virtual_tables
 
 FIRST_ROWS = 50_000  # of a table, looked through for values
 MAX_GIB = 1.0  # the sandbox holds databases in memory
-DIALECTS = ("mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
 _NO_NAMES = """
     add all alter and as autoincrement between case cast check collate commit constraint create current_date current_time
     current_timestamp default deferrable delete distinct drop else escape except exists foreign from group having in index
@@ -239,12 +236,8 @@ def not_answerable(query: str, database: Path) -> str:
             return _refused(query, *denied[0])
         if reads == "":
             return ""
-        for dialect in DIALECTS:
-            try:
-                translated = sqlglot.transpile(query, read=dialect, write="sqlite")[0]
-            except (SqlglotError, RecursionError, IndexError):
-                continue
-            if translated != query and _prepares(connection, translated) == "":
+        for dialect, translated in translations(query, "sqlite"):
+            if _prepares(connection, translated) == "":
                 return f"not SQLite's dialect ({reads}); it reads as {dialect}, in SQLite it would be: {translated}"
         return f"SQLite refuses the query: {reads}"
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+import sqlglot
+from sqlglot.errors import SqlglotError
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +82,18 @@ DUCKDB = Dialect(
     most="greatest",
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, DUCKDB)}
+
+
+_OTHERS = ("sqlite", "mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
+_LONGEST = 5_000  # characters of a query that is translated: sqlglot takes seconds for a long one, once a dialect
+
+
+def translations(query: str, write: str) -> Iterator[tuple[str, str]]:
+    """What a query is in the dialect `write`, read as each of the usual others: (the other, the translation)."""
+    for dialect in _OTHERS if len(query) <= _LONGEST else ():
+        try:
+            translated = sqlglot.transpile(query, read=dialect, write=write)[0] if dialect != write else query
+        except (SqlglotError, RecursionError, IndexError):
+            continue
+        if translated != query:
+            yield dialect, translated

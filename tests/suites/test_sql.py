@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -239,3 +240,12 @@ def test_unknown_databases_are_named_with_the_known_ones() -> None:
     section = SuiteSection(name="spider", databases=("hr_1", "hr_9"))
     with pytest.raises(ConfigError, match=r"hr_9 not in tables\.json; known: hr_1, pets_1"):
         chosen_databases(section, ["hr_1", "pets_1"], "tables.json")
+
+
+def test_a_long_query_is_refused_in_the_time_that_sqlite_takes(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "db.sqlite")) as connection:
+        connection.execute("CREATE TABLE t (a)")
+        connection.commit()
+    began = time.process_time()
+    assert "Expression tree is too large" in not_answerable("SELECT " + "+".join(["1"] * 50_000), tmp_path / "db.sqlite")
+    assert time.process_time() - began < 1

@@ -20,11 +20,10 @@ from codelutra.errors import ConfigError, UserError
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.store.files import sha256_file
 from codelutra.suites.databases import require_held
-from codelutra.suites.dialects import DUCKDB
+from codelutra.suites.dialects import DUCKDB, translations
 from codelutra.suites.sql_text import statements
 
 ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
-OTHER_DIALECTS = ("sqlite", "mysql", "postgres", "tsql", "bigquery", "snowflake", "oracle")
 _MAGIC = b"DUCK"  # behind a checksum of eight bytes
 _LAST_WORDS = 300
 
@@ -89,12 +88,8 @@ class Reader:
             return _names_catalog(query, file.stem)
         if kind == "refused":
             return f"the sandbox does not run it: {why}"
-        for dialect in OTHER_DIALECTS:
-            try:
-                translated = sqlglot.transpile(query, read=dialect, write=DUCKDB.name)[0]
-            except (SqlglotError, RecursionError, IndexError):
-                continue
-            if translated != query and not self._tried(file, translated)[0]:
+        for dialect, translated in translations(query, DUCKDB.name):
+            if not self._tried(file, translated)[0]:
                 return f"not DuckDB's dialect ({why}); it reads as {dialect}, in DuckDB it would be: {translated}"
         return f"DuckDB refuses the query: {why}"
 
