@@ -52,4 +52,5 @@ def _unnumbered(lines: list[str]) -> list[str]:
     given = [int(number[1]) for number in found]
     if given != list(range(given[0], given[0] + len(given))):
         return lines
-    return [line[number.end() :] if number else line for number, line in zip(numbers, lines, strict=True)]
+    rest = [line[number.end() :] if number else line for number, line in zip(numbers, lines, strict=True)]
+    return rest if any(map(str.strip, rest)) else lines

@@ -192,11 +192,13 @@ def _body(text: str, margin: str, tag: str) -> str:
 _QUOTED = re.compile(
     r"(?:(`{1,2}|'{3}|\"{3}|['\"])|\u201c)(?:python3?\n|py\n|sql(?:ite)?\n)?(?P<inside>.+)(?(1)\1|\u201d)", re.DOTALL
 )
-_LANGUAGE = re.compile(r"\s*+(?:python3?|py|sql|sqlite3?)[ \t]*+\n", re.IGNORECASE)
+_LANGUAGE = re.compile(
+    r"\s*+(?:python3?|py|sql|sqlite3?|(?:File(?:name)?:[ \t]*+)?[\w/-]{1,60}\.(?:py|sql):?)[ \t]*+\n", re.IGNORECASE
+)
 
 
 def _dedented(text: str) -> str:
-    named = _LANGUAGE.match(text)  # the tag of a fence, without its fence or a line below it
+    named = _LANGUAGE.match(text)  # a fence's tag without the fence or below it, a file's name
     return textwrap.dedent(text[named.end() :] if named else text).strip().lstrip(INVISIBLE)
 
 

@@ -68,7 +68,7 @@ def _is_prose(line: str) -> bool:
 
 _IN_A_LINE = re.compile(
     rf"(?:^[ \t]*+(?:(?:[-+]|\d{{1,3}}[.)]|sqlite>)[ \t]++)?(?:[^\n]{{0,200}}:)?[ \t*]*+|`|"
-    rf"(?:[=(:]|\bsqlite3 [^\n\"']{{0,200}})[ \t]*+(?:\"\"\"|'''|[\"'])\s*+)(?=(?:{READS}))",
+    rf"(?:[=(:]|\b(?:sqlite3|duckdb|echo) [^\n\"']{{0,200}})[ \t]*+f?(?:\"\"\"|'''|[\"'])\s*+)(?=(?:{READS}))",
     re.MULTILINE | re.IGNORECASE,
 )
 _MAY_BE_DUCKDBS = re.compile(r"(?:FROM|from|PIVOT|(?:SELECT|WITH)\b(?=.*\sFROM\s))", re.DOTALL)
