@@ -137,7 +137,7 @@ GROUPS: dict[str, list[Any]] = {
     "Look up": [config_, start.presets, start.models, start.suites],
     "Watch": [watch.status, watch.report, answers.failures, answers.diff],
     "Use": [use.ask, use.serve, use.export],
-    "Compare": [compare.evaluate, compare.compare, compare.sweep],
+    "Compare": [compare.evaluate, compare.compare, compare.pool, compare.sweep],
     "Retrain": [retrain.retrain, retrain.promoted],
     "Maintain": [maintain.doctor, health.health, runs_, maintain.prune, sandbox],
 }

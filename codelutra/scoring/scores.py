@@ -25,8 +25,8 @@ from codelutra.scoring.statistics import (
     Paired,
     bootstrap,
     exact_mcnemar,
-    mean_gain,
     percentiles,
+    pooled_gain,
     wilson,
 )
 
@@ -133,16 +133,29 @@ def mean_pass_at_1(seeds: Sequence[pl.DataFrame]) -> Estimate:
     return Estimate(float(solved.mean()), *bootstrap(solved), len(solved), everywhere, left_out)
 
 
-def difference(first: Sequence[pl.DataFrame], second: Sequence[pl.DataFrame]) -> Difference:
-    """Mean pass@1 of `second` less that of `first` (SCORES, one frame a seed), paired by problem.
+Seeds = Sequence[pl.DataFrame]  # SCORES of one method on one suite, a frame a seed
+
+
+def difference(first: Seeds, second: Seeds) -> Difference:
+    """Mean pass@1 of `second` less that of `first`, paired by problem.
 
     Seeds are averaged within a problem first, so more seeds do not count as more problems. As many seeds on both sides are
     paired in their order.
     """
+    return pooled_difference([(first, second)])
+
+
+def pooled_difference(suites: Sequence[tuple[Seeds, Seeds]], *, alike: bool = False) -> Difference:
+    """`difference` over several suites: every problem counts the same, or with `alike` every suite (`pooled_gain`)."""
+    return pooled_gain([_paired(first, second) for first, second in suites], alike=alike)
+
+
+def _paired(first: Seeds, second: Seeds) -> tuple[Any, Any]:
+    """Which problems each method solves, of those that both were asked: (problems, its seeds) of each."""
     both = _solved(first).join(_solved(second), on="problem_id", suffix="_b").sort("problem_id")
     if both.is_empty():
         raise StageError("the two methods were not measured on a common problem")
-    return mean_gain(_matrix(both["solved"]), _matrix(both["solved_b"]))
+    return _matrix(both["solved"]), _matrix(both["solved_b"])
 
 
 def status_mix(statuses: pl.Series) -> dict[str, int]:

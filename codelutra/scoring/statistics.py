@@ -99,10 +99,10 @@ def bootstrap(values: Any) -> tuple[float, float]:
     return percentiles(means.mean(axis=1))
 
 
-def _resampled(sides: Sequence[Any]) -> list[Any]:
+def _resampled(sides: Sequence[Any], seed: int = 0) -> list[Any]:
     """Of each side (problems, seeds) the means over problems drawn again, by seeds drawn again: (draws, seeds). All sides
     draw the same problems. Those with as many seeds draw the same seeds: they are paired by seed."""
-    draw, n = np.random.default_rng(0), len(sides[0])
+    draw, n = np.random.default_rng(seed), len(sides[0])
     problems = draw.integers(0, n, size=(DRAWS, n))
     parts, seeds = [], dict[int, Any]()
     for values in sides:
@@ -119,17 +119,25 @@ def percentiles(means: Any) -> tuple[float, float]:
     return float(np.quantile(means, (1 - CONFIDENCE) / 2)), float(np.quantile(means, (1 + CONFIDENCE) / 2))
 
 
-def mean_gain(first: Any, second: Any) -> Difference:
+def pooled_gain(suites: Sequence[tuple[Any, Any]], *, alike: bool = False) -> Difference:
     """How much larger the mean of `second` (problems, its seeds) is than that of `first` (the same problems, its seeds).
 
-    The interval is the percentile bootstrap over problems and seeds. p is a permutation test over problems, of these seeds:
-    seeds are averaged within a problem, and the sign of each problem's gain is flipped at random (Fisher 1935). For one
-    seed each it is McNemar's test, up to the random draws.
+    Of several suites, each its (first, second): the mean over all problems, or with `alike` over suites. The interval is
+    the percentile bootstrap over problems and seeds within each suite. The suites are not drawn again: it says nothing of
+    other suites. p is a permutation test over problems, of these seeds: seeds are averaged within a problem, and the sign
+    of each problem's gain is flipped at random (Fisher 1935). For one suite and one seed each it is McNemar's test, up to
+    the random draws.
     """
-    gains = second.mean(axis=1) - first.mean(axis=1)
-    moved = gains[gains != 0]
+    problems = sum(len(first) for first, _ in suites)
+    shares = [1 / len(suites) if alike else len(first) / problems for first, _ in suites]
+    gains, spread = [], np.zeros(DRAWS)
+    for i, (share, (first, second)) in enumerate(zip(shares, suites, strict=True)):
+        gains.append((second.mean(axis=1) - first.mean(axis=1)) * (share * problems / len(first)))
+        before, after = _resampled([first, second], seed=i)
+        spread += share * (after.mean(axis=1) - before.mean(axis=1))
+    every = np.concatenate(gains)
+    moved = every[every != 0]
     signs = np.random.default_rng(0).integers(0, 2, size=(DRAWS, len(moved)), dtype=np.int8) * 2.0 - 1
     beyond = int((np.abs(signs @ moved) >= abs(moved.sum()) - 1e-9).sum())
-    before, after = _resampled([first, second])
-    low, high = percentiles(after.mean(axis=1) - before.mean(axis=1))
-    return Difference(float(gains.mean()), low, high, (beyond + 1) / (DRAWS + 1) if len(moved) else 1.0, len(gains))
+    p = (beyond + 1) / (DRAWS + 1) if len(moved) else 1.0
+    return Difference(float(every.mean()), *percentiles(spread), p, problems)

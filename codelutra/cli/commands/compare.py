@@ -1,4 +1,4 @@
-"""Commands that refine several runs and compare them: compare, sweep, evaluate."""
+"""Commands that refine several runs and compare them: compare, sweep, evaluate; pool, which reads comparisons."""
 
 from __future__ import annotations
 
@@ -138,6 +138,34 @@ def evaluate(
 
     prices, overrides = priced(model, price_in or (), price_out or ()), (*best_answer(best_of, verifier), *(set_ or ()))
     _run_experiment(evaluation(config, overrides, model, home_dir(home), prices), home, json_)
+
+
+def pool(
+    comparisons: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Comparisons that `codelutra compare` wrote, by their names.")
+    ],
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Two methods: how much more does the second solve?")
+    ] = "control,codelutra",
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Compare two methods over several suites together.
+
+    A difference and its test for each comparison, over all test problems, and over all suites. It runs nothing.
+
+    ```
+    codelutra pool ds1000 spider-qwen mbpp --methods control,codelutra
+    ```
+    """
+    from codelutra.cli import tables
+    from codelutra.experiments.pooled import pooled
+
+    table, data = pooled(home_dir(home), comparisons, [m.strip() for m in methods.split(",")])
+    if json_:
+        print_json(data)
+    else:
+        tables.show(table, "test split, policies chosen on dev")
 
 
 def _run_experiment(
