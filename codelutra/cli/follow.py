@@ -52,6 +52,7 @@ def follow(run: RunDir) -> None:
                 if line := event_line(event):
                     stamp, day = _stamp(event, day)
                     screen.say(f"[dim]{stamp}[/]  {line}")
+                screen.heard(event)
             screen.update(run.progressed())
             if not going:
                 return

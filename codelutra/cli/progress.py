@@ -69,6 +69,8 @@ class _Bar:
         self._id: TaskID | None = None
         self._stage: _Stage | None = None
         self._told, self._began = -1, began
+        self._wait: Event | None = None
+        self._waited: Event | None = None  # which the bar says
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -87,8 +89,17 @@ class _Bar:
         """Print a line of markup."""
         self._bars.console.print(line, soft_wrap=True)
 
+    def heard(self, event: Event) -> None:
+        """Take in an event of the ledger: until work goes on, what is waited for is what the run does."""
+        self._wait = event if event["event"] == "waiting" and "at" in event else self._wait
+
     def update(self, state: State | None) -> None:
         """Take in what the run does now; None before it has said so. Called several times a second."""
+        if self._wait and not _later(state, self._wait):
+            if self._stage is not None or self._waited is not self._wait:
+                self._stage, self._waited = None, self._wait
+                self._add(f"waiting for {self._wait['what']}", None)
+            return
         if not state or state["at"] < self._began:
             return
         if not self._stage or state["stage"] != self._stage.name:
@@ -116,6 +127,10 @@ class Lines:
         self._console, self._every = console, every
         self._stage: _Stage | None = None
         self._began, self._due = time.time() if began is None else began, time.monotonic() + every
+        self._wait: Event | None = None
+
+    def heard(self, event: Event) -> None:
+        self._wait = event if event["event"] == "waiting" and "at" in event else self._wait
 
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
@@ -126,6 +141,9 @@ class Lines:
         if fresh and (not self._stage or fresh["stage"] != self._stage.name):
             self._stage = _Stage(fresh)
         if time.monotonic() < self._due:
+            return
+        if self._wait and not _later(fresh, self._wait):
+            self.say(f"  waiting for {shown(self._wait['what'])}, {_minutes(time.time() - self._wait['at'])} so far")
             return
         if not fresh or not self._stage:
             self.say(f"  starting, {_minutes(time.time() - self._began)} so far" if self._began else "  between two stages")
@@ -158,6 +176,11 @@ class Here:
     def __exit__(self, *exc: object) -> None:
         if self._on_terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _later(state: State | None, event: Event) -> bool:
+    """Whether a stage wrote `state` after the event."""
+    return bool(state and state["at"] > event["at"])
 
 
 def _minutes(seconds: float) -> str:

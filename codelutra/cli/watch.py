@@ -133,6 +133,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, seen: int, first: Callab
                     fetched += event["event"] == "fetched"
                     if line := event_line(event):
                         screen.say(line)
+                    screen.heard(event)
                 screen.update(run.progressed())
                 if ended is not None:
                     if reused:

@@ -77,6 +77,29 @@ def test_a_stage_that_has_finished_nothing_yet_says_how_long_it_is_at_it() -> No
     assert text.getvalue() == "  sample base: 0/2,250 completions, 4 min so far\n"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_that_waits_says_so_and_not_how_far_the_stage_before_was(terminal: bool) -> None:
+    now, text = time.time(), io.StringIO()
+    console = Console(file=text, width=200, force_terminal=terminal)
+    done = {"stage": "execute base/dev-001", "unit": "programs", "done": 78, "total": 78, "at": now - 300}
+    wait = {"event": "waiting", "what": "the engine of [run b]", "at": now - 240}
+    with shown_on(console, since=0.0) as screen:
+        screen = screen if terminal else Lines(console, every=0, began=0)
+        screen.update(done)
+        screen.heard({"event": "made", "stage": "score"})
+        before = len(text.getvalue())
+        screen.heard(wait)
+        screen.update(done)
+        time.sleep(0.6 * terminal)  # the bar is drawn four times a second
+        waiting = text.getvalue()[before:]
+        screen.update(done | {"stage": "sample policy-0", "at": now})
+        time.sleep(0.6 * terminal)
+        assert "waiting for the engine of [run b]" in waiting
+        assert "78/78" not in waiting
+        assert "sample policy-0" in text.getvalue()[before + len(waiting) :]
+    assert terminal or waiting.strip() == "waiting for the engine of [run b], 4 min so far"
+
+
 @pytest.mark.parametrize("text", ["no [/opt/cuda/lib]", "see [core.py:45]", "[bold]"])
 def test_what_an_event_says_is_shown_as_it_is(text: str) -> None:
     said = io.StringIO()
