@@ -68,10 +68,10 @@ def refine_run(run: Run) -> RunSummary:
     """The pipeline of one opened run."""
     require_room(run.config, run.home)  # a model that surely does not fit is refused before anything is spent
     asked = problems(run)
-    policy, made = base_model(run), None  # before the references: without a model nothing else is worth its time
+    policy = base_model(run)  # before the references: without a model nothing else is worth its time
     require_room(run.config, run.home, Path(policy.path))
     expected = references(run, asked)
-    record = Recorder(run)
+    record, made, folds = Recorder(run), None, list[Artifact]()
     record.prepared(asked, expected)
     if not asked.facts["splits"].get("dev"):
         return only_test(run, record, policy, asked, expected)
@@ -79,14 +79,17 @@ def refine_run(run: Run) -> RunSummary:
         with measure_plan(run, policy, asked, expected, "dev") as sampling:
             publish(run, record.summary, measure(run, record, sampling, asked, expected, None))
         made = warm_start(run, policy, asked, expected)
+        folds = [warm_start(run, policy, asked, expected, 1 + number) for number in range(run.config.folds)]
         policy = Policy.of("policy-0", made)
 
     iterations, objective, start = run.config.iterations, run.config.train.objective, policy
     draws = objective != "sft"  # which needs no samples of the train problems
     earlier: list[Artifact] = []  # outcomes of the iterations before
+    samplers = [Policy.of(policy.label, fold) for fold in folds]  # of the first iteration, beside policy 0
     reason = ""  # of an early end
     for t in range(1, iterations + 2):  # measure policy t-1, then make policy t
-        with measure_plan(run, policy, asked, expected, "dev", train=draws and t <= iterations) as sampling:
+        drawing = draws and t <= iterations
+        with measure_plan(run, policy, asked, expected, "dev", train=drawing, folds=samplers) as sampling:
             row = measure(run, record, sampling, asked, expected, made)
             weigh(run, record, start, policy, asked, expected)
             if not record.decide().go_on:
@@ -95,7 +98,9 @@ def refine_run(run: Run) -> RunSummary:
             outcomes = shards(run, sampling, asked, expected, greedy=False)
         lesson, imitated, why = asked, None, ""
         if draws:
-            outcomes = drawn(run, record, sampling, outcomes, asked, expected)
+            outcomes = drawn(run, record, sampling, outcomes, asked, expected, samplers)
+            record.folded(policy, folds)
+            samplers, folds = [], []
             lesson, imitated = learn(run, outcomes, earlier, asked, expected)
             why = record.learned_from(policy, lesson, imitated)
             earlier += outcomes
@@ -155,14 +160,20 @@ def only_test(run: Run, record: Recorder, policy: Policy, asked: Artifact, expec
 
 
 def drawn(
-    run: Run, record: Recorder, sampling: Sampling, outcomes: list[Artifact], asked: Artifact, expected: Artifact
+    run: Run,
+    record: Recorder,
+    sampling: Sampling,
+    outcomes: list[Artifact],
+    asked: Artifact,
+    expected: Artifact,
+    folds: list[Policy],
 ) -> list[Artifact]:
-    """Score and record what a policy wrote for the train problems; where none of it was right, draw more (`sample.more`).
-    Returns the outcomes to learn from."""
+    """Score and record what a policy wrote for the train problems, or `folds` for it; where none of it was right, draw more
+    (`sample.more`). Returns the outcomes to learn from."""
     scores = score(run, outcomes, asked, expected, "train")  # of the first answers alone: of all problems equally many
     samples, ran, learnt = sampling.made(greedy=False), outcomes, by_no_luck(run, sampling, outcomes, asked, expected)
     if run.config.sample.more:
-        with more_plan(run, sampling.policy, asked, expected, scores) as again:
+        with more_plan(run, sampling.policy, asked, expected, scores, folds) as again:
             more = shards(run, again, asked, expected, greedy=False)
         samples, ran = [*samples, *again.made(greedy=False)], [*ran, *more]
         learnt = [*learnt, *by_no_luck(run, again, more, asked, expected)]

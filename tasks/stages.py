@@ -121,8 +121,8 @@ def groups(run: Run, outcomes: list[Artifact], problems: Artifact, expected: Art
 
 
 @task(name="warm start", **cached_as(stages.warm_start), timeout_seconds=24 * HOUR)
-def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Artifact:
-    return run.make(stages.warm_start(run, policy, problems, expected))
+def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact, fold: int = 0) -> Artifact:
+    return run.make(stages.warm_start(run, policy, problems, expected, fold))
 
 
 @task(task_run_name="train {label}", **cached_as(stages.train), timeout_seconds=48 * HOUR)

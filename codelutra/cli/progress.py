@@ -200,7 +200,7 @@ _TOOK = "  [dim]{seconds:.0f} s[/]"
 _MADE = {
     "problems": "✓ problems loaded",
     "references": "✓ reference check: {facts[problems]} references, {facts[reference_errors]} failed" + _TOOK,
-    "warm-start": "✓ warm start: SFT on references" + _TOOK,
+    "warm-start": "✓ {label}: SFT on references" + _TOOK,
     "train": "✓ trained {label}" + _TOOK,
     "pairs": "✓ {facts[pairs]} pairs",
     "answers": "✓ {facts[answers]} answers to imitate",
@@ -211,4 +211,5 @@ _MADE = {
 def event_line(event: Event) -> str | None:
     """What to say of a ledger event, as markup; None where there is nothing to say."""
     said = _MADE.get(event["stage"]) if event["event"] == "made" else _SAID.get(event["event"])
+    event = event if event.get("label") else event | {"label": "warm start"}  # what alone has none and is shown by it
     return said.format(**{k: shown(v) if isinstance(v, str) else v for k, v in event.items()}) if said else None

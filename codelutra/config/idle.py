@@ -27,7 +27,7 @@ _DRAWING = ("sample.temperature", "sample.top_p", "sample.min_p")
 UNREAD = {
     "preference": (),
     "rft": (*_PAIRS_ALONE, *_PREFERENCE_ALONE),
-    "sft": (*_PAIRS_ALONE, *_PREFERENCE_ALONE, *_OF_SAMPLES, "sample.samples_per_problem", "sample.more"),
+    "sft": (*_PAIRS_ALONE, *_PREFERENCE_ALONE, *_OF_SAMPLES, "sample.samples_per_problem", "sample.more", "sample.folds"),
     "grpo": (*_PAIRS_ALONE, *_PREFERENCE_ALONE, *_OF_SAMPLES),
 }
 READ_BY = {  # of the suite section, what only some suites read
@@ -75,6 +75,8 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, Iterable[str]]]:
         yield "warm_start.method is full", ["warm_start.lora_rank", "warm_start.lora_alpha"]
     if not config.iterations:
         return
+    if not config.warm_start:
+        yield "there is no warm_start", ["sample.folds"]
     yield f"train.objective is {train.objective}", UNREAD[train.objective]
     if not sample.more or train.objective == "sft":
         yield "sample.more is 0" if not sample.more else "train.objective is sft", ["sample.more_temperature"]

@@ -105,6 +105,12 @@ class RunConfig(Section):
             return raw | {"pairs": pairs | {"accumulate": True}}
         return raw
 
+    @property
+    def folds(self) -> int:
+        """Warm starts that sample in the first iteration beside policy 0 (`sample.folds`): 0 where a run needs none."""
+        draws = self.warm_start is not None and self.iterations > 0 and self.train.objective != "sft"
+        return self.sample.folds if draws and self.sample.folds > 1 else 0
+
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         answer, thought = f"sample.max_tokens {self.sample.max_tokens}", self.prompt.budget
@@ -164,6 +170,8 @@ class RunConfig(Section):
     def _draws_alike(self) -> RunConfig:
         if self.sample.more and self.train.objective == "grpo":
             raise ValueError("sample.more: objective grpo compares answers that were drawn alike; set it to 0")
+        if self.sample.folds > 1 and self.train.objective == "grpo":
+            raise ValueError("sample.folds: objective grpo learns from answers of the policy that it trains; set it to 1")
         return self
 
     @model_validator(mode="after")

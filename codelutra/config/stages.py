@@ -131,6 +131,10 @@ class SampleSection(Section):
     rare right answers, and cost another start of the engine in each iteration."""
     more_temperature: Annotated[float, ADDED] = Field(1.2, gt=0, le=2)
     """Temperature of the answers that `more` draws. Above `temperature` a policy repeats its wrong answers less."""
+    folds: Annotated[int, ADDED] = Field(1, ge=1, le=32)
+    """Above 1, in the first iteration nobody samples a problem whose reference it was taught: the references are dealt into
+    so many folds, and for each another warm start leaves it out and samples it. Its mistakes there are like those at new
+    problems. Costs so many trainings and starts of the engine."""
     shard_problems: int = Field(100, ge=1, le=MANY)
     """Problems in a shard: a portion that is sampled and executed as a unit. A kill loses at most one shard per engine;
     execution starts when the first shard is sampled."""

@@ -127,6 +127,12 @@ class Recorder:
         self._drawn(row, "train", samples, outcomes)
         self._write()
 
+    def folded(self, policy: Policy, warm_starts: Sequence[Artifact]) -> None:
+        """Add the time of the warm starts that sampled in its place (`sample.folds`)."""
+        row = self._row(policy)
+        row.seconds["train"] = row.seconds.get("train", 0.0) + sum(made.seconds for made in warm_starts)
+        self._write()
+
     def learned_from(self, policy: Policy, lesson: Artifact, imitated: Artifact | None = None) -> str:
         """Add the lesson (pairs, right answers or groups) that came from this policy and that the next one learns from, and
         the answers that are imitated beside pairs. Returns why there is nothing to learn from, "" where there is some."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import polars as pl
 from codelutra.addresses import ApiModel
 from codelutra.errors import StageError, UserError
 from codelutra.hardware import number_format
+from codelutra.pipeline.folds import by_folds, dealt
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import base_policy
 from codelutra.pipeline.usable import teachable
@@ -35,14 +36,17 @@ VERSION = 2
 
 
 class Sampling:
-    """Samples of one policy, shard by shard, in the order of `shards`.
+    """Samples of one policy, shard by shard, in the order of `shards`; or of each shard by its own of `policies`, which
+    stand for the one.
 
     Raises, from `shard`, whatever stopped the engine.
     """
 
-    def __init__(self, run: Run, policy: Policy, shards: Sequence[Shard]) -> None:
+    def __init__(self, run: Run, policy: Policy, shards: Sequence[Shard], policies: Sequence[Policy] | None = None) -> None:
         self.run, self.policy, self.shards = run, policy, shards
-        self.steps = [Step(_recipe(run, policy, s), _not_alone, f"{policy.label}/{s.name}") for s in shards]
+        self.policies = policies or [policy] * len(shards)
+        of_each = zip(shards, self.policies, strict=True)
+        self.steps = [Step(_recipe(run, who, s), _not_alone, f"{policy.label}/{s.name}") for s, who in of_each]
         self._made: dict[int, Artifact] = {}
         self._failure: BaseException | None = None
         self._change = threading.Condition()
@@ -97,7 +101,7 @@ class Sampling:
                 self._change.notify_all()
 
     def _sample_missing(self) -> None:
-        run, c = self.run, self.run.config
+        run = self.run
         # One sampler per policy and store, shared or not: a second process waits here and then finds the shards made.
         turn = f"sampling-{self.policy.digest[:32]}"
         with run.store.turn(turn, lambda: run.waiting(f"another process that samples {self.policy.label}")):
@@ -110,47 +114,55 @@ class Sampling:
                     self._put(i, found)
                 else:
                     missing.append(i)
-            at = {self.shards[i].index: i for i in missing}
-            api = ApiModel.of(self.policy.path)
-            dtype = "" if c.sample.endpoints or api else number_format(c.engine.dtype)  # a server has its own
+            for policy in dict.fromkeys(self.policies[i] for i in missing):
+                self._sample_of(policy, [i for i in missing if self.policies[i] == policy])
+                if self._stop.is_set():
+                    return
+
+    def _sample_of(self, policy: Policy, missing: Sequence[int]) -> None:
+        """The shards numbered `missing`, which this policy samples."""
+        run, c = self.run, self.run.config
+        at = {self.shards[i].index: i for i in missing}
+        api = ApiModel.of(policy.path)
+        dtype = "" if c.sample.endpoints or api else number_format(c.engine.dtype)  # a server has its own
+        began = time.monotonic()
+
+        def started() -> None:  # what was waited for others' work is no work of these shards
+            nonlocal began
             began = time.monotonic()
 
-            def started() -> None:  # what was waited for others' work is no work of these shards
-                nonlocal began
-                began = time.monotonic()
-
-            stream = sample_shards(
-                Path(self.policy.path),
-                run.suite.system,
-                [self.shards[i] for i in missing],
-                sample=c.sample,
-                engine=c.engine.model_copy(update={"dtype": number_format(c.engine.dtype)}),  # as the keys say, on any node
-                seed=c.seed,
-                log=run.dir.log,
-                lock=run.accelerator_lock,
-                thinking=c.prompt.budget,
-                progress=self._progress,
-                waiting=run.waiting,
-                started=started,
-                api=Api(api, c.api.connections, self._note) if api else None,
-                elsewhere=run.engines(Path(self.policy.path)),
-                follow=self._follow() if missing and c.sample.endpoints and c.sample.follow_minutes and not api else None,
-            )
-            # Closing ends the engine: a process exit is the only sure way to get its memory back.
-            with closing(stream), suppress(_EnoughError):
-                for shard, frame in stream:
-                    i, now = at[shard.index], time.monotonic()
-                    self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype, api))))
-                    began = now
+        stream = sample_shards(
+            Path(policy.path),
+            run.suite.system,
+            [self.shards[i] for i in missing],
+            sample=c.sample,
+            engine=c.engine.model_copy(update={"dtype": number_format(c.engine.dtype)}),  # as the keys say, on any node
+            seed=c.seed,
+            log=run.dir.log,
+            lock=run.accelerator_lock,
+            thinking=c.prompt.budget,
+            progress=self._progress,
+            waiting=run.waiting,
+            started=started,
+            api=Api(api, c.api.connections, self._note) if api else None,
+            elsewhere=run.engines(Path(policy.path)),
+            follow=self._follow(policy) if c.sample.endpoints and c.sample.follow_minutes and not api else None,
+        )
+        # Closing ends the engine: a process exit is the only sure way to get its memory back.
+        with closing(stream), suppress(_EnoughError):
+            for shard, frame in stream:
+                i, now = at[shard.index], time.monotonic()
+                self._put(i, run.make(replace(self.steps[i], build=_writer(frame, now - began, dtype, api))))
+                began = now
 
     def _progress(self, done: int, total: int, tokens: int) -> None:
         if self._stop.is_set():
             raise _EnoughError
         self._show(done, total)
 
-    def _follow(self) -> Follow:
+    def _follow(self, policy: Policy) -> Follow:
         """Says in the run's folder which policy is wanted now, for `codelutra serve --follow` on other hosts."""
-        run, policy = self.run, self.policy
+        run = self.run
         run.dir.write(SAMPLED_NOW, {"label": policy.label, "path": policy.path, "home": str(run.home)})
         start = base_policy(run)
         return Follow(
@@ -172,10 +184,18 @@ class Sampling:
 
 
 def measure_plan(
-    run: Run, policy: Policy, problems: Artifact, expected: Artifact, split: str, *, train: bool = False, samples: int = 0
+    run: Run,
+    policy: Policy,
+    problems: Artifact,
+    expected: Artifact,
+    split: str,
+    *,
+    train: bool = False,
+    samples: int = 0,
+    folds: Sequence[Policy] = (),
 ) -> Sampling:
     """The shards that measure a policy on `split` (greedy), first, and then sample the train problems if `train`, or
-    those of `split` again, `samples` times at temperature.
+    those of `split` again, `samples` times at temperature. `folds`: who samples the train problems of each fold instead.
 
     Train problems whose reference cannot judge anybody are left out; those of `split` stay in the denominator. Raises
     UserError where none is left.
@@ -189,7 +209,13 @@ def measure_plan(
             "`codelutra check` on the same config says what is wrong with them"
         )
     asked = pl.concat([frame.filter(pl.col("split") == split), train_rows])
-    shards = plan_shards(asked, run.config.sample, (split, "train") if train else (split,))
+
+    def plan(rows: pl.DataFrame) -> list[Shard]:
+        return plan_shards(rows, run.config.sample, (split, "train") if train else (split,))
+
+    if folds:
+        return _by_folds(run, policy, folds, asked, problems, expected, plan)
+    shards = plan(asked)
     if samples:
         shards += plan_again(asked, run.config.sample, split, samples, len(shards))
     return Sampling(run, policy, shards)
@@ -202,14 +228,33 @@ def held_out_plan(run: Run, start: Policy, problems: Artifact) -> Sampling:
     )
 
 
-def more_plan(run: Run, policy: Policy, problems: Artifact, expected: Artifact, scores: Artifact) -> Sampling:
+def more_plan(
+    run: Run, policy: Policy, problems: Artifact, expected: Artifact, scores: Artifact, folds: Sequence[Policy] = ()
+) -> Sampling:
     """The shards that draw again, as `sample.more` says, the train problems that `scores` (SCORES) show as all wrong; none
     where every problem was solved."""
     unsolved = scores.frame("scores").filter(
         (pl.col("split") == "train") & (pl.col("correct") == 0) & (pl.col("samples") > 0)
     )
     asked = teachable(problems.frame("problems"), expected.frame("expected")).join(unsolved, on="problem_id", how="semi")
-    return Sampling(run, policy, plan_more(asked, run.config.sample))
+
+    def plan(rows: pl.DataFrame) -> list[Shard]:
+        return plan_more(rows, run.config.sample)
+
+    return _by_folds(run, policy, folds, asked, problems, expected, plan) if folds else Sampling(run, policy, plan(asked))
+
+
+def _by_folds(
+    run: Run,
+    policy: Policy,
+    folds: Sequence[Policy],
+    asked: pl.DataFrame,
+    problems: Artifact,
+    expected: Artifact,
+    plan: Callable[[pl.DataFrame], list[Shard]],
+) -> Sampling:
+    fold_of = dealt(problems.frame("problems"), expected.frame("expected"), run.config)
+    return Sampling(run, policy, *by_folds(asked, fold_of, policy, folds, plan))
 
 
 class _EnoughError(Exception):

@@ -23,6 +23,7 @@ from codelutra.execution.references import judge_references
 from codelutra.hardware import number_format
 from codelutra.pipeline.cases import with_cases
 from codelutra.pipeline.fetched import fetched
+from codelutra.pipeline.folds import dealt
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import adapter_base
 from codelutra.pipeline.start import base_policy as base_policy
@@ -174,23 +175,27 @@ def groups(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected:
     return _frame_step("groups", config.grouping, judged_inputs(outcomes, problems, expected), "groups", made)
 
 
-def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact) -> Step:
-    """SFT on the usable references of the train split that are shown: policy 0."""
+def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact, fold: int = 0) -> Step:
+    """SFT on the usable references of the train split that are shown: policy 0. With a `fold`, without its references."""
     assert run.config.warm_start is not None
     config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
     read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(
         Path(policy.path), thinking=run.config.prompt.thinking
     )
-    recipe = _recipe("warm-start", read | _references_shown(run), inputs)
+    part = {"without_fold": fold, "folds": run.config.sample.folds} if fold else {}
+    recipe = _recipe("warm-start", read | _references_shown(run) | part, inputs)
+    label = f"warm start without fold {fold} of {run.config.sample.folds}" if fold else ""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         asked = problems.frame("problems"), expected.frame("expected")
         base = adapter_base(run, policy, config)
-        here = _training(run, policy, out, work, "warm-start", "warm start", base)
-        return training.warm_start(here, to_imitate(*asked, run.config.suite), config)
+        here = _training(run, policy, out, work, "warm-start", label or "warm start", base)
+        left_out = dealt(*asked, run.config).filter(pl.col("fold") == fold)
+        taught = to_imitate(*asked, run.config.suite).join(left_out, on="problem_id", how="anti", maintain_order="left")
+        return training.warm_start(here, taught, config)
 
-    return Step(recipe, build)
+    return Step(recipe, build, label)
 
 
 def train(

@@ -47,8 +47,13 @@ def _require_references(problems: pl.DataFrame, config: RunConfig) -> None:
         and config.iterations > 0,
         "suite.shots": config.suite.shots > 0,
     }
+    seen = int((train["reference"] != "").sum())
+    if train.height and config.folds > seen > 0:
+        raise UserError(
+            f"sample.folds is {config.folds} and {seen} references are shown: each fold needs one; lower sample.folds"
+        )
     wanting = [name for name, does in imitates.items() if does]
-    if train.height and wanting and not (train["reference"] != "").any():
+    if train.height and wanting and not seen:
         raise UserError(
             f"{' and '.join(wanting)} learn{'s' if len(wanting) == 1 else ''} from references, and of {train.height} train "
             f"problems none has one that is shown (suite.references: {config.suite.references}); leave it out, or show some"

@@ -242,14 +242,14 @@ def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tu
     again = UNSOLVED * config.sample.more  # a train problem, on average
     need = {n.what: n.expected for n in needs}
     policy = 4.0 * shape.parameters
-    copies = config.suite.copies
+    copies, folds = config.suite.copies, config.folds
     found = [_references("references", _problems(work), 0.0, pace)]
     if copies:
         found.append(_references("references on copies", copies * _problems(work), 3.0 * copies * work.databases, pace))
 
-    def asking(name: str, times: int, greedy: int, drawn: int, answer: float) -> Stage:
+    def asking(name: str, times: int, greedy: int, drawn: int, answer: float, engines: int = 0) -> Stage:
         answers = greedy + round(drawn * (k + again))
-        tokens, starts = answer * answers, 2 if drawn and again else 1
+        tokens, starts = answer * answers, (2 if drawn and again else 1) * (1 + engines / times)
         programs = round(answers * (1 + RIGHT * copies))
         seconds = starts * pace.sampled.start + (greedy + drawn) * pace.sampled.prompt + tokens * pace.sampled.token
         seconds = max(seconds, programs / pace.programs)  # programs run while later ones are written
@@ -258,8 +258,10 @@ def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tu
         size, spent = need["sampler"], times * seconds
         return Stage(name, kind, times, times * tokens, size, times * known, spent, basis, times * programs)
 
-    def training(name: str, times: int, section: TrainSection | WarmStartSection, what: str, t: Trained) -> Stage:
-        one = work.tokens(section, k)
+    def training(
+        name: str, times: int, section: TrainSection | WarmStartSection, what: str, t: Trained, share: float = 1.0
+    ) -> Stage:
+        one = work.tokens(section, k) * share
         tokens, again = one * section.epochs, one if what == "training" and t.reference_rate else 0.0
         seconds = t.start + tokens / max(1e-9, t.rate) + (again / t.reference_rate if again else 0.0)
         kind = "warm-start" if what == "warm start" else "train"
@@ -277,10 +279,15 @@ def _stages(config: RunConfig, shape: Shape, work: Work, pace: Speeds, needs: tu
     if config.warm_start:
         found.append(asking("base, on dev", 1, work.dev, 0, pace.base_answer))
         found.append(training("warm start", 1, config.warm_start, "warm start", pace.warm_start))
+    if folds and config.warm_start:
+        kept = (folds - 1) / folds
+        found.append(
+            training(f"warm starts of {folds} folds", folds, config.warm_start, "warm start", pace.warm_start, kept)
+        )
     if iterations:
         drawing = config.train.objective != "sft"
         many = "" if iterations == 1 else f", {iterations} times"
-        found.append(asking(f"sampling{many}", iterations, work.dev, work.train if drawing else 0, work.answer))
+        found.append(asking(f"sampling{many}", iterations, work.dev, work.train if drawing else 0, work.answer, folds))
         found.append(training(f"training{many}", iterations, config.train, "training", pace.train))
     if work.dev:
         found.append(asking("last policy, on dev", 1, work.dev, 0, work.answer))
