@@ -51,6 +51,7 @@ class Sampling:
         self._failure: BaseException | None = None
         self._change = threading.Condition()
         self._stop = threading.Event()
+        self._waits = False  # the engine, for another run's to end
         self._show = run.progress(f"sample {policy.label}", "completions")
         self._thread: threading.Thread | None = None
 
@@ -129,7 +130,7 @@ class Sampling:
 
         def started() -> None:  # what was waited for others' work is no work of these shards
             nonlocal began
-            began = time.monotonic()
+            began, self._waits = time.monotonic(), False
 
         stream = sample_shards(
             Path(policy.path),
@@ -142,7 +143,7 @@ class Sampling:
             lock=run.accelerator_lock,
             thinking=c.prompt.budget,
             progress=self._progress,
-            waiting=run.waiting,
+            waiting=self._waiting,
             started=started,
             api=Api(api, c.api.connections, self._note) if api else None,
             elsewhere=run.engines(Path(policy.path)),
@@ -158,7 +159,12 @@ class Sampling:
     def _progress(self, done: int, total: int, tokens: int) -> None:
         if self._stop.is_set():
             raise _EnoughError
-        self._show(done, total)
+        if not self._waits:
+            self._show(done, total)
+
+    def _waiting(self, what: str) -> None:
+        self._waits = True
+        self.run.waiting(what)
 
     def _follow(self, policy: Policy) -> Follow:
         """Says in the run's folder which policy is wanted now, for `codelutra serve --follow` on other hosts."""

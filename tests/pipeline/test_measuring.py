@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,14 @@ import pytest
 
 from codelutra.cli.tables import runs_table
 from codelutra.config import RunConfig, load_config
+from codelutra.errors import StageError
+from codelutra.pipeline import stages
 from codelutra.pipeline.check import check
 from codelutra.pipeline.run import Run
+from codelutra.pipeline.sampler import Sampling, measure_plan
 from codelutra.reporting.export import export
 from codelutra.results.load import list_runs
+from codelutra.store.files import locked
 from tests.helpers.commands import codelutra
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
@@ -67,6 +74,34 @@ def test_without_iterations_the_start_is_measured_on_test(
     card = (export(tmp_path / "runs/nodev", tmp_path / "out") / "README.md").read_text()
     assert f"| **{name}** |  |  |" in card
     assert "dev pass@1 (" not in card
+
+
+def test_a_sampling_that_waits_for_the_engine_tells_that_and_no_count(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "accelerator.lock"
+    monkeypatch.setenv("CODELUTRA_ACCELERATOR_LOCK", str(lock))
+    _, config = measurable(tmp_path, weights, *["test"] * 4)
+    with Run(tmp_path, config) as run, locked(lock):
+        asked = run.make(stages.problems(run))
+        expected = run.make(stages.references(run, asked))
+        with measure_plan(run, stages.base_policy(run), asked, expected, "test") as sampling:
+            waiter = threading.Thread(target=shard_or_end, args=(sampling,))
+            waiter.start()
+            deadline = time.monotonic() + 120
+            while not any(e["event"] == "waiting" for e in run.dir.events()):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            told = next(e["at"] for e in run.dir.events() if e["event"] == "waiting")
+            time.sleep(3)  # progress is heard of every second
+            now = run.dir.progressed()
+        waiter.join()
+        assert not now or now["at"] <= told
+
+
+def shard_or_end(sampling: Sampling) -> None:
+    with suppress(StageError):
+        sampling.shard(0)
 
 
 def test_check_says_that_there_is_no_dev_problem(weights: Path, tmp_path: Path) -> None:
