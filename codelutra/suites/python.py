@@ -65,6 +65,8 @@ class PythonSuite(Suite):
         if not expected:
             return "there is no case to judge by"
         judged, nothing = material(problem["judge"]), None if self.mode != PRINTED else ""
+        if self.in_process(problem) and not judged["expected"] and any(entry["value"] is False for entry in expected):
+            return "its check gives False for the reference"
         if judged["expected"] or self.in_process(problem):  # what is right is written down, or checked in the process
             return ""
         if all(entry["value"] is None or (nothing == "" and not str(entry["value"]).strip()) for entry in expected):
