@@ -48,7 +48,7 @@ VERSIONS = {
     "pairs": 2,
     "answers": 2,
     "groups": 1,
-    "vote": 1,
+    "vote": 2,
     "warm-start": 1,
     "train": 1,
 }
