@@ -739,6 +739,30 @@ def test_a_program_is_found_behind_labels_and_marks_and_before_prose(around: str
         assert extract_code(around.replace("{}", indented), language) == program, around
 
 
+PROGRAMS = [
+    "(a, b) = map(int, input().split())\nprint(a + b)",
+    "'''Adds.'''\nimport sys\nprint(sum(map(int, sys.stdin)))",
+    "[print(x) for x in range(3)]\nprint(1)",
+    "match input():\n    case x:\n        print(x)",
+    "del x\nprint(1)",
+    "N: int = 3\nprint(N)",
+    "globals()['f'] = 1\nprint(f)",
+    "s = '''\nThis is a text.\nIt is long.\n'''\nprint(s)",
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("before", ["", "Sure! Here it is:\n\n", "The code:\n", "Here is the code.\n\n"])
+def test_a_program_is_whole_however_it_begins(before: str, program: str) -> None:
+    for behind in (
+        "",
+        "\n\nThis adds the numbers.",
+        "\n\nExplanation:\n- It reads\n- It prints",
+        "\n\nthis is what you need",
+    ):
+        assert extract_code(before + program + behind, "python") == program
+
+
 @pytest.mark.parametrize(
     ("program", "language"),
     [

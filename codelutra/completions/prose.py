@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice, pairwise
 
-from codelutra.completions.looks import CODE, HEAD, READS, STATEMENT, TRIES, end_of_statement, fault, parses
+from codelutra.completions.looks import CODE, HEAD, READS, STATEMENT, TRIES, end_of_statement, fault, parses, worth
 
 
 def without_prose(text: str, language: str) -> str:
@@ -36,6 +36,7 @@ _PROSE_LINE = re.compile(
 
 _NO_PYTHON = re.compile(r"[A-Z][a-z']*+ [a-z']++[ \t]*+|where(?: [a-z']++){2}.*+")
 _TAIL = re.compile(r"^(?:(?:[A-Z][a-z]++: |[-+] [A-Z][a-z']*+ )[^\n=]*+(?:\n\s*+|\Z))++\Z", re.MULTILINE)
+_TYPED = re.compile(r"[A-Z]\w*: [\w.\[\], |]+ = ")
 # A line of code, or the first one behind a label.
 _BEGINS = re.compile(
     rf"^[ \t]*+(?:@|(?:async )?def |class )|{CODE.pattern}|"
@@ -48,12 +49,23 @@ def _program(text: str) -> str:
     """The code of a text that is no Python as a whole, but is without the sentences around it."""
     if not fault(text):
         return _without_tail(text)
-    for begin in islice(_BEGINS.finditer(text), TRIES):
-        if begin.start() and not _PROSE_LINE.match(text.lstrip()):
-            break
+    first = _behind_prose(text)
+    if worth(found := _head(_from(text, first)), "python"):
+        return found
+    for begin in islice(_BEGINS.finditer(text), TRIES if first else 0):
         if found := _head(_from(text, begin.start())):
             return found
     return text
+
+
+def _behind_prose(text: str) -> int:
+    """Where the first line begins that is no prose."""
+    at = 0
+    for line in text.splitlines(keepends=True):
+        if line.strip() and (line.startswith("#") or not _is_prose(line.rstrip())):
+            return at
+        at += len(line)
+    return at
 
 
 def _without_tail(program: str) -> str:
@@ -89,7 +101,7 @@ def _head(text: str) -> str:
 
 
 def _is_prose(line: str) -> bool:
-    return bool(_PROSE_LINE.match(line) or _NO_PYTHON.fullmatch(line))
+    return bool(_PROSE_LINE.match(line) or _NO_PYTHON.fullmatch(line)) and not _TYPED.match(line)
 
 
 # ---- queries in prose ----------------------------------------------------------------------------------------------------
