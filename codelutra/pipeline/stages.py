@@ -42,7 +42,7 @@ from codelutra.training.rates import settled
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
 VERSIONS = {
     "problems": 2,
-    "references": 1,
+    "references": 2,
     "execute": 2,
     "score": 2,
     "pairs": 2,
