@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -664,6 +667,119 @@ def test_entities_outside_of_literals_are_characters(completion: str, language: 
 )
 def test_a_function_is_found_in_a_listing(completion: str) -> None:
     assert extract_code(completion, "python") == ADDS
+
+
+CALLS = [
+    {"name": "run", "arguments": {"code": "{}"}},
+    {"name": "run", "arguments": json.dumps({"query": "{}"})},  # as OpenAI's API has it
+    {"tool_calls": [{"function": {"name": "run", "arguments": json.dumps({"sql": "{}"})}}]},
+    [{"type": "text", "text": "Here it is."}, {"type": "tool_use", "input": {"code": "{}"}}],
+    {"role": "assistant", "content": f"{F}\n{{}}\n{F}"},
+    {"response": f"Here it is:\n{F}\n{{}}\n{F}\nIt works."},
+]
+
+
+def filled(value: Any, program: str) -> Any:
+    """The value with the program in place of {}."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json.dumps(filled(json.loads(value), program)) if value != "{}" else program
+        return value.replace("{}", program)
+    if isinstance(value, dict):
+        return {key: filled(inner, program) for key, inner in value.items()}
+    return [filled(inner, program) for inner in value]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("language", ["python", "sql"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}",
+        "I run it.\n\n{}",
+        "{}<|im_end|>",
+        "<tool_call>\n{}\n</tool_call>",
+        "I run it.\n<tool_call>\n{}\n</tool_call>\n",
+        "[TOOL_CALLS][{}]",
+        "<|python_tag|>{}<|eom_id|>",
+        "Action: run\nAction Input: {}\nObservation: it ran",
+        f"{F}json\n{{}}\n{F}",
+    ],
+)
+def test_a_program_is_found_in_the_call_of_a_tool(around: str, language: str, call: Any) -> None:
+    program = ADDS if language == "python" else QUERY
+    assert extract_code(around.replace("{}", json.dumps(filled(call, program))), language) == program
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "<tool_call>\n<function=run>\n<parameter=db>\nmain\n</parameter>\n<parameter=code>\n{}\n</parameter>\n</function>",
+        '<invoke name="run"><parameter name="query">{}</parameter></invoke>',
+        "<tool_call>run\n<arg_key>code</arg_key>\n<arg_value>{}</arg_value>\n</tool_call>",
+        "<assistant>{}</assistant>",
+        "<\uff5cAssistant\uff5c>{}<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "[/INST]{}</s>",
+        "Assistant: {}",
+        "**Answer:** {}",
+        "\u56de\u7b54\uff1a{}",
+        "\\begin{lstlisting}\n{}\n\\end{lstlisting}",
+        "You can use `this`:\n\n    {}\n\nThat's all.",
+        "{}\n\nthis returns what was asked for",
+        "{}\n\nTime Complexity: O(n log n)\nSpace Complexity: O(n)",
+        "{}\n\n1. It's short\n2. That's all",
+        "{}\n\n- It is short",
+        "{}\n\n- It is short\n- It works\n- It is O(n)",
+        "{}\n\nHuman: thanks\nAssistant: sure",
+    ],
+)
+def test_a_program_is_found_behind_labels_and_marks_and_before_prose(around: str) -> None:
+    for language, program in (("python", ADDS), ("sql", QUERY)):
+        indented = program.replace("\n", "\n    ") if "    {}" in around else program
+        assert extract_code(around.replace("{}", indented), language) == program, around
+
+
+PROGRAMS = [
+    "(a, b) = map(int, input().split())\nprint(a + b)",
+    "'''Adds.'''\nimport sys\nprint(sum(map(int, sys.stdin)))",
+    "[print(x) for x in range(3)]\nprint(1)",
+    "match input():\n    case x:\n        print(x)",
+    "del x\nprint(1)",
+    "N: int = 3\nprint(N)",
+    "globals()['f'] = 1\nprint(f)",
+    "s = '''\nThis is a text.\nIt is long.\n'''\nprint(s)",
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("before", ["", "Sure! Here it is:\n\n", "The code:\n", "Here is the code.\n\n"])
+def test_a_program_is_whole_however_it_begins(before: str, program: str) -> None:
+    for behind in (
+        "",
+        "\n\nThis adds the numbers.",
+        "\n\nExplanation:\n- It reads\n- It prints",
+        "\n\nthis is what you need",
+    ):
+        assert extract_code(before + program + behind, "python") == program
+
+
+@pytest.mark.parametrize(
+    ("program", "language"),
+    [
+        ("select a\nfrom t\nwhere the_name is null and b is not null", "sql"),
+        ("FROM t\nSELECT a::DATE\nwhere a is not null\nQUALIFY x", "sql"),
+        ("SELECT a - b\n\n- c FROM t", "sql"),
+        ("SELECT a\n- It\n\n- Is FROM t", "sql"),
+        ("x: int = 1\nN: int\nprint(x)", "python"),
+        ("def f():\n    '''Does.\n\nNote: it does\n'''", "python"),
+        ("[print(x) for x in (1, 2)]", "python"),
+        ('{"a": "def f(): pass"}["a"]\ndef g(x):\n    return x', "python"),
+        ("def f(x)\n    import math\n    return x", "python"),
+        ("class A:\n    def f(self)\n        return 1\n    def g(self):\n        return 2", "python"),
+    ],
+)
+def test_a_program_without_prose_stays_as_it_is(program: str, language: str) -> None:
+    assert extract_code(program, language) == program
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def extract_code(completion: str, language: str) -> str:
         return _best(likely, language)
     for b in others[:TRIES]:
         if (inside := unwrapped(b.body, lambda body: worth(body, language))) != b.body and worth(inside, language):
-            return inside.strip()
+            return extract_code(inside, language) if "```" in inside else inside.strip()
     edges = [0, *(edge for b in blocks for edge in (b.start, b.end)), len(text)]
     around = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
     outside = (_plain(part, language) for part in around[:TRIES]) if blocks else iter(())

@@ -25,12 +25,15 @@ _END_TOKEN = re.compile(
 _GOES_ON = re.compile(r"[ \t]*[^\s<]")
 # What opens a turn of the model: templates print it, and models repeat it.
 _TURN = re.compile(
-    r"(?:\s*+(?:<\|[a-z_]+\|>(?:assistant|final)?|<start_of_turn>model|<s>))*+(?:\s*+assistant[ \t]*+\n)?", re.IGNORECASE
+    r"(?:\s*+(?:<[|\uff5c][a-z_]+[|\uff5c]>(?:assistant|final)?|<start_of_turn>model|<s>|\[/INST\]))*+"
+    r"(?:\s*+assistant[ \t]*+\n)?",
+    re.IGNORECASE,
 )
 _TAGGED = re.compile(
-    r"^[ \t]*+(?:<pre[^<>\n]{0,99}>[ \t]*+\n?)?"
-    r"(?:<(?P<tag>(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response|result|output|p)(?:[_-][a-z]+)?)"
-    r"(?:\s[^<>\n]{0,99})?>|\[(?P<mark>SQL|PYTHON|CODE|ANSWER)\]|(?P<begin>\[BEGIN\]))[ \t]*+\n?"
+    r"^[ \t]*+(?:<(?:pre|invoke|function)\b[^<>\n]{0,99}>[ \t]*+\n?)?"
+    r"(?:<(?P<tag>(?:[a-z]+[_-])?(?:sql|query|python|code|answer|solution|response|result|output|p)(?:[_-][a-z]+)?|"
+    r"assistant|parameter|arg_value)(?:[\s=][^<>\n]{0,99})?>|"
+    r"\[(?P<mark>SQL|PYTHON|CODE|ANSWER)\]|(?P<begin>\[BEGIN\]))[ \t]*+\n?"
     r"(?P<inside>.*?)(?:</(?P=tag)>|\[/(?P=mark)\]|\[DONE\]|\Z)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
@@ -39,11 +42,14 @@ _JSON = re.compile(
     r"(?:```\s*+|</(?P=tag)>\s*+)?",
     re.DOTALL | re.IGNORECASE,
 )
+# In a text, behind no more than a label or a mark of its own on the line.
+_OBJECT = re.compile(r"^(?:[^\n{]{0,60}?[:>\]])?[ \t]*+(?=\{|\[\s*+[\[{\"'])", re.MULTILINE)
 _BOXED = re.compile(r"\$*+\\\[?\s*+\\?boxed\{(?:\\text(?:tt)?\{(?P<text>.*)\}|(?P<inside>.*))\}\.?\$*+", re.DOTALL)
 _NAMES = re.compile("sql|query|code|program|solution|source")
+_DECODER = json.JSONDecoder(strict=False)
 _LONGEST = 20_000  # characters of JSON that are read
 _DEEPEST = 8  # of values in values
-_TRIES = 8  # end tokens that are looked at
+_TRIES = 8  # end tokens, tags and objects that are looked at
 
 
 def unwrapped(text: str, worth: Callable[[str], int]) -> str:
@@ -74,18 +80,33 @@ def unwrapped(text: str, worth: Callable[[str], int]) -> str:
 
 
 def in_an_object(text: str, worth: Callable[[str], int]) -> str:
-    """The one program among the texts of an object of JSON, of a notebook, or of a text of JSON; else ""."""
-    if len(text) > _LONGEST or not (found := _JSON.fullmatch(text)):
-        return ""
-    programs = [value for value in _texts(found["object"]) if worth(value) == 2]
-    return programs[0] if len(programs) == 1 else ""
+    """The one program, or fenced text, among the texts of an object of JSON, of a notebook, or of a text of JSON, which may
+    stand in prose; else ""."""
+    for written in _objects(text, worth) if len(text) <= _LONGEST else ():
+        programs = [value for value in _texts(written) if worth(value) == 2 or "```" in value]
+        if len(programs) == 1:
+            return programs[0]
+    return ""
+
+
+def _objects(text: str, worth: Callable[[str], int]) -> Iterator[str]:
+    """What may be values of JSON: the text, else those in it that no program and no fence stands beside."""
+    if whole := _JSON.fullmatch(text):
+        yield whole["object"]
+    for begin in islice(_OBJECT.finditer(text), _TRIES) if not whole else ():
+        if "```" in text[: begin.end()] or worth(text[: begin.end()].strip()):
+            break
+        with suppress(ValueError, RecursionError):
+            end = _DECODER.raw_decode(text, begin.end())[1]
+            if not worth(text[end:].strip()):
+                yield text[begin.end() : end]
 
 
 def _texts(written: str) -> Iterator[str]:
     """The texts in a value of JSON, or of Python: of the keys that say what they are, or of all; a list of lines is one."""
     found: Any = None
     with suppress(ValueError, RecursionError):
-        found = json.loads(written, strict=False)
+        found = _DECODER.decode(written)
     if found is None:
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             found = ast.literal_eval(written)
@@ -94,9 +115,12 @@ def _texts(written: str) -> Iterator[str]:
 
 
 def _within(key: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
-    """The texts in a value, each with its key."""
+    """The texts in a value, each with its key. A text of JSON, as the arguments of a call are, is a value too."""
     if isinstance(value, str):
-        yield key, value
+        inner: Any = None
+        with suppress(ValueError, RecursionError):
+            inner = _DECODER.decode(value) if value[:1] in ("{", "[") and depth < _DEEPEST else None
+        yield from _within(key, inner, depth + 1) if inner else [(key, value)]
     elif depth < _DEEPEST and isinstance(value, dict):
         for name, inner in value.items():
             yield from _within(str(name).lower(), inner, depth + 1)

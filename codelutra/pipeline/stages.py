@@ -43,13 +43,13 @@ from codelutra.training.rates import settled
 Made = tuple[pl.DataFrame, dict[str, Any]]  # a frame of the schema, and facts about it
 VERSIONS = {
     "problems": 2,
-    "references": 1,
+    "references": 2,
     "execute": 2,
     "score": 2,
     "pairs": 2,
     "answers": 2,
     "groups": 1,
-    "vote": 1,
+    "vote": 2,
     "warm-start": 1,
     "train": 1,
 }

@@ -83,6 +83,14 @@ def names_of(program: str) -> Names:
     )
 
 
+def free_names(tree: ast.AST) -> frozenset[str]:
+    """The names that a tree reads and binds nowhere."""
+    nodes = list(ast.walk(tree))
+    read = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return frozenset(read - bound - {n.arg for n in nodes if isinstance(n, ast.arg)})
+
+
 def _stored(node: ast.AST) -> list[ast.Name]:
     """The names that an expression, a target or an import binds; nothing of statements below it."""
     if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
@@ -100,8 +108,7 @@ def own_names(statement: str, reference: Names | None, given: Set[str]) -> froze
     """
     test = _test(statement)
     used = {n.id for n in ast.walk(test) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    bound = {n.id for n in ast.walk(test) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    unknown = used - bound - {n.arg for n in ast.walk(test) if isinstance(n, ast.arg)} - given - _BUILTINS
+    unknown = free_names(test) - given - _BUILTINS
     known = reference or Names()
     for names in (known.made - given, known.made, known.imported - given, unknown):
         if used & names:

@@ -22,6 +22,7 @@ dealt by `shares`, and problems with the same normalised program or prompt stay 
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import os
 import re
@@ -41,7 +42,7 @@ from codelutra.reading.plain_yaml import read_mapping
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.suites import python as py
 from codelutra.suites import sql
-from codelutra.suites.asserts import names_of
+from codelutra.suites.asserts import free_names, names_of
 from codelutra.suites.base import Suite, material
 from codelutra.suites.databases import chosen_databases, database_digest, not_answerable, read_schema, require_settled
 from codelutra.suites.dialects import DUCKDB, SQLITE, Dialect
@@ -49,6 +50,7 @@ from codelutra.suites.duck.files import Reader, duckdb_digest, is_duckdb, requir
 from codelutra.suites.folder import located, named_files
 from codelutra.suites.humaneval import before, judging_by_check
 from codelutra.suites.lines import Records, read_problems, said
+from codelutra.suites.parsing import statements
 from codelutra.suites.python import PRINTED, PythonSuite
 from codelutra.suites.shapes import About, FunctionLine, Line, ProgramLine, SqlLine
 from codelutra.suites.splits import cap, divide, earlier_sides, normalise_prompt
@@ -153,15 +155,34 @@ def _program_of(suite: Suite, row: Mapping[str, Any]) -> tuple[str | None, ...]:
 def _function(line: FunctionLine, number: int) -> dict[str, Any]:
     if line.continues:
         line = line.model_copy(update={"reference": line.prompt + line.reference})
+    line = _prepared(line)
     if line.check:
         root, known = re.split(r"\W", line.function)[0], names_of(line.reference).made
         setup = line.setup or (before(line.reference, root) if root in known else "")
-        judge = judging_by_check(line.check, line.function, setup, line.reference if root in known else f"{root} = 0")
+        stands, alone = line.reference if root in known else f"{root} = 0", not line.reference.strip()
+        judge = judging_by_check(line.check, line.function, setup, stands, alone=alone)
     elif line.asserts:
         judge = py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
     else:
         judge = py.judging([f"{line.function}({', '.join(map(repr, case))})" for case in line.cases], setup=line.setup)
     return _python_row(line, number, judge)
+
+
+def _prepared(line: FunctionLine) -> FunctionLine:
+    """The line with the imports, values and functions that stand before its asserts in its setup."""
+    known = names_of(line.setup)
+    has, moved = {*dir(builtins), *known.made, *known.imported}, list[str]()
+    for text in line.asserts:
+        names = names_of(text)
+        binds = names.made | names.imported
+        if not binds or any(free_names(statement) - has - binds for statement in statements(text)):
+            break
+        has |= binds
+        moved.append(text)
+    if line.check or len(moved) in (0, len(line.asserts)):
+        return line
+    setup = "\n".join([*filter(None, [line.setup]), *moved])
+    return line.model_copy(update={"setup": setup, "asserts": line.asserts[len(moved) :]})
 
 
 def _program(line: ProgramLine, number: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ and are marked (`verdict: in-process`).
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 import polars as pl
@@ -69,25 +70,34 @@ def before(program: str, function: str) -> str:
     raise ValueError(f"its prompt defines no function {function}")
 
 
-def judging_by_check(test: str, function: str, setup: str, reference: str = "") -> str:
+def judging_by_check(test: str, function: str, setup: str, reference: str = "", *, alone: bool = False) -> str:
     """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer.
 
-    reference: a program that says what the function's name stands for, where that is no function.
+    reference: a program that says what the function's name stands for, where that is no function. alone: there is no
+    reference, so a check is passed that raises nothing, and gives True where it gives something.
     """
     body = statements(test)
     check = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:
         raise ValueError("its test defines no check(candidate)")
+    root = re.split(r"\W", function)[0]
+    parameters = [*check.args.posonlyargs, *check.args.args]
+    candidate = parameters[0].arg if parameters else root
+    around = [n for n in body if n is not check]
+    calls = [n for n in around if _acts(n) and {"check", root} & _reached(n, body)]  # of the check itself
     if not all(map(_is_assert_or_nothing, check.body)):
-        return judging([f"check({function})"], setup=setup, after=test, in_process=True)
+        call = f"check({function})" if parameters else "check()"
+        test = "\n".join(ast.unparse(n) for n in body if n not in calls) if calls else test
+        returned = any(isinstance(n, ast.Return) and n.value for n in ast.walk(check))
+        return judging([call], [str(returned or None)] if alone else None, setup=setup, after=test, in_process=True)
     asserts = []
     for statement in check.body:
-        candidates = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == "candidate"]
+        candidates = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == candidate]
         for name in candidates:
-            name.id = function
+            name.id = function if parameters else root
         if isinstance(statement, ast.Assert) and candidates:
             asserts.append(ast.unparse(statement))
-    setup = "\n".join(filter(None, [setup, *_used(check, [n for n in body if n is not check])]))
+    setup = "\n".join(filter(None, [setup, *_used(check, [n for n in around if n not in calls])]))
     return judging_by_asserts(asserts, reference=reference or f"def {function}(): ...", setup=setup)
 
 
@@ -99,12 +109,33 @@ def _is_assert_or_nothing(statement: ast.stmt) -> bool:
 
 
 def _used(check: ast.stmt, others: list[ast.stmt]) -> list[str]:
-    """Those of a test's other statements whose names its check uses, and what these use."""
-    binds = {n: names_of(ast.unparse(n)) for n in others}
-    left = {n: names.made | names.imported for n, names in binds.items()}
-    found, new = set[ast.stmt](), [check]
+    """Those of a test's other statements that do something, or whose names its check uses, and what these use."""
+    acts = [n for n in others if _acts(n)]
+    needed = {name for n in (check, *acts) for name in _reached(n, others)}
+    return [ast.unparse(n) for n in others if n in acts or needed & _bound(n)]
+
+
+def _acts(statement: ast.stmt) -> bool:
+    """Whether it does more than bind names: it calls, sets attributes or items, or repeats."""
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        return not _bound(statement)
+    binds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom | ast.Pass
+    return not isinstance(statement, binds) and not (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )
+
+
+def _bound(statement: ast.stmt) -> frozenset[str]:
+    names = names_of(ast.unparse(statement))
+    return names.made | names.imported
+
+
+def _reached(statement: ast.stmt, others: list[ast.stmt]) -> set[str]:
+    """The names that a statement uses, and those that their definitions use."""
+    binds = {n: _bound(n) for n in others}
+    found, new = set[str](), [statement]
     while new:
-        used = {n.id for statement in new for n in ast.walk(statement) if isinstance(n, ast.Name)}
-        new = [n for n, names in left.items() if n not in found and names & used]
-        found |= {*new}
-    return [ast.unparse(n) for n in others if n in found]
+        used = {n.id for each in new for n in ast.walk(each) if isinstance(n, ast.Name)} - found
+        new = [n for n, names in binds.items() if names & used]
+        found |= used
+    return found

@@ -19,7 +19,7 @@ from codelutra.suites import equality
 from codelutra.suites.asserts import Rule, for_more, holds, names_of, own_names, take_apart
 from codelutra.suites.base import Suite, material
 from codelutra.suites.parsing import Unparsable, joined, parse
-from sandbox.protocol import PythonJob
+from sandbox.protocol import PythonJob, Result
 
 OFFICIAL = "python-eq/official"  # the mode of suites whose own harness runs asserts
 PRINTED = "text/v3"  # of whole programs
@@ -55,6 +55,21 @@ class PythonSuite(Suite):
         job = self.answer_job(problem, problem["reference"], job_id, timeout_seconds)
         return job if expected is None else replace(job, calls=tuple(expected))
 
+    def check_jobs(
+        self, problem: Mapping[str, Any], expected: Any, job_id: str, timeout_seconds: float
+    ) -> Sequence[PythonJob]:
+        """A whole `check(candidate)`, beside functions that do nothing."""
+        judged = material(problem["judge"])
+        if not self.in_process(problem) or judged["wrap"] or judged["expected"]:
+            return []
+        names = names_of(problem["reference"])
+        idle = "\n".join(f"def {name}(*_, **__): pass" for name in sorted(names.made - names.classes))
+        return [self.answer_job(problem, idle, job_id, timeout_seconds)]
+
+    def checked(self, problem: Mapping[str, Any], expected: Any, results: Sequence[Result]) -> tuple[Any, str]:
+        passed = any(r.status == "ok" and self.agrees(problem, r.value, expected) for r in results)
+        return expected, "its check passes functions that do nothing" if passed else ""
+
     def in_process(self, problem: Mapping[str, Any]) -> bool:
         return bool(material(problem["judge"]).get("in_process", False))
 
@@ -65,6 +80,8 @@ class PythonSuite(Suite):
         if not expected:
             return "there is no case to judge by"
         judged, nothing = material(problem["judge"]), None if self.mode != PRINTED else ""
+        if self.in_process(problem) and not judged["expected"] and any(entry["value"] is False for entry in expected):
+            return "its check gives False for the reference"
         if judged["expected"] or self.in_process(problem):  # what is right is written down, or checked in the process
             return ""
         if all(entry["value"] is None or (nothing == "" and not str(entry["value"]).strip()) for entry in expected):

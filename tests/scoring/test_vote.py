@@ -41,6 +41,16 @@ def test_the_result_that_most_give_wins_right_or_wrong() -> None:
     assert winner(("wrong", "y"), ("correct", "x"), ("wrong", "z"), ("correct", "x")) == 1
 
 
+def test_checks_that_decide_in_the_programs_process_have_no_vote() -> None:
+    """All that pass give the same, and so do all that fail: the vote would be of their verdicts."""
+    passed = drawn(
+        ("wrong", "failed"), ("correct", "passed"), ("correct", "passed"), ("wrong", "failed"), ("wrong", "failed")
+    )
+    there = passed.with_columns(verdict=pl.lit("in-process"), code=pl.Series(["a", "b", "c", "d  =\n1", "d = 1"]))
+    assert voted(there)["sample"].to_list() == [3]
+    assert voted(there.with_columns(verdict=pl.lit("host")))["sample"].to_list() == [0]
+
+
 def test_what_did_not_run_has_no_vote() -> None:
     failed = ("runtime_error", "")
     assert winner(failed, failed, failed, ("wrong", "y")) == 3
