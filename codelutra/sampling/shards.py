@@ -124,6 +124,7 @@ def sample_shards(
             thinking=thinking,
             progress=progress,
             follow=follow,
+            waiting=waiting,
         )
         for result in results:
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)
