@@ -406,7 +406,25 @@ def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("target", ["me/model", "hf:model", "s3://bucket/model"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "me/model",
+        "hf:model",
+        "s3://bucket/model",
+        "hf:",
+        "hf:../..",
+        "hf:./x",
+        "hf:a/b/c",
+        "hf:me/m..n",
+        "hf:me/m--n",
+        "hf:-me/model",
+        "hf:me/model.git",
+        "hf:me/model\n",
+        "hf:me/model@main",
+        f"hf:me/{'x' * 200}",
+    ],
+)
 def test_a_push_to_nowhere_is_refused(tmp_path: Path, target: str) -> None:
     with pytest.raises(UserError, match="write hf:org/name"):
         push(tmp_path, target)
