@@ -257,8 +257,8 @@ def test_a_folder_in_use_is_refused_and_left_alone_but_an_empty_one_is_taken(run
     assert [p.name for p in used.iterdir()] == ["mine.txt"]
     with pytest.raises(UserError, match="not empty"):
         export(run, used / "mine.txt")
-    (tmp_path / ".empty.part").mkdir()
-    (tmp_path / ".empty.part" / "half.safetensors").write_text("what a killed export left")
+    (tmp_path / "empty" / ".empty.part").mkdir()
+    (tmp_path / "empty" / ".empty.part" / "half.safetensors").write_text("what a killed export left")
     assert (export(run, empty) / "config.json").is_file()
     assert not list(empty.glob("half*"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "used"]
