@@ -3,7 +3,8 @@
     CodelutraError
     ├── UserError        something the user can put right: bad config, missing file, no Docker  (exit code 2)
     │   ├── ConfigError  the config itself
-    │   └── NoSandboxError  Docker does not answer, or starts no container
+    │   ├── NoSandboxError  Docker does not answer, or starts no container
+    │   └── BusyError    another process is at the run
     └── StageError       a stage cannot go on: training diverged                                (exit code 1)
         └── OutageError  too many outages: of the sandbox, of servers that sample
             └── LostError  a machine of the cluster is gone, with what it was doing
@@ -91,6 +92,12 @@ class ConfigError(UserError):
 
 class NoSandboxError(UserError):
     """There is no sandbox to be had now."""
+
+    transient = True
+
+
+class BusyError(UserError):
+    """Another process is at it."""
 
     transient = True
 

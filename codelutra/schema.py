@@ -66,7 +66,7 @@ SAMPLES = _schema(
         "sample": pl.Int32,  # 0 … K-1 within (problem, greedy)
         "greedy": pl.Boolean,  # temperature 0; such samples are scored and never trained on
         "completion": pl.String,  # what the policy wrote, without special tokens
-        "code": pl.String,  # the program in it; "" where there is none
+        "code": pl.String,  # the program in it, as it was found then; "" where there is none
         "finish_reason": pl.String,  # "stop" | "length" | "dropped" (prompt too long: empty completion)
         "prompt_tokens": pl.Int32,
         "completion_tokens": pl.Int32,
@@ -79,7 +79,7 @@ OUTCOMES = _schema(
         "sample": pl.Int32,
         "greedy": pl.Boolean,
         "completion": pl.String,
-        "code": pl.String,
+        "code": pl.String,  # the program in it, as it was found when it was judged
         "finish_reason": pl.String,  # as in SAMPLES
         "status": STATUS,
         "mode": pl.String,  # the comparison mode that judged it, e.g. "sql-strict/v2"

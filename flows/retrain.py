@@ -49,7 +49,8 @@ def retrain(
             problems, against the promoted policy and against the config's model.
         margin: promote only where a loss of so many points of pass@1 on every guard suite is ruled out (95 %).
         tries: how often to try where something that may pass is in the way: Docker is down, the engine does not start,
-            servers do not answer. What is finished is kept. What you must put right is not tried again.
+            servers do not answer, another process is at the run. What is finished is kept. What you must put right is not
+            tried again.
         wait_minutes: between tries.
         again: whether to try again what failed before by its data or settings, though neither has changed.
     """

@@ -25,6 +25,7 @@ from codelutra.config import RunConfig, in_key, load_config, settings
 from codelutra.errors import UserError
 from codelutra.experiments.changes import Flips, Guarded, flips, lost_on
 from codelutra.experiments.plan import Arm, Overrides
+from codelutra.pipeline.startable import require_startable
 from codelutra.results import text
 from codelutra.results.load import read_scores
 from codelutra.results.summary import PairedTest, Problems, RunSummary, TestResult, policy_name
@@ -33,7 +34,7 @@ from codelutra.scoring.scores import mcnemar
 from codelutra.scoring.statistics import Estimate
 from codelutra.store.artifacts import digest_of, read_frame, write_frame
 from codelutra.store.files import link_atomic, locked, reading, whole, write_atomic
-from codelutra.store.paths import go_on_command
+from codelutra.store.paths import go_on_command, where_now
 from codelutra.suites.base import open_suite
 from codelutra.suites.splits import KNOWN_BY
 
@@ -106,7 +107,11 @@ class Record:
             f"(its runs stay, and so does the model that {self.folder / 'model'} names)"
         )
         with contextlib.suppress(FileNotFoundError), reading(file, mend):
-            return TypeAdapter(list[Retraining]).validate_json(file.read_bytes())
+            rows = TypeAdapter(list[Retraining]).validate_json(file.read_bytes())
+            for row in rows:
+                row.path = where_now(row.path, self.home)
+                row.sides = [str(here) if (here := self.folder / "sides" / Path(s).name).exists() else s for s in row.sides]
+            return rows
         return []
 
     @property
@@ -146,7 +151,8 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
     """The run to refine now, or None where problems and settings are those of the last retraining.
 
     One that was begun and not concluded comes again, unless problems, settings or the promoted policy have changed since.
-    Raises ConfigError, and UserError where the config names another model than the first retraining began with.
+    Raises ConfigError; and UserError where the config names another model than the first retraining began with, or what it
+    asks for is not here. There is no row of it then.
     """
     asked = load_config(source, overrides)
     record = Record(home, asked.name)
@@ -170,6 +176,7 @@ def next_retraining(home: Path, source: str, overrides: Overrides = ()) -> Due |
             more += (f"model={last.model}", "warm_start=null")
         more += keeping_sides(asked, last.sides)
         due = Due(asked.name, Arm.of(last.run, source, more))
+        require_startable(due.arm.config, home)
         if asked.suite.name == "custom":
             _hold_sides(record, due.arm.config, last.sides)
     return due

@@ -100,19 +100,24 @@ def place(reference: str, rest: str) -> Path:
 
 
 def _check_hub_name(rest: str) -> None:
+    repo, at, revision = rest.partition("@")
+    wrong = f"model {shown(f'hf:{rest}')} is not hf:org/name@revision, e.g. hf:meta-llama/Meta-Llama-3-8B-Instruct@main"
+    check_repository(repo, wrong)
+    if at and (not re.fullmatch(r"[\w][\w./+-]{0,200}", revision) or ".." in revision):
+        raise UserError(f"{wrong}; a revision is a branch, a tag or a commit, not {shown(revision)}")
+
+
+def check_repository(repo: str, wrong: str) -> None:
+    """Raise UserError, which says what is `wrong`, for what is no org/name of a repository on the Hugging Face hub."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not listed
 
-    repo, at, revision = rest.partition("@")
-    wrong = f"model {shown(f'hf:{rest}')} is not hf:org/name@revision, e.g. hf:meta-llama/Meta-Llama-3-8B-Instruct@main"
     try:
         validate_repo_id(repo)
     except HFValidationError as e:
         raise UserError(f"{wrong} ({last_line(str(e))[:200]})") from e
     if repo.count("/") != 1:
         raise UserError(wrong)
-    if at and (not re.fullmatch(r"[\w][\w./+-]{0,200}", revision) or ".." in revision):
-        raise UserError(f"{wrong}; a revision is a branch, a tag or a commit, not {shown(revision)}")
 
 
 def wheels_of(spec: str, digest: str) -> list[str]:

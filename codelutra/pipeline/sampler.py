@@ -145,7 +145,7 @@ class Sampling:
             progress=self._progress,
             waiting=self._waiting,
             started=started,
-            api=Api(api, c.api.connections, self._note) if api else None,
+            api=Api(api, c.api.connections, self._note, run.waiting) if api else None,
             elsewhere=run.engines(Path(policy.path)),
             follow=self._follow(policy) if c.sample.endpoints and c.sample.follow_minutes and not api else None,
         )
@@ -159,7 +159,7 @@ class Sampling:
     def _progress(self, done: int, total: int, tokens: int) -> None:
         if self._stop.is_set():
             raise _EnoughError
-        if not self._waits:
+        if done or not self._waits:
             self._show(done, total)
 
     def _waiting(self, what: str) -> None:
@@ -176,7 +176,6 @@ class Sampling:
             start=Path(start.path),
             adapter=record_of(Path(policy.path)).get("fingerprint") == start.digest,
             owner=f"codelutra-{digest_of(str(run.dir.path.resolve()))[:8]}",
-            waiting=run.waiting,
             note=self._note,
         )
 

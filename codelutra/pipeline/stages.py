@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from codelutra.completions import extraction
 from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import OutageError
 from codelutra.execution import outcomes as execution
@@ -25,11 +26,12 @@ from codelutra.pipeline.cases import with_cases
 from codelutra.pipeline.fetched import fetched
 from codelutra.pipeline.folds import dealt
 from codelutra.pipeline.run import Policy, Run
-from codelutra.pipeline.start import adapter_base
+from codelutra.pipeline.start import adapter_base, thought_marks
 from codelutra.pipeline.start import base_policy as base_policy
 from codelutra.pipeline.usable import normalised_codes, require_enough, to_imitate
 from codelutra.prompts import in_keys
 from codelutra.results.lineage import refuse_taught
+from codelutra.sampling.shards import as_read_now
 from codelutra.scoring.scores import score_problems
 from codelutra.scoring.vote import voted
 from codelutra.store.artifacts import Artifact, Recipe, Step, digest_of, write_frame
@@ -96,13 +98,15 @@ def references(run: Run, problems: Artifact) -> Step:
 
 
 def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact, label: str = "") -> Step:
-    """Outcomes of one shard of samples, as OUTCOMES. Raises OutageError on too many outages, and keeps nothing then."""
+    """Outcomes of one shard of samples, as OUTCOMES, of the programs that are found in them now. Raises OutageError on too
+    many outages, and keeps nothing then."""
     inputs = {"samples": samples.digest, "problems": problems.digest, "expected": expected.digest}
     most = run.config.execute.max_infra_error
 
     def made() -> Made:
         heard = run.progress(f"execute {label}".strip(), "programs")
-        frame, facts = _judged(run, samples.frame("samples"), problems, expected, heard)
+        asked = as_read_now(samples.frame("samples"), problems.frame("problems"), thought_marks(run))
+        frame, facts = _judged(run, asked, problems, expected, heard)
         share = execution.infra_share(frame)
         if share > most:
             error = frame.filter(pl.col("status") == "infra_error")["error"][0]
@@ -113,7 +117,7 @@ def execute(run: Run, samples: Artifact, problems: Artifact, expected: Artifact,
             )
         return frame, facts
 
-    return _frame_step("execute", run.judging(), inputs, "outcomes", made, label)
+    return _frame_step("execute", run.judging() | {"extraction": extraction()}, inputs, "outcomes", made, label)
 
 
 def score(run: Run, outcomes: Sequence[Artifact], problems: Artifact, expected: Artifact, split: str) -> Step:

@@ -6,9 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from codelutra.addresses import ApiModel
+from codelutra.completions.thoughts import Thought
 from codelutra.config import TrainSection, WarmStartSection
 from codelutra.pipeline.fetched import fetched, source_of
 from codelutra.pipeline.run import Policy, Run
+from codelutra.policies import load_tokenizer
 from codelutra.prompts import thought
 from codelutra.training.bases import Base, refuse_quantised
 
@@ -36,6 +38,12 @@ def adapter_base(run: Run, policy: Policy, section: TrainSection | WarmStartSect
         start = base_policy(run)
         return Base(Path(start.path), _reference(run), start.digest)
     return Base(Path(policy.path), policy.label, policy.digest)
+
+
+def thought_marks(run: Run) -> Thought | None:
+    """How the run's policies mark what they think; None where they do not, or where that is part of their answers."""
+    start = Path(base_policy(run).path) if run.config.prompt.thinking and not ApiModel.of(run.config.model) else None
+    return thought(load_tokenizer(start)) if start else None
 
 
 def _require_thoughts(policy: Path) -> None:

@@ -11,13 +11,13 @@ OUT/report/         the run's report
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from codelutra.errors import UserError
+from codelutra.models.references import check_repository
 from codelutra.reporting.card_use import Form, Kind, To, has_adapter_of_base, system_of
 from codelutra.reporting.model_card import base_licence, card
 from codelutra.reporting.new_folder import new_folder, require_free
@@ -122,10 +122,12 @@ def _write_gguf(found: Findings, row: PolicyResult, form: Form, to: Path, progre
 
 def hub_name(target: str) -> str:
     """`org/name` of `hf:org/name`. Raises UserError for anything else."""
-    named = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)", target)
-    if not named:
-        raise UserError(f"--push {target!r}: write hf:org/name, the repository on the Hugging Face hub it goes to")
-    return named[1]
+    scheme, _, name = target.partition(":")
+    wrong = f"--push {target!r}: write hf:org/name, the repository on the Hugging Face hub it goes to"
+    if scheme != "hf":
+        raise UserError(wrong)
+    check_repository(name, wrong)
+    return name
 
 
 def push(exported: Path, target: str) -> str:

@@ -17,7 +17,7 @@ from codelutra.scoring.scores import pass_at_1
 from codelutra.scoring.statistics import Estimate
 from codelutra.store.artifacts import read_frame
 from codelutra.store.files import reading
-from codelutra.store.paths import go_on_command
+from codelutra.store.paths import go_on_command, where_now
 from codelutra.store.run_dir import RunDir
 
 RECORD = "summary.json"
@@ -45,7 +45,8 @@ def _those_there(runs: Path, name: str) -> str:
 
 
 def load_summary(run: Path, name: str = RECORD) -> RunSummary | None:
-    """The record in a run's folder, None where there is none: as it was written, but for the name, which is the folder's.
+    """The record in a run's folder, None where there is none: as it was written, but for the name, which is the folder's,
+    and for where its policies lie now.
 
     Raises UserError where the file cannot be read as one.
     """
@@ -55,6 +56,8 @@ def load_summary(run: Path, name: str = RECORD) -> RunSummary | None:
     ):
         summary = RunSummary.model_validate_json((run / name).read_bytes())
         summary.run = run.name or summary.run
+        for row in summary.policies:
+            row.path = where_now(row.path, run.absolute().parents[1])
         return summary
     return None
 

@@ -29,6 +29,7 @@ _NO_TRUST = {
     "CERTIFICATE_VERIFY_FAILED": "set SSL_CERT_FILE to the certificates of whoever signed the server's",
     "WRONG_VERSION_NUMBER": "it speaks no TLS there; write http:// in its address, or the port where it does",
 }
+_UNKNOWN_HOST = ("[Errno -2]", "[Errno -5]")  # getaddrinfo's; -3 is a name server that does not answer
 _CONNECT_SECONDS = 20.0  # a host that is away swallows what is sent to it
 _ANSWER_BYTES, _BYTES_A_TOKEN = 1 << 20, 1 << 10
 _LONG = 16  # characters of a key that can be nothing else in a text
@@ -111,6 +112,8 @@ class FaultError(Exception):
     """0: no answer came."""
     broken = False
     """Whether the connection was not there, or broke."""
+    unknown_host = False
+    """Whether there is no address for the host's name."""
     wait = 0.0
     """Seconds that the server asks to be left alone for (Retry-After)."""
 
@@ -171,12 +174,14 @@ async def said(client: httpx.AsyncClient, url: str, path: str, body: Any = None,
         raise FaultError(f"gave no whole answer in {seconds:g} s") from e
     except (httpx.RequestError, httpx.InvalidURL) as e:
         why = redacted(_without_key(f"{type(e).__name__} {e}".strip()))
+        if isinstance(e, httpx.InvalidURL):
+            raise RefusedError(f"{why}; check the address") from e
         for sign, way in _NO_TRUST.items():
             if sign in why:
                 raise RefusedError(f"{why}; {way}") from e
         proxies = [name for name in _set("_PROXY") if name.upper() != "NO_PROXY"]
         fault = FaultError(f"{why}; {' and '.join(proxies)} may send it elsewhere" if proxies else why)
-        fault.broken = True
+        fault.broken, fault.unknown_host = True, any(sign in why for sign in _UNKNOWN_HOST)
         raise fault from e
     if response.status_code in _TRANSIENT or (response.is_server_error and response.status_code not in _NEVER):
         fault = FaultError(f"{response.status_code} {_shown(content)}")

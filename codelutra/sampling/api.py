@@ -1,9 +1,9 @@
 """Sampling through chat completions: `model: api:URL#NAME`, a model of which there are no weights here.
 
 The server applies a template of its own, so such samples measure a model and are never trained on as a policy's. Requests go
-out with back-off and honour Retry-After. A prompt that is too long for the model, or that the server's filter refuses, is
-data; any other refusal is one message. Some models take no temperature, or count the answer's tokens under another name:
-both are learned from what the server says.
+out with back-off and honour Retry-After; whoever waits is told. A prompt that is too long for the model, or that the
+server's filter refuses, is data; any other refusal is one message. Some models take no temperature, or count the answer's
+tokens under another name: both are learned from what the server says.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 600.0  # for a whole answer
 _PATIENCE_SECONDS = 300.0  # with a server that gives nothing but faults, or asks to be left alone
+_UNKNOWN_SECONDS = 5.0  # with a host that nobody knows
+_SILENT_SECONDS = 10.0  # before people hear of faults, once it has answered
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "prompt is too long")
 _FILTERED = ("content_filter", "content management policy", "content_policy")
 
@@ -39,6 +41,8 @@ class Api:
     """Requests at once."""
     note: Callable[[str], None] = lambda _: None
     """Hears what a reader of the numbers should know."""
+    waiting: Callable[[str], None] = lambda _: None
+    """Hears what keeps the answers away."""
 
 
 @dataclass
@@ -56,7 +60,11 @@ class _Work(Filing):
     tempered: bool = True
     """Whether it takes a temperature."""
     answered: float = field(default_factory=time.monotonic)
-    """When it last gave a good answer."""
+    """When it last gave a good answer, or was first asked."""
+    known: bool = False
+    """Whether it has given one."""
+    told: bool = False
+    """Whether people have heard of the faults since."""
     quiet_until: float = 0.0
 
 
@@ -124,7 +132,7 @@ async def _completion(work: _Work, shard: ShardRequest, prompt: int, sample: int
             failing += 1
             await _back_off(work, e, failing, time.monotonic() - began, shard.ids[prompt])
         else:
-            work.answered = time.monotonic()
+            work.answered, work.known, work.told = time.monotonic(), True, False
             choice, used = answer.choices[0], answer.usage
             counted = used.prompt_tokens, used.completion_tokens
             return Completion(prompt, sample, choice.message.content or "", choice.finish_reason, *counted)
@@ -157,7 +165,7 @@ def _learned(work: _Work, body: dict[str, Any], said: str) -> bool:
 
 def _refusal(work: _Work, said: str, status: int) -> str:
     keyed = work.api.model.key(os.environ)
-    way = "the server says why; the same command goes on from here"
+    way = f"{'the server says why; ' if status else ''}the same command goes on from here"
     if status in (401, 403):
         way = f"check the key in {API_KEY}" if keyed else f"set {API_KEY} to the server's key"
     elif status == 404:
@@ -169,6 +177,11 @@ async def _back_off(work: _Work, fault: FaultError, failing: int, seconds: float
     """Wait before the next try, all connections together where the server asks for it; or raise StageError."""
     url, now = work.api.model.url, time.monotonic()
     kept = "what was answered is kept; give the same command again to go on"
+    if not work.told and (not work.known or now - work.answered > _SILENT_SECONDS):
+        work.told = True
+        work.api.waiting(f"{url}, which does not answer ({fault})")
+    if fault.unknown_host and not work.known and now - work.answered > min(_UNKNOWN_SECONDS, work.patience):
+        raise UserError(f"{url} does not answer ({fault}); check the address: api:https://host/v1#name")
     if fault.wait > work.patience:
         raise StageError(f"{url} asks for a pause of {fault.wait:.0f} s ({fault}); {kept} then")
     if now - work.answered > work.patience:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ class Endpoint:
     """What it said when it was found to serve the policy."""
     other: bool = False
     """Whether it was left out because it serves another policy."""
+    waiting: Callable[[str], None] = lambda what: None
+    """Hears what keeps it from answering."""
     at_it: asyncio.Lock = field(default_factory=asyncio.Lock)
     change: asyncio.Task[str] | None = None
     """It is being brought to the policy: broken off halfway, it would answer nobody."""
@@ -142,9 +144,9 @@ class _Arrival:
 
     def _tell(self, what: str) -> None:
         """Once, for whoever watches: why nothing moves."""
-        if self.follow and not self.told:
+        if not self.told:
             self.told = True
-            self.follow.waiting(what)
+            self.endpoint.waiting(what)
 
 
 def _belongs_to(follow: Follow | None) -> Path | None:

@@ -93,16 +93,17 @@ def sample_endpoints(
     timeout_seconds: float = _TIMEOUT_SECONDS,
     progress: Progress | None = None,
     follow: Follow | None = None,
+    waiting: Callable[[str], None] | None = None,
 ) -> Iterator[ShardResult]:
     """As `Engine.generate`, with `connections` requests in flight to each server.
 
     Faults, and answers that are none, are retried with backoff on whichever server is free; a server that gave nothing but
     faults for `patience_seconds` is left out. `timeout_seconds` is for one answer. With `follow` a server of another model
-    is brought to the policy or waited for, and left out where it does not come. Raises UserError when one serves another
-    model, or is given another meanwhile, StageError when none is left, when one refuses a request, or when a request fails
-    everywhere.
+    is brought to the policy or waited for, and left out where it does not come. `waiting` hears of servers that are not
+    there yet. Raises UserError when one serves another model, or is given another meanwhile, StageError when none is left,
+    when one refuses a request, or when a request fails everywhere.
     """
-    endpoints, client = [Endpoint(url) for url in urls], asking(timeout_seconds)
+    endpoints, client = [Endpoint(url, waiting=waiting or (lambda _: None)) for url in urls], asking(timeout_seconds)
     given = endpoints, policy, shards, max_model_len, connections, thinking, patience_seconds, client, follow
     yield from stream(lambda out, stop: _sample(*given, out, stop), shards, progress)
 

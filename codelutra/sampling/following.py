@@ -45,7 +45,6 @@ class Follow:
     """Whether the policy's `adapter/` belongs to `start`."""
     owner: str = ""
     """Names the run in the names of its adapters: those of others are left alone."""
-    waiting: Callable[[str], None] = lambda what: None
     note: Callable[[str], None] = lambda text: None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from codelutra.completions import extract_code
+from codelutra.completions.thoughts import Thought
 from codelutra.config import EngineSection, SampleSection
 from codelutra.sampling.api import Api, sample_api
 from codelutra.sampling.endpoints import sample_endpoints
@@ -124,6 +125,7 @@ def sample_shards(
             thinking=thinking,
             progress=progress,
             follow=follow,
+            waiting=waiting,
         )
         for result in results:
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)
@@ -138,6 +140,16 @@ def sample_shards(
     with engines as running:
         for result in running.generate(requests, progress):
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)
+
+
+def as_read_now(samples: pl.DataFrame, problems: pl.DataFrame, thought: Thought | None = None) -> pl.DataFrame:
+    """SAMPLES with the programs that extraction finds in their completions now: those that were drawn earlier have the ones
+    it found then. `thought`: how the model marks what it thinks, where it does."""
+    languages = dict(problems.select("problem_id", "language").rows())
+    said = samples.select("problem_id", "completion").rows()
+    answers = [text[thought.answer_at(text) :] if thought else text for _, text in said]
+    found = [extract_code(text, languages[problem]) for (problem, _), text in zip(said, answers, strict=True)]
+    return samples.with_columns(code=pl.Series(found, dtype=pl.String))
 
 
 def _request(shard: Shard, system: str, config: SampleSection) -> ShardRequest:

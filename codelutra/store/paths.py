@@ -28,6 +28,14 @@ def home_dir(home: str | Path | None = None) -> Path:
     return named.resolve()
 
 
+def where_now(path: str, home: Path) -> str:
+    """Where finished work lies that a record in `home` names by its path: there, although the home was moved since, or has
+    another path in a container."""
+    store, *rest = Path(path).parts[-3:] or ("",)
+    here = home.joinpath(store, *rest)
+    return str(here) if store == "store" and len(rest) == 2 and os.path.lexists(here) else path
+
+
 def cache_dir() -> Path:
     """Models and generated suites, shared by all runs of this user: $CODELUTRA_CACHE, else ~/.cache/codelutra."""
     try:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
-from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk, redacted
+from codelutra.errors import BusyError, ConfigError, UserError, disk_is_full, full_disk, redacted
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
 from codelutra.store.files import UNREADABLE, is_locked, link_atomic, locked, reading, require_plain_file, write_atomic
@@ -123,12 +123,12 @@ class RunDir:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Be the one process that refines this run. Raises UserError if another is at it."""
+        """Be the one process that refines this run. Raises BusyError if another is at it."""
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(locked(self.path / ".lock", wait=False))
             except BlockingIOError as e:
-                raise UserError(
+                raise BusyError(
                     f"run {self.path.name!r} is going on in another process; watch it with "
                     f"`{told_command(f'codelutra status {self.path.name}', self.path)}`, or wait until it ends"
                 ) from e

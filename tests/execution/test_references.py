@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from codelutra.completions import extraction
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.pipeline import stages
@@ -142,6 +143,18 @@ def test_given_rows_judge_queries_and_nothing_is_imitated(tmp_path: Path) -> Non
         drawn = run.make(Step(Recipe("sample", 0, {}, {}), draw))
         judged = run.make(stages.execute(run, drawn, asked, expected)).frame("outcomes").sort("sample")
         assert judged["status"].to_list() == [status for *_, status in tried]
+
+        def draw_earlier(out: Path, work: Path) -> dict[str, Any]:
+            fenced = pl.format("It is:\n```sql\n{}\n```\nAs you see.", "completion")
+            earlier = named.with_columns(completion=fenced, code=pl.lit("what another version found"), **counts)
+            write_frame(earlier.cast(dict(SAMPLES)), out / "samples.parquet")
+            return {}
+
+        earlier = run.make(Step(Recipe("sample", 0, {}, {"drawn": "earlier"}), draw_earlier))
+        step = stages.execute(run, earlier, asked, expected)
+        anew = run.make(step).frame("outcomes").sort("sample")
+        assert anew.select("code", "status").equals(judged.select("code", "status")), "programs as they are found now"
+        assert step.recipe.config["extraction"] == extraction()
         record = Recorder(run)
         record.prepared(asked, expected)
         assert problem_counts(record.summary) == "2 train (0 with a reference), 1 dev"

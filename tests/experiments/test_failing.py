@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from codelutra.errors import ConfigError, OutageError, StageError, UserError, full_disk
+from codelutra.errors import BusyError, ConfigError, OutageError, StageError, UserError, full_disk
 from codelutra.experiments.failing import StillFailingError, due_now, note_failure
 from codelutra.experiments.retrain import Due, conclude, read_record, record_table
+from codelutra.store.run_dir import RunDir
 from tests.helpers.nights import grow, refined
 
 
@@ -76,3 +77,16 @@ def test_a_missing_guard_suite_is_told_once(tmp_path: Path) -> None:
     for error in (UserError, StillFailingError):
         with pytest.raises(error, match="no guard"):
             due_now(tmp_path, config, (), again=False, require=missing)
+
+
+def test_a_run_that_another_process_is_at_has_not_failed(tmp_path: Path) -> None:
+    config = grow(tmp_path, range(60))
+    night = due(tmp_path, config)
+    run = RunDir.create(tmp_path / "runs", night.arm.config)
+    with run.hold():
+        with pytest.raises(BusyError) as told, RunDir(run.path).hold():
+            pass
+        assert told.value.transient
+        note_failure(tmp_path, night, told.value)
+        assert record_table(read_record(tmp_path, "shop")).records()[0]["verdict"] == "unfinished"
+    assert due(tmp_path, config) == night

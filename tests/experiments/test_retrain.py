@@ -16,6 +16,7 @@ import pytest
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError, UserError
 from codelutra.experiments.evaluate import evaluation
+from codelutra.experiments.in_force import in_force
 from codelutra.experiments.retrain import (
     Due,
     Record,
@@ -27,6 +28,7 @@ from codelutra.experiments.retrain import (
     record_table,
 )
 from codelutra.pipeline.run import Run
+from codelutra.reporting.export import exported_policy
 from codelutra.results.findings import read_findings
 from codelutra.results.lineage import _keys, lineage
 from codelutra.suites.base import open_suite
@@ -244,7 +246,8 @@ def test_sides_outlive_the_runs_and_a_schema_or_a_file_that_changes(tmp_path: Pa
         connection.execute("ALTER TABLE item ADD COLUMN colour")
     grow(tmp_path, range(200))
     second = due(tmp_path, config)
-    shutil.rmtree(tmp_path / "runs")
+    for file in (tmp_path / "runs").rglob("problems.parquet"):
+        file.unlink()
     assert due(tmp_path, config) == second, "an unfinished one stays what it was"
     now = side_by_question(second)
     assert {q: now[q] for q in was} == was
@@ -379,3 +382,40 @@ def test_the_last_promotion_counts_whatever_the_clock_said_at_earlier_ones(tmp_p
         assert record.promoted.run == name
         assert (record.folder / "model").resolve() == folder
         assert record.start("m") == f"run:{name}"
+
+
+def test_what_is_not_here_leaves_no_row(tmp_path: Path) -> None:
+    for model in ("path:/nowhere", "gguf:/nowhere.gguf", "run:nobody", "nobody's"):
+        with pytest.raises(UserError):
+            due(tmp_path, grow(tmp_path, range(60), model=model))
+    config = grow(tmp_path, range(60))
+    first = due(tmp_path, config)
+    assert first.arm.label == "shop-r001"
+    row = conclude(tmp_path, first, refined(tmp_path, first, 0.0, 0.3, 0.9))
+    grow(tmp_path, range(70))
+    shutil.move(row.path, tmp_path / "away")
+    with pytest.raises(UserError, match=r"the weights of its policy 1 are not at .* makes them anew"):
+        due(tmp_path, config)
+    assert [r.run for r in Record(tmp_path, "shop").rows] == ["shop-r001"]
+    shutil.move(tmp_path / "away", row.path)
+    assert due(tmp_path, config).arm.label == "shop-r002"
+
+
+def test_a_home_that_was_moved_still_has_its_promoted_policy(tmp_path: Path) -> None:
+    home, moved = tmp_path / "home", tmp_path / "moved"
+    home.mkdir()
+    config = grow(tmp_path, range(60))
+    first = due(home, config)
+    conclude(home, first, refined(home, first, 0.0, 0.3, 0.9))
+    grow(tmp_path, range(70))
+    before = due(home, config)
+    home.rename(moved)
+    row = Record(moved, "shop").promoted
+    assert row
+    assert in_force(moved, "shop").path == Path(row.path) == (moved / "promoted/shop/model").resolve()
+    assert Path(row.path).is_relative_to(moved / "store")
+    assert exported_policy(moved / "runs/shop-r001", None)[1].path == row.path
+    assert due(moved, config).arm.label == before.arm.label
+    assert Path(Record(moved, "shop").row("shop-r002").sides[0]).is_relative_to(moved)
+    assert promote(moved, "shop", "shop-r001").path == row.path
+    assert (moved / "promoted/shop/model/config.json").is_file(), "the link is set anew with every change of the record"

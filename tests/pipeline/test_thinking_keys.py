@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
+from codelutra.completions.thoughts import Thought
 from codelutra.config import parse_config
 from codelutra.experiments.retrain import _made_of
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.sampler import Sampling
-from codelutra.sampling.shards import plan_shards
+from codelutra.sampling.shards import as_read_now, plan_shards
 from codelutra.schema import PROBLEMS
+from tests.helpers.frames import samples_of
 from tests.helpers.tiny_model import tiny_tokenizer
 
 
@@ -45,3 +48,14 @@ def test_thinking_is_a_reason_to_retrain_and_nothing_is_where_it_is_off() -> Non
         _made_of(parse_config(raw | {"prompt": prompt})) for prompt in ({}, {"thinking_tokens": 99}, {"thinking": True})
     )
     assert plain == still != on
+
+
+@pytest.mark.parametrize(
+    ("thinking", "programs"), [(True, ["SELECT 1", "", "SELECT 3"]), (False, ["SELECT 1", "SELECT 2", "SELECT 3"])]
+)
+def test_programs_are_read_anew_behind_the_thought_alone(thinking: bool, programs: list[str]) -> None:
+    said = ["hm SELECT 0</think>\nSELECT 1", "SELECT 2", "</think>\n```sql\nSELECT 3\n```"]
+    problems = pl.DataFrame({"problem_id": ["a"], "language": ["sql"]})
+    samples = samples_of([("a", "stale")] * 3).with_columns(completion=pl.Series(said))
+    marks = Thought("<think>", "</think>", prompted=True) if thinking else None
+    assert as_read_now(samples, problems, marks)["code"].to_list() == programs

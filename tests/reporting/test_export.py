@@ -257,8 +257,8 @@ def test_a_folder_in_use_is_refused_and_left_alone_but_an_empty_one_is_taken(run
     assert [p.name for p in used.iterdir()] == ["mine.txt"]
     with pytest.raises(UserError, match="not empty"):
         export(run, used / "mine.txt")
-    (tmp_path / ".empty.part").mkdir()
-    (tmp_path / ".empty.part" / "half.safetensors").write_text("what a killed export left")
+    (tmp_path / "empty" / ".empty.part").mkdir()
+    (tmp_path / "empty" / ".empty.part" / "half.safetensors").write_text("what a killed export left")
     assert (export(run, empty) / "config.json").is_file()
     assert not list(empty.glob("half*"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "used"]
@@ -406,7 +406,25 @@ def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("target", ["me/model", "hf:model", "s3://bucket/model"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "me/model",
+        "hf:model",
+        "s3://bucket/model",
+        "hf:",
+        "hf:../..",
+        "hf:./x",
+        "hf:a/b/c",
+        "hf:me/m..n",
+        "hf:me/m--n",
+        "hf:-me/model",
+        "hf:me/model.git",
+        "hf:me/model\n",
+        "hf:me/model@main",
+        f"hf:me/{'x' * 200}",
+    ],
+)
 def test_a_push_to_nowhere_is_refused(tmp_path: Path, target: str) -> None:
     with pytest.raises(UserError, match="write hf:org/name"):
         push(tmp_path, target)

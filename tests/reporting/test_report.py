@@ -131,6 +131,13 @@ def test_every_figure_lies_beside_the_page_with_what_it_draws(run: Path) -> None
     assert len(files) == 4 * len(names), "and nothing else"
 
 
+def test_no_cell_beside_a_figure_is_a_formula(tmp_path: Path) -> None:
+    rows = [{"label": f"{sign}HYPERLINK(1)", "drift": -0.5} for sign in "=+-@\t"]
+    *_, table = draw(Figure("f", "t", "c", rows, lambda canvas: None)).save(tmp_path)
+    with table.open(newline="") as f:
+        assert [(r["label"], r["drift"]) for r in csv.DictReader(f)] == [(f"'{row['label']}", "-0.5") for row in rows]
+
+
 def test_intervals_and_values_are_drawn_where_the_data_says(run: Path) -> None:
     summary = summary_of(run)
     figure = pass_at_1_figure([summary])

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from codelutra.config import parse_config, to_yaml
-from codelutra.errors import CodelutraError, ConfigError, StageError, UserError, redacted
+from codelutra.errors import CodelutraError, ConfigError, OutageError, StageError, UserError, redacted
 from codelutra.sampling.endpoints import sample_endpoints
 from codelutra.sampling.engine import ShardRequest, ShardResult
+from tests.helpers.ports import free_port
 from tests.helpers.tiny_model import write_tiny_model
 
 GOOD = {"choices": [{"text": "SELECT 1", "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
@@ -164,6 +165,15 @@ def test_a_server_that_answers_wrongly_is_named_with_what_it_did(way: str, polic
         if not models:
             assert told.match(f"(?s){url}: .*{said}")
         assert len(str(told.value)) < 1500
+
+
+def test_whoever_waits_hears_of_a_server_that_is_not_there(policy: Path) -> None:
+    waited: list[str] = []
+    url, shard = f"http://127.0.0.1:{free_port()}/v1", ShardRequest("s", "", ("p0",), ("a",), 1, 0.0, 1.0, 10)
+    given: dict[str, Any] = {"max_model_len": 128, "connections": 2, "patience_seconds": 0.5, "waiting": waited.append}
+    with pytest.raises(OutageError, match="no sampling endpoint is left"):
+        list(sample_endpoints([url], policy, [shard], **given))
+    assert [line.split(" (")[0] for line in waited] == [f"{url}, which does not answer"]
 
 
 @pytest.mark.parametrize("way", FAULTS)

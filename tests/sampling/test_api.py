@@ -21,6 +21,7 @@ from codelutra.sampling.api import Api, sample_api
 from codelutra.sampling.engine import Completion, ShardRequest, ShardResult
 from tests.helpers.chat import chatting, said
 from tests.helpers.http import Raw
+from tests.helpers.ports import free_port
 
 KEY = "sk-secret-0123456789abcdef"
 SHARD = ShardRequest("s", "Write SQL.", ("p0", "p1"), ("How many?", "Which?"), 2, 0.7, 0.9, 10)
@@ -29,9 +30,10 @@ LATE = format_datetime(datetime.now(UTC) + timedelta(days=1))
 
 
 def ask(
-    url: str, *shards: ShardRequest, patience: float = 20.0, timeout: float = 5.0, notes: Any = None
+    url: str, *shards: ShardRequest, patience: float = 20.0, timeout: float = 5.0, notes: Any = None, waited: Any = None
 ) -> list[ShardResult]:
-    api = Api(ApiModel(url, "the/model:7b"), 3, notes.append if notes is not None else lambda _: None)
+    hears = [heard.append if heard is not None else lambda _: None for heard in (notes, waited)]
+    api = Api(ApiModel(url, "the/model:7b"), 3, *hears)
     return list(sample_api(api, shards or (GREEDY,), patience_seconds=patience, timeout_seconds=timeout))
 
 
@@ -122,6 +124,37 @@ def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StageError, match="http_proxy may send it elsewhere") as told:
         ask("http://127.0.0.1:9/v1", patience=0.3)
     assert "hidden" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "patience"),
+    [("nobody.invalid", 300), ("a..b", 0.3), (f"{'x' * 70}.example", 0.3), ("%41.invalid", 0.3), ("300.1.1.1", 300)],
+)
+def test_a_host_that_there_is_not_ends_it_early(host: str, patience: float) -> None:
+    waited, began = list[str](), time.monotonic()
+    with pytest.raises(UserError, match="check the address") as told:
+        ask(f"http://{host}/v1", patience=patience, waited=waited)
+    assert time.monotonic() - began < 60
+    assert f"http://{host}/v1" in str(told.value)
+    assert [line.split(" (")[0] for line in waited] in ([], [f"http://{host}/v1, which does not answer"])
+
+
+@pytest.mark.parametrize("fault", [None, Raw(503, "busy"), Raw(429, {}, {"retry-after": "1"}), Raw(200, b"nonsense")])
+def test_faults_are_told_at_once_and_once(fault: Raw | None) -> None:
+    waited: list[str] = []
+
+    def reply(asked: Any, n: int) -> Any:
+        assert fault
+        return fault if n < 3 else "SELECT 1"
+
+    if fault is None:  # nobody listens there
+        with pytest.raises(StageError, match="nothing but faults"):
+            ask(f"http://127.0.0.1:{free_port()}/v1", patience=0.5, waited=waited)
+    else:
+        with chatting(reply) as (url, _):
+            ask(url, SHARD, waited=waited)
+    assert len(waited) == 1
+    assert "which does not answer (" in waited[0]
 
 
 def test_a_server_without_tls_is_told_at_once() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sample(
-    urls: list[str], policy: Path, follow: Follow | None, shards: int = 1, patience: float = 0.3, connections: int = 1
+    urls: list[str],
+    policy: Path,
+    follow: Follow | None,
+    shards: int = 1,
+    patience: float = 0.3,
+    connections: int = 1,
+    waiting: Callable[[str], None] | None = None,
 ) -> list[ShardResult]:
     asked = [replace(GREEDY, key=f"s{i}") for i in range(shards)]
     return list(
@@ -54,6 +60,7 @@ def sample(
             patience_seconds=patience,
             timeout_seconds=20,
             follow=follow,
+            waiting=waiting,
         )
     )
 
@@ -68,14 +75,16 @@ class Told:
         self.noted: list[str] = []
 
     def follow(self, folder: Path, seconds: float = 5.0, *, adapter: bool = False, owner: str = "codelutra-a") -> Follow:
-        return Follow(seconds, folder / "start", adapter, owner, self.waited.append, self.noted.append)
+        return Follow(seconds, folder / "start", adapter, owner, self.noted.append)
 
 
 def test_weights_are_reloaded_between_requests_and_what_was_computed_with_the_old_ones_is_dropped(folder: Path) -> None:
     script, told = Scripted(folder / "start"), Told()
     with served(script) as url:
         for name in ("one", "lora", "start"):
-            assert texts(sample([url], folder / name, told.follow(folder))) == {str(folder / name)}
+            assert texts(sample([url], folder / name, told.follow(folder), waiting=told.waited.append)) == {
+                str(folder / name)
+            }
             assert script.weights_at_cache_reset == str(folder / name)
             assert not script.paused
         script.asked.clear()

@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from codelutra.results.answers import as_csv
 from codelutra.results.escapes import visible
 from codelutra.store.files import write_atomic
 
@@ -56,7 +57,7 @@ class Drawing:
         write_atomic(png, self.png)
         content = {"title": figure.title, "caption": figure.caption, "rows": figure.rows}
         write_atomic(data, json.dumps(content, indent=1))
-        write_atomic(table, pl.DataFrame(figure.rows, infer_schema_length=None).write_csv())
+        write_atomic(table, as_csv(pl.DataFrame(figure.rows, infer_schema_length=None)))
         return [svg, png, data, table]
 
     def inline(self) -> str:
