@@ -199,6 +199,29 @@ def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: P
     assert sum(cells) + 3 * len(cells) + len("codelutra-no-reference") - len("codelutra") <= 80
 
 
+def test_what_comes_of_several_samples_has_columns_of_its_own_where_every_run_of_a_method_drew_some(tmp_path: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text("name: tiny\nsuite: {name: starter-sql}\n")
+    for seed, drawn in ((0, 3), (1, 3)):
+        example_run(tmp_path, name=f"tiny-codelutra-s{seed}", seed=seed, select={"samples": drawn})
+    for seed, drawn in ((0, 3), (1, 0)):
+        example_run(tmp_path, name=f"tiny-sft-s{seed}", seed=seed, select={"samples": drawn})
+    experiment = comparison(str(config), (), ["sft", "codelutra"], [0, 1])
+    result = conclude(experiment, tmp_path)
+    sft, ours = result.data["methods"]
+    assert sft["mean_at_n"] is sft["vote"] is sft["vote_against"] is None
+    tested = [run["test"] for run in ours["runs"]]
+    for name, each, column in (("mean_at_n", "mean", "mean of samples"), ("vote", "vote", "majority vote")):
+        assert ours[name]["value"] == pytest.approx(sum(t[each]["value"] for t in tested) / 2)
+        assert ours[name]["low"] <= ours[name]["value"] <= ours[name]["high"]
+        assert [r[column] for r in result.table.records()] == ["", f"{ours[name]['value']:.1%}"]
+        assert result.narrow
+        assert column not in result.narrow.columns
+    rows = {r["method"]: r for r in pl.read_csv(folder(experiment, tmp_path) / "methods.csv").to_dicts()}
+    assert rows["codelutra"]["majority_vote"] == pytest.approx(ours["vote"]["value"])
+    assert rows["sft"]["majority_vote"] is None
+
+
 def test_nothing_finished_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="demo-sft-s0"):
         conclude(comparison("demo", (), ["sft"], [0]), tmp_path)

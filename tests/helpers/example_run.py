@@ -104,8 +104,11 @@ def example_run(
                 lesson = {"grpo": stages.groups, "rft": stages.answers}.get(config.train.objective, stages.pairs)
                 record.learned_from(policy, run.make(lesson(run, [judged], played.problems, played.expected)))
         if finished:
-            _, judged = played.answers("test", skills[-1], 1)
-            record.tested(run.make(stages.score(run, [judged], played.problems, played.expected, "test")))
+            judged = [played.answers("test", skills[-1], k)[1] for k in (1, config.select.samples) if k]
+            scores = run.make(stages.score(run, judged, played.problems, played.expected, "test"))
+            again = judged[1:]
+            votes = run.make(stages.vote(run, again, played.problems, played.expected, "test")) if again else None
+            record.tested(scores, votes)
             record.finish()
         return run.dir.path
 
