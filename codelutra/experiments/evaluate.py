@@ -112,7 +112,7 @@ def _of_several(test: TestResult | None) -> dict[str, str]:
     """What came of several answers to each test problem, where they were drawn."""
     if not test or not test.vote:
         return {}
-    found = {"mean of the drawn": text.rate(test.mean), "most frequent": text.rate(test.vote)}
+    found = {text.MEAN_OF_SAMPLES: text.rate(test.mean), text.MAJORITY_VOTE: text.rate(test.vote)}
     return found | ({"the verifier's": text.rate(test.ranked)} if test.ranked else {})
 
 

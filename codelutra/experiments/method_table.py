@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from codelutra.config import load_config, to_yaml
 from codelutra.experiments.methods import METHODS, arm
 from codelutra.experiments.plan import Arm, Experiment, Finished, Overrides, Result, finished_runs
 from codelutra.reporting.figures.runs import methods_figure
 from codelutra.results import text
 from codelutra.results.table import Table
-from codelutra.scoring.scores import difference, mean_pass_at_1
+from codelutra.scoring.scores import difference, mean_of_samples, mean_pass_at_1
 from codelutra.scoring.statistics import Difference, Estimate
 
 AGAINST = "codelutra"  # the method the others are held against, where it is among them
@@ -32,6 +34,11 @@ class MethodResult:
     """Mean over seeds."""
     ahead: Difference | None
     """How much more `AGAINST` solves."""
+    ahead_by_vote: Difference | None
+    """The same of the answers that most samples give, where all of these runs drew some."""
+    of_samples: Mapping[str, Estimate]
+    """Where every run drew several answers to the test problems: the share of them that is right, and the pass@1 of the one
+    that most of them give."""
     ahead_seeds: Sequence[int]
     """Seeds that both have; where they share none, all of either were compared."""
 
@@ -51,8 +58,9 @@ def comparison(
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
-    """A run that is missing, unfinished or without a test split is named in `missing` and left out of its method's row."""
-    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and _measured(run) in run.scores())
+    """A run that is missing, unfinished, made with other settings or without its number of test is named in `missing` and
+    left out of its method's row."""
+    runs, missing = finished_runs(home, arms, _without_number)
     found: dict[str, list[Finished]] = {}
     for run in runs:
         found.setdefault(run.arm.label, []).append(run)
@@ -63,25 +71,30 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
         **first.model_dump(include={"suite", "suite_version", "mode", "model"}),
         "problems": first.problems.model_dump(exclude_none=True),
         "methods": [_as_json(r, base) for r in rows],
-        "missing": missing,
+        "missing": list(missing),
         "config": to_yaml(arms[0].config),
     }
     title = f"{first.suite}: test split, policies chosen on dev"
     wide = _table(rows, base, narrow=False)
     narrow = _table(rows, base, narrow=True).without("seeds", "dev pass@1", "samples")
-    drawn = [(r.method, r.test, [mean_pass_at_1([f.scores()[_measured(f)]]).value for f in r.runs]) for r in rows]
-    return Result(title, data, wide, narrow, missing, methods_figure(first.suite, drawn, AGAINST))
+    shown = [(r.method, r.test, [mean_pass_at_1([f.scores()[_measured(f)]]).value for f in r.runs]) for r in rows]
+    more = {r.method: {name.replace(" ", "_"): e.value for name, e in r.of_samples.items()} for r in rows}
+    return Result(title, data, wide, narrow, missing, methods_figure(first.suite, shown, AGAINST, more))
 
 
 def _method(method: str, found: dict[str, list[Finished]]) -> MethodResult:
     runs, ours = found[method], found.get(AGAINST, [])
     common = sorted({f.arm.seed for f in runs} & {f.arm.seed for f in ours})
-    scores = {f.folder: f.scores()[_measured(f)] for f in (*runs, *ours)}
-    ahead = None
+    scores = [f.scores() for f in runs]
+    test = mean_pass_at_1([s[_measured(f)] for s, f in zip(scores, runs, strict=True)])
+    ahead = ahead_by_vote = None
     if method != AGAINST and ours:
-        sides = [[scores[f.folder] for f in side if not common or f.arm.seed in common] for side in (runs, ours)]
-        ahead = difference(*sides)
-    return MethodResult(method, runs, mean_pass_at_1([scores[f.folder] for f in runs]), ahead, common)
+        sides = [[f for f in side if not common or f.arm.seed in common] for side in (runs, ours)]
+        told = [[(_measured(f), f.scores()) for f in side] for side in sides]
+        ahead = difference(*([s[name] for name, s in side] for side in told))
+        if all("vote" in s for side in told for _, s in side):
+            ahead_by_vote = difference(*([s["vote"] for _, s in side] for side in told))
+    return MethodResult(method, runs, test, ahead, ahead_by_vote, _of_samples(scores), common)
 
 
 def _measured(run: Finished) -> str:
@@ -89,13 +102,19 @@ def _measured(run: Finished) -> str:
     return "vote" if METHODS[run.arm.label].votes else "test"
 
 
-def _mean_at_n(r: MethodResult) -> Estimate | None:
-    """Where every run drew several answers to the test problems: how many of them are right."""
-    means = [f.summary.test.mean for f in r.runs if f.summary.test and f.summary.test.mean]
-    if len(means) < len(r.runs):
-        return None
-    value, low, high = (sum(getattr(m, side) for m in means) / len(means) for side in ("value", "low", "high"))
-    return Estimate(value, low, high, means[0].n, means[0].correct)
+def _without_number(run: Finished) -> str:
+    if not run.summary.test:
+        return "test was not scored"
+    return "" if _measured(run) in run.scores() else f"{run.folder / 'test-scores'} is gone"
+
+
+def _of_samples(scores: Sequence[Mapping[str, pl.DataFrame]]) -> dict[str, Estimate]:
+    if not all("vote" in s and "test" in s for s in scores):
+        return {}
+    return {
+        text.MEAN_OF_SAMPLES: mean_of_samples([s["test"] for s in scores]),
+        text.MAJORITY_VOTE: mean_pass_at_1([s["vote"] for s in scores]),
+    }
 
 
 def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
@@ -105,16 +124,18 @@ def _as_json(r: MethodResult, base: float) -> dict[str, Any]:
         "what": METHODS[r.method].what,
         "trained_with": {k: getattr(r.runs[0].arm.config.train, k) for k in ("learning_rate", "epochs")},
         "test": asdict(r.test),
-        "mean_at_n": asdict(mean) if (mean := _mean_at_n(r)) else None,
+        "mean_at_n": asdict(r.of_samples[text.MEAN_OF_SAMPLES]) if r.of_samples else None,
+        "vote": asdict(r.of_samples[text.MAJORITY_VOTE]) if r.of_samples else None,
         "against": against,
+        "vote_against": asdict(r.ahead_by_vote) if r.ahead_by_vote else None,
         "runs": [{"seed": f.arm.seed, **f.summary.brief()} for f in r.runs],
         "times_base": round(r.test.value / base, 2) if base else None,
     }
 
 
 def _table(rows: Sequence[MethodResult], base: float, *, narrow: bool) -> Table:
-    """One row a method; `narrow` leaves out the interval of the difference."""
-    cells, drew = [], any(map(_mean_at_n, rows))
+    """One row a method; `narrow` leaves out the interval of the difference, and what came of several samples."""
+    cells, drawn = [], {} if narrow else dict.fromkeys(name for r in rows for name in r.of_samples)
     for r in rows:
         runs = [f.summary for f in r.runs]
         dev = [s.chosen.dev for s in runs if s.chosen and s.chosen.dev.n]
@@ -124,7 +145,7 @@ def _table(rows: Sequence[MethodResult], base: float, *, narrow: bool) -> Table:
                 "seeds": str(len(runs)),
                 "dev pass@1": f"{sum(e.value for e in dev) / len(dev):.1%}" if dev else "",
                 "test pass@1 [95 %]": text.rate(r.test),
-                **({"mean of samples": f"{m.value:.1%}" if (m := _mean_at_n(r)) else ""} if drew and not narrow else {}),
+                **{name: f"{e.value:.1%}" if (e := r.of_samples.get(name)) else "" for name in drawn},
                 "× base": f"{r.test.value / base:.2f}" if base else "",
                 _AHEAD: _ahead(r.ahead, narrow) if r.ahead else "",
                 "samples": f"{sum(s.samples for s in runs) // len(runs):,}",

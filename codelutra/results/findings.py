@@ -34,6 +34,7 @@ _FEWEST_WORDS = 3  # in a line of prose; "Problem:" is none
 _CODE = re.compile(
     r"assert\b.*[=(]|return\b|from [\w.]+ import\b|import [\w.]+(?: as \w+)?$|def \w+\(|class \w+[(:]|\w+ = "
     r"|@\w|>>>|</?\w+>$|```|(?:\"\"\"|\'\'\')$"
+    r"|#+ [A-Z ]+$|['\"][^'\"]+['\"] ?:"  # "### BEGIN SOLUTION", an item of a dictionary
 )
 
 

@@ -179,7 +179,7 @@ class PolicyResult(_Part):
     pairs: int | None = None
     """Pairs it was trained on."""
     trained_answers: int | None = None
-    """Distinct answers it was trained on, where those are no pairs (`rft`, `grpo`)."""
+    """Distinct answers it was trained on: instead of pairs (`rft`, `grpo`), or beside them (`sft_on: right`)."""
     training: Training | None = None
     train: TrainSamples | None = None
     funnel: Funnel | None = None

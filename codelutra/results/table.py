@@ -62,16 +62,16 @@ POLICIES_EXPLAINED = (
     "pass@1: share of dev problems whose greedy answer is correct when it is run, with Wilson's interval. executable: "
     "answers that ran to their end. ends: answers that stopped at an end token, not at sample.max_tokens. tokens: mean "
     "length of an answer, and how much longer than the policy before. +a −b: problems solved that the policy before did "
-    "not solve, and the other way round; p of the exact McNemar test. pairs or answers: what it was trained on. min: "
-    "minutes to make "
-    "and measure it. The chosen policy stands out."
+    "not solve, and the other way round; p of the exact McNemar test. pairs, answers: what it was trained on. min: minutes "
+    "to make and measure it. The chosen policy stands out."
 )
 
 
 def policies_table(summary: RunSummary) -> Table:
     """One row a policy, the chosen one standing out."""
-    unused = "pairs" if any(p.trained_answers for p in summary.policies) else "answers"
-    columns = {name: cell for name, cell in _POLICIES.items() if name != unused}
+    answers = any(p.trained_answers for p in summary.policies)
+    used = {"answers": answers, "pairs": not answers or any(p.pairs for p in summary.policies)}
+    columns = {name: cell for name, cell in _POLICIES.items() if used.get(name, True)}
     rows = [[cell(p) for cell in columns.values()] for p in summary.policies]
     numbers = frozenset(columns) - {"policy", "against the one before"}
     best = next((i for i, p in enumerate(summary.policies) if p.label == summary.best), None)

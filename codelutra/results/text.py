@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from codelutra.results.summary import PairedTest, PolicyResult, RunSummary, TestResult
 from codelutra.scoring.statistics import Estimate, Paired
 
+# What comes of several answers to each test problem, as columns are named.
+MEAN_OF_SAMPLES, MAJORITY_VOTE = "mean of samples", "majority vote"
+
 
 def rate(e: Estimate | TestResult | None) -> str:
     """A share and its 95 % interval in per cent: "47.2% [40.0 – 54.5]"; "" where there is none."""

@@ -126,11 +126,20 @@ def mean_pass_at_1(seeds: Sequence[pl.DataFrame]) -> Estimate:
 
     The interval is Wilson's for one seed, else a percentile bootstrap over problems and seeds.
     """
+    return pass_at_1(seeds[0]) if len(seeds) == 1 else _averaged(_solved(seeds), seeds[0].height)
+
+
+def mean_of_samples(seeds: Sequence[pl.DataFrame]) -> Estimate:
+    """Share of a problem's samples that are right, averaged over problems and over seeds (SCORES, one frame each); `correct`
+    counts problems that a sample of every seed solves. Only problems count that every seed drew samples of.
+
+    The interval is a percentile bootstrap: over problems, and with several seeds over seeds.
+    """
     if len(seeds) == 1:
-        return pass_at_1(seeds[0])
-    solved = _matrix(_solved(seeds)["solved"])
-    everywhere, left_out = int(solved.all(axis=1).sum()), seeds[0].height - len(solved)
-    return Estimate(float(solved.mean()), *bootstrap(solved), len(solved), everywhere, left_out)
+        return pass_at_k(seeds[0], 1)
+    share = pl.col("correct") / pl.col("samples")
+    drawn = [s.filter(pl.col("samples") > 0).select("problem_id", value=share) for s in seeds]
+    return _averaged(_by_seed(drawn), pl.concat(drawn)["problem_id"].n_unique())
 
 
 Seeds = Sequence[pl.DataFrame]  # SCORES of one method on one suite, a frame a seed
@@ -155,7 +164,7 @@ def _paired(first: Seeds, second: Seeds) -> tuple[Any, Any]:
     both = _solved(first).join(_solved(second), on="problem_id", suffix="_b").sort("problem_id")
     if both.is_empty():
         raise StageError("the two methods were not measured on a common problem")
-    return _matrix(both["solved"]), _matrix(both["solved_b"])
+    return _matrix(both["value"]), _matrix(both["value_b"])
 
 
 def status_mix(statuses: pl.Series) -> dict[str, int]:
@@ -213,16 +222,31 @@ def _counting(scores: pl.DataFrame) -> pl.DataFrame:
 
 
 def _solved(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """(problem_id, whether each seed solves it, in their order), of the problems that count in all of them, by id."""
+    """`_by_seed`, whether the greedy answer is right: of the problems that count in all of them."""
     right = (pl.col("greedy_status") == "correct").cast(pl.Float64)
-    each = pl.concat([_counting(s).select("problem_id", solved=right, seed=pl.lit(i)) for i, s in enumerate(seeds)])
-    solved = each.sort("problem_id", "seed").group_by("problem_id", maintain_order=True).agg("solved")
-    return solved.filter(pl.col("solved").list.len() == len(seeds))
+    return _by_seed([_counting(s).select("problem_id", value=right) for s in seeds])
 
 
-def _matrix(solved: pl.Series) -> Any:
+def _by_seed(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """(problem_id, value) of each seed → (problem_id, the list of its values in the order of seeds), of the problems that
+    all seeds have, by id."""
+    each = pl.concat([s.with_columns(seed=pl.lit(i)) for i, s in enumerate(seeds)])
+    values = each.sort("problem_id", "seed").group_by("problem_id", maintain_order=True).agg("value")
+    return values.filter(pl.col("value").list.len() == len(seeds))
+
+
+def _averaged(values: pl.DataFrame, problems: int) -> Estimate:
+    """The mean of what `_by_seed` gives, which is left of so many `problems`."""
+    if values.is_empty():
+        return Estimate(0.0, 0.0, 1.0, 0, 0, problems)
+    found = _matrix(values["value"])
+    everywhere = int((found > 0).all(axis=1).sum())
+    return Estimate(float(found.mean()), *bootstrap(found), len(found), everywhere, problems - len(found))
+
+
+def _matrix(values: pl.Series) -> Any:
     """(problems, seeds)"""
-    return np.array(solved.to_list())
+    return np.array(values.to_list())
 
 
 _GREEDY = pl.col("greedy_status").drop_nulls()

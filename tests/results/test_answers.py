@@ -229,6 +229,12 @@ def test_answers_that_are_gone_are_told_with_the_command_that_makes_them(home: P
             'from typing import List\n\ndef f(a: List[int]) -> int:\n    """ The sum of all.\n    >>> f([1])\n    """',
             "The sum of all.",
         ),
+        (
+            "Problem:\nHow can I sort this array?\n\nA:\n<code>\ndef f(a):\n    # return it\n    ### BEGIN SOLUTION",
+            "How can I sort this array?",
+        ),
+        ("Problem:\n'a': ['one', 'two', 'three'],\nHow can I sort this?\n<code>", "How can I sort this?"),
+        ("## write a function to sort\n\nassert f(1) == 2", "## write a function to sort"),
         ("Write a program that adds.\nIt reads two numbers a line.", "It reads two numbers a line."),
         ("assert f(1) == 2", "assert f(1) == 2"),
         ("???", "???"),

@@ -119,6 +119,21 @@ def test_a_row_is_a_policy_and_the_chosen_one_stands_out(summary: RunSummary) ->
     assert policies_table(summary.model_copy(update={"policies": []})).rows == []
 
 
+@pytest.mark.parametrize(
+    ("pairs", "answers", "shown"),
+    [(5, None, ["pairs"]), (None, 7, ["answers"]), (5, 7, ["pairs", "answers"]), (None, None, ["pairs"])],
+)
+def test_all_that_a_policy_was_trained_on_has_a_column(
+    pairs: int | None, answers: int | None, shown: list[str], summary: RunSummary
+) -> None:
+    """With `sft_on: right` a policy learns from pairs and, beside them, from answers."""
+    told = summary.model_copy(deep=True)
+    for policy in told.policies:
+        policy.pairs, policy.trained_answers = None, None
+    told.policies[-1].pairs, told.policies[-1].trained_answers = pairs, answers
+    assert [c for c in policies_table(told).columns if c in ("pairs", "answers")] == shown
+
+
 def test_gains_over_policy_0_are_told_where_the_table_has_no_column_for_them(summary: RunSummary) -> None:
     who, *gains = policies_notes(summary)
     assert who.startswith("base: ")

@@ -17,6 +17,7 @@ from codelutra.scoring.scores import (
     breakdown,
     difference,
     mcnemar,
+    mean_of_samples,
     mean_pass_at_1,
     other_modes,
     pass_at_1,
@@ -280,6 +281,38 @@ def test_other_seeds_widen_the_interval_and_leave_the_test_of_these_as_it_was():
     zero = [scores_of(*[("wrong", 0, 0)] * n)] * 3
     gained = difference(zero, apart)
     assert gained.high - gained.low == pytest.approx(far.high - far.low, rel=0.1)
+
+
+@given(st.lists(st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 3), max_size=12), st.integers(1, 3))
+def test_samples_are_averaged_within_a_problem_and_problems_without_any_are_left_out(drawn, seeds):
+    """Each problem counts once, however many samples it has, and only where every seed has some."""
+    rows = [[(n, min(c, n)) for n, c in problem[:seeds]] for problem in drawn]
+    frames = [scores_of(*(("wrong", *problem[s]) for problem in rows)) for s in range(seeds)]
+    whole = [problem for problem in rows if all(n for n, _ in problem)]
+    found = mean_of_samples(frames)
+    assert found.n == len(whole)
+    assert found.n + found.left_out == sum(any(n for n, _ in problem) for problem in rows)
+    assert found.correct == sum(all(c for _, c in problem) for problem in whole)
+    shares = [[c / n for n, c in problem] for problem in whole]
+    assert found.value == pytest.approx(np.mean(shares) if shares else 0.0)
+    assert found.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.high
+
+
+def test_seeds_that_differ_widen_the_interval_of_a_mean_of_samples():
+    """The mean of their intervals would be as narrow as that of one seed."""
+    alike, apart = ([scores_of(*[("wrong", 8, c)] * 200) for c in seeds] for seeds in ((4, 4, 4), (2, 4, 6)))
+    near, far = mean_of_samples(alike), mean_of_samples(apart)
+    assert (near.value, near.low, near.high) == (0.5, 0.5, 0.5)
+    assert far.value == 0.5
+    assert far.high - far.low > 0.2
+
+
+@pytest.mark.parametrize("mean", [mean_pass_at_1, mean_of_samples])
+def test_seeds_without_a_common_problem_have_no_mean(mean):
+    seeds = [scores_of(*(("wrong", 2, 1) if i in range(s, s + 3) else (None, 0, 0) for i in range(9))) for s in (0, 3, 6)]
+    found = mean(seeds)
+    assert (found.n, found.low, found.high, found.left_out) == (0, 0.0, 1.0, 9)
 
 
 def test_seeds_are_paired_where_both_sides_have_as_many():

@@ -5,7 +5,7 @@ Runs are given with a label; runs that share a label are seeds of one setting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -107,9 +107,13 @@ def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = 
     return Figure("data-share", "What more train problems give", caption, rows, draw)
 
 
-def methods_figure(suite: str, methods: Sequence[tuple[str, Estimate, Sequence[float]]], ours: str) -> Figure:
-    """Test pass@1 of every method (name, mean, each seed's) with its interval, the best on top; a dot a seed."""
+def methods_figure(
+    suite: str, methods: Sequence[tuple[str, Estimate, Sequence[float]]], ours: str, more: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """Test pass@1 of every method (name, mean, each seed's) with its interval, the best on top; a dot a seed. `more`: what
+    else is known of a method, by column; it stands in the rows alone."""
     ordered = sorted(methods, key=lambda m: m[1].value)
+    columns = dict.fromkeys(column for found in more.values() for column in found)
     rows = [
         {
             "method": name,
@@ -117,6 +121,7 @@ def methods_figure(suite: str, methods: Sequence[tuple[str, Estimate, Sequence[f
             "low": test.low,
             "high": test.high,
             "seeds": ";".join(f"{seed:.4f}" for seed in seeds),
+            **{column: more[name].get(column) for column in columns},
         }
         for name, test, seeds in ordered
     ]
