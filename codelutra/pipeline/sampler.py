@@ -132,7 +132,7 @@ class Sampling:
                 progress=self._progress,
                 waiting=run.waiting,
                 started=started,
-                api=Api(api, c.api.connections, self._note) if api else None,
+                api=Api(api, c.api.connections, self._note, run.waiting) if api else None,
                 elsewhere=run.engines(Path(self.policy.path)),
                 follow=self._follow() if missing and c.sample.endpoints and c.sample.follow_minutes and not api else None,
             )

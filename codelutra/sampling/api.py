@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 600.0  # for a whole answer
 _PATIENCE_SECONDS = 300.0  # with a server that gives nothing but faults, or asks to be left alone
+_SILENT_SHARE = 1 / 30  # of the patience, after which whoever watches hears why
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "prompt is too long")
 _FILTERED = ("content_filter", "content management policy", "content_policy")
 
@@ -39,6 +40,8 @@ class Api:
     """Requests at once."""
     note: Callable[[str], None] = lambda _: None
     """Hears what a reader of the numbers should know."""
+    waiting: Callable[[str], None] = lambda _: None
+    """Hears why nothing moves."""
 
 
 @dataclass
@@ -58,6 +61,8 @@ class _Work(Filing):
     answered: float = field(default_factory=time.monotonic)
     """When it last gave a good answer."""
     quiet_until: float = 0.0
+    told: bool = False
+    """Whether somebody heard of the faults since then."""
 
 
 def sample_api(
@@ -124,7 +129,7 @@ async def _completion(work: _Work, shard: ShardRequest, prompt: int, sample: int
             failing += 1
             await _back_off(work, e, failing, time.monotonic() - began, shard.ids[prompt])
         else:
-            work.answered = time.monotonic()
+            work.answered, work.told = time.monotonic(), False
             choice, used = answer.choices[0], answer.usage
             counted = used.prompt_tokens, used.completion_tokens
             return Completion(prompt, sample, choice.message.content or "", choice.finish_reason, *counted)
@@ -175,6 +180,9 @@ async def _back_off(work: _Work, fault: FaultError, failing: int, seconds: float
         raise StageError(f"{url} gave nothing but faults for {work.patience:g} s (the last: {fault}); {kept}")
     if failing >= 8 and seconds > 2 * work.patience:
         raise StageError(f"asking {url} for problem {problem!r} failed {failing} times (the last: {fault}); {kept}")
+    if max(now - work.answered, fault.wait) > work.patience * _SILENT_SHARE and not work.told:
+        work.told = True
+        work.api.waiting(f"a good answer of {url}, for {work.patience:g} s at most; now it gave: {fault}")
     if fault.wait:
         work.quiet_until = max(work.quiet_until, now + fault.wait)
     else:

@@ -29,9 +29,10 @@ LATE = format_datetime(datetime.now(UTC) + timedelta(days=1))
 
 
 def ask(
-    url: str, *shards: ShardRequest, patience: float = 20.0, timeout: float = 5.0, notes: Any = None
+    url: str, *shards: ShardRequest, patience: float = 20.0, timeout: float = 5.0, notes: Any = None, waits: Any = None
 ) -> list[ShardResult]:
-    api = Api(ApiModel(url, "the/model:7b"), 3, notes.append if notes is not None else lambda _: None)
+    note, waiting = (heard.append if heard is not None else lambda _: None for heard in (notes, waits))
+    api = Api(ApiModel(url, "the/model:7b"), 3, note, waiting)
     return list(sample_api(api, shards or (GREEDY,), patience_seconds=patience, timeout_seconds=timeout))
 
 
@@ -72,6 +73,31 @@ def test_faults_are_asked_again_and_retry_after_is_honoured() -> None:
     assert result.completions[0].text == "SELECT 1"
     assert len(asked) == 4
     assert asked[2].at - asked[1].at >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Raw(200, b"<html>"), "no JSON object): <html>"),
+        (Raw(200, said("x") | {"choices": []}), "choices: "),
+        (Raw(200, b'data: {"choices": []}\n\n'), 'no JSON object): data: {"choices"'),
+        (Raw(429, {}, {"retry-after": "1"}), "429"),
+        (Raw(503, {"error": "overloaded"}), "overloaded"),
+    ],
+)
+def test_whoever_watches_hears_once_why_a_server_gives_nothing(fault: Raw, says: str) -> None:
+    waits: list[str] = []
+    with chatting(lambda asked, n: fault if n < 3 else "SELECT 1") as (url, _):
+        ask(url, GREEDY, patience=6.0, waits=waits)
+    assert len(waits) == 1
+    assert says in waits[0] and url in waits[0]
+
+
+def test_a_fault_that_passes_is_told_to_nobody() -> None:
+    waits: list[str] = []
+    with chatting(lambda asked, n: Raw(503, {}) if n == 1 else "SELECT 1") as (url, _):
+        ask(url, GREEDY, waits=waits)
+    assert waits == []
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 520, 522, 524, 529, 599])
