@@ -156,7 +156,8 @@ def _function(line: FunctionLine, number: int) -> dict[str, Any]:
     if line.check:
         root, known = re.split(r"\W", line.function)[0], names_of(line.reference).made
         setup = line.setup or (before(line.reference, root) if root in known else "")
-        judge = judging_by_check(line.check, line.function, setup, line.reference if root in known else f"{root} = 0")
+        names, solved = line.reference if root in known else f"{root} = 0", bool(line.reference.strip())
+        judge = judging_by_check(line.check, line.function, setup, names, solved=solved)
     elif line.asserts:
         judge = py.judging_by_asserts(line.asserts, reference=line.reference, setup=line.setup)
     else:

@@ -69,17 +69,19 @@ def before(program: str, function: str) -> str:
     raise ValueError(f"its prompt defines no function {function}")
 
 
-def judging_by_check(test: str, function: str, setup: str, reference: str = "") -> str:
+def judging_by_check(test: str, function: str, setup: str, reference: str = "", *, solved: bool = True) -> str:
     """The checks, taken apart. Where `check` does more than assert, it runs whole in the process of the answer.
 
     reference: a program that says what the function's name stands for, where that is no function.
+    solved: whether a reference can run, and so say what `check` gives; else that is None or True.
     """
     body = statements(test)
     check = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:
         raise ValueError("its test defines no check(candidate)")
     if not all(map(_is_assert_or_nothing, check.body)):
-        return judging([f"check({function})"], setup=setup, after=test, in_process=True)
+        known: dict[str, Any] = {} if solved else {"expected": ["(None, True)"], "rules": [["among"]]}
+        return judging([f"check({function})"], setup=setup, after=test, in_process=True, **known)
     asserts = []
     for statement in check.body:
         candidates = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == "candidate"]
