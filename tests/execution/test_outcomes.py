@@ -253,7 +253,11 @@ def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: li
         assert judged["status"].to_list() == ["correct", "wrong", "runtime_error"]
 
 
-STACK = "class Stack:\n def __init__(self): self.x = []\n def push(self, v): self.x.append(v)\n def pop(self): return self.x.pop()"
+STACK = """class Stack:
+    def __init__(self): self.x = []
+    def push(self, v): self.x.append(v)
+    def pop(self): return self.x.pop()
+"""
 
 
 @pytest.mark.parametrize(
