@@ -308,7 +308,7 @@ def test_a_file_that_is_no_gguf_is_refused_without_a_traceback(tmp_path: Path) -
         ("path:a\0b", r"path:a\\x00b"),
         ("path:\ud800", r"path:.*is not there"),
         ("path:/dev/null", "is not there"),
-        ("gguf:/proc", "is not there"),
+        ("gguf:/proc", r"is a folder; did you mean path:/proc\?"),
         ("pypi:-r==requirements.txt", "is not pypi:PACKAGE==VERSION"),
         ("pypi:a==", "is not pypi:PACKAGE==VERSION"),
         ("run:../../etc", "no run has such a name"),

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from codelutra.errors import ConfigError, UserError
-from codelutra.suites.columns import Fitted, fitted, parse_columns
+from codelutra.suites.columns import Fitted, cell_of, fitted, parse_columns
 from codelutra.suites.lines import Record, Records, Shape, Wrong, checked, folded, renamed
-from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
+from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine, runs_of
 from codelutra.suites.sources import Source, read_source
 
 NAME = "problems.jsonl"
@@ -78,8 +78,11 @@ def _python_kind(source: Source, columns: Sequence[str]) -> Kind:
     for _, value in source.records.found:
         with contextlib.suppress(Wrong):
             row = value if isinstance(value, dict) else {}
-            row = {"tests": row.get(chosen[0])} if chosen else row
-            tests = renamed(row, ProgramLine).get("tests")
+            row = {"tests": cell_of(row, chosen[0])} if chosen else row
+            try:
+                tests = runs_of(renamed(row, ProgramLine).get("tests"))
+            except ValueError:  # inputs and outputs that do not fit
+                return "python-program"
             if isinstance(tests, list) and tests:
                 return "python-program" if isinstance(tests[0], dict) else "python-function"
     return "python-function"

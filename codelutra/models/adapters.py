@@ -14,6 +14,7 @@ from pathlib import Path
 from codelutra.errors import UserError
 from codelutra.models.made import Here, Model, made_here
 from codelutra.models.references import check_reference, place, require_there, shown
+from codelutra.reading.weights import MERGE
 from codelutra.store.child import Child
 from codelutra.store.files import UNREADABLE, require_plain_file, sha256_file
 
@@ -41,6 +42,8 @@ def base_of(rest: str) -> tuple[Path, str, str]:
     """The adapter's folder, its base's reference and fingerprint. Raises UserError where it is no whole adapter."""
     require_there(f"adapter:{rest}")
     directory = place(f"adapter:{rest}", rest).resolve()
+    if not (directory / RECORD).exists() and (directory / "adapter_config.json").exists():
+        raise UserError(f"model {shown(f'adapter:{rest}')} is not an adapter that codelutra exported; {MERGE}")
     try:
         for name in _FILES:
             require_plain_file(directory / name)

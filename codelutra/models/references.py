@@ -13,8 +13,8 @@ from codelutra.models.known import KNOWN, find
 from codelutra.reading.keys import nearest
 
 FORMS = (
-    "path:DIR, hf:org/name@revision, gguf:FILE, adapter:DIR, pypi:PACKAGE==VERSION, run:NAME, or a name of "
-    "`codelutra models`"
+    "path:DIR, hf:org/name@revision, gguf:FILE, adapter:DIR, pypi:PACKAGE==VERSION, run:NAME, api:URL#NAME (it cannot be "
+    "trained), or a name of `codelutra models`"
 )
 _MOST_WHEELS = 200
 _PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]|\{\d+\.\.\d+\})*"
@@ -49,26 +49,49 @@ def check_reference(reference: str) -> None:
             if not re.fullmatch(RUN_NAME, rest):
                 raise UserError(f"model {shown(reference)}: no run has such a name; `codelutra status` lists the runs")
         case _:
-            raise UserError(f"model {shown(reference)} is not a model reference; known: {FORMS}")
+            meant = f"api:{reference}" if scheme in ("http", "https") else _found_at(reference)
+            near = f"; did you mean {meant}?" if meant else ""
+            raise UserError(f"model {shown(reference)} is not a model reference; known: {FORMS}{near}")
+
+
+def _found_at(name: str) -> str:
+    """The reference to what lies at a path, or ""."""
+    try:
+        found = Path(name).expanduser()
+        if not name or len(name) > 200 or not found.exists():
+            return ""
+        if found.is_file():
+            return f"gguf:{name}"
+        return f"adapter:{name}" if (found / "adapter_config.json").exists() else f"path:{name}"
+    except (OSError, RuntimeError, ValueError):
+        return ""
 
 
 def require_there(reference: str) -> None:
     """Raise UserError where a reference names a folder or a file on this machine, and it is not there."""
     scheme, _, rest = reference.partition(":")
     if scheme in ("path", "adapter") and not place(reference, rest).is_dir():
+        if place(reference, rest).is_file():
+            raise UserError(f"model {shown(reference)} is a file; did you mean gguf:{rest}?")
         holds = "config.json" if scheme == "path" else "adapter_config.json"
-        raise UserError(f"model {shown(reference)} is not there; give the directory that holds {holds}")
+        raise UserError(f"model {shown(reference)} is not there{_from(rest)}; give the directory that holds {holds}")
     if scheme == "gguf":
         name, _ = digest_suffix(reference, rest)
         if not place(reference, name).is_file():
-            raise UserError(f"model {shown(f'gguf:{name}')} is not there; give the path of a .gguf file")
+            if place(reference, name).is_dir():
+                raise UserError(f"model {shown(f'gguf:{name}')} is a folder; did you mean {_found_at(name)}?")
+            raise UserError(f"model {shown(f'gguf:{name}')} is not there{_from(name)}; give the path of a .gguf file")
+
+
+def _from(path: str) -> str:
+    return "" if path.startswith(("/", "~", "$")) else f", seen from {Path.cwd()}"
 
 
 def require_kind(reference: str) -> None:
-    """Raise UserError where the folder or file of `require_there` is at first sight no model."""
+    """Raise UserError where the folder or file of `require_there` is at first sight neither a model nor an adapter."""
     require_there(reference)
     scheme, _, rest = reference.partition(":")
-    if scheme == "path" and not (place(reference, rest) / "config.json").exists():
+    if scheme == "path" and not any((place(reference, rest) / f).exists() for f in ("config.json", "adapter_config.json")):
         raise UserError(f"model {shown(reference)} is no model: the folder holds no config.json; give the one that does")
     if scheme == "gguf":
         name, _ = digest_suffix(reference, rest)
@@ -82,10 +105,10 @@ def require_kind(reference: str) -> None:
 def _refuse_name(name: str) -> None:
     known = [n for model in KNOWN for n in (model.name, *model.aliases)]
     near = nearest(name.rpartition("/")[2], known)
-    if re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name):
+    if (found := _found_at(name)) and not near:
+        near = f"; did you mean {found}?"
+    elif re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name):
         near += f"{',' if near else '; did you mean'} or hf:{name}?" if near else f"; did you mean hf:{name}?"
-    elif not near and len(name) < 200 and Path(name).exists():
-        near = f"; did you mean {'gguf' if name.endswith('.gguf') else 'path'}:{name}?"
     raise UserError(f"model {shown(name)} is not a model reference; known: {FORMS}{near}")
 
 

@@ -27,7 +27,8 @@ def without_marker(text: str) -> tuple[str, str]:
 def parse_table(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(number, cell of each column) of the rows that are not empty, without cells that stand for nothing. Raises ValueError.
 
-    The header is row 1, and what stands above it counts. Columns without a name that number the rows are left out.
+    The header is row 1, and what stands above it counts. Columns without a name that number the rows are left out; others
+    without one are "column 2" and so on.
     """
     body, separator = without_marker(text.lstrip("\n"))
     header = body.lstrip("\n")
@@ -35,10 +36,17 @@ def parse_table(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     if not header.strip():
         return
     names, *rows = _rows(header, separator)
-    nameless = {at for at, name in enumerate(names) if re.fullmatch(r"\s*|Unnamed: \d+", name)}
-    nameless = {at for at in nameless if all(re.fullmatch(r"\s*\d*\s*", row[at]) for row in rows if at < len(row))}
-    kept = {at: name for at, name in enumerate(names) if at not in nameless}
-    if twice := next((name for at, name in kept.items() if name in names[:at]), None):
+    unnamed = [at for at, name in enumerate(names) if re.fullmatch(r"\s*|Unnamed: \d+", name)]
+    numbering = {at for at in unnamed if all(re.fullmatch(r"\s*\d*\s*", row[at]) for row in rows if at < len(row))}
+    kept = {at: name if name.strip() else f"column {at + 1}" for at, name in enumerate(names) if at not in numbering}
+    given = [names[at] for at in kept if at not in unnamed]
+    if 2 * len(given) < len(kept):
+        raise ValueError(
+            f"its first row names {len(given)} of {len(kept)} columns ({', '.join(map(shown, given))}); delete what stands "
+            "above the row of names, or add the names that it lacks"
+        )
+    named = [*kept.values()]
+    if twice := next((name for name in named if named.count(name) > 1), None):
         raise ValueError(f"the column {shown(twice)} is there twice; keep one")
     for number, row in enumerate(rows, 1 + first):
         if filled := {kept[at]: cell for at, cell in enumerate(row) if at in kept and not absent(cell)}:

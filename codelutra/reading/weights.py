@@ -13,7 +13,7 @@ from codelutra.reading.text import Unreadable
 
 _LONGEST = 100 << 20  # bytes of a header; safetensors itself takes no longer one
 
-
+MERGE = "merge it into its base (`merge_and_unload` of peft, then `save_pretrained`) and give path: and that folder"
 _SETTINGS = {"generation_config.json", "tokenizer_config.json", "tokenizer.json"}
 # What a tokenizer is in: transformers' own form, sentencepiece's, or the lists of older ones.
 _TOKENIZERS = ("tokenizer.json", "*.model*", "vocab.*", "merges.txt", "*.py")
@@ -23,8 +23,8 @@ def require_model(directory: Path, names: Sequence[str]) -> None:
     """Raise Unreadable, with the way out, where `directory`, which holds the files `names`, is no whole model."""
     if (directory / "adapter_config.json").exists():
         raise Unreadable(
-            f"{directory} holds an adapter (adapter_config.json), not a whole model; merge it into its base "
-            "(`merge_and_unload` of peft, then `save_pretrained`) and give that folder"
+            f"{directory} holds an adapter (adapter_config.json), not a whole model; give adapter:DIR if codelutra exported "
+            f"it, else {MERGE}"
         )
     parts = {"config.json": ("config.json",), "*.safetensors": ("*.safetensors",), "tokenizer": _TOKENIZERS}
     for what, patterns in parts.items():

@@ -18,7 +18,7 @@ from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
 
 _NEEDED: Mapping[type[Shape], Sequence[tuple[str, ...]]] = {  # one of each
     SqlLine: [("question",), ("query", "rows")],
-    FunctionLine: [("prompt",), ("asserts", "cases")],
+    FunctionLine: [("prompt",), ("asserts", "cases", "tests")],  # with tests it is a ProgramLine
     ProgramLine: [("prompt",), ("tests",)],
 }
 _SQL = re.compile(r"[\s(\[\"']*(select|with|values)\b", re.IGNORECASE)
@@ -58,17 +58,20 @@ def parse_columns(options: Sequence[str], shape: type[Shape]) -> dict[str, list[
 
 def fitted(records: Records, shape: type[Shape], chosen: Mapping[str, Sequence[str]], where: str) -> Fitted:
     """The records under the keys of a shape. Raises ConfigError, with the columns there are, where these cannot be told."""
+    records = _opened(records, [c for named in chosen.values() for c in named])
     rows = [value for _, value in records.found if isinstance(value, dict)]
+    held = {name: cell for row in reversed(rows) for name, cell in row.items()}
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    listed = [*dict.fromkeys(leaf for c in columns for leaf in _leaves(c, held[c]))]
     if unknown := [c for named in chosen.values() for c in named if c not in columns]:
-        raise ConfigError(f"{where} has no column {unknown[0]!r}{nearest(unknown[0], columns)}; {_there_are(columns)}")
+        raise ConfigError(f"{where} has no column {unknown[0]!r}{nearest(unknown[0], listed)}; {_there_are(listed)}")
     taken = {key: list(named) for key, named in chosen.items()}
-    free = [c for c in columns if not any(c in named for named in chosen.values())]
+    free = [c for c in columns if not any(f"{name}.".startswith(f"{c}.") for named in taken.values() for name in named)]
     by_name = _by_name(free, shape)
     for key, named in by_name.items():
         if key in chosen:
             continue
-        _require_one(key, named, rows, where, columns)
+        _require_one(key, named, rows, where, listed)
         taken[key] = named
     free = [c for c in free if not any(c in named for named in taken.values())]
     if shape is SqlLine:
@@ -79,11 +82,43 @@ def fitted(records: Records, shape: type[Shape], chosen: Mapping[str, Sequence[s
     slips = [] if chosen else [c for c in free if _is_slip(c, shape)]
     left_out = [c for c in free if c not in slips]
     if len(rows) == len(records.found):  # else the records say what is wrong with them
-        _require_needed(taken, slips, shape, where, columns)
+        _require_needed(taken, slips, shape, where, listed)
     as_named = not chosen and all(by_name.get(key) == named for key, named in taken.items())
     as_named &= all(key_of(c, shape)[0] in shape.IGNORED for c in left_out)
     found_records = [Record(n, _under(v, taken, slips, shape) if isinstance(v, dict) else v) for n, v in records.found]
     return Fitted(Records(records.unit, found_records, where), taken, left_out, as_named)
+
+
+def _opened(records: Records, chosen: Sequence[str]) -> Records:
+    """The records with a column more for each that is chosen by its way through objects and lists, as `input.text`."""
+    ways = [c for c in chosen if "." in c]
+
+    def opened(value: Any) -> Any:
+        inner = {c: cell_of(value, c) for c in ways} if isinstance(value, dict) else {}
+        return {**value, **{c: cell for c, cell in inner.items() if cell is not None}} if inner else value
+
+    return records._replace(found=[Record(n, opened(value)) for n, value in records.found])
+
+
+def cell_of(row: Mapping[str, Any], column: str) -> Any:
+    """The cell of a column, which may be named by its way through objects and lists; None where there is none."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for step in column.split("."):
+        if isinstance(value, list):
+            value = dict(enumerate(value)).get(int(step)) if step.isdecimal() else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _leaves(name: str, cell: Any) -> list[str]:
+    """The names of what a cell holds: of the values in it, where it is an object or a list of objects."""
+    if isinstance(cell, list) and all(isinstance(part, dict) for part in cell):
+        cell = dict(enumerate(cell[:3]))
+    inner = cell.items() if isinstance(cell, dict) else ()
+    return [leaf for key, value in inner for leaf in _leaves(f"{name}.{key}", value)] or [name]
 
 
 def told(taken: Mapping[str, Sequence[str]], left_out: Sequence[str]) -> str:

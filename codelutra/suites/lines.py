@@ -95,17 +95,23 @@ def read_problems(
     return pl.DataFrame(rows, schema=PROBLEMS)
 
 
+_VALUES = re.compile(r"\(got .*|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+
+
 def _told(unit: str, faults: Mapping[str, list[int]]) -> Iterator[str]:
-    for why, numbers in sorted(faults.items(), key=lambda fault: fault[1][0])[:SHOWN]:
+    """Each fault with the numbers of the records that have it. Where there are many, those that differ in a value alone are
+    one, with the value of the first."""
+    alike = dict[str, dict[str, list[int]]]()
+    for why, numbers in sorted(faults.items(), key=lambda fault: fault[1][0]):
+        alike.setdefault(_VALUES.sub("…", why) if len(faults) > SHOWN else why, {})[why] = numbers
+    for same in [*alike.values()][:SHOWN]:
+        why, numbers = next(iter(same)), sorted({n for found in same.values() for n in found})
         first = ", ".join(map(str, numbers[:3])) + (", …" if len(numbers) > 3 else "")
         plural = {"entry": "entries"}.get(unit, f"{unit}s")
-        yield (
-            f"{unit} {first}: {printable(why)}"
-            if len(numbers) == 1
-            else f"{len(numbers)} {plural} ({first}): {printable(why)}"
-        )
-    if len(faults) > SHOWN:
-        yield f"… and {len(faults) - SHOWN} more"
+        which = f"{unit} {first}" if len(numbers) == 1 else f"{len(numbers)} {plural} ({first})"
+        yield f"{which}{f'; {unit} {numbers[0]}' if len(same) > 1 else ''}: {printable(why)}"
+    if len(alike) > SHOWN:
+        yield f"… and {len(alike) - SHOWN} more"
 
 
 # ---- files --------------------------------------------------------------------------------------------------------------
@@ -143,6 +149,8 @@ def _line(text: str) -> Any:
 def _listed(text: str) -> list[Any]:
     found = parse_json(text)
     assert isinstance(found, list)
+    if found and all(isinstance(entry, list) for entry in found):
+        raise ValueError("a list of lists; give a list of objects with keys, or the same rows as CSV with a header")
     return found
 
 

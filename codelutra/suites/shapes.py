@@ -97,6 +97,24 @@ def _written(value: Any) -> Any:
     return meant(value) if isinstance(value, str) else value
 
 
+def runs_of(value: Any) -> Any:
+    """Tests as a list of runs, where they are text, or as contests write them: inputs and outputs side by side."""
+    value = _written(value)
+    sides = {key.rstrip("s"): side for key, side in value.items()} if isinstance(value, dict) else {}
+    if not sides or not {*sides} <= {"input", "output"} or not all(isinstance(side, list) for side in sides.values()):
+        return value
+    given, printed = sides.get("input", []), sides.get("output")
+    if printed is not None and len(printed) != len(given):
+        raise ValueError(f"{len(given)} inputs and {len(printed)} outputs; each input needs its output")
+    return [{"stdin": text} | ({} if printed is None else {"stdout": printed[n]}) for n, text in enumerate(given)]
+
+
+def _first(value: Any) -> Any:
+    """The first of several solutions."""
+    several = meant(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    return next(iter(several), "") if isinstance(several, list) and all(isinstance(v, str) for v in several) else value
+
+
 def _callable(name: str) -> str:
     """A name that stands before brackets: `f`, `module.f`, `Class().f`."""
     parts = re.split(r"(?:\(\))?\.", name)
@@ -123,8 +141,10 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
 Name = Annotated[str, BeforeValidator(_as_text)]
 Share = Annotated[FiniteFloat, BeforeValidator(require_number), Field(gt=0, le=1e6)]
 FileName = Annotated[str, AfterValidator(_file_name)]
+Solution = Annotated[str, BeforeValidator(_first)]
 _SOLUTION = ("solution", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program", "gold")
-_PROMPT = ("instruction", "question", "text", "description", "task", "problem", "problem_description")
+_SOLUTION += ("solutions",)
+_PROMPT = ("instruction", "question", "text", "description", "task", "problem", "problem_description", "question_content")
 
 
 class About(Strict):
@@ -192,7 +212,7 @@ class FunctionLine(Line):
     }
     IGNORED: ClassVar[tuple[str, ...]] = ("challenge_test_list", "source_file", SOURCE)
     prompt: Text
-    reference: str = ""
+    reference: Solution = ""
     setup: Annotated[str, BeforeValidator(_joined)] = ""
     asserts: Annotated[tuple[str, ...], BeforeValidator(_statements)] = ()
     function: Annotated[str, AfterValidator(_callable)] = ""
@@ -224,6 +244,7 @@ class Run(Shape):
         "stdin": ("input",),
         "stdout": ("output", "expected_output", "expected"),
     }
+    IGNORED: ClassVar[tuple[str, ...]] = ("testtype",)
     stdin: Name = ""
     stdout: Annotated[str | None, BeforeValidator(_as_text)] = None
 
@@ -241,12 +262,12 @@ class ProgramLine(Line):
         **Line.ALIASES,
         "prompt": _PROMPT,
         "reference": _SOLUTION,
-        "tests": ("test_cases", "test", "cases", "examples"),
+        "tests": ("test_cases", "test", "cases", "examples", "input_output"),
     }
     IGNORED: ClassVar[tuple[str, ...]] = (SOURCE,)
     prompt: Text
-    reference: str = ""
-    tests: tuple[Run, ...] = Field(min_length=1)
+    reference: Solution = ""
+    tests: Annotated[tuple[Run, ...], BeforeValidator(runs_of)] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _judged(self) -> ProgramLine:

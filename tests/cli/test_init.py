@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from codelutra.config import SuiteSection, load_config, parse_config
 from codelutra.errors import UserError
 from codelutra.store.run_dir import RunDir
 from codelutra.suites.base import open_suite
+from sandbox.protocol import PythonJob
 from tests.helpers.commands import codelutra
 
 EXAMPLE = Path(__file__).parents[2] / "docs/example/library"
@@ -123,6 +125,40 @@ def test_functions_and_programs_are_told_apart(tmp_path: Path) -> None:
         made = init_python(tmp_path / f"{kind}.jsonl", tmp_path / kind)
         assert yaml.safe_load(made.suite.read_text())["kind"] == kind
         assert open_suite(load_config(made.config).suite).problems().height == 12
+
+
+IO = {"inputs": ["1\n", "2\n"], "outputs": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "columns", "solved"),
+    [
+        ({"input_output": IO, "solutions": ["print(input(), 'NN')", "no"]}, [], True),
+        ({"input_output": json.dumps(IO), "solutions": json.dumps(["print(input(), 'NN')"])}, [], True),
+        ({"input_output": {"inputs": IO["inputs"]}, "solutions": ["print(input(), 'NN')"]}, [], True),
+        ({"public": {"input": IO["inputs"], "output": IO["outputs"]}, "solutions": []}, ["tests=public"], False),
+        ({"all": {"tests": [{"input": "1", "output": "1", "testtype": "stdin"}]}}, ["tests=all.tests"], False),
+    ],
+)
+def test_contests_are_read_as_they_write_their_tests(
+    line: dict[str, Any], columns: list[str], solved: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps({"question": "Print NN."} | line).replace("NN", str(n)) for n in range(12))
+    )
+    made = init_python(tmp_path / "c.jsonl", tmp_path / "suite", columns)
+    assert yaml.safe_load(made.suite.read_text())["kind"] == "python-program"
+    suite = open_suite(load_config(made.config).suite)
+    assert suite.problems()["reference"].str.starts_with("print(input(), ").unique().to_list() == [solved]
+    jobs = [suite.answer_job(row, "pass", "a", 1.0) for row in suite.problems().rows(named=True)]
+    assert {job.inputs for job in jobs if isinstance(job, PythonJob)} == {("1\n", "2\n") if "all" not in line else ("1",)}
+
+
+def test_inputs_without_their_outputs_are_counted(tmp_path: Path) -> None:
+    line = {"question": "Print.", "input_output": {"inputs": ["1", "2"], "outputs": ["1"]}}
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(line | {"id": str(n)}) for n in range(12)))
+    with pytest.raises(UserError, match="2 inputs and 1 outputs; each input needs its output"):
+        init_python(tmp_path / "c.jsonl", tmp_path / "suite", ["tests=input_output"])
 
 
 def test_problems_that_have_only_checks_get_a_config_without_a_warm_start(tmp_path: Path) -> None:

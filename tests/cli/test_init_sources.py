@@ -214,6 +214,45 @@ def test_columns_without_a_known_name_are_told_by_what_they_hold_and_it_is_said(
     assert said[1].startswith(f"wrote {tmp_path}/suite/problems.jsonl, ")
 
 
+NESTED = [{"in": {"text": r["question"], "n": n}, "out": [{"sql": r["query"]}]} for n, r in enumerate(rows_of())]
+CHAT = [
+    {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["query"]}]}
+    for r in rows_of()
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (NESTED, "question=in.text,query=out.0.sql"),
+        (CHAT, "question=messages.0.content,query=messages.1.content"),
+        ([{"in.text": r["question"], "q": r["query"]} for r in rows_of()], "question=in.text,query=q"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_columns_within_columns_are_named_by_their_way(
+    rows: list[dict[str, Any]], columns: str, kind: str, shop: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / f"nested.{kind}"
+    if kind == "jsonl":
+        file.write_text(lines(rows))
+    else:
+        pl.DataFrame(rows).write_parquet(file)
+    made = init_sql(shop, file, tmp_path / "suite", [columns])
+    assert made.problems is not None
+    assert [json.loads(line) for line in made.problems.read_text().splitlines()] == rows_of()
+    assert not {"in", "out", "messages"} & {*made.left_out}
+
+
+def test_a_column_without_a_name_takes_no_others_place(shop: Path, tmp_path: Path) -> None:
+    rows = [f'a{n};{r["question"]};{r["query"]};"SELECT {n}"' for n, r in enumerate(rows_of())]
+    (tmp_path / "q.csv").write_text("\n".join([" ;question;query;", *rows]))
+    made = init_sql(shop, tmp_path / "q.csv", tmp_path / "suite")
+    assert made.problems is not None
+    assert [json.loads(line) for line in made.problems.read_text().splitlines()] == rows_of()
+    assert made.left_out == ["column 1", "column 4"]
+
+
 GOOD = table(rows_of())
 STRANGE = [{"a": str(n), "b": "x y z", "c": "u v w"} for n in range(12)]
 NO_QUESTION = (
@@ -232,6 +271,12 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...], str]] = [
     ("a.csv", table(rows_of(evidnce=str)), (), "evidnce: unknown key; known here"),
     ("a.csv", table(STRANGE), (), NO_QUESTION),
     ("a.csv", table(rows_of(text=str)), (), TWO),
+    ("a.jsonl", lines(NESTED), (), "its columns are: in.text, in.n, out.0.sql. Say which is"),
+    ("a.jsonl", lines(NESTED), ("question=in.txt,query=out.0.sql",), "no column 'in.txt'; did you mean in.text?"),
+    ("a.jsonl", lines(NESTED), ("question=in.text,query=out.1.sql",), "no column 'out.1.sql'"),
+    ("a.jsonl", lines(NESTED), ("question=in,query=out.0.sql",), "12 lines (1, 3, 5, …); line 1: question: Input should be"),
+    ("a.json", json.dumps([[*r.values()] for r in rows_of()]), (), "a list of lists; give a list of objects with keys"),
+    ("a.csv", "My questions;;\n" + table(rows_of(note=str), ";"), (), "its first row names 1 of 3 columns ('My questions')"),
     ("a.csv", GOOD.encode().replace(b"items", b"St\xfccke"), (), "line 2 is not UTF-8 text: byte 0xfc"),
     ("a.csv", table(rows_of(query="SELECT nope{}".format)), Q, "row 2: SQLite refuses the query: no such column: nope0"),
     ("a.json", json.dumps(rows_of())[:-1], (), "not JSON"),

@@ -253,6 +253,43 @@ def test_checks_judge_without_a_reference(pool: Pool, tmp_path: Path, checks: li
         assert judged["status"].to_list() == ["correct", "wrong", "runtime_error"]
 
 
+STACK = """class Stack:
+    def __init__(self): self.x = []
+    def push(self, v): self.x.append(v)
+    def pop(self): return self.x.pop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        ("assert s.pop() == 1", "correct"),
+        ("return True", "correct"),
+        ("return s.pop() == 1", "correct"),
+        ("assert s.pop() == 2", "wrong"),
+        ("return s.pop() == 2", "wrong"),
+    ],
+)
+@pytest.mark.parametrize("reference", ["", STACK])
+def test_steps_of_a_class_judge_with_a_reference_and_without(
+    pool: Pool, tmp_path: Path, last: str, status: str, reference: str
+) -> None:
+    (tmp_path / "suite.yaml").write_text("kind: python-function")
+    steps = f"def check(candidate):\n    s = candidate()\n    s.push(1)\n    {last}\n"
+    line = {"id": "f", "split": "train", "prompt": "Write Stack.", "function": "Stack", "asserts": steps}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line | {"reference": reference}))
+    suite = open_suite(SuiteSection(name="custom", path=str(tmp_path)))
+    problems = suite.problems()
+    wanted, _ = judge_references(problems, suite, pool, timeout_seconds=5)
+    if reference and "assert s.pop() == 2" in last:
+        assert "case 1 of the reference raises AssertionError" in wanted["error"][0]
+        return
+    assert wanted["error"].to_list() == [""]
+    tried = samples(STACK, "class Stack: pass", "x = 1").with_columns(problem_id=pl.lit("f"))
+    judged, _ = execute(tried, problems, wanted, suite, pool, timeout_seconds=5)
+    assert judged["status"].to_list() == [status if not reference else "correct", "runtime_error", "runtime_error"]
+
+
 def test_asserts_alone_judge_with_neither_reference_nor_setup(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("kind: python-function")
     line = {"id": "f", "split": "train", "prompt": "Write area(w, h).", "asserts": ["assert area(2, 3) == 6"]}

@@ -269,3 +269,37 @@ def test_the_page_shows_the_table_that_the_command_makes(tmp_path: Path) -> None
     for model in KNOWN:
         for said in filter(None, (model.note, model.measured)):
             assert said in " ".join(page.split()), f"docs/models.md does not say of {model.name}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("http://host:8000/v1#x", r"did you mean api:http://host:8000/v1#x\?"),
+        ("{0}/model", r"did you mean path:{0}/model\?"),
+        ("{0}/lora", r"did you mean adapter:{0}/lora\?"),
+        ("{0}/m.gguf", r"did you mean gguf:{0}/m\.gguf\?"),
+        ("path:{0}/m.gguf", r"is a file; did you mean gguf:{0}/m\.gguf\?"),
+        ("gguf:{0}/model", r"is a folder; did you mean path:{0}/model\?"),
+        (
+            "path:{0}/lora",
+            r"holds an adapter \(adapter_config\.json\), not a whole model; give adapter:DIR if .*, else merge it",
+        ),
+        ("adapter:{0}/lora", r"is not an adapter that codelutra exported; merge it into its base"),
+        ("path:{0}/none", r"is not there; give the directory that holds config\.json"),
+        ("path:none/here", r"is not there, seen from /.*; give the directory"),
+        ("gguf:{0}/none", r"is not there; give the path of a \.gguf file"),
+    ],
+)
+def test_what_lies_at_a_path_says_how_it_is_named(reference: str, says: str, tmp_path: Path) -> None:
+    for file in ("model/config.json", "lora/adapter_config.json", "m.gguf"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(UserError, match=says.format(re.escape(str(tmp_path)))):
+        resolve(reference.format(tmp_path), tmp_path / "cache")
+
+
+def test_a_folder_here_goes_before_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my/model").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"did you mean path:my/model\?"):
+        resolve("my/model", tmp_path / "cache")

@@ -76,6 +76,25 @@ def test_faults_are_asked_again_and_retry_after_is_honoured() -> None:
     assert asked[2].at - asked[1].at >= 1.0
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Raw(200, b"<html>"), "no JSON object): <html>"),
+        (Raw(200, said("x") | {"choices": []}), "choices: "),
+        (Raw(200, b'data: {"choices": []}\n\n'), 'no JSON object): data: {"choices"'),
+        (Raw(429, {}, {"retry-after": "1"}), "429"),
+        (Raw(503, {"error": "overloaded"}), "overloaded"),
+    ],
+)
+def test_whoever_watches_hears_once_why_a_server_gives_nothing(fault: Raw, says: str) -> None:
+    waits: list[str] = []
+    with chatting(lambda asked, n: fault if n < 3 else "SELECT 1") as (url, _):
+        ask(url, GREEDY, patience=6.0, waited=waits)
+    assert len(waits) == 1
+    assert says in waits[0]
+    assert url in waits[0]
+
+
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 520, 522, 524, 529, 599])
 def test_every_fault_of_a_server_is_asked_again(status: int) -> None:
     with chatting(lambda asked, n: Raw(status, {}) if n == 1 else "SELECT 1") as (url, asked):

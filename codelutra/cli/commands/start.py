@@ -156,7 +156,8 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=COLUMN,…",
-        help="Which column holds what, if the names do not tell: question=Frage,query=SQL. Other columns are left out.",
+        help="Which column holds what, if the names do not tell: question=Frage,query=SQL. A field within another is "
+        "named by its way: question=input.text. Other columns are left out.",
     ),
 ]
 Model = Annotated[
