@@ -48,7 +48,8 @@ def make_pairs(
         "pairs": pairs.height,
         "pairs_from_references": pairs.select((pl.col("chosen_source") == "reference").sum()).item(),
     }
-    return pairs, {**counts, "why": "" if pairs.height else _why_none(counts)}
+    why = "" if pairs.height else why_none(counts, _ALL_CORRECT, _ALL_WRONG, _NOWHERE_BOTH)
+    return pairs, {**counts, "why": why}
 
 
 def right_answers(
@@ -120,16 +121,20 @@ def mix(x: pl.Series) -> pl.Series:
     return frame.select(pl.col("x") ^ pl.col("x") // 2**31).to_series()
 
 
-def _why_none(counts: dict[str, int]) -> str:
+_ALL_CORRECT = "every sample is correct: there is nothing to reject"
+_ALL_WRONG = "every sample is wrong, and there is no reference to choose instead (see pairs.references, suite.references)"
+_NOWHERE_BOTH = "no problem has both a right answer and a wrong one that differs from it"
+
+
+def why_none(counts: dict[str, int], all_correct: str, all_wrong: str, nowhere_both: str) -> str:
+    """Why samples that are counted so in `funnel` compare nothing."""
     if not counts["samples"]:
         return "no train problem with a usable reference has a sample"
     if counts["correct"] == counts["samples"]:
-        return "every sample is correct: there is nothing to reject"
+        return all_correct
     if counts["correct"] and counts["correct"] == counts["correct_but_cut_off"]:
         return "every right answer was cut off at sample.max_tokens, so none shows where an answer ends: raise it"
-    if not counts["correct"]:
-        return "every sample is wrong, and there is no reference to choose instead (see pairs.references, suite.references)"
-    return "no problem has both a right answer and a wrong one that differs from it"
+    return nowhere_both if counts["correct"] else all_wrong
 
 
 def _numbered(problems: pl.DataFrame, seed: int) -> pl.DataFrame:
