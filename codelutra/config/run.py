@@ -223,6 +223,15 @@ def in_key(config: Section) -> dict[str, Any]:
     return values
 
 
+def differing(before: RunConfig, now: RunConfig, *without: Mark) -> dict[str, tuple[Any, Any]]:
+    """Dotted name → value before and now, of the settings that differ, but for those with one of these marks."""
+    a, b = (settings(config, *without) for config in (before, now))
+    for values in (a, b):  # a path as the config has it, and the same one written out
+        if where := values.get("suite.path"):
+            values["suite.path"] = os.path.abspath(where)
+    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
+
+
 def preset_names() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))
 

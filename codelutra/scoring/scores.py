@@ -116,7 +116,12 @@ def mcnemar(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Paired:
     if len(modes) > 1:
         raise StageError(f"scores under {' and '.join(sorted(modes))} cannot be compared; judge both under one mode")
     both = _counting(scores_a).join(_counting(scores_b), on="problem_id", suffix="_b")
-    a, b = (pl.col(c) == "correct" for c in ("greedy_status", "greedy_status_b"))
+    return paired_test(both, "greedy_status", "greedy_status_b")
+
+
+def paired_test(both: pl.DataFrame, before: str, after: str) -> Paired:
+    """Exact two-sided McNemar test of the statuses in column `after` against those in `before`, a row a problem."""
+    a, b = (pl.col(c) == "correct" for c in (before, after))
     gained, lost = both.select((b & ~a).sum().alias("gained"), (a & ~b).sum().alias("lost")).row(0)
     return exact_mcnemar(gained, lost, both.height)
 
