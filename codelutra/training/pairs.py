@@ -13,7 +13,18 @@ import numpy as np
 import polars as pl
 
 from codelutra.config import PairsSection
-from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, RIGHT_BY_LUCK, SETTLED, check, collapse
+from codelutra.schema import (
+    ASKED,
+    ENDED,
+    EXECUTABLE,
+    NOT_THE_MODELS_DOING,
+    PAIRS,
+    RIGHT_BY_LUCK,
+    SETTLED,
+    check,
+    collapse,
+    usable,
+)
 
 _WRONG = 2**63  # in `order`: right answers are below, wrong ones from here on
 
@@ -89,19 +100,19 @@ def right_answers(
 
 def funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
     train = problems.filter(pl.col("split") == "train").select("problem_id")
-    usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
+    judged = usable(train, expected)
     counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING) & ASKED
     drawn = (
         outcomes.lazy()
         .filter(counted)
         .select("problem_id", right=pl.col("status") == "correct", status="status", ended=ENDED)
     )
-    samples = drawn.join(usable.lazy(), on="problem_id", how="semi").collect()
+    samples = drawn.join(judged.lazy(), on="problem_id", how="semi").collect()
     right, wrong = pl.col("right"), pl.col("wrong")
     by_problem = samples.group_by("problem_id").agg(right=right.any(), wrong=(~right).any())
     return {
         "problems": train.height,
-        "usable_reference": usable.height,
+        "usable_reference": judged.height,
         "samples": samples.height,
         "executable": samples.filter(pl.col("status").is_in(EXECUTABLE)).height,
         "correct": samples.filter(right).height,
