@@ -115,7 +115,7 @@ def mcnemar(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Paired:
     modes = {m for s in (scores_a, scores_b) for m in s["mode"].unique() if m}
     if len(modes) > 1:
         raise StageError(f"scores under {' and '.join(sorted(modes))} cannot be compared; judge both under one mode")
-    both = _counting(scores_a).join(_counting(scores_b), on="problem_id", suffix="_b")
+    both = that_count(scores_a).join(that_count(scores_b), on="problem_id", suffix="_b")
     return paired_test(both, "greedy_status", "greedy_status_b")
 
 
@@ -169,7 +169,7 @@ def summary(scores: pl.DataFrame) -> dict[str, Any]:
     """
     drawn = scores.filter(pl.col("samples") > 0)
     samples, right, ran = (int(drawn[c].sum()) for c in ("samples", "correct", "executable"))
-    counting = _counting(scores)
+    counting = that_count(scores)
     greedy_ran = int(counting["greedy_status"].is_in(EXECUTABLE).sum())
     most = drawn.select(pl.col("samples").max().fill_null(0)).item()
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= most]
@@ -200,14 +200,15 @@ def other_modes(counts: Sequence[Mapping[str, int]], greedy: Mapping[str, Any] |
     return {mode: {"value": c / n if n else 0.0, "n": n, "correct": c} for mode, c in correct.items()}
 
 
-def _counting(scores: pl.DataFrame) -> pl.DataFrame:
+def that_count(scores: pl.DataFrame) -> pl.DataFrame:
+    """The problems whose greedy answer counts: it was asked for, and our own failure did not lose it."""
     return scores.filter(pl.col("greedy_status").is_not_null(), pl.col("greedy_status") != "infra_error")
 
 
 def _solved(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """(problem_id, whether each seed solves it, in their order), of the problems that count in all of them, by id."""
     right = (pl.col("greedy_status") == "correct").cast(pl.Float64)
-    each = pl.concat([_counting(s).select("problem_id", solved=right, seed=pl.lit(i)) for i, s in enumerate(seeds)])
+    each = pl.concat([that_count(s).select("problem_id", solved=right, seed=pl.lit(i)) for i, s in enumerate(seeds)])
     solved = each.sort("problem_id", "seed").group_by("problem_id", maintain_order=True).agg("solved")
     return solved.filter(pl.col("solved").list.len() == len(seeds))
 
