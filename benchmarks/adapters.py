@@ -79,15 +79,31 @@ def ours(kind: str, model: Path, start: Path, rows: pl.DataFrame, batch: int, sy
 
 
 def theirs(kind: str, start: Path, rows: list[dict[str, str]], batch: int, tokenizer: Any, at: Path) -> list[dict[str, Any]]:
-    from datasets import Dataset
+    more = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]} if kind == "preference" else {}
+    same = {"learning_rate": RATE, "per_device_train_batch_size": batch}
+    _, records = by_trl(kind, adapted(start), rows, tokenizer, at / "trl", **same, **more)
+    return [{k: r[k] for k in ("loss", "grad_norm")} for r in records]
+
+
+def adapted(start: Path) -> Any:
+    """The model in `start` under its adapter, by PEFT."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, start / "adapter", is_trainable=True)
+
+
+def by_trl(
+    kind: str, model: Any, rows: list[dict[str, str]], tokenizer: Any, out: Path, **more: Any
+) -> tuple[Any, list[dict[str, Any]]]:
+    """TRL's own trainer, as it comes, on text in the order given, and its records of steps. `more`: its settings."""
+    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     trainer_class, config = (DPOTrainer, DPOConfig) if kind == "preference" else (SFTTrainer, SFTConfig)
-    more = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]} if kind == "preference" else {}
     args = config(
-        output_dir=str(at / "trl"),
+        output_dir=str(out),
         use_cpu=not torch.cuda.is_available(),
         bf16=False,
         report_to="none",
@@ -97,15 +113,12 @@ def theirs(kind: str, start: Path, rows: list[dict[str, str]], batch: int, token
         train_sampling_strategy="sequential",
         lr_scheduler_type="cosine",
         num_train_epochs=1,
-        learning_rate=RATE,
-        per_device_train_batch_size=batch,
+        optim="adamw_torch_fused",
         **more,
     )
-    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, start / "adapter", is_trainable=True)
     trainer = trainer_class(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.train()
-    return [{k: r[k] for k in ("loss", "grad_norm")} for r in trainer.state.log_history if "grad_norm" in r]
+    return trainer, [row for row in trainer.state.log_history if "grad_norm" in row]
 
 
 def groups_of(pairs: pl.DataFrame) -> pl.DataFrame:

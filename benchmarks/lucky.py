@@ -30,7 +30,7 @@ from codelutra.config import SuiteSection
 from codelutra.execution.lucky import confirm, expected_on_copies
 from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
-from codelutra.schema import SAMPLES
+from codelutra.schema import SAMPLES, usable
 from codelutra.scoring.statistics import wilson
 from codelutra.suites.base import Suite, material, open_suite
 from codelutra.suites.copies.make import make_copies, queries_by_database
@@ -104,10 +104,8 @@ def measure(suite: Suite, problems: pl.DataFrame, copies: int, seed: int, kept: 
         with Pool(image=ensure_image(suite.image), workers=2, databases={**files, **there}) as pool:
             expected, _ = judge_references(problems, suite, pool, timeout_seconds=SECONDS)
             on_copies, facts = expected_on_copies(made, problems, expected, suite, pool, timeout_seconds=SECONDS)
-            usable = problems.join(
-                expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi", maintain_order="left"
-            )
-            drawn, kinds = programs(usable, files)
+            judged = usable(problems, expected)
+            drawn, kinds = programs(judged, files)
             outcomes, _ = execute(drawn, problems, expected, suite, pool, timeout_seconds=SECONDS)
             confirmed, _, _ = confirm(outcomes, made, problems, on_copies, suite, pool, timeout_seconds=SECONDS)
     frame = confirmed.select("problem_id", "code", "status", "verdict").with_columns(
@@ -116,7 +114,7 @@ def measure(suite: Suite, problems: pl.DataFrame, copies: int, seed: int, kept: 
     if kept:
         kept.write_text(frame.filter("on_one").write_ndjson())
     return {
-        "problems": usable.height,
+        "problems": judged.height,
         "databases": len(files),
         "copies": copies,
         "copies_made": made.height,

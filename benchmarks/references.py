@@ -28,7 +28,7 @@ import polars as pl
 from codelutra.config import SuiteSection
 from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
-from codelutra.schema import PROBLEMS, SAMPLES
+from codelutra.schema import PROBLEMS, SAMPLES, usable
 from codelutra.suites import mbpp
 from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.determined import tied_limits
@@ -116,9 +116,8 @@ def kind_of(error: str) -> str:
 
 def wrong_programs(suite: Suite, problems: pl.DataFrame, expected: pl.DataFrame, pool: Pool) -> dict[str, Any]:
     """Whether stubs and changed references are told from right ones."""
-    usable = problems.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
     rows, kinds = [], []
-    for number, problem in enumerate(usable.rows(named=True)):
+    for number, problem in enumerate(usable(problems, expected).rows(named=True)):
         source = problem["reference"]
         made = [
             ("stub", stubs(source, "return None")),

@@ -28,6 +28,7 @@ from codelutra.execution import mutation, testgen
 from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
 from codelutra.pipeline.run import cache_dir
+from codelutra.schema import usable
 from codelutra.suites.base import open_suite
 from codelutra.suites.python import PythonSuite, calls_of, normalise
 from sandbox import Pool, ensure_image
@@ -54,7 +55,7 @@ def measure(folder: Path, problems_at_most: int, pool: Pool, proposer: str) -> d
     asked = suite.problems()
     asked = asked[sorted(random.Random(0).sample(range(asked.height), min(problems_at_most, asked.height)))]
     expected, _ = judge_references(asked, suite, pool, timeout_seconds=SECONDS)
-    asked = asked.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi", maintain_order="left")
+    asked = usable(asked, expected)
 
     wrong = [(p, m) for i, (p, r) in enumerate(asked.select("problem_id", "reference").rows()) for m in mutants(r, i)]
     references = dict(asked.select("problem_id", "reference").rows())

@@ -185,6 +185,12 @@ def check(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     return frame
 
 
+def usable(problems: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
+    """The problems that can be judged: those whose reference came out right in EXPECTED."""
+    right = expected.filter(pl.col("status") == "correct")
+    return problems.join(right, on="problem_id", how="semi", maintain_order="left")
+
+
 def collapse(code: pl.Expr) -> pl.Expr:
     """Code with each run of whitespace made one space: what programs are compared by that no parser has normalised."""
     # Not \s+: it would also find every single space and replace it by itself, at three times the cost.

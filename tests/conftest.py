@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import Pool, ensure_image
+
 LONGEST = (
     "test_loop.py",
     "test_serving.py",
@@ -78,3 +80,10 @@ def leave_out_what_is_imported() -> None:
         _modules = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """A container of the Python image, for a module's tests."""
+    with Pool(image=ensure_image("python"), workers=1, run="tests") as opened:
+        yield opened

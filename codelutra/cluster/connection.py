@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codelutra.addresses import ApiModel
 from codelutra.cluster.node import SAME, about, differences
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
@@ -143,16 +142,10 @@ def _unreachable(address: str, why: str) -> str:
     )
 
 
-def _samples(config: RunConfig) -> bool:
-    """Whether it samples with engines of its own."""
-    return not config.sample.endpoints and not ApiModel.of(config.model)
-
-
 def _require_room(config: RunConfig, cluster: Cluster, nodes: list[Node]) -> None:
     at = f"cluster.address {config.cluster.address if config.cluster else ''}"
-    trained = {"train": config.train if config.iterations else None, "warm_start": config.warm_start}
     scored = config.select.held_out or config.select.verifier
-    if (_samples(config) or any(trained.values()) or scored) and not cluster.room(1, nodes):
+    if (config.own_engines or config.trainings or scored) and not cluster.room(1, nodes):
         if cluster.cpus:
             most = max((n.room("CPU", 1) for n in nodes), default=0)
             raise UserError(f"{at}: cluster.cpus {cluster.cpus} is more than the {most} cores that its largest node offers")
@@ -161,10 +154,10 @@ def _require_room(config: RunConfig, cluster: Cluster, nodes: list[Node]) -> Non
             "one, or set cluster.cpus to the cores that an engine or a training may take"
         )
     each = config.engine.tensor_parallel
-    if _samples(config) and not cluster.room(each, nodes):
+    if config.own_engines and not cluster.room(each, nodes):
         raise UserError(f"{at}: engine.tensor_parallel {each} is more than any of its nodes has; lower it")
-    for name, section in trained.items():
-        if section and section.processes > (room := cluster.room(1, nodes)):
+    for name, section in config.trainings.items():
+        if section.processes > (room := cluster.room(1, nodes)):
             raise UserError(f"{at}: {name}.processes {section.processes}, and there is room for {room}; lower it")
     if not any(n.resources.get(DOCKER) for n in nodes):
         raise UserError(
@@ -237,7 +230,7 @@ def _require_alike(
             f"the store {store} of this machine is not that of {_few(blind)}. All nodes read and write one store: give a "
             "folder on a file system that they share, at the same path, with --home or CODELUTRA_HOME"
         )
-    if config.engine.dtype == "auto" and _samples(config):
+    if config.engine.dtype == "auto" and config.own_engines:
         formats = {found[n.id]["format"] for n in nodes if cluster.room(1, [n])}
         if formats - {here["format"]}:
             raise UserError(

@@ -84,6 +84,22 @@ class RunConfig(Section):
     If the config names none, $CODELUTRA_STORE does. Credentials come from the AWS_* variables or a profile, never from
     the config."""
 
+    @property
+    def trainings(self) -> dict[str, TrainSection | WarmStartSection]:
+        """The sections of the trainings that the run has, by field."""
+        asked = {"warm_start": self.warm_start, "train": self.train if self.iterations else None}
+        return {name: section for name, section in asked.items() if section}
+
+    @property
+    def own_engines(self) -> bool:
+        """Whether it samples with engines of its own, and not from servers."""
+        return not self.sample.endpoints and not ApiModel.of(self.model)
+
+    @property
+    def prompt_room(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.engine.max_model_len - self.sample.max_tokens - self.prompt.budget
+
     @field_validator("name", mode="before")
     @classmethod
     def _plain(cls, name: Any) -> Any:
@@ -213,6 +229,15 @@ def in_key(config: Section) -> dict[str, Any]:
         elif ADDED in field.metadata and value == field.default:
             values.pop(name, None)
     return values
+
+
+def differing(before: RunConfig, now: RunConfig, *without: Mark) -> dict[str, tuple[Any, Any]]:
+    """Dotted name → value before and now, of the settings that differ, but for those with one of these marks."""
+    a, b = (settings(config, *without) for config in (before, now))
+    for values in (a, b):  # a path as the config has it, and the same one written out
+        if where := values.get("suite.path"):
+            values["suite.path"] = os.path.abspath(where)
+    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
 
 
 def preset_names() -> list[str]:

@@ -141,6 +141,11 @@ class TrainSection(Section):
         """Whether every iteration trains the start policy."""
         return self.start == "first" and self.objective in ("preference", "rft")
 
+    @property
+    def supervised(self) -> WarmStartSection:
+        """The settings that plain SFT shares with training on pairs."""
+        return WarmStartSection(**self.model_dump(include=set(WarmStartSection.model_fields)))
+
 
 class WarmStartSection(Section):
     method: Annotated[Method, ADDED] = "full"

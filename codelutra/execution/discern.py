@@ -10,7 +10,7 @@ import polars as pl
 
 from codelutra.execution.lucky import confirm
 from codelutra.execution.outcomes import Progress, Runs, execute
-from codelutra.schema import SAMPLES
+from codelutra.schema import SAMPLES, usable
 from codelutra.suites.base import Suite
 from codelutra.suites.copies.mutants import mutants
 
@@ -18,10 +18,10 @@ MOST = 200  # references that are changed
 PER_REFERENCE = 10  # changes of one
 
 
-def changed_references(problems: pl.DataFrame, seed: int, most: int = MOST) -> tuple[pl.DataFrame, list[str]]:
+def changed_references(problems: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, list[str]]:
     """A seeded choice of PROBLEMS' references, each with one thing changed in every way, as SAMPLES; and the kinds."""
     rows, kinds, chance = list[tuple[Any, ...]](), list[str](), random.Random(seed)
-    chosen = sorted(chance.sample(range(problems.height), min(most, problems.height)))
+    chosen = sorted(chance.sample(range(problems.height), min(MOST, problems.height)))
     for problem_id, reference in problems.select("problem_id", "reference")[chosen].rows():
         made = list(mutants(reference))
         made = made if len(made) <= PER_REFERENCE else chance.sample(made, PER_REFERENCE)
@@ -46,10 +46,8 @@ def discern(
     """Of changed references of usable train problems: how many were `changed`, how many are `right` on the database, and
     how many of these the copies `caught`; the same `by_kind`. There is no need to catch all: some mean the same as before.
     """
-    usable = expected.filter(pl.col("status") == "correct").select("problem_id")
     train = problems.filter(pl.col("split") == "train", pl.col("reference") != "")
-    train = train.join(usable, on="problem_id", how="semi", maintain_order="left")
-    drawn, kinds = changed_references(train, seed)
+    drawn, kinds = changed_references(usable(train, expected), seed)
     outcomes, _ = execute(drawn, problems, expected, suite, pool, timeout_seconds=timeout_seconds, progress=progress)
     after, _, _ = confirm(
         outcomes, copies, problems, there, suite, pool, timeout_seconds=timeout_seconds, max_infra_error=1.0

@@ -15,7 +15,7 @@ import polars as pl
 from codelutra.errors import OutageError
 from codelutra.execution.outcomes import Cache, Progress, Runs, execute, infra_share
 from codelutra.execution.references import judge_references
-from codelutra.schema import EXPECTED, EXPECTED_ON_COPIES, LUCKY, OUTCOMES, PROBLEMS, RIGHT_BY_LUCK, check
+from codelutra.schema import EXPECTED, EXPECTED_ON_COPIES, LUCKY, OUTCOMES, PROBLEMS, RIGHT_BY_LUCK, check, usable
 from codelutra.suites.base import Suite, material
 from codelutra.suites.determined import tied_limits
 
@@ -54,11 +54,9 @@ def expected_on_copies(
 
     Raises StageError when the sandbox itself failed.
     """
-    usable = problems.join(
-        expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi", maintain_order="left"
-    )
     found = [pl.DataFrame(schema=EXPECTED_ON_COPIES)]
-    numbered = list(asked_of(copies, usable, split))
+    judged = usable(problems, expected)
+    numbered = list(asked_of(copies, judged, split))
     total, done = sum(asked.height for _, asked in numbered), 0
     for number, asked in numbered:
 
@@ -72,9 +70,9 @@ def expected_on_copies(
         found.append(kept.with_columns(copy=pl.lit(number, pl.Int32)).select(list(EXPECTED_ON_COPIES)))
         done += asked.height
     frame = check(pl.concat(found), EXPECTED_ON_COPIES)
-    judged = usable.filter(pl.col("split") == split)["problem_id"]
+    asked_here = judged.filter(pl.col("split") == split).height
     return frame, {
-        "problems": judged.len(),
+        "problems": asked_here,
         "problems_with_copies": frame["problem_id"].n_unique(),
         "runs": total,
         "counted": frame.height,

@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.config import ApiSection, load_config
+from codelutra.config import ApiSection, RunConfig, load_config
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Finished, Overrides, Result, finished_runs
 from codelutra.experiments.retrain import Record, keeping_sides
 from codelutra.results import text
 from codelutra.results.load import chosen_weights, finished_summary, run_folder
-from codelutra.results.summary import TestResult
+from codelutra.results.summary import RunSummary, TestResult
 from codelutra.results.table import Table
 from codelutra.scoring.scores import mcnemar
 
@@ -67,6 +67,11 @@ def priced(models: Sequence[str], price_in: Sequence[float], price_out: Sequence
     return [tuple(own) for own in overrides]
 
 
+def tokens_of(summary: RunSummary) -> tuple[int, int]:
+    """Of all prompts, and of all answers."""
+    return sum(p.prompt_tokens for p in summary.policies), sum(p.tokens for p in summary.policies)
+
+
 def cost(prompt_tokens: int, tokens: int, section: ApiSection) -> float | None:
     """What an API takes for the answers that were kept; None where the config has no price."""
     if not (section.price_in or section.price_out):
@@ -79,9 +84,8 @@ def _asked(run: Finished, among: bool) -> tuple[dict[str, str], dict[str, Any]]:
     names = ("tokens in", "tokens out", "price")
     if not is_api(run.arm.config.model):
         return (dict.fromkeys(names, "") if among else {}), {}
-    policies, section = run.summary.policies, run.arm.config.api
-    told, given = sum(p.prompt_tokens for p in policies), sum(p.tokens for p in policies)
-    price = cost(told, given, section)
+    told, given = tokens_of(run.summary)
+    price = cost(told, given, run.arm.config.api)
     shown = (f"{told:,}", f"{given:,}", "" if price is None else f"{price:,.4f}")
     return dict(zip(names, shown, strict=True)), {"api": {"tokens_in": told, "tokens_out": given, "price": price}}
 
@@ -93,12 +97,15 @@ def _arm(source: str, overrides: Overrides, model: str, home: Path) -> Arm:
     measured on what it was taught.
     """
     base = load_config(source, overrides)
-    name = name_of(f"{base.name}-evaluate", model)
-    more = (*overrides, "iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
+    return Arm.of(model, source, (*overrides, *untrained(base, model, home, name_of(f"{base.name}-evaluate", model))))
+
+
+def untrained(base: RunConfig, model: str, home: Path, name: str) -> Overrides:
+    """What makes of a config the run `name`, which asks `model` and trains nothing."""
+    more: Overrides = ("iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
     if is_api(model):
         more += ("prompt.thinking=false",)  # such a model thinks as its server has it
-    more += keeping_sides(base, Record(home, base.name).sides)
-    return Arm.of(model, source, more)
+    return (*more, *keeping_sides(base, Record(home, base.name).sides))
 
 
 def name_of(purpose: str, model: str, more: str = "") -> str:

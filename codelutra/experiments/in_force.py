@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codelutra.config import RunConfig
 from codelutra.errors import UserError
-from codelutra.experiments.retrain import Record
+from codelutra.experiments.retrain import Record, retrained
 from codelutra.reporting.export import exported_policy
 from codelutra.results.load import run_folder
 from codelutra.store.files import UNREADABLE, reading
@@ -73,8 +73,7 @@ def sampled_now(home: Path, name: str) -> InForce | None:
 
 
 def _only_one(home: Path) -> str:
-    named = sorted(p.parent.name for p in (home / "promoted").glob("*/record.json"))
-    names = [name for name in named if Record(home, name).promoted]
+    names = [name for name in retrained(home) if Record(home, name).promoted]
     if len(names) == 1:
         return names[0]
     raise UserError(

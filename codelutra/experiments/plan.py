@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.config import SAME_RESULT, RunConfig, load_config
+from codelutra.config import SAME_RESULT, RunConfig, differing, load_config
 from codelutra.config.idle import unread
 from codelutra.errors import UserError
 from codelutra.pipeline.startable import require_startable
@@ -24,7 +24,7 @@ from codelutra.results.load import finished_summary, read_scores
 from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
 from codelutra.store.files import write_atomic
-from codelutra.store.run_dir import RunDir, differing, told
+from codelutra.store.run_dir import RunDir, told
 
 Overrides = tuple[str, ...]
 

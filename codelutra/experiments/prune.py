@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from codelutra.errors import UserError
-from codelutra.experiments.retrain import Record
+from codelutra.experiments.retrain import Record, retrained
 from codelutra.results.load import load_summary, no_run
 from codelutra.store.artifacts import Store, read_manifest
 from codelutra.store.files import UNREADABLE
@@ -54,7 +54,7 @@ def unused(home: Path, names: Sequence[str] = ()) -> Unused:
     if held := [name for name, run in runs.items() if run.held]:
         raise UserError(f"run {held[0]!r} is going on and may be about to reuse anything; prune when it has ended")
     store = Store(home / "store")
-    refuse_needed(home, runs, names)
+    refuse_needed(home, list(runs), names)
     kept = promoted_artifacts(home, store)
     for run in (run for name, run in runs.items() if name not in names):
         kept |= met(store, run)
@@ -84,20 +84,19 @@ def remove(found: Unused) -> None:
             path.unlink(missing_ok=True)
 
 
-def refuse_needed(home: Path, runs: Mapping[str, RunDir], names: Sequence[str]) -> None:
+def refuse_needed(home: Path, runs: Sequence[str], names: Sequence[str]) -> None:
     """Raise UserError where one of `names` was promoted, or is what another one of `runs` goes on from."""
-    for record in (home / "promoted").glob("*/record.json") if names else ():
-        name = record.parent.name
+    for name in retrained(home) if names else ():
         if mine := {r.run for r in Record(home, name).rows if r.promoted_at} & set(names):
             raise UserError(f"run {min(mine)!r} is needed to roll {name} back (it was promoted); it is not removed")
-    for name, run in runs.items() if names else ():
-        if name not in names and (needed := goes_on_from(run)) in names:
+    for name in runs if names else ():
+        if name not in names and (needed := goes_on_from(RunDir(home / "runs" / name))) in names:
             raise UserError(f"run {needed!r} is what {name!r} goes on from; name that one, too, or keep both")
 
 
 def promoted_artifacts(home: Path, store: Store) -> set[Key]:
     """The weights of policies that are or were promoted."""
-    rows = (r for record in (home / "promoted").glob("*/record.json") for r in Record(home, record.parent.name).rows)
+    rows = (r for name in retrained(home) for r in Record(home, name).rows)
     promoted = [Path(r.path) for r in rows if r.promoted_at]
     return _in_store(store, [*promoted, *(home / "promoted").glob("*/model")])
 

@@ -282,13 +282,17 @@ def _promote(row: Retraining, rows: list[Retraining]) -> None:
     row.promotion = 1 + max(r.promotion for r in rows)
 
 
+def retrained(home: Path) -> list[str]:
+    """The configs that were retrained, by name."""
+    return sorted(record.parent.name for record in (home / "promoted").glob("*/record.json"))
+
+
 def read_record(home: Path, name: str) -> Record:
     """Raises UserError, naming those there are, where `name` was never retrained."""
     record = Record(home, name)
     if not record.rows:
-        there = sorted(p.parent.name for p in (home / "promoted").glob("*/record.json"))
         raise UserError(
-            f"nothing called {name!r} was retrained under {home}; there: {', '.join(there) or 'nothing'}. "
+            f"nothing called {name!r} was retrained under {home}; there: {', '.join(retrained(home)) or 'nothing'}. "
             "`codelutra retrain CONFIG` does"
         )
     return record

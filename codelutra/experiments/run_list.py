@@ -10,7 +10,7 @@ from typing import Any
 
 from codelutra.errors import UserError
 from codelutra.experiments.prune import Key, Origins, goes_on_from, met, promoted_artifacts, refuse_needed, size_of
-from codelutra.experiments.retrain import Record
+from codelutra.experiments.retrain import Record, retrained
 from codelutra.results.load import no_run, read_summary, run_names
 from codelutra.results.summary import RunSummary
 from codelutra.store.artifacts import Store
@@ -76,7 +76,7 @@ def listed(home: Path) -> tuple[list[Listed], list[UserError]]:
         for key in keys:
             users[key] = users.get(key, 0) + 1
     began_with = {name: _quietly_from(run) for name, run in runs.items()}
-    promoted = {record.parent.name: Record(home, record.parent.name) for record in (home / "promoted").glob("*/record.json")}
+    promoted = {config: Record(home, config) for config in retrained(home)}
     promoted_runs = {name: {r.run for r in record.rows if r.promoted_at} for name, record in promoted.items()}
     found, damaged = [], []
     for name, run in runs.items():
@@ -116,7 +116,7 @@ def removable(home: Path, name: str) -> Listed:
     found = one(home, name)
     if RunDir(found.path).held:
         raise UserError(f"run {name!r} is going on; end it first (Ctrl-C where it was started), or wait for its end")
-    refuse_needed(home, {n: RunDir(home / "runs" / n) for n in run_names(home / "runs")}, [name])
+    refuse_needed(home, run_names(home / "runs"), [name])
     return found
 
 

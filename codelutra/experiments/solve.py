@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codelutra.config import RunConfig, load_config
-from codelutra.experiments.evaluate import cost, is_api, name_of
+from codelutra.experiments.evaluate import cost, is_api, name_of, tokens_of, untrained
 from codelutra.experiments.plan import Overrides
-from codelutra.experiments.retrain import Record, keeping_sides
 from codelutra.pipeline.run import Progress, Run
 from codelutra.pipeline.solve import Solved, solve
 from codelutra.pipeline.startable import require_startable
@@ -28,8 +26,7 @@ class Teaching:
     @property
     def data(self) -> dict[str, Any]:
         """As JSON."""
-        policies = self.solved.summary.policies
-        told, given = sum(p.prompt_tokens for p in policies), sum(p.tokens for p in policies)
+        told, given = tokens_of(self.solved.summary)
         return {
             "run": self.config.name,
             "model": self.config.model,
@@ -71,8 +68,5 @@ def solving(source: str, overrides: Overrides, model: str, home: Path, samples: 
     """The run's config: another run for each model and number of samples."""
     base = load_config(source, overrides)
     name = name_of(f"{base.name}-solve", model, f" {samples}")
-    more = (*overrides, "iterations=0", "warm_start=null", f"model={json.dumps(model)}", f"name={name}")
-    more += (f"sample.samples_per_problem={samples}", *keeping_sides(base, Record(home, base.name).sides))
-    if is_api(model):
-        more += ("prompt.thinking=false",)
+    more = (*overrides, *untrained(base, model, home, name), f"sample.samples_per_problem={samples}")
     return load_config(source, more)

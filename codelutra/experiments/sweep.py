@@ -11,7 +11,7 @@ from pathlib import Path
 from codelutra.config import load_config
 from codelutra.errors import UserError
 from codelutra.experiments.plan import Arm, Experiment, Overrides, Result, finished_runs
-from codelutra.experiments.variants import variant_name
+from codelutra.experiments.variants import label_of, variant_name
 from codelutra.reporting.figures.runs import runs_compared_figure
 from codelutra.results import text
 from codelutra.results.table import Table
@@ -31,10 +31,9 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
     base = load_config(source, overrides).name
     arms = []
     for chosen in product(*axes):
-        label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
         name = variant_name(base, chosen)
         more = (*overrides, *(f"{key}={value}" for key, value in chosen), "select.test=false", f"name={name}")
-        arms.append(Arm.of(label, source, more))
+        arms.append(Arm.of(label_of(chosen), source, more))
     return Experiment("sweep", f"{base}-sweep", arms, _result)
 
 

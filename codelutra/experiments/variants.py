@@ -21,11 +21,14 @@ from codelutra.store.run_dir import RunDir
 LONGEST = 64  # characters of a run's name
 
 
+def label_of(chosen: Sequence[tuple[str, str]]) -> str:
+    """ "learning_rate 1e-5" of train.learning_rate=1e-5."""
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
+
+
 def variant_name(base: str, chosen: Sequence[tuple[str, str]]) -> str:
-    """ "demo-learning_rate-1e-5" of demo and train.learning_rate=1e-5; different for different settings, and what a sweep
-    calls the same point."""
-    label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label}").strip("-")
+    """ "demo-learning_rate-1e-5" of demo and train.learning_rate=1e-5; different for different settings."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base}-{label_of(chosen)}").strip("-")
     return name if len(name) <= LONGEST else f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
@@ -60,7 +63,7 @@ def set_aside(home: Path, config: RunConfig) -> str:
         if not run.has_scores or (not run.is_of_another(config) and not (summary and summary.finished)):
             return ""
         try:
-            refuse_needed(home, {n: RunDir(home / "runs" / n) for n in run_names(home / "runs")}, [config.name])
+            refuse_needed(home, run_names(home / "runs"), [config.name])
         except UserError as e:
             raise UserError(f"{e}; give the new one a name of its own (--set name=…)") from e
         name = _free_name(run)

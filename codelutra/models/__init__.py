@@ -7,6 +7,6 @@ from codelutra.models.fingerprints import fingerprint
 from codelutra.models.known import KNOWN, Known, find
 from codelutra.models.made import Model
 from codelutra.models.references import check_reference, require_kind
-from codelutra.models.resolve import resolve, taken_from
+from codelutra.models.resolve import resolve, source_of
 
-__all__ = ["KNOWN", "Known", "Model", "check_reference", "find", "fingerprint", "require_kind", "resolve", "taken_from"]
+__all__ = ["KNOWN", "Known", "Model", "check_reference", "find", "fingerprint", "require_kind", "resolve", "source_of"]

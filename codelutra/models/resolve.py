@@ -145,6 +145,12 @@ def taken_from(known: Known, cache: Path) -> str:
     return ""
 
 
+def source_of(reference: str, cache: Path) -> str:
+    """Where a model that is given by name was taken from, or will be; any other reference as it is."""
+    known = find(reference)
+    return (taken_from(known, cache) or known.sources[0]) if known else reference
+
+
 def _from_path(rest: str, here: Here) -> Model:
     directory = place(f"path:{rest}", rest)
     require_there(f"path:{rest}")

@@ -142,11 +142,10 @@ def _answered(
     )
     ((_, found),) = samples
     row = found.row(0, named=True)
-    most = config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget
     if row["finish_reason"] == "dropped":
         raise UserError(
-            f"the prompt has {row['prompt_tokens']} tokens, and the run's engine.max_model_len leaves {most} for it: ask "
-            "shorter, or over a smaller database"
+            f"the prompt has {row['prompt_tokens']} tokens, and the run's engine.max_model_len leaves {config.prompt_room} "
+            "for it: ask shorter, or over a smaller database"
         )
     given = (question, prompt, row["completion"], row["code"], language, row["finish_reason"])
     if not row["code"].strip():

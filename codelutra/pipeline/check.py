@@ -91,7 +91,7 @@ def check(config: RunConfig, home: Path, against: Sequence[str] = (), on_progres
             leaks += leaks_between(plain, run.suite, theirs, suite, name)
         lengths, note = _lengths(problems, run.suite.system, config, run)
     judged = {"name": run.suite.name, "version": run.suite.version, "mode": run.suite.mode}
-    rows = _by_split(problems, failures, lengths, _room(config))
+    rows = _by_split(problems, failures, lengths, config.prompt_room)
     notes += [note] if note else []
     notes += [
         f"contradiction: {c['split']} {c['problem_id']} asks what {c['first_split']} {c['first_id']} asks, and another "
@@ -231,18 +231,12 @@ def _lengths(problems: pl.DataFrame, system: str, config: RunConfig, run: Run) -
     ), ""
 
 
-def _room(config: RunConfig) -> int:
-    """Tokens a prompt may have."""
-    return config.engine.max_model_len - config.sample.max_tokens - config.prompt.budget
-
-
 def _tokenizer(model: str, run: Run) -> Any:
     """A model's tokenizer. Of one on the hub only its files are fetched, not the weights."""
     from transformers import PreTrainedTokenizerFast  # AutoTokenizer would import torch as well: seconds
 
     known = models.find(model)
-    first = (models.taken_from(known, cache_dir() / "models") or known.sources[0]) if known else model
-    scheme, _, rest = first.partition(":")
+    scheme, _, rest = models.source_of(model, cache_dir() / "models").partition(":")
     if scheme == "hf":
         where, _, revision = rest.partition("@")
         try:

@@ -37,7 +37,7 @@ def copies(run: Run, problems: Artifact, split: str = "train") -> Step:
         write_frame(frame, out / "copies.parquet")
         return {"databases": len(asked), "copies": frame.height, "fewer": fewer}
 
-    return Step(_recipe("copies", read, {"asked": digest_of(asked)}), build)
+    return Step(Recipe("copies", VERSIONS["copies"], read, {"asked": digest_of(asked)}), build)
 
 
 def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expected: Artifact, split: str = "train") -> Step:
@@ -51,7 +51,7 @@ def references_on_copies(run: Run, copies: Artifact, problems: Artifact, expecte
         return facts
 
     inputs = {"copies": copies.digest, "problems": problems.digest, "expected": expected.digest}
-    return Step(_recipe("references-on-copies", _of_split(run, split), inputs), build)
+    return Step(Recipe("references-on-copies", VERSIONS["references-on-copies"], _of_split(run, split), inputs), build)
 
 
 def confirmed(
@@ -84,7 +84,7 @@ def confirmed(
         return {**facts, "busy_seconds": round(seconds, 3)}
 
     inputs = {"outcomes": outcomes.digest, "copies": copies.digest, "problems": problems.digest, "expected": there.digest}
-    return Step(_recipe("confirmed", _of_split(run, split), inputs), build, label)
+    return Step(Recipe("confirmed", VERSIONS["confirmed"], _of_split(run, split), inputs), build, label)
 
 
 def told(run: Run, problems: Artifact, expected: Artifact) -> dict[str, Any]:
@@ -122,7 +122,3 @@ def files(copies: Artifact) -> dict[str, Path]:
 
 def _of_split(run: Run, split: str) -> dict[str, Any]:
     return run.judging() | ({} if split == "train" else {"split": split})
-
-
-def _recipe(stage: str, read: dict[str, Any], inputs: dict[str, str]) -> Recipe:
-    return Recipe(stage, VERSIONS[stage], read, inputs)

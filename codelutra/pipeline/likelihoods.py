@@ -46,7 +46,8 @@ def held_out_pairs(run: Run, outcomes: Sequence[Artifact], problems: Artifact, e
         return facts
 
     read = {"seed": run.config.seed, "suite": run.suite.version}
-    return Step(_recipe("held-out-pairs", read, judged_inputs(outcomes, problems, expected)), build)
+    inputs = judged_inputs(outcomes, problems, expected)
+    return Step(Recipe("held-out-pairs", VERSIONS["held-out-pairs"], read, inputs), build)
 
 
 def likelihoods(run: Run, policy: Policy, pairs: Artifact) -> Step:
@@ -69,7 +70,8 @@ def likelihoods(run: Run, policy: Policy, pairs: Artifact) -> Step:
         write_frame(check(frame, LIKELIHOODS), out / "likelihoods.parquet")
         return _means(frame)
 
-    return Step(_recipe("likelihoods", _read(run, policy), {"policy": policy.digest, "pairs": pairs.digest}), build)
+    inputs = {"policy": policy.digest, "pairs": pairs.digest}
+    return Step(Recipe("likelihoods", VERSIONS["likelihoods"], _read(run, policy), inputs), build)
 
 
 def ranked(
@@ -97,7 +99,7 @@ def ranked(
         return facts
 
     inputs = judged_inputs(outcomes, problems, expected) | {"policy": policy.digest, "verifier": verifier.digest}
-    return Step(_recipe("ranked", _read(run, policy) | {"split": split}, inputs), build)
+    return Step(Recipe("ranked", VERSIONS["ranked"], _read(run, policy) | {"split": split}, inputs), build)
 
 
 def _means(frame: pl.DataFrame) -> dict[str, Any]:
@@ -129,7 +131,3 @@ def _asking(run: Run, policy: Policy, work: Path) -> Training:
 
 def _read(run: Run, policy: Policy) -> dict[str, Any]:
     return {"system": run.suite.system} | in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
-
-
-def _recipe(stage: str, read: dict[str, Any], inputs: dict[str, str]) -> Recipe:
-    return Recipe(stage, VERSIONS[stage], read, inputs)

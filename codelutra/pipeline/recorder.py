@@ -35,6 +35,7 @@ from codelutra.results.summary import (
     iteration_of,
     policy_name,
 )
+from codelutra.schema import usable
 from codelutra.scoring.scores import mcnemar, pass_at_1
 from codelutra.scoring.selection import Decision, PolicyScore, decide
 from codelutra.scoring.statistics import Estimate
@@ -81,10 +82,9 @@ class Recorder:
         """Add how many problems there are, and of how many the model is shown the reference."""
         counts = Problems(**problems.facts["splits"], reference_errors=expected.facts["reference_errors"])
         seen = shown(problems.frame("problems"), self._run.config.suite)
-        usable = expected.frame("expected").filter(pl.col("status") == "correct")
         told = seen.filter(pl.col("split") == "train", pl.col("reference") != "")
         if told.height < counts.train:
-            counts.train_with_reference = told.join(usable, on="problem_id", how="semi").height
+            counts.train_with_reference = usable(told, expected.frame("expected")).height
         self.summary.problems = counts
         self.summary.split_digests = problems.facts["digests"]
         self._link("problems.parquet", problems)

@@ -184,11 +184,9 @@ def warm_start(run: Run, policy: Policy, problems: Artifact, expected: Artifact,
     assert run.config.warm_start is not None
     config = settled(run.config.warm_start, Path(policy.path))
     inputs = {"policy": policy.digest, "problems": problems.digest, "expected": expected.digest}
-    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path), thinking=run.config.prompt.thinking
-    )
     part = {"without_fold": fold, "folds": run.config.sample.folds} if fold else {}
-    recipe = _recipe("warm-start", read | _references_shown(run) | part, inputs)
+    read = _trained_by(run, policy, config) | _references_shown(run) | part
+    recipe = _recipe("warm-start", read, inputs)
     label = f"warm start without fold {fold} of {run.config.sample.folds}" if fold else ""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -220,9 +218,7 @@ def train(
     if config.adapter == "continued":
         inputs |= {"base": base_policy(run).digest}
     inputs |= {"imitated": imitated.digest} if imitated else {}
-    read = {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | in_keys(
-        Path(policy.path), thinking=run.config.prompt.thinking
-    )
+    read = _trained_by(run, policy, config)
     for told_by_inputs in ("start", "sft_earlier"):
         read.pop(told_by_inputs, None)
     if config.stop_on_drift:
@@ -245,9 +241,9 @@ def train(
                 known = to_imitate(*asked, run.config.suite) if config.replay_references else None
                 return training.refine(here, lesson.frame("pairs"), config, known)
             case "rft":
-                return training.supervise(here, lesson.frame("answers"), _supervised(config))
+                return training.supervise(here, lesson.frame("answers"), config.supervised)
             case "sft":
-                return training.warm_start(here, to_imitate(*asked, run.config.suite), _supervised(config))
+                return training.warm_start(here, to_imitate(*asked, run.config.suite), config.supervised)
             case "grpo":
                 section, most = run.config.grpo, run.config.sample.max_tokens
                 return training.grpo(here, lesson.frame("groups"), config, section, most)
@@ -296,9 +292,10 @@ def _training(
     return training.Training(*about, start=run.trainer)
 
 
-def _supervised(config: TrainSection) -> WarmStartSection:
-    """The settings that plain SFT shares with training on pairs."""
-    return WarmStartSection(**config.model_dump(include=set(WarmStartSection.model_fields)))
+def _trained_by(run: Run, policy: Policy, config: TrainSection | WarmStartSection) -> dict[str, Any]:
+    """What the key of a training holds of its section, and of how the policy is asked."""
+    how = in_keys(Path(policy.path), thinking=run.config.prompt.thinking)
+    return {**in_key(config), "seed": run.config.seed, "system": run.suite.system} | how
 
 
 def _recipe(stage: str, config: dict[str, Any], inputs: dict[str, str]) -> Recipe:

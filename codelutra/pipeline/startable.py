@@ -15,7 +15,7 @@ from codelutra.models import check_reference, require_kind
 from codelutra.results.load import chosen_weights, finished_summary
 from codelutra.sampling.replicas import replicas
 from codelutra.store.places import open_place, require_shared
-from codelutra.training.bases import require_means_of
+from codelutra.training.bases import require_means
 from codelutra.training.trackers import require_trackers
 
 
@@ -61,10 +61,10 @@ def require_gpus(config: RunConfig) -> None:
     if config.cluster:
         require_cluster(config.cluster.address)
         return
-    if not config.sample.endpoints and not ApiModel.of(config.model):
+    if config.own_engines:
         replicas(config.engine)
-    for name, section in (("train", config.train if config.iterations else None), ("warm_start", config.warm_start)):
-        if section and (wrong := too_few_gpus(section.processes)):
+    for name, section in config.trainings.items():
+        if wrong := too_few_gpus(section.processes):
             raise UserError(f"{name}.processes {section.processes} {wrong}")
 
 
@@ -72,7 +72,8 @@ def require_training(config: RunConfig) -> None:
     """Raise UserError for a way of training, or a tracker, that this machine has no means for."""
     require_trackers(config.report_to)
     if not config.cluster:
-        require_means_of(config.warm_start, config.train if config.iterations else None)
+        for name, section in config.trainings.items():
+            require_means(section.method, f"{name}.method")
 
 
 def _models(config: RunConfig) -> list[str]:

@@ -6,6 +6,7 @@ import polars as pl
 
 from codelutra.config import RunConfig, SuiteSection
 from codelutra.errors import UserError
+from codelutra.schema import usable
 from codelutra.suites.base import Suite
 from codelutra.suites.splits import shown
 
@@ -62,8 +63,7 @@ def _require_references(problems: pl.DataFrame, config: RunConfig) -> None:
 
 def teachable(problems: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
     """Train problems that can be judged: rows of PROBLEMS whose reference is not a `reference_error` in EXPECTED."""
-    usable = expected.filter(pl.col("status") == "correct").select("problem_id")
-    return problems.filter(pl.col("split") == "train").join(usable, on="problem_id", how="semi", maintain_order="left")
+    return usable(problems.filter(pl.col("split") == "train"), expected)
 
 
 def to_imitate(problems: pl.DataFrame, expected: pl.DataFrame, section: SuiteSection) -> pl.DataFrame:

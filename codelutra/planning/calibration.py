@@ -72,7 +72,7 @@ def calibrate(config: RunConfig, model: Path, system: str, problems: pl.DataFram
             say("measuring the training")
             train = _short(config.train)
             if train.objective in ("sft", "rft"):
-                train = WarmStartSection(**train.model_dump(include=set(WarmStartSection.model_fields)))
+                train = train.supervised
                 lesson = _repeated(answers, 2 * train.batch_size)
             else:  # others learn from pairs, or from answers that share prompts as pairs do
                 lesson = _pairs(solved, work.per_problem, 2 * train.batch_size)
@@ -128,10 +128,8 @@ def _sampler(
         _, whole, answers, cut = ask(alone[:WHOLE], 1, most, 0.0)
     answer = (whole + cut * (s.max_tokens - most)) / answers if answers else None  # those cut off would have gone on
     if config.prompt.thinking:
-        answer = (
-            None  # the engine was asked for answers without thoughts, which tell how fast it is and not how long they are
-        )
-    return Calibration(Sampled(start, prompt, token, 3), answer, sampler_peak=peak[0])
+        answer = None  # the engine was asked for answers without thoughts: they tell how fast it is, not how long they are
+    return Calibration(Sampled(start, prompt, token), answer, sampler_peak=peak[0])
 
 
 def _short(section: Any) -> Any:
@@ -188,7 +186,7 @@ def _trainer(
     one_pass = sum(row["tokens"] for row in rows) / len(rows) * 2
     start = max(0.0, (passes[0] if passes else at_steps) - waited)
     most = peak[0] if len(rows) > 1 else 0.0  # Adam has no moments before the end of the first step
-    return Trained(start, rate, one_pass / reference if reference else 0.0, 1, most)
+    return Trained(start, rate, one_pass / reference if reference else 0.0, most)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from codelutra.planning.work import NOTHING, Work
 from codelutra.training.launch import half_micro_batch
 
 DOUBTFUL = 0.05  # share of the memory within which an estimate is no reason to refuse
-SECTIONS = {"warm start": "warm_start", "training": "train"}
+TRAINED = {"warm_start": "warm start", "train": "training"}
 Changes = dict[str, Any]  # "train.micro_batch" → value
 
 
@@ -81,10 +81,10 @@ def fit_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Fit
 def _lacking(config: RunConfig, machine: Machine) -> Iterator[str]:
     """What the config asks for and the machine has none of: of this machine a run is refused it beforehand."""
     cards = len(machine.gpus)
-    for name, section in (("warm_start", config.warm_start), ("train", config.train if config.iterations else None)):
-        if section and section.method == "qlora" and not cards:
+    for name, section in config.trainings.items():
+        if section.method == "qlora" and not cards:
             yield f"{name}.method qlora needs a GPU, and {machine.name} has none; --set {name}.method=lora"
-        if section and cards and section.processes > cards:
+        if cards and section.processes > cards:
             yield (
                 f"{name}.processes {section.processes} is more than the GPUs of {machine.name} ({cards}); "
                 f"--set {name}.processes={cards}"
@@ -99,18 +99,15 @@ def _lacking(config: RunConfig, machine: Machine) -> Iterator[str]:
 def needs(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> Iterator[tuple[Need, str]]:
     """What each stage needs, and the config's section of a training ("" for the sampler)."""
     yield memory.sampler(shape, config, machine), ""
-    trained = {"warm start": config.warm_start, "training": config.train if config.iterations else None}
-    for what, section in trained.items():
-        if section:
-            yield memory.trainer(shape, section, work, machine, what), SECTIONS[what]
-            if section.method != "full":
-                yield memory.merging(shape, section, what), SECTIONS[what]
+    for name, section in config.trainings.items():
+        yield memory.trainer(shape, section, work, machine, TRAINED[name]), name
+        if section.method != "full":
+            yield memory.merging(shape, section, TRAINED[name]), name
 
 
-def surely(config: RunConfig, shape: Shape, machine: Machine) -> Iterator[tuple[str, float]]:
-    """(stage, bytes) that it takes under any settings of batches; nothing about the data needs to be known."""
-    for need, _ in needs(config, shape, NOTHING, machine):
-        yield need.what, need.surely
+def hopeless(config: RunConfig, shape: Shape, machine: Machine) -> bool:
+    """Whether a stage does not fit under any settings of batches; nothing about the data needs to be known."""
+    return any(need.surely > room(machine, config, need.what) for need, _ in needs(config, shape, NOTHING, machine))
 
 
 def room(machine: Machine, config: RunConfig, what: str) -> float:
@@ -169,7 +166,7 @@ def _candidates(config: RunConfig, machine: Machine, what: str) -> Iterator[Chan
             values = {"max_batch": batch, axes: share, "tensor_parallel": parallel, "dtype": dtype}
             yield {f"engine.{k}": v for k, v in values.items() if v != getattr(engine, k)}
         return
-    name = SECTIONS[what.removeprefix("merging after ")]
+    name = next(field for field, stage in TRAINED.items() if what.endswith(stage))
     section = getattr(config, name)
     micros = [section.micro_batch]
     while micros[-1] > 1:

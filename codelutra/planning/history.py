@@ -31,7 +31,6 @@ class Sampled:
     start: float
     prompt: float
     token: float
-    sessions: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Trained:
     start: float
     rate: float
     reference_rate: float
-    runs: int
     peak: float = 0.0
     """Bytes."""
 
@@ -121,9 +119,9 @@ def _numbers(facts: Facts, *names: str) -> list[float] | None:
 
 def _sampled(shards: Sequence[Manifest]) -> Sampled | None:
     """Shards of one engine overlap, so what is fitted are its whole sessions: a start, prompts, tokens."""
-    sessions = _sessions([(m, n) for m in shards if (n := _numbers(m["facts"], "rows", "tokens", "seconds"))])
-    start, prompt, token = fit(sessions)
-    return Sampled(start, prompt, token, len(sessions)) if token else None
+    known = [(m, n) for m in shards if (n := _numbers(m["facts"], "rows", "tokens", "seconds"))]
+    start, prompt, token = fit(_sessions(known))
+    return Sampled(start, prompt, token) if token else None
 
 
 def _sessions(shards: Sequence[tuple[Manifest, list[float]]]) -> list[tuple[float, float, float]]:
@@ -183,7 +181,7 @@ def _trained(runs: Sequence[Manifest]) -> Trained | None:
     if not found:
         return None
     start, rate, reference_rate = (median(values) for values in zip(*found, strict=True))
-    return Trained(start, rate, reference_rate, len(found), max(peaks))
+    return Trained(start, rate, reference_rate, max(peaks))
 
 
 def _length(shards: Sequence[Manifest]) -> float | None:

@@ -22,8 +22,8 @@ def misfits(config: RunConfig, shape: Shape) -> list[str]:
             f"engine.tensor_parallel {engine.tensor_parallel} does not divide the {shape.heads} attention heads of this "
             f"model; --set engine.tensor_parallel={fewer}"
         )
-    for name, section in (("warm_start", config.warm_start), ("train", config.train if config.iterations else None)):
-        if section and section.method != "full" and section.lora_rank > shape.hidden:
+    for name, section in config.trainings.items():
+        if section.method != "full" and section.lora_rank > shape.hidden:
             found.append(
                 f"{name}.lora_rank {section.lora_rank} is more than this model's width of {shape.hidden}: an adapter of "
                 f"that rank is larger than the matrices it changes; 8 to 64 are usual, or --set {name}.method=full"

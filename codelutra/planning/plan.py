@@ -24,7 +24,7 @@ from codelutra.errors import UserError
 from codelutra.hardware import number_format
 from codelutra.planning import memory
 from codelutra.planning.calibration import Calibration, Say, calibrate
-from codelutra.planning.fit import Fit, fit_of, needs, room, surely
+from codelutra.planning.fit import TRAINED, Fit, fit_of, hopeless, needs
 from codelutra.planning.history import History, Trained, read_history
 from codelutra.planning.machine import GIB, Machine, free_disk, same_disk, this_machine
 from codelutra.planning.memory import Need
@@ -130,10 +130,10 @@ def plan_of(
     nothing is known of the model."""
     shape, here = shape_of(config.model, home, fetch=fetch), machine is None
     machine = machine or this_machine()
-    hopeless = any(size > room(machine, config, what) for what, size in surely(config, shape, machine))
-    history = History() if hopeless or not here else _history(config, home, shape)  # which hashes the weights
+    too_large = hopeless(config, shape, machine)
+    history = History() if too_large or not here else _history(config, home, shape)  # which hashes the weights
     work = work_of(config, shape.folder if count else None, history)
-    wanted = needs_of(config, shape, work, machine)
+    wanted = tuple(need for need, _ in needs(config, shape, work, machine))
     fit = fit_of(config, shape, work, machine)
     calibration = None
     if measure and here and not config.cluster and not fit.refusals and _unknown(config, history):
@@ -157,8 +157,8 @@ def plan_of(
         free,
         sum(s.programs for s in stages),
         {
-            what: steps(work.examples(section, config.sample.samples_per_problem), section)
-            for what, section in trainings(config)
+            TRAINED[name]: steps(work.examples(section, config.sample.samples_per_problem), section)
+            for name, section in config.trainings.items()
         },
         config.train.objective,
         price,
@@ -176,20 +176,6 @@ def _elsewhere(config: RunConfig, pace: Speeds) -> Iterator[str]:
             "cluster: its nodes are not known here; memory and minutes are those of one machine such as this. Whether there "
             "is room is asked when the run connects"
         )
-
-
-def trainings(config: RunConfig) -> list[tuple[str, TrainSection | WarmStartSection]]:
-    """The trainings of a run: name, section."""
-    found: list[tuple[str, TrainSection | WarmStartSection]] = []
-    if config.warm_start:
-        found.append(("warm start", config.warm_start))
-    if config.iterations:
-        found.append(("training", config.train))
-    return found
-
-
-def needs_of(config: RunConfig, shape: Shape, work: Work, machine: Machine) -> tuple[Need, ...]:
-    return tuple(need for need, _ in needs(config, shape, work, machine))
 
 
 def _history(config: RunConfig, home: Path, shape: Shape) -> History:
@@ -225,14 +211,13 @@ def _with_answers(config: RunConfig, work: Work, calibration: Calibration) -> Wo
     """Without a warm start the model's own answers tell how long answers will be."""
     if config.warm_start or not calibration.base_answer or work.basis.get("answer") == "earlier samples":
         return work
-    values = asdict(work) | {"answer": calibration.base_answer, "basis": work.basis | {"answer": "calibration"}}
-    return Work(**values)
+    return replace(work, answer=calibration.base_answer, basis=work.basis | {"answer": "calibration"})
 
 
 def _peaks(history: History, calibration: Calibration | None) -> dict[str, float]:
     c, found = calibration or Calibration(), dict[str, float]()
     for name, earlier, now in (("warm start", history.warm_start, c.warm_start), ("training", history.train, c.train)):
-        if peak := (earlier or now or Trained(0, 0, 0, 0)).peak:
+        if peak := (earlier or now or Trained(0, 0, 0)).peak:
             found[name] = peak
     return found | ({"sampler": c.sampler_peak} if c.sampler_peak else {})
 
@@ -308,7 +293,7 @@ def _disk(config: RunConfig, home: Path, shape: Shape, work: Work, stages: tuple
     """(bytes at the largest, bytes free) on the disk of the home."""
     kept = sum(s.disk for s in stages)
     largest = 0.0
-    for _, section in trainings(config):
+    for section in config.trainings.values():
         trained = shape.parameters if section.method == "full" else memory.adapter(shape, section)
         written = steps(work.examples(section, config.sample.samples_per_problem), section) / section.checkpoint_steps
         # The newest goes only once the next one is whole.

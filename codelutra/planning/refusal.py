@@ -13,7 +13,7 @@ from pathlib import Path
 from codelutra.config import RunConfig
 from codelutra.config.idle import idle_lines
 from codelutra.errors import UserError
-from codelutra.planning.fit import fit_of, room, surely
+from codelutra.planning.fit import fit_of, hopeless
 from codelutra.planning.history import History
 from codelutra.planning.machine import this_machine
 from codelutra.planning.misfits import misfits
@@ -40,7 +40,7 @@ def require_room(config: RunConfig, home: Path, policy: Path | None = None) -> N
     if config.cluster:  # what its nodes have is not what this machine has
         return
     machine = this_machine()
-    if any(size > room(machine, config, what) for what, size in surely(config, shape, machine)):
+    if hopeless(config, shape, machine):
         fit = fit_of(config, shape, work_of(config, None, History()), machine)
         if fit.sure:
             told = "\n".join(f"  {text}" for text in fit.refusals)

@@ -78,7 +78,7 @@ def shape_of(reference: str, home: Path, *, fetch: bool = False) -> Shape:
     Raises UserError where there can be no such model, and UnknownShapeError where it has to be fetched to be known.
     """
     models.check_reference(reference)
-    source = _source(reference)
+    source = models.source_of(reference, cache_dir() / "models")
     scheme, _, rest = source.partition(":")
     if scheme == "api":
         raise UnknownShapeError(f"model {reference} runs on its server: it takes no memory here, and nothing is known of it")
@@ -97,12 +97,6 @@ def shape_of(reference: str, home: Path, *, fetch: bool = False) -> Shape:
         case "pypi":
             return _of_wheel(source)
     return _of_hub(source, *rest.split("@", 1))
-
-
-def _source(reference: str) -> str:
-    """Where a model that is given by name was taken from, or will be."""
-    known = models.find(reference)
-    return (models.taken_from(known, cache_dir() / "models") or known.sources[0]) if known else reference
 
 
 def _known(source: str) -> Shape | None:

@@ -59,8 +59,8 @@ def _guessed(config: RunConfig, shape: Shape, machine: Machine, work: Work) -> S
     if machine.cuda:
         token = max(forward, 2 * shape.parameters / BANDWIDTH / min(64, config.engine.max_batch))
     start = STARTS + shape.parameters / 50e6  # reading and converting the weights
-    sampled = Sampled(start, work.prompt * forward, token, 0)
+    sampled = Sampled(start, work.prompt * forward, token)
     shared = (work.prompt - work.shared + work.answer) / max(1.0, work.prompt + work.answer)  # of tokens, what is computed
-    trained = Trained(start, 1 / (3 * forward * shared), 1 / (forward * shared), 0)
+    trained = Trained(start, 1 / (3 * forward * shared), 1 / (forward * shared))
     known = work.answer if not config.warm_start else min(work.max_tokens, 3 * work.answer)
     return Speeds(sampled, trained, trained, PROGRAMS.get(work.language, 200.0), known, {})

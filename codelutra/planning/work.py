@@ -18,6 +18,7 @@ from codelutra.prompts import prompt_ids
 from codelutra.suites.base import open_suite
 from codelutra.suites.examples import with_examples
 from codelutra.suites.splits import shown
+from codelutra.training.batches import alike
 
 CHARACTERS_A_TOKEN = 3.3  # where no tokenizer is at hand
 TEMPLATE = 20  # tokens of a chat template around a question
@@ -115,7 +116,7 @@ def work_of(config: RunConfig, folder: Path | None, history: History) -> Work:
         basis["lengths"] = f"characters / {CHARACTERS_A_TOKEN}"
         count = _by_characters(suite.system)
     prompts, answers = count(asked["prompt"].to_list(), True), count([r for r in asked["reference"] if r], False)
-    common = [_alike(*pair) for pair in _neighbours(asked)]
+    common = [alike(*pair) for pair in _neighbours(asked)]
     sharing = sum(common) / max(1, sum(len(p) for p in asked["prompt"]))
     most, thought = config.sample.max_tokens + config.prompt.budget, config.prompt.budget
     answer, basis["answer"] = sum(answers) / len(answers) + 1 + thought if answers else 0.0, "references"
@@ -158,11 +159,6 @@ def _neighbours(asked: pl.DataFrame) -> list[tuple[str, str]]:
     """Prompts with the next one of their group."""
     rows = asked.select("group", "prompt").rows()
     return [(a, b) for (g, a), (h, b) in pairwise(rows) if g == h]
-
-
-def _alike(a: str, b: str) -> int:
-    """Characters that both begin with."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _high(lengths: Sequence[float]) -> float:

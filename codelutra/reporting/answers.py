@@ -17,6 +17,7 @@ from codelutra.reporting.html import cut
 from codelutra.results.escapes import visible
 from codelutra.results.findings import Findings, question
 from codelutra.results.summary import PolicyResult
+from codelutra.scoring.scores import that_count
 from sandbox.answers import shown
 from sandbox.protocol import decode
 
@@ -87,12 +88,12 @@ def _of_policy(found: Findings, policy: PolicyResult) -> pl.DataFrame | None:
     outcomes, scores = found.dev_outcomes(policy), found.dev_scores(policy)
     if outcomes is None or scores is None:
         return None
-    counting = scores.filter(pl.col("greedy_status").is_not_null(), pl.col("greedy_status") != "infra_error")
     greedy = outcomes.filter("greedy").unique("problem_id", keep="first", maintain_order=True)
     program = pl.when(pl.col("code") == "").then("completion").otherwise("code")
     error = pl.col("error").str.strip_chars()
     said = greedy.select("problem_id", "completion", "finish_reason", "seconds", program=program, gave="output", error=error)
-    joined = counting.select("problem_id", status=pl.col("greedy_status").cast(pl.String)).join(said, on="problem_id")
+    judged = that_count(scores).select("problem_id", status=pl.col("greedy_status").cast(pl.String))
+    joined = judged.join(said, on="problem_id")
     return joined if joined.height else None
 
 
@@ -143,7 +144,7 @@ def as_lines(found: Answered) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def readable(output: str, most: int = _OUTPUT) -> str:
+def readable(output: str) -> str:
     """An output as it is kept (canonical JSON, or a preview that may be cut short) for people: rows, counted, or the values
     of a Python problem's calls. "" where those say nothing: errors, which are told beside, and checks that return None."""
     try:
@@ -151,22 +152,16 @@ def readable(output: str, most: int = _OUTPUT) -> str:
     except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(output)
-        except (
-            ValueError,
-            TypeError,
-            SyntaxError,
-            MemoryError,
-            RecursionError,
-        ):  # cut short, or nothing that can be read: shown as it is
-            return "" if output.startswith("[{'error': ") else cut(output, most)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # cut short, or nothing to read
+            return "" if output.startswith("[{'error': ") else cut(output, _OUTPUT)
     if _are_calls(value):
         told = [f"raises {call['error']}" if "error" in call else shown(call["value"]) for call in value]
-        return cut("; ".join(told), most) if any(call.get("value") is not None for call in value) else ""
+        return cut("; ".join(told), _OUTPUT) if any(call.get("value") is not None for call in value) else ""
     rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
     if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
-        return cut(shown(value), most)
+        return cut(shown(value), _OUTPUT)
     cells = "; ".join("(" + ", ".join("NULL" if v is None else shown(v) for v in row) + ")" for row in rows)
-    return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {cells}" if rows else "no rows", most)
+    return cut(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {cells}" if rows else "no rows", _OUTPUT)
 
 
 def _are_calls(value: Any) -> bool:

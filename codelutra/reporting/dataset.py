@@ -62,29 +62,6 @@ def require_token(target: str) -> None:
         )
 
 
-def push_data(exported: Path, target: str) -> str:
-    """Upload a data set to `hf:org/name`, private where it is made by this; returns its address. Raises UserError with what
-    the hub said."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    http_error: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library below, another in every major version
-    name = hub_name(target)
-    try:
-        api = HfApi()
-        address = api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
-        told = f"{exported.name}, by codelutra export --data"
-        api.upload_folder(repo_id=name, repo_type="dataset", folder_path=exported, commit_message=told)
-    except (http_error, HFValidationError, OSError) as e:
-        said = str(e).strip().splitlines() or [type(e).__name__]
-        again = f"hf upload {name} {exported} --repo-type dataset"
-        raise UserError(
-            f"exported to {exported}, but not pushed to {target}: {said[0]}\nThe token must have the right to write and the "
-            f"hub must be reachable; then: {again}"
-        ) from e
-    return str(address)
-
-
 def _parts(found: Findings) -> dict[Part, pl.DataFrame]:
     """Every part that has rows."""
     problems = found.frame("problems.parquet")

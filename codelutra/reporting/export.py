@@ -130,8 +130,9 @@ def hub_name(target: str) -> str:
     return name
 
 
-def push(exported: Path, target: str) -> str:
-    """Upload an export to `hf:org/name`, made private where it is not there yet; returns its address.
+def push(exported: Path, target: str, *, data: bool = False) -> str:
+    """Upload an export, of a policy or of `data`, to `hf:org/name`, made private where it is not there yet; returns its
+    address.
 
     Raises UserError with what the hub said; the folder stays, so that the upload can be tried again.
     """
@@ -140,11 +141,13 @@ def push(exported: Path, target: str) -> str:
 
     http_error: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library below, another in every major version
     name = hub_name(target)
-    again = f"hf upload {name} {exported}"
+    kind, option = ("dataset", " --data") if data else ("model", "")
+    again = f"hf upload {name} {exported}" + (" --repo-type dataset" if data else "")
+    told = f"{exported.name}, by codelutra export{option}"
     try:
         api = HfApi()
-        address = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=exported, commit_message=f"{exported.name}, by codelutra export")
+        address = api.create_repo(name, repo_type=kind, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, repo_type=kind, folder_path=exported, commit_message=told)
     except (http_error, HFValidationError, OSError) as e:
         said = str(e).strip().splitlines() or [type(e).__name__]
         raise UserError(

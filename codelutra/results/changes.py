@@ -8,14 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.config import SAME_RESULT
+from codelutra.config import SAME_RESULT, differing
 from codelutra.errors import UserError
 from codelutra.results.answers import answers
 from codelutra.results.findings import Findings, policy_row, read_findings
 from codelutra.results.load import run_folder
 from codelutra.results.summary import PolicyResult
-from codelutra.scoring.statistics import Paired, exact_mcnemar
-from codelutra.store.run_dir import differing
+from codelutra.scoring.scores import paired_test
+from codelutra.scoring.statistics import Paired
 
 # By what a problem of one run is known in another, the surest first: ids move where lines are put in, prompts where a
 # schema changes.
@@ -70,17 +70,13 @@ def changes(runs: Path, first: str, second: str | None = None) -> Changes:
     if joined.is_empty():
         raise UserError(f"{names[0]} and {names[1]} were asked no dev problem in common; give two policies of one suite")
     both = joined.filter(pl.col("status") != "infra_error", pl.col("status_after") != "infra_error")
-    right, right_after = (pl.col(c) == "correct" for c in ("status", "status_after"))
-    gained, lost = both.select((right_after & ~right).sum().alias("gained"), (right & ~right_after).sum().alias("lost")).row(
-        0
-    )
     return Changes(
         names[0],
         names[1],
         both,
         before.height - joined.height,
         after_frame.height - joined.height,
-        exact_mcnemar(gained, lost, both.height),
+        paired_test(both, "status", "status_after"),
         _settings(was, now),
         (was.summary.mode, now.summary.mode),
     )
@@ -137,5 +133,4 @@ def _settings(was: Findings, now: Findings) -> dict[str, tuple[Any, Any]]:
     """What differs in the configs of two runs and may change a result."""
     if was.path == now.path:
         return {}
-    differ = differing(was.config, now.config, SAME_RESULT)
-    return {k: values for k, values in differ.items() if k != "name"}
+    return {name: values for name, values in differing(was.config, now.config, SAME_RESULT).items() if name != "name"}

@@ -6,6 +6,7 @@ A shard is a portion of problems. A kill loses at most the shards in work, and e
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,34 +112,31 @@ def sample_shards(
         return
     by_name = {shard.name: shard for shard in shards}
     requests = [_request(shard, system, sample) for shard in shards]
-    if api:
-        for result in sample_api(api, requests, progress=progress):
-            yield by_name[result.key], _frame(by_name[result.key], result, thinking)
-        return
-    if sample.endpoints:
-        results = sample_endpoints(
-            sample.endpoints,
-            policy,
-            requests,
-            max_model_len=engine.max_model_len,
-            connections=engine.max_batch,
-            thinking=thinking,
-            progress=progress,
-            follow=follow,
-            waiting=waiting,
-        )
-        for result in results:
-            yield by_name[result.key], _frame(by_name[result.key], result, thinking)
-        return
     start: Any = partial(Engine, policy, engine, seed=seed, log=log, thinking=thinking, waiting=waiting, started=started)
-    if elsewhere:
-        far = partial(start, lock=None, start=elsewhere.start)
-        engines: Any = Fleet(far, engine, min(elsewhere.engines, len(shards)), elsewhere.note)
-    else:
-        count = min(replicas(engine), len(shards))
-        engines = start(lock=lock) if count == 1 else Replicas(start, lock, engine, count)
-    with engines as running:
-        for result in running.generate(requests, progress):
+    with ExitStack() as running:
+        if api:
+            results = sample_api(api, requests, progress=progress)
+        elif sample.endpoints:
+            results = sample_endpoints(
+                sample.endpoints,
+                policy,
+                requests,
+                max_model_len=engine.max_model_len,
+                connections=engine.max_batch,
+                thinking=thinking,
+                progress=progress,
+                follow=follow,
+                waiting=waiting,
+            )
+        elif elsewhere:
+            far = partial(start, lock=None, start=elsewhere.start)
+            fleet = Fleet(far, engine, min(elsewhere.engines, len(shards)), elsewhere.note)
+            results = running.enter_context(fleet).generate(requests, progress)
+        else:
+            count = min(replicas(engine), len(shards))
+            engines: Any = start(lock=lock) if count == 1 else Replicas(start, lock, engine, count)
+            results = running.enter_context(engines).generate(requests, progress)
+        for result in results:
             yield by_name[result.key], _frame(by_name[result.key], result, thinking)
 
 

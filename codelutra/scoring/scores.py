@@ -115,8 +115,13 @@ def mcnemar(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Paired:
     modes = {m for s in (scores_a, scores_b) for m in s["mode"].unique() if m}
     if len(modes) > 1:
         raise StageError(f"scores under {' and '.join(sorted(modes))} cannot be compared; judge both under one mode")
-    both = _counting(scores_a).join(_counting(scores_b), on="problem_id", suffix="_b")
-    a, b = (pl.col(c) == "correct" for c in ("greedy_status", "greedy_status_b"))
+    both = that_count(scores_a).join(that_count(scores_b), on="problem_id", suffix="_b")
+    return paired_test(both, "greedy_status", "greedy_status_b")
+
+
+def paired_test(both: pl.DataFrame, before: str, after: str) -> Paired:
+    """Exact two-sided McNemar test of the statuses in column `after` against those in `before`, a row a problem."""
+    a, b = (pl.col(c) == "correct" for c in (before, after))
     gained, lost = both.select((b & ~a).sum().alias("gained"), (a & ~b).sum().alias("lost")).row(0)
     return exact_mcnemar(gained, lost, both.height)
 
@@ -186,7 +191,7 @@ def summary(scores: pl.DataFrame) -> dict[str, Any]:
     """
     drawn = scores.filter(pl.col("samples") > 0)
     samples, right, ran = (int(drawn[c].sum()) for c in ("samples", "correct", "executable"))
-    counting = _counting(scores)
+    counting = that_count(scores)
     greedy_ran = int(counting["greedy_status"].is_in(EXECUTABLE).sum())
     most = drawn.select(pl.col("samples").max().fill_null(0)).item()
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= most]
@@ -217,14 +222,15 @@ def other_modes(counts: Sequence[Mapping[str, int]], greedy: Mapping[str, Any] |
     return {mode: {"value": c / n if n else 0.0, "n": n, "correct": c} for mode, c in correct.items()}
 
 
-def _counting(scores: pl.DataFrame) -> pl.DataFrame:
+def that_count(scores: pl.DataFrame) -> pl.DataFrame:
+    """The problems whose greedy answer counts: it was asked for, and our own failure did not lose it."""
     return scores.filter(pl.col("greedy_status").is_not_null(), pl.col("greedy_status") != "infra_error")
 
 
 def _solved(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """`_by_seed`, whether the greedy answer is right: of the problems that count in all of them."""
     right = (pl.col("greedy_status") == "correct").cast(pl.Float64)
-    return _by_seed([_counting(s).select("problem_id", value=right) for s in seeds])
+    return _by_seed([that_count(s).select("problem_id", value=right) for s in seeds])
 
 
 def _by_seed(seeds: Sequence[pl.DataFrame]) -> pl.DataFrame:

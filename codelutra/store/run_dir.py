@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from codelutra.config import HOW_FAR, SAME_RESULT, Mark, RunConfig, parse_config, settings, to_yaml
+from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, differing, parse_config, to_yaml
 from codelutra.errors import BusyError, ConfigError, UserError, disk_is_full, full_disk, redacted
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
@@ -228,12 +228,3 @@ def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
 def told(differ: Mapping[str, tuple[Any, Any]]) -> str:
     """The first of what `differing` gives, for a message."""
     return "; ".join(f"{k}: {was!r} there, {now!r} now" for k, (was, now) in list(differ.items())[:5])
-
-
-def differing(before: RunConfig, now: RunConfig, *without: Mark) -> dict[str, tuple[Any, Any]]:
-    """Dotted name → value before and now, of the settings in which two configs differ; `without` those of a mark."""
-    a, b = (settings(config, *without) for config in (before, now))
-    for values in (a, b):  # a path as the config has it, and the same one written out
-        if where := values.get("suite.path"):
-            values["suite.path"] = os.path.abspath(where)
-    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}

@@ -142,8 +142,10 @@ Name = Annotated[str, BeforeValidator(_as_text)]
 Share = Annotated[FiniteFloat, BeforeValidator(require_number), Field(gt=0, le=1e6)]
 FileName = Annotated[str, AfterValidator(_file_name)]
 Solution = Annotated[str, BeforeValidator(_first)]
-_SOLUTION = ("solution", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program", "gold")
-_SOLUTION += ("solutions",)
+_SOLUTION = (
+    *("solution", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program", "gold"),
+    "solutions",
+)
 _PROMPT = ("instruction", "question", "text", "description", "task", "problem", "problem_description", "question_content")
 
 

@@ -178,9 +178,3 @@ def digests(problems: pl.DataFrame) -> dict[str, str]:
     parts = problems.sort("problem_id").partition_by("split", as_dict=True)
     content = {split: parts[(split,)].write_ndjson().encode() for split in SPLITS if (split,) in parts}
     return {split: hashlib.sha256(text).hexdigest()[:12] for split, text in content.items()}
-
-
-def overlaps(problems: pl.DataFrame, key: pl.Series) -> list[str]:
-    """Values of `key` (one a problem) that occur in two splits, sorted."""
-    sides = problems.select("split").with_columns(key=key).group_by("key").agg(pl.col("split").n_unique())
-    return sides.filter(pl.col("split") > 1)["key"].sort().to_list()

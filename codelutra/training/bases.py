@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from codelutra.config import TrainSection, WarmStartSection
 from codelutra.errors import UserError
 from codelutra.hardware import gpu_capabilities
 from codelutra.models.adapters import RECORD as RECORD
@@ -73,13 +72,6 @@ def require_means(method: str, named: str = "method") -> None:
         )
     if find_spec("bitsandbytes") is None:
         raise UserError(f"{named} qlora: bitsandbytes is not installed; `pip install bitsandbytes`, or {instead}")
-
-
-def require_means_of(warm_start: WarmStartSection | None, train: TrainSection | None) -> None:
-    """`require_means` for the sections of a run; told when it starts, not after hours of sampling."""
-    for name, section in (("warm_start", warm_start), ("train", train)):
-        if section:
-            require_means(section.method, f"{name}.method")
 
 
 def refuse_quantised(policy: Path) -> None:

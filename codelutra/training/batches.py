@@ -7,11 +7,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from codelutra.prompts import answer_ids, prompt_ids
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,14 @@ def plan(
     else:
         order = _shuffled(examples, max(1, batch_size // 4), draw)
         parts = max(batches_in_a_pass(len(order), batch_size, processes), min(at_least, len(order) // processes))
-        drawn = _evenly(order, parts) if parts else []
+        drawn = evenly(order, parts) if parts else []
     batches: list[list[list[int]]] = []
     for batch in drawn:
         batch.sort(key=lambda i: (examples[i].prompt, examples[i].answers))
         if len(batch) < processes:
             raise ValueError(f"a batch of {len(batch)} for {processes} processes")
         rounds = min(math.ceil(len(batch) / micro_batch / processes), len(batch) // processes)
-        batches.append(_evenly(batch, rounds * processes))
+        batches.append(evenly(batch, rounds * processes))
     batches += [[] for _ in range(at_least - len(batches))]
     steps: list[list[list[int]]] = []
     wanted = max(1, round(epochs * len(batches)))
@@ -168,7 +170,7 @@ def spread(answers: Sequence[Example], steps: int, a_pass: int, seed: int) -> li
     """
     draw = random.Random(seed + 1)  # not the order of the pairs
     order = _shuffled(answers, max(1, len(answers) // a_pass // 4), draw)
-    batches, made = _evenly(order, a_pass), list[list[int]]()
+    batches, made = evenly(order, a_pass), list[list[int]]()
     while len(made) < steps:
         made += draw.sample(batches, len(batches))
     return made[:steps]
@@ -195,19 +197,19 @@ def _whole_groups(examples: Sequence[Example], batch_size: int, draw: random.Ran
 
 def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -> list[int]:
     """Indices in random order; up to `together` examples whose prompts share half their tokens stay together."""
-    alike: list[list[list[int]]] = []  # groups of prompts that begin alike; of each prompt its examples
+    families: list[list[list[int]]] = []  # groups of prompts that begin alike; of each prompt its examples
     before: list[int] = []
     for i in sorted(range(len(examples)), key=lambda i: (examples[i].prompt, examples[i].answers)):
         prompt = examples[i].prompt
-        if alike and prompt == before:
-            alike[-1][-1].append(i)
-        elif alike and 2 * _shared(before, prompt) >= len(prompt):
-            alike[-1].append([i])
+        if families and prompt == before:
+            families[-1][-1].append(i)
+        elif families and 2 * alike(before, prompt) >= len(prompt):
+            families[-1].append([i])
         else:
-            alike.append([[i]])
+            families.append([[i]])
         before = prompt
     clumps = []
-    for prompts in alike:
+    for prompts in families:
         draw.shuffle(prompts)
         members = [i for same in prompts for i in same]
         clumps += [members[a : a + together] for a in range(0, len(members), together)]
@@ -215,11 +217,12 @@ def _shuffled(examples: Sequence[Example], together: int, draw: random.Random) -
     return [i for clump in clumps for i in clump]
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of tokens both begin with."""
+def alike(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """The number of items (tokens, characters) that both begin with."""
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _evenly(items: list[int], parts: int) -> list[list[int]]:
+def evenly(items: list[Item], parts: int) -> list[list[Item]]:
+    """The items in so many parts, whose sizes differ by one at most."""
     cuts = [round(i * len(items) / parts) for i in range(parts + 1)]
     return [items[a:b] for a, b in pairwise(cuts)]

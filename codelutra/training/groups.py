@@ -13,9 +13,14 @@ import polars as pl
 
 from codelutra.config import GrpoSection
 from codelutra.schema import ASKED, ENDED, GROUPS, NOT_THE_MODELS_DOING, SETTLED, check
-from codelutra.training.pairs import funnel
+from codelutra.training.pairs import funnel, why_none
 
 STD_OFFSET = 1e-4  # TRL's, in the denominator
+_WHY_NONE = (
+    "every sample is correct: no answer is better than the others of its problem",
+    "every sample is wrong: no answer is better than the others of its problem",
+    "no problem has both a right answer and a wrong one (see grpo.filter_groups)",
+)
 
 
 def make_groups(
@@ -38,7 +43,8 @@ def make_groups(
         rows = rows.filter(differs.any().over("problem_id"))
     groups = check(rows.sort("problem_id", "completion", "ended"), GROUPS)
     counts = funnel(outcomes, problems, expected) | {"groups": groups["problem_id"].n_unique(), "answers": groups.height}
-    return groups, {**counts, "why": "" if groups.height else _why_none(counts)}
+    why = "" if groups.height else why_none(counts, *_WHY_NONE)
+    return groups, {**counts, "why": why}
 
 
 def _answers(outcomes: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
@@ -75,15 +81,3 @@ def _with_advantages(answers: pl.DataFrame, config: GrpoSection) -> pl.DataFrame
         case "asymre":
             advantage = over_mean + config.baseline_shift
     return rows.with_columns(advantage=advantage)
-
-
-def _why_none(counts: dict[str, int]) -> str:
-    if not counts["samples"]:
-        return "no train problem with a usable reference has a sample"
-    if counts["correct"] == counts["samples"]:
-        return "every sample is correct: no answer is better than the others of its problem"
-    if counts["correct"] and counts["correct"] == counts["correct_but_cut_off"]:
-        return "every right answer was cut off at sample.max_tokens, so none shows where an answer ends: raise it"
-    if not counts["correct"]:
-        return "every sample is wrong: no answer is better than the others of its problem"
-    return "no problem has both a right answer and a wrong one (see grpo.filter_groups)"

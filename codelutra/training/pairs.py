@@ -13,7 +13,18 @@ import numpy as np
 import polars as pl
 
 from codelutra.config import PairsSection
-from codelutra.schema import ASKED, ENDED, EXECUTABLE, NOT_THE_MODELS_DOING, PAIRS, RIGHT_BY_LUCK, SETTLED, check, collapse
+from codelutra.schema import (
+    ASKED,
+    ENDED,
+    EXECUTABLE,
+    NOT_THE_MODELS_DOING,
+    PAIRS,
+    RIGHT_BY_LUCK,
+    SETTLED,
+    check,
+    collapse,
+    usable,
+)
 
 _WRONG = 2**63  # in `order`: right answers are below, wrong ones from here on
 
@@ -48,7 +59,8 @@ def make_pairs(
         "pairs": pairs.height,
         "pairs_from_references": pairs.select((pl.col("chosen_source") == "reference").sum()).item(),
     }
-    return pairs, {**counts, "why": "" if pairs.height else _why_none(counts)}
+    why = "" if pairs.height else why_none(counts, _ALL_CORRECT, _ALL_WRONG, _NOWHERE_BOTH)
+    return pairs, {**counts, "why": why}
 
 
 def right_answers(
@@ -88,19 +100,19 @@ def right_answers(
 
 def funnel(outcomes: pl.DataFrame, problems: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
     train = problems.filter(pl.col("split") == "train").select("problem_id")
-    usable = train.join(expected.filter(pl.col("status") == "correct"), on="problem_id", how="semi")
+    judged = usable(train, expected)
     counted = ~pl.col("greedy") & ~pl.col("status").is_in(NOT_THE_MODELS_DOING) & ASKED
     drawn = (
         outcomes.lazy()
         .filter(counted)
         .select("problem_id", right=pl.col("status") == "correct", status="status", ended=ENDED)
     )
-    samples = drawn.join(usable.lazy(), on="problem_id", how="semi").collect()
+    samples = drawn.join(judged.lazy(), on="problem_id", how="semi").collect()
     right, wrong = pl.col("right"), pl.col("wrong")
     by_problem = samples.group_by("problem_id").agg(right=right.any(), wrong=(~right).any())
     return {
         "problems": train.height,
-        "usable_reference": usable.height,
+        "usable_reference": judged.height,
         "samples": samples.height,
         "executable": samples.filter(pl.col("status").is_in(EXECUTABLE)).height,
         "correct": samples.filter(right).height,
@@ -120,16 +132,20 @@ def mix(x: pl.Series) -> pl.Series:
     return frame.select(pl.col("x") ^ pl.col("x") // 2**31).to_series()
 
 
-def _why_none(counts: dict[str, int]) -> str:
+_ALL_CORRECT = "every sample is correct: there is nothing to reject"
+_ALL_WRONG = "every sample is wrong, and there is no reference to choose instead (see pairs.references, suite.references)"
+_NOWHERE_BOTH = "no problem has both a right answer and a wrong one that differs from it"
+
+
+def why_none(counts: dict[str, int], all_correct: str, all_wrong: str, nowhere_both: str) -> str:
+    """Why samples that are counted so in `funnel` compare nothing."""
     if not counts["samples"]:
         return "no train problem with a usable reference has a sample"
     if counts["correct"] == counts["samples"]:
-        return "every sample is correct: there is nothing to reject"
+        return all_correct
     if counts["correct"] and counts["correct"] == counts["correct_but_cut_off"]:
         return "every right answer was cut off at sample.max_tokens, so none shows where an answer ends: raise it"
-    if not counts["correct"]:
-        return "every sample is wrong, and there is no reference to choose instead (see pairs.references, suite.references)"
-    return "no problem has both a right answer and a wrong one that differs from it"
+    return nowhere_both if counts["correct"] else all_wrong
 
 
 def _numbered(problems: pl.DataFrame, seed: int) -> pl.DataFrame:

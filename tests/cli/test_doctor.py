@@ -6,10 +6,6 @@ import gc
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from codelutra.cli import doctor
 from codelutra.cli.doctor import Check, _libraries, checks, cluster, memory_bytes, prefect_server
 from codelutra.cli.tables import checks_table
 from codelutra.config import parse_config
+from tests.helpers.http import Raw, answering
 from tests.helpers.ports import free_port
 
 
@@ -37,25 +34,6 @@ def test_this_machine_is_described_by_what_is_really_here() -> None:
     assert all(check.need and check.how_to_get_it for check in found.values())
 
 
-@contextmanager
-def answering(status: int, origin: str) -> Iterator[str]:
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            if origin:
-                self.send_header("access-control-allow-origin", origin)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}/api"
-        server.shutdown()
-
-
 @pytest.mark.parametrize(
     ("status", "origin", "found", "warn"),
     [
@@ -66,14 +44,15 @@ def answering(status: int, origin: str) -> Iterator[str]:
     ],
 )
 def test_a_prefect_server_that_anybody_may_ask_is_warned_of(status: int, origin: str, found: str, warn: bool) -> None:
-    with answering(status, origin) as where:
-        for url in (f"http://{where}", f"http://user:s3cret@{where}"):
+    headers = {"access-control-allow-origin": origin} if origin else {}
+    with answering(lambda _: Raw(status, "", headers), "/api") as plain:
+        for url in (plain, plain.replace("//", "//user:s3cret@")):
             check = prefect_server(url)
             assert (check.found.endswith(f" {found}"), check.warn, check.ok) == (True, warn, True)
             row = checks_table([check]).records()[0]
             assert (row[""], "make ui" in row["how to get it"]) == (("!", True) if warn else ("✓", False))
             assert "s3cret" not in str(check)
-    gone = prefect_server(f"http://user:s3cret@{where}")
+    gone = prefect_server(plain.replace("//", "//user:s3cret@"))
     assert (gone.warn, gone.ok, "s3cret" in str(gone)) == (True, True, False)
     assert gone.found.startswith("none at ")
 

@@ -8,11 +8,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from codelutra.store.run_dir import RunDir
 from sandbox import owner
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
+from tests.helpers.http import Asked, Raw, answering
 
 FEW = {"name": "starter-sql", "train": 10, "dev": 8, "test": 8}
 
@@ -151,28 +150,17 @@ PASSWORD = "me:s3cret"
 
 
 @contextmanager
-def answering(rows: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+def prefect(rows: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     """A server that gives the rows of the state type or name that is asked for, and "limits"."""
 
-    class Answers(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            known = self.headers["authorization"] == f"Basic {base64.b64encode(PASSWORD.encode()).decode()}"
-            state = body.get("flow_runs", {}).get("state", {})
-            kind = state["type"]["any_"][0] if "type" in state else state["name"]["any_"][0] if state else "limits"
-            said = json.dumps(rows.get(kind, [])).encode()
-            self.send_response(200 if known else 401)
-            self.send_header("content-length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
+    def answer(asked: Asked) -> Raw:
+        known = asked.authorization == f"Basic {base64.b64encode(PASSWORD.encode()).decode()}"
+        state = asked.body.get("flow_runs", {}).get("state", {})
+        kind = state["type"]["any_"][0] if "type" in state else state["name"]["any_"][0] if state else "limits"
+        return Raw(200 if known else 401, rows.get(kind, []))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as there:
-        threading.Thread(target=there.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{there.server_port}/api"
-        there.shutdown()
+    with answering(answer, "/api") as url:
+        yield url
 
 
 def flow_run(name: str, **labels: str) -> dict[str, Any]:
@@ -191,7 +179,7 @@ def test_flow_runs_whose_process_is_gone_and_slots_that_nobody_holds_block() -> 
         (waits, {"prefect slots"}),
         ({"Late": [next_one]}, {"prefect worker"}),
     ):
-        with answering(rows) as url:
+        with prefect(rows) as url:
             found = by_name(server(url, PASSWORD))
         assert {name for name, check in found.items() if not check.ok} == blocks
         assert all(check.how_to_get_it for check in found.values() if not check.ok)
@@ -199,13 +187,13 @@ def test_flow_runs_whose_process_is_gone_and_slots_that_nobody_holds_block() -> 
 
 
 def _with(rows: dict[str, list[dict[str, Any]]]) -> Iterator[Check]:
-    with answering(rows) as url:
+    with prefect(rows) as url:
         yield from server(url, PASSWORD)
 
 
 def test_a_server_that_does_not_answer_or_wants_another_password_is_told_without_it() -> None:
     assert [c.ok for c in server("", "")] == [True]
-    with answering({}) as url:
+    with prefect({}) as url:
         (check,) = server(url, "me:other")
         assert (check.ok, "401" in check.found, "other" in str(check)) == (False, True, False)
     (check,) = server(url.replace("//", "//u:s3cret@"), PASSWORD)

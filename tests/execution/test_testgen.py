@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from codelutra.pipeline import stages
 from codelutra.pipeline.run import open_run
 from codelutra.suites.base import open_suite
 from codelutra.suites.python import PythonSuite, calls_of, judging
-from sandbox import Pool, ensure_image
+from sandbox import Pool
 from tests.helpers.frames import samples_of
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -56,12 +55,6 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> PythonSuite:
     opened = open_suite(section(tmp_path_factory.mktemp("functions")))
     assert isinstance(opened, PythonSuite)
     return opened
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool(image=ensure_image("python"), workers=1, run="test-testgen") as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     method: str
     path: str
     body: Any
-    """Of a POST, from JSON."""
+    """From JSON, where it is that."""
     authorization: str | None
     at: float
 
@@ -43,23 +43,20 @@ class _Quiet(ThreadingHTTPServer):
 
 
 @contextmanager
-def answering(reply: Callable[[Asked], Raw]) -> Iterator[str]:
-    """The server's address. `reply` is called in a thread of each connection."""
+def answering(reply: Callable[[Asked], Raw], at: str = "/v1") -> Iterator[str]:
+    """The server's address, with the path `at`. `reply` is called in a thread of each connection."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         broken = False
 
         def do_GET(self) -> None:
-            self.answer(None)
-
-        def do_POST(self) -> None:
-            self.answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-
-        def answer(self, body: Any) -> None:
             if self.broken:
                 self.close_connection = True
                 return
+            sent, body = self.rfile.read(int(self.headers["content-length"] or 0)), None
+            with suppress(ValueError):
+                body = json.loads(sent)
             path, key = urlsplit(self.path).path, self.headers["authorization"]
             said = reply(Asked(self.command, path, body, key, time.monotonic()))
             self.broken = said.breaks
@@ -69,7 +66,10 @@ def answering(reply: Callable[[Asked], Raw]) -> Iterator[str]:
             for name, value in {"content-length": str(len(content)), **said.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -78,7 +78,7 @@ def answering(reply: Callable[[Asked], Raw]) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/v1"
+            yield f"http://127.0.0.1:{server.server_port}{at}"
         finally:
             server.shutdown()
             thread.join()

@@ -98,6 +98,20 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Between the weights of two models, or adapters."""
+    return sum((a[name] - b[name]).square().sum().item() for name in b) ** 0.5
+
+
+def as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with its prompts as the tiny model's template writes them."""
+    system, tokenizer = {"role": "system", "content": SYSTEM}, tiny_tokenizer()
+    asked = [[system, {"role": "user", "content": prompt}] for prompt in frame["prompt"]]
+    return frame.with_columns(
+        prompt=pl.Series(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    )
+
+
 @lru_cache(maxsize=2)
 def loaded(folder: Path, written: int) -> Any:
     """The policy in `folder`, whose newest file is of `written`: loading it takes longer than what is asked of it."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +19,23 @@ from codelutra.suites.base import open_suite
 from codelutra.suites.sql import SYSTEM, SqlSuite
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
+from tests.helpers.http import Asked, Raw, answering
 from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_model
 
 
 @contextmanager
-def answering(policy: str, text: str) -> Iterator[tuple[str, list[Any]]]:
+def serving(policy: str, text: str) -> Iterator[tuple[str, list[Any]]]:
     """A server that says it serves `policy` and answers everything with `text`; its address, and what it was asked."""
-    asked: list[Any] = []
+    bodies: list[Any] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.reply({"data": [{"id": "any", "root": policy}]})
+    def answer(asked: Asked) -> Raw:
+        if asked.method == "GET":
+            return Raw(200, {"data": [{"id": "any", "root": policy}]})
+        bodies.append(asked.body)
+        return Raw(200, {"choices": [{"text": text, "finish_reason": "stop"}], "usage": {"completion_tokens": 5}})
 
-        def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.reply({"choices": [{"text": text, "finish_reason": "stop"}], "usage": {"completion_tokens": 5}})
-
-        def reply(self, content: Any) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
+    with answering(answer, "") as url:
+        yield url, bodies
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +62,7 @@ def test_the_prompt_is_the_one_the_suite_writes_over_the_same_database(policy: P
     known = config()
     problem = open_suite(known.suite).problems().row(0, named=True)
     question = problem["prompt"].rpartition("\n\n")[2]
-    with answering(str(policy), "```sql\nSELECT 1 AS one\n```") as (url, asked):
+    with serving(str(policy), "```sql\nSELECT 1 AS one\n```") as (url, asked):
         answer = ask(known, policy, question, server=url)
     assert answer.prompt == problem["prompt"]
     assert asked[0]["prompt"] == prompt_ids(tiny_tokenizer(), SYSTEM, problem["prompt"])
@@ -87,7 +73,7 @@ def test_the_prompt_is_the_one_the_suite_writes_over_the_same_database(policy: P
 
 def test_worked_examples_stand_in_the_prompt_where_the_run_s_prompts_had_them(policy: Path) -> None:
     known = config(shots=2)
-    with answering(str(policy), "SELECT 1") as (url, _):
+    with serving(str(policy), "SELECT 1") as (url, _):
         answer = ask(known, policy, "Which is new?", server=url)
     train = open_suite(known.suite).problems().filter(split="train")
     shown = [r for r in train["reference"] if r in answer.prompt]
@@ -96,7 +82,7 @@ def test_worked_examples_stand_in_the_prompt_where_the_run_s_prompts_had_them(po
 
 
 def test_another_database_is_asked_by_its_own_schema(policy: Path, shop: Path) -> None:
-    with answering(str(policy), "SELECT name, price, picture FROM product ORDER BY id") as (url, _):
+    with serving(str(policy), "SELECT name, price, picture FROM product ORDER BY id") as (url, _):
         answer = ask(config(), policy, "What is there?", database=str(shop), server=url)
     assert answer.prompt == "product(id, name, price, picture)\n\nWhat is there?"
     assert answer.rows == [["lamp", 9.5, b"\x00\xff"], ["\x1b[2Jrug", None, None]]
@@ -117,7 +103,7 @@ def test_another_database_is_asked_by_its_own_schema(policy: Path, shop: Path) -
 def test_a_query_that_fails_is_told_and_changes_nothing(text: str, status: str, policy: Path, shop: Path) -> None:
     before = shop.read_bytes()
     short = config().model_copy(update={"execute": config().execute.model_copy(update={"timeout_seconds": 0.5})})
-    with answering(str(policy), text) as (url, _):
+    with serving(str(policy), text) as (url, _):
         answer = ask(short, policy, "What is there?", database=str(shop), server=url)
     assert answer.status == status
     assert answer.failed
@@ -127,7 +113,7 @@ def test_a_query_that_fails_is_told_and_changes_nothing(text: str, status: str, 
 
 def test_a_python_suite_s_program_is_shown_and_not_run(policy: Path) -> None:
     python = parse_config({"name": "py", "suite": {"name": "starter-python", "train": 8, "dev": 4, "test": 0}})
-    with answering(str(policy), "```python\nraise SystemExit(9)\n```") as (url, asked):
+    with serving(str(policy), "```python\nraise SystemExit(9)\n```") as (url, asked):
         answer = ask(python, policy, "Write f.", server=url)
         assert (answer.status, answer.code, answer.failed) == ("not run", "raise SystemExit(9)", False)
         with pytest.raises(UserError, match="asks for Python programs, which have no database"):
@@ -138,7 +124,7 @@ def test_a_python_suite_s_program_is_shown_and_not_run(policy: Path) -> None:
 def test_what_cannot_be_asked_is_said_before_the_policy_is_asked(policy: Path, tmp_path: Path) -> None:
     (tmp_path / "no.sqlite").write_text("name,price\n")
     two = config(databases=["library", "school"])
-    with answering(str(policy), "SELECT 1") as (url, asked):
+    with serving(str(policy), "SELECT 1") as (url, asked):
         for question, database, says in (
             ("  ", "library", "the question is empty"),
             ("Who?", "", "has 2 databases; give one with --db: library, school"),
@@ -151,7 +137,7 @@ def test_what_cannot_be_asked_is_said_before_the_policy_is_asked(policy: Path, t
         assert asked == []
         with pytest.raises(UserError, match=r"the prompt has \d+ tokens, and the run's engine.max_model_len leaves 768"):
             ask(two, policy, "Who? " * 2000, database="library", server=url)
-    with answering("/somewhere/else", "SELECT 1") as (url, _), pytest.raises(UserError, match="serves /somewhere/else"):
+    with serving("/somewhere/else", "SELECT 1") as (url, _), pytest.raises(UserError, match="serves /somewhere/else"):
         ask(two, policy, "Who?", database="library", server=url)
 
 
@@ -162,7 +148,7 @@ def test_the_command_shows_query_and_rows_escaped_and_exits_1_where_the_query_fa
     best = json.loads((run / "summary.json").read_text())
     path = next(p["path"] for p in best["policies"] if p["label"] == best["best"])
     base = ("ask", run.name, "What is there?", "--db", str(shop), "--home", str(tmp_path))
-    with answering(path, "SELECT name, price FROM product ORDER BY id -- \x1b]0;t\x07") as (url, _):
+    with serving(path, "SELECT name, price FROM product ORDER BY id -- \x1b]0;t\x07") as (url, _):
         shown = codelutra(*base, "--server", url)
         data = codelutra(*base, "--server", url, "--json")
     assert (shown.returncode, data.returncode) == (0, 0), shown.stderr + data.stderr
@@ -174,7 +160,7 @@ def test_the_command_shows_query_and_rows_escaped_and_exits_1_where_the_query_fa
     said = json.loads(data.stdout)
     assert (said["status"], said["policy"]) == ("ok", best["best"])
     assert said["rows"] == [["lamp", 9.5], ["\x1b[2Jrug", None]]
-    with answering(path, "SELECT nowhere FROM product") as (url, _):
+    with serving(path, "SELECT nowhere FROM product") as (url, _):
         failed = codelutra(*base, "--server", url)
     assert failed.returncode == 1
     assert "SELECT nowhere FROM product" in failed.stdout

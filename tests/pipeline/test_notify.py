@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from prefect.states import Crashed, Running
 
 from codelutra.experiments.retrain import next_retraining
 from codelutra.pipeline.run import Run
+from tests.helpers.http import Asked, Raw, answering
 from tests.helpers.prefect_server import ROOT, asking, clean_environment, served
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
@@ -38,19 +37,12 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A web hook, and what it has got."""
     got = list[dict[str, Any]]()
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
+    def answer(asked: Asked) -> Raw:
+        got.append(asked.body)
+        return Raw(200, "")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as page:
-        threading.Thread(target=page.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{page.server_port}/secret-path", got
-        page.shutdown()
+    with answering(answer, "/secret-path") as url:
+        yield url, got
 
 
 def notify(env: dict[str, str], *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -9,13 +9,11 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -28,6 +26,7 @@ from prefect.states import Pending, Running
 
 from codelutra.errors import UserError
 from tasks.server import OURS, crash_dead_runs, require_server, worker_name
+from tests.helpers.http import Raw, answering
 from tests.helpers.prefect_server import ROOT, asking, clean_environment, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -223,35 +222,12 @@ def servers_of(pid: int) -> list[str]:
     return ports
 
 
-class Page(BaseHTTPRequestHandler):
-    """A server that is none of Prefect's."""
-
-    status = 200
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.send_header("content-length", "4")
-        self.end_headers()
-        self.wfile.write(b"<a/>")
-
-    do_POST = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize(
     ("status", "said"), [(200, "does not answer as one"), (404, "does not answer as one"), (401, "asks for a password")]
 )
-def test_a_server_that_is_none_or_wants_another_password_is_one_clear_message(
-    status: int, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Page, "status", status)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
-        threading.Thread(target=page.serve_forever, daemon=True).start()
-        api = f"http://127.0.0.1:{page.server_port}/api"
-        with temporary_settings({PREFECT_API_URL: api}), pytest.raises(UserError, match=f"{api} .*{said}"):
-            require_server()
-        page.shutdown()
+def test_a_server_that_is_none_or_wants_another_password_is_one_clear_message(status: int, said: str) -> None:
+    page = answering(lambda _: Raw(status, "<a/>"), "/api")
+    with page as api, temporary_settings({PREFECT_API_URL: api}), pytest.raises(UserError, match=f"{api} .*{said}"):
+        require_server()
     with temporary_settings({PREFECT_API_URL: api}), pytest.raises(UserError, match="unset PREFECT_API_URL"):
         require_server()

@@ -3,12 +3,9 @@ that are put into the store."""
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +16,7 @@ from codelutra.pipeline.stages import problems
 from codelutra.pipeline.startable import require_startable
 from codelutra.store.run_dir import RunDir
 from tests.helpers.commands import codelutra
-from tests.helpers.ports import free_port
+from tests.helpers.http import Asked, Raw, answering
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.s3 import S3, s3_server
 from tests.helpers.tiny_model import write_tiny_model
@@ -80,44 +77,27 @@ def test_a_run_that_cannot_share_its_work_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "runs").exists()
 
 
-class Repeating(http.server.BaseHTTPRequestHandler):
-    """A server that refuses everything, and repeats what it was sent: the key, the signature, a string to sign."""
-
-    def do_GET(self) -> None:
-        said = f"{self.headers.get('Authorization')} AKIAMYKEYMYKEYMYKEY1 hush/hush/hush"
-        body = (
-            f"<Error><Code>SignatureDoesNotMatch</Code><Message>{said}</Message>"
-            f"<AWSAccessKeyId>AKIAMYKEYMYKEYMYKEY1</AWSAccessKeyId><StringToSign>{said}</StringToSign></Error>"
-        ).encode()
-        self.send_response(403)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
+def repeating(asked: Asked) -> Raw:
+    """Refuses everything, and repeats what it was sent: the key, the signature, a string to sign."""
+    said = f"{asked.authorization} AKIAMYKEYMYKEYMYKEY1 hush/hush/hush"
+    return Raw(
+        403,
+        f"<Error><Code>SignatureDoesNotMatch</Code><Message>{said}</Message>"
+        f"<AWSAccessKeyId>AKIAMYKEYMYKEYMYKEY1</AWSAccessKeyId><StringToSign>{said}</StringToSign></Error>",
+    )
 
 
 def test_refused_credentials_are_one_message_and_nowhere_to_be_read(tmp_path: Path) -> None:
-    port = free_port()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Repeating)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        file = without_dev(tmp_path, *["test"] * 2, iterations=0)
+    file = without_dev(tmp_path, *["test"] * 2, iterations=0)
+    with answering(repeating, "") as url:
         environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": "AKIAMYKEYMYKEYMYKEY1",
             "AWS_SECRET_ACCESS_KEY": "hush/hush/hush",
             "AWS_REGION": "us-east-1",
             "AWS_CONFIG_FILE": "/dev/null",
         }
         done = codelutra("run", str(file), "--home", str(tmp_path / "home"), "--store", "s3://team/x", **environment)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert done.returncode == 2, done.stderr
     assert "store s3://team/x: the credentials are not allowed to do this (403)" in done.stderr
     assert "Traceback" not in done.stderr

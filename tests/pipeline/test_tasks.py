@@ -8,8 +8,6 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from flows.retrain import retrain
 from tasks import publish
 from tasks.options import is_transient
 from tasks.stages import answers, execute, groups, pairs, problems, references, sample, score, train, warm_start
+from tests.helpers.http import Asked, Raw, answering
 from tests.helpers.runs import answer, without_dev
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -122,8 +121,14 @@ def test_a_server_that_is_away_or_fails_costs_a_training_its_display_and_nothing
 ) -> None:
     monkeypatch.setattr(publish, "_EVERY_SECONDS", 0.0)
     asked = list[str]()
-    with failing_server(asked) as port:
-        api = {PREFECT_API_URL: f"http://127.0.0.1:{port if answers else 9}/api"}
+
+    def failing(request: Asked) -> Raw:
+        """A server that says it is Prefect's and then answers all that is asked of it with 500."""
+        asked.append(request.path)
+        return Raw(200 if request.path.endswith("/version") else 500, json.dumps(prefect_version))
+
+    with answering(failing, "/api") as url:
+        api = {PREFECT_API_URL: url if answers else "http://127.0.0.1:9/api"}
         with temporary_settings(api), publish.live_progress(run):
             hear = run.training_progress("train", "train policy 1")
             for i in range(1, 10):
@@ -133,30 +138,6 @@ def test_a_server_that_is_away_or_fails_costs_a_training_its_display_and_nothing
     assert "the run goes on" in note["text"]
     assert run.dir.read("progress.json")["total"] == 60
     assert len([path for path in asked if not path.endswith("/version")]) == answers, "then it is left alone"
-
-
-@contextmanager
-def failing_server(asked: list[str]) -> Iterator[int]:
-    """A server that says it is Prefect's and then answers all that is asked of it with 500; gives its port."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            said = json.dumps(prefect_version).encode()
-            self.send_response(200 if self.path.endswith("/version") else 500)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
-
-        do_POST = do_PATCH = do_GET
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
 
 
 def test_a_training_shows_its_steps_in_the_ui_while_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

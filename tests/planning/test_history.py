@@ -10,9 +10,10 @@ import pytest
 
 from codelutra.config import RunConfig, parse_config
 from codelutra.planning.calibration import Calibration
+from codelutra.planning.fit import needs
 from codelutra.planning.history import History, Sampled, Trained, fit, read_history
 from codelutra.planning.machine import GIB
-from codelutra.planning.plan import _stages, needs_of
+from codelutra.planning.plan import _stages
 from codelutra.planning.speeds import EARLIER, GUESSED, MEASURED, speeds
 from codelutra.planning.work import Work, work_of
 from tests.planning.test_memory import CPU, SMOL, WORK
@@ -68,7 +69,7 @@ def test_speeds_are_those_of_the_same_model_and_of_what_was_made_of_it(store: Pa
     found = read_history(store, "model", "suite-1", "bfloat16", "preference", "full")
     assert found.sampled
     assert (found.sampled.start, found.sampled.prompt, found.sampled.token) == pytest.approx((10, 0.1, 0.01))
-    assert found.train == Trained(pytest.approx(30 - 4 - 12), 500.0, 1500.0, 1, 4.5 * GIB)
+    assert found.train == Trained(pytest.approx(30 - 4 - 12), 500.0, 1500.0, 4.5 * GIB)
     assert found.warm_start
     assert (found.warm_start.start, found.warm_start.reference_rate) == (18.0, 0.0)
     assert (found.answer, found.base_answer, found.paired, found.programs) == (20.0, 80.0, 0.5, 100.0)
@@ -109,10 +110,10 @@ def config(**changes: Any) -> RunConfig:
 
 def planned(asked: RunConfig, history: History, calibration: Calibration | None, work: Work = WORK) -> dict[str, Any]:
     pace = speeds(asked, SMOL, CPU, work, history, calibration)
-    return {s.name: s for s in _stages(asked, SMOL, work, pace, needs_of(asked, SMOL, work, CPU))}
+    return {s.name: s for s in _stages(asked, SMOL, work, pace, tuple(need for need, _ in needs(asked, SMOL, work, CPU)))}
 
 
-EARLIER_WORK = History(Sampled(10, 0.1, 0.01, 9), Trained(5, 500, 0, 1), Trained(5, 500, 1500, 1), 20.0, 80.0, 0.7, 1e9)
+EARLIER_WORK = History(Sampled(10, 0.1, 0.01), Trained(5, 500, 0), Trained(5, 500, 1500), 20.0, 80.0, 0.7, 1e9)
 
 
 def test_minutes_are_work_by_speeds() -> None:
@@ -129,7 +130,7 @@ def test_minutes_are_work_by_speeds() -> None:
 
 
 def test_earlier_work_goes_before_a_calibration_and_that_before_a_guess() -> None:
-    calibration = Calibration(Sampled(1, 1, 1, 3), 90.0, Trained(1, 1, 0, 1), Trained(1, 1, 1, 1))
+    calibration = Calibration(Sampled(1, 1, 1), 90.0, Trained(1, 1, 0), Trained(1, 1, 1))
     none = History()
     assert planned(config(), EARLIER_WORK, calibration)["test"].basis == EARLIER
     assert planned(config(), none, calibration)["test"].basis == MEASURED

@@ -12,10 +12,10 @@ import yaml
 
 from codelutra.config import RunConfig, TrainSection, WarmStartSection, parse_config
 from codelutra.planning import memory
-from codelutra.planning.fit import fit_of, surely, ways_out
+from codelutra.planning.fit import fit_of, needs, ways_out
 from codelutra.planning.machine import GIB, Gpu, Machine, free_bytes, gpu, memory_bytes, this_machine
 from codelutra.planning.shape import Shape, shape_of_folder
-from codelutra.planning.work import Work
+from codelutra.planning.work import NOTHING, Work
 from codelutra.training import launch
 from codelutra.training.worker.prefix_sharing import grow
 from tests.helpers.tiny_model import tiny_tokenizer
@@ -183,7 +183,7 @@ def test_only_weights_that_are_more_than_all_memory_are_sure_not_to_fit() -> Non
     tight = fit_of(config(warm_start=None), SMOL, WORK, replace(CPU, memory=int(2.2 * GIB)))
     assert tight.refusals
     assert not tight.sure, "2.0 GiB of weights and Adam could be there: a doubt, no certainty"
-    assert dict(surely(config(), LLAMA_8B, small))["sampler"] == 2 * LLAMA_8B.parameters
+    assert surely_of(config(), small, "sampler") == 2 * LLAMA_8B.parameters
 
 
 def test_more_tokens_than_the_model_attends_to_are_refused() -> None:
@@ -294,5 +294,5 @@ def test_parts_fit_several_cards_where_a_whole_model_fits_none() -> None:
     assert "--set train.sharding=full" in " ".join(fit_of(whole, LLAMA_8B, WORK, cards).refusals)
 
 
-def surely_of(config: RunConfig, machine: Machine) -> float:
-    return dict(surely(config, LLAMA_8B, machine))["training"]
+def surely_of(config: RunConfig, machine: Machine, what: str = "training") -> float:
+    return next(need.surely for need, _ in needs(config, LLAMA_8B, NOTHING, machine) if need.what == what)

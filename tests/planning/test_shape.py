@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from codelutra.errors import UserError
 from codelutra.models.made import RECORD, name_of_wheels
 from codelutra.planning.shape import UnknownShapeError, counted_from, shape_from, shape_of
 from codelutra.training.rates import weights
+from tests.helpers.http import Raw, answering
 from tests.helpers.tiny_model import (
     FEED_FORWARD,
     HEAD,
@@ -141,41 +140,27 @@ def test_what_is_no_model_is_refused_in_a_message(damage: str, tmp_path: Path) -
         shape_of(reference, tmp_path)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one model."""
-
-    pages: ClassVar[dict[str, Any]] = {}
-
-    def do_GET(self) -> None:
-        page = self.pages.get(self.path.partition("?")[0])
-        self.send_response(200 if page is not None else 404)
-        self.end_headers()
-        self.wfile.write(json.dumps(page).encode())
-
-    def log_message(self, *_: Any) -> None: ...
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The pages of a hub with one model, by path."""
+    pages = dict[str, Any]()
+    with answering(lambda asked: Raw(200 if asked.path in pages else 404, pages.get(asked.path)), "") as url:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        yield Hub
-        server.shutdown()
+        yield pages
 
 
-def test_the_hub_tells_a_size_without_the_weights(hub: type[Hub], tmp_path: Path) -> None:
+def test_the_hub_tells_a_size_without_the_weights(hub: dict[str, Any], tmp_path: Path) -> None:
     at = "/meta/llama/resolve/main/config.json", "/api/models/meta/llama/revision/main"
-    hub.pages = {at[0]: LLAMA_3, at[1]: {"safetensors": {"parameters": {"BF16": 8_030_261_248}, "total": 8_030_261_248}}}
+    hub |= {at[0]: LLAMA_3, at[1]: {"safetensors": {"parameters": {"BF16": 8_030_261_248}, "total": 8_030_261_248}}}
     shape = shape_of("hf:meta/llama", tmp_path)
     assert (shape.parameters, shape.layers, shape.fetched) == (8_030_261_248, 32, 2 * 8_030_261_248)
     assert not (tmp_path / "hub").exists()
 
 
 @pytest.mark.parametrize("page", [None, [], "config", 7])
-def test_a_hub_that_says_something_else_leaves_the_model_unknown(page: Any, hub: type[Hub], tmp_path: Path) -> None:
-    hub.pages = {"/meta/llama/resolve/main/config.json": page}
+def test_a_hub_that_says_something_else_leaves_the_model_unknown(page: Any, hub: dict[str, Any], tmp_path: Path) -> None:
+    hub |= {"/meta/llama/resolve/main/config.json": page} if page is not None else {}
     with pytest.raises(UnknownShapeError, match="the hub says"):
         shape_of("hf:meta/llama@main", tmp_path)

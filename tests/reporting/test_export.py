@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from codelutra.reporting.report import write_report
 from codelutra.results.findings import policy_row, read_findings
 from codelutra.store.run_dir import RunDir
 from tests.helpers.example_run import example_run
+from tests.helpers.http import Raw, answering
 from tests.helpers.rights import rights_count
 from tests.helpers.tiny_model import write_tiny_model
 
@@ -372,34 +371,16 @@ def test_a_run_of_before_with_credentials_in_its_config_publishes_none(run: Path
     assert "http://***@host:8000/v1" in (out / "run.yaml").read_text()
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """A hub that refuses every token."""
-
-    def do_POST(self) -> None:
-        self.send_response(401, "Unauthorized")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_POST
-
-    def log_message(self, *args: object) -> None: ...
-
-
 @pytest.mark.parametrize("answers", [True, False], ids=["refuses", "is not there"])
 def test_an_export_that_the_hub_does_not_take_is_kept_and_says_how_to_try_again(
     run: Path, tmp_path: Path, answers: bool
 ) -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    if not answers:
-        server.shutdown()
-        server.server_close()
-    env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-m", "codelutra.cli", "export", run.name, str(tmp_path / "out"), "--push", "hf:me/model"]
-    done = subprocess.run(
-        [*command, "--home", str(run.parents[1])], env=os.environ | env, capture_output=True, text=True, check=False
-    )
-    server.server_close()
+    with answering(lambda _: Raw(401, ""), "") as url:  # a hub that refuses every token
+        env = {"HF_ENDPOINT": url if answers else "http://127.0.0.1:9", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, "-m", "codelutra.cli", "export", run.name, str(tmp_path / "out"), "--push", "hf:me/model"]
+        done = subprocess.run(
+            [*command, "--home", str(run.parents[1])], env=os.environ | env, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 2
     assert f"exported to {tmp_path / 'out'}, but not pushed to hf:me/model: " in done.stderr
     assert f"hf upload me/model {tmp_path / 'out'}" in done.stderr

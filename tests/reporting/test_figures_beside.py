@@ -86,14 +86,10 @@ def test_intervals_of_seeds_stand_beside_each_other_under_one_setting(dipping: P
     assert len({bar[0, 1] for bar in bars}) == 3, "bars of two seeds would hide each other"
 
 
-def test_on_test_only_the_chosen_policy_has_a_number(dipping: Path) -> None:
-    summary = summary_of(dipping)
-    assert summary.test
-    (row,) = runs_compared_figure([("with", summary)], split="test").rows
-    assert (row["policy_kind"], row["value"]) == ("chosen", summary.test.value)
-    for figure in (runs_compared_figure, data_share_figure):
-        with pytest.raises(ValueError, match="measured on test"):
-            figure([(1, summary.model_copy(update={"test": None}))], split="test")  # type: ignore[operator]
+@pytest.mark.parametrize("figure", [runs_compared_figure, data_share_figure])
+def test_runs_without_a_number_have_no_figure(figure: Any) -> None:
+    with pytest.raises(ValueError, match="measured on dev"):
+        figure([])
 
 
 def test_accuracy_by_share_of_data_says_how_many_problems_a_share_is(dipping: Path, small: Path) -> None:

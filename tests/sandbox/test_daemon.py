@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 
 import pytest
 
@@ -16,6 +14,7 @@ from sandbox import Pool, PythonJob, SandboxError, SqlJob, ensure_daemon_reachab
 from sandbox.attacks import RIGHT_QUERY
 from sandbox.client import connect
 from sandbox.owner import POOL
+from tests.helpers.http import Raw, answering
 
 SOCKET = "/var/run/docker.sock"
 
@@ -129,34 +128,10 @@ def test_a_daemon_that_stays_away_is_a_clear_stop_and_no_label(
             time.sleep(0.1)
 
 
-@contextmanager
-def fake_daemon(version: str) -> Iterator[int]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"ApiVersion": version, "Version": "1.0"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.mark.parametrize("version", ["1.24", "1.39"])
 def test_a_daemon_that_is_too_old_is_named(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with fake_daemon(version) as port:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+    with answering(lambda _: Raw(200, {"ApiVersion": version, "Version": "1.0"}), "") as url:
+        monkeypatch.setenv("DOCKER_HOST", url.replace("http", "tcp"))
         with pytest.raises(SandboxError, match=version.replace(".", r"\.")):
             ensure_daemon_reachable()
 

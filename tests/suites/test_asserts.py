@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -17,7 +16,7 @@ from codelutra.schema import PROBLEMS
 from codelutra.suites.asserts import Names, Rule, for_more, holds, names_of, own_names, take_apart
 from codelutra.suites.base import material
 from codelutra.suites.python import PythonSuite, judging_by_asserts
-from sandbox import Pool, ensure_image
+from sandbox import Pool
 from tests.helpers.frames import samples_of
 
 MODE = "python-value/v2"
@@ -313,12 +312,6 @@ class Liar(int):
 def f(x):
     return Liar(1)
 """
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool(image=ensure_image("python"), workers=1, run="test-asserts") as opened:
-        yield opened
 
 
 def test_programs_that_lie_about_equality_are_not_correct_and_the_host_says_so(pool: Pool) -> None:

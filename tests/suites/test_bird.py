@@ -15,7 +15,8 @@ import pytest
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.suites.bird import load
-from codelutra.suites.splits import normalise_prompt, overlaps
+from codelutra.suites.splits import normalise_prompt
+from tests.helpers.splits import overlaps
 
 REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "bird-superhero"
 needs_bird = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds bird-superhero/")

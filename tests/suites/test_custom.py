@@ -26,9 +26,9 @@ from codelutra.suites.base import Suite, open_suite
 from codelutra.suites.folder import named_files
 from codelutra.suites.python import PythonSuite
 from codelutra.suites.shapes import FunctionLine, ProgramLine, SqlLine
-from codelutra.suites.splits import overlaps
 from codelutra.suites.sql import SqlSuite
 from sandbox.protocol import SqlJob
+from tests.helpers.splits import overlaps
 
 FUNCTION = {"prompt": "Write f.", "reference": "def f(x): return x", "function": "f", "cases": [[1], ["a"]]}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
 from codelutra.suites.ds1000 import load, piece
 from codelutra.suites.python import PythonSuite
-from codelutra.suites.splits import overlaps
-from sandbox import Pool, ensure_image
+from sandbox import Pool
 from tests.helpers.frames import samples_of
+from tests.helpers.splits import overlaps
 
 REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "ds1000"
 needs_ds1000 = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds ds1000/")
@@ -108,12 +107,6 @@ def test_pieces_continue_the_function_they_stand_in(written: str, inserted: str)
 
 def test_pieces_at_the_top_stay_as_they_are() -> None:
     assert piece("if a:\n    b = 1", "result = 1") == "if a:\n    b = 1"
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool(image=ensure_image("python"), workers=1, run="tests") as opened:
-        yield opened
 
 
 def test_verdicts_are_in_process_and_say_what_the_answer_did(suite: PythonSuite, pool: Pool) -> None:

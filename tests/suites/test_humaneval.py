@@ -16,7 +16,7 @@ from codelutra.errors import ConfigError
 from codelutra.execution.references import judge_references
 from codelutra.suites.humaneval import load
 from codelutra.suites.python import PythonSuite
-from sandbox import Pool, ensure_image
+from sandbox import Pool
 
 REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "humaneval"
 needs_humaneval = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds humaneval/")
@@ -152,10 +152,9 @@ def test_broken_files_are_refused_with_their_place(tmp_path: Path) -> None:
 
 
 @needs_humaneval
-def test_every_real_reference_is_correct() -> None:
+def test_every_real_reference_is_correct(pool: Pool) -> None:
     made = load(SuiteSection(name="humaneval", path=str(REAL)))
-    with Pool(image=ensure_image("python"), workers=1, run="tests") as pool:
-        expected, _ = judge_references(made.problems(), made, pool, timeout_seconds=10)
+    expected, _ = judge_references(made.problems(), made, pool, timeout_seconds=10)
     assert expected.filter(pl.col("status") != "correct")["problem_id"].to_list() == []
     assert expected.height == 164
     assert sum(map(made.in_process, made.problems().rows(named=True))) == 7

@@ -23,7 +23,7 @@ from codelutra.suites.base import open_suite
 from codelutra.suites.ds1000 import piece
 from codelutra.suites.mbpp import load
 from codelutra.suites.python import WHOLE, PythonSuite, calls_of, judging, judging_by_asserts, normalise, with_calls
-from sandbox import Pool, ensure_image
+from sandbox import Pool
 from sandbox.protocol import PythonJob
 
 REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "mbpp"
@@ -230,9 +230,8 @@ def test_real_mbpp_loads_whole_and_none_is_judged_in_the_programs_process(name: 
 
 
 @needs_mbpp
-def test_every_real_sanitized_reference_is_correct() -> None:
+def test_every_real_sanitized_reference_is_correct(pool: Pool) -> None:
     made = open_suite(SuiteSection(name="mbpp-sanitized", path=str(REAL)))
-    with Pool(image=ensure_image("python"), workers=1, run="tests") as pool:
-        expected, _ = judge_references(made.problems(), made, pool, timeout_seconds=10)
+    expected, _ = judge_references(made.problems(), made, pool, timeout_seconds=10)
     assert expected.filter(pl.col("status") != "correct")["problem_id"].to_list() == []
     assert expected.height == 291

@@ -16,7 +16,8 @@ from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.suites.base import open_suite
 from codelutra.suites.spider import FILES, load
-from codelutra.suites.splits import normalise_prompt, overlaps
+from codelutra.suites.splits import normalise_prompt
+from tests.helpers.splits import overlaps
 
 REAL = Path(os.environ.get("CODELUTRA_DATA", "/nowhere")) / "spider"
 needs_spider = pytest.mark.skipif(not REAL.is_dir(), reason="set CODELUTRA_DATA to the folder that holds spider/")

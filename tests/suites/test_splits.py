@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from codelutra.config import SuiteSection
 from codelutra.schema import PROBLEMS
-from codelutra.suites.splits import cap, divide, draw, normalise_prompt, overlaps, same_prompt, shown
+from codelutra.suites.splits import cap, divide, draw, normalise_prompt, same_prompt, shown
+from tests.helpers.splits import overlaps
 
 SHARES = {"train": 0.6, "dev": 0.15, "test": 0.25}
 

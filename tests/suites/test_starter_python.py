@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 
 import polars as pl
 import pytest
@@ -18,24 +17,19 @@ from codelutra.config import SuiteSection
 from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
 from codelutra.suites.python import PythonSuite
-from codelutra.suites.splits import normalise_prompt, overlaps
+from codelutra.suites.splits import normalise_prompt
 from codelutra.suites.starter_python.functions import library
 from codelutra.suites.starter_python.pipelines import neighbours
 from codelutra.suites.starter_python.sources import read_sources
 from codelutra.suites.starter_python.suite import load, program_of
-from sandbox import Pool, ensure_image
+from sandbox import Pool
 from tests.helpers.frames import samples_of
+from tests.helpers.splits import overlaps
 
 
 @pytest.fixture(scope="module")
 def suite() -> PythonSuite:
     return load(SuiteSection(name="starter-python"))
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool(image=ensure_image("python"), workers=1, run="tests") as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

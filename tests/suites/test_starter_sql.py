@@ -19,12 +19,13 @@ import pytest
 from codelutra.config import SuiteSection
 from codelutra.errors import ConfigError
 from codelutra.suites.base import open_suite
-from codelutra.suites.splits import normalise_prompt, overlaps
+from codelutra.suites.splits import normalise_prompt
 from codelutra.suites.sql import SqlSuite
 from codelutra.suites.starter_sql.build import Rows, make_rows
 from codelutra.suites.starter_sql.declare import read_world, world_names
 from codelutra.suites.starter_sql.generate import neighbours
 from codelutra.suites.starter_sql.suite import ensure_made, load, make
+from tests.helpers.splits import overlaps
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks.adapters import by_formula, groups_of
+from benchmarks.adapters import adapted as peft_model
+from benchmarks.adapters import by_formula, by_trl, groups_of
 from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import UserError
 from codelutra.training import launch
@@ -25,6 +26,8 @@ from tests.helpers.training import (
     Train,
     answer_log_probs,
     answers_of,
+    as_text,
+    distance,
     encoded,
     place,
     some_pairs,
@@ -33,46 +36,6 @@ from tests.helpers.training import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
-
-
-def prompt_text(prompt: str) -> str:
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-    return str(tiny_tokenizer().apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-def trl_with_peft(kind: str, start: Path, rows: list[dict[str, str]], out: Path, **more: Any) -> list[dict[str, float]]:
-    """TRL's own trainer on a model of PEFT's, on text, in the order given; from the adapter in `start`, which stays the
-    reference."""
-    from datasets import Dataset
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-
-    trainer_class, config = (DPOTrainer, DPOConfig) if kind == "preference" else (SFTTrainer, SFTConfig)
-    args = config(
-        output_dir=str(out),
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-        save_strategy="no",
-        train_sampling_strategy="sequential",
-        lr_scheduler_type="cosine",
-        num_train_epochs=1,
-        learning_rate=0.02,
-        gradient_checkpointing=False,
-        optim="adamw_torch_fused",
-        per_device_train_batch_size=4,
-        **more,
-    )
-    model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32), start / "adapter", is_trainable=True
-    )
-    trainer = trainer_class(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer())
-    trainer.train()
-    trainer.model.save_pretrained(out / "adapter", selected_adapters=["default"])
-    return [row for row in trainer.state.log_history if "grad_norm" in row]
 
 
 @pytest.fixture
@@ -106,22 +69,22 @@ def test_losses_gradients_and_adapter_are_those_of_trl_and_peft(
         asked, more = some_pairs(8), {"beta": 0.3, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}
         run(asked, sft_norm="token", sft_weight=0.7, beta=0.3, **same)
         examples, columns = encoded(asked), ("prompt", "chosen", "rejected")
-        asked = asked.with_columns(prompt=pl.col("prompt").map_elements(prompt_text, return_dtype=pl.String))
     else:
         asked, more = answers_of(some_problems(8)), {}
         run(some_problems(8), epochs=1, **same)
         examples, columns = answer_examples(asked, tiny_tokenizer(), SYSTEM, 256), ("prompt", "completion")
-        asked = asked.with_columns(prompt=pl.col("prompt").map_elements(prompt_text, return_dtype=pl.String))
     order = [i for step in plan(examples, 1, 4, 4, seed=0) for micro in step for i in micro]
-    theirs = trl_with_peft(kind, adapted, asked.select(columns)[order].to_dicts(), tmp_path / "trl", **more)
+    rows, more = as_text(asked).select(columns)[order].to_dicts(), more | {"per_device_train_batch_size": 4}
+    more |= {"learning_rate": 0.02, "gradient_checkpointing": False}
+    trainer, theirs = by_trl(kind, peft_model(adapted), rows, tiny_tokenizer(), tmp_path / "trl", **more)
+    trainer.model.save_pretrained(tmp_path / "trl/adapter", selected_adapters=["default"])
     ours = pl.read_ndjson(tmp_path / "a/out/training.jsonl")
     assert ours.height == len(theirs) == 2
     assert ours["grad_norm"][0] == pytest.approx(theirs[0]["grad_norm"], rel=1e-3)
     assert ours["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-3)  # the second is of trained weights
     start, a, b = (adapter_of(f / "adapter") for f in (adapted, tmp_path / "a/out", tmp_path / "trl"))
     assert a.keys() == b.keys() == start.keys()
-    apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
-    assert apart < 0.02 * sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
+    assert distance(a, b) < 0.02 * distance(start, b)
 
 
 def test_grpo_of_an_adapter_is_its_formula_over_peft(adapted: Path, policy: Path, run: Train, tmp_path: Path) -> None:
@@ -140,8 +103,7 @@ def test_grpo_of_an_adapter_is_its_formula_over_peft(adapted: Path, policy: Path
     assert ours["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-3)
     assert ours["ratio"][0] == pytest.approx(1, abs=1e-4) != pytest.approx(ours["ratio"][1], abs=1e-3)
     start, a, b = (adapter_of(f) for f in (adapted / "adapter", tmp_path / "a/out/adapter", tmp_path / "theirs"))
-    apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
-    assert apart < 0.02 * sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
+    assert distance(a, b) < 0.02 * distance(start, b)
 
 
 @pytest.mark.parametrize("bf16", [False, True])

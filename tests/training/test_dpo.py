@@ -9,13 +9,14 @@ import polars as pl
 import pytest
 import torch
 
+from benchmarks.adapters import by_trl
 from codelutra.config import TrainSection
 from codelutra.errors import StageError
 from codelutra.training.batches import plan
 from codelutra.training.checkpoints import Job
 from codelutra.training.worker.dpo import drift_alarm
 from tests.helpers.tiny_model import tiny_tokenizer
-from tests.helpers.training import SYSTEM, Train, answer_log_probs, encoded, some_pairs, some_problems, weights
+from tests.helpers.training import Train, answer_log_probs, as_text, encoded, some_pairs, some_problems, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 LOSSES = get_args(TrainSection.model_fields["loss_type"].annotation)
@@ -23,35 +24,11 @@ LOSSES = get_args(TrainSection.model_fields["loss_type"].annotation)
 
 def trl_as_it_comes(policy: Path, pairs: pl.DataFrame, order: list[int], out: Path, **more: Any) -> list[dict[str, float]]:
     """TRL's own DPOTrainer on the same pairs, as text, in the given order."""
-    from datasets import Dataset
     from transformers import AutoModelForCausalLM
-    from trl import DPOConfig, DPOTrainer
 
-    tokenizer = tiny_tokenizer()
-    rows = pairs[order].to_dicts()
-    for row in rows:
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["prompt"]}]
-        row["prompt"] = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    dataset = Dataset.from_list([{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in rows])
-    args = DPOConfig(
-        output_dir=str(out),
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-        save_strategy="no",
-        train_sampling_strategy="sequential",
-        lr_scheduler_type="cosine",
-        num_train_epochs=1,
-        learning_rate=1e-3,
-        optim="adamw_torch_fused",
-        **more,
-    )
+    rows = as_text(pairs[order]).select("prompt", "chosen", "rejected").to_dicts()
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
-    trainer = DPOTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
-    trainer.train()
-    return [row for row in trainer.state.log_history if "grad_norm" in row]
+    return by_trl("preference", model, rows, tiny_tokenizer(), out, learning_rate=1e-3, **more)[1]
 
 
 def test_losses_and_gradients_are_those_of_trl_as_it_comes(policy: Path, run: Train, tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from accelerate import Accelerator
 from codelutra.errors import StageError
 from codelutra.training.worker import fastest
 from codelutra.training.worker.log_probs import Way
-from tests.helpers.training import Train, some_pairs, some_problems, weights
-from tests.training.test_grpo import some_groups
+from tests.helpers.training import Train, distance, some_groups, some_pairs, some_problems, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 SHARED, PADDED = "shared prefixes", "padded"
@@ -84,8 +83,7 @@ def test_either_way_trains_the_same_weights(
         assert made[name]["log_probs_seconds"] == slow
         assert ("slower here" in made[name]["not_shared"]) is (way == PADDED)
     ours, theirs, start = weights(tmp_path / "a/out"), weights(tmp_path / "b/out"), weights(policy)
-    apart = sum((ours[n] - theirs[n]).square().sum().item() for n in theirs) ** 0.5
-    assert apart < 0.02 * sum((theirs[n] - start[n]).square().sum().item() for n in theirs) ** 0.5
+    assert distance(ours, theirs) < 0.02 * distance(start, theirs)
 
 
 def test_a_training_goes_on_by_the_way_it_began_with(slow: dict[str, float], run: Train, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from codelutra.training import launch as train
 from codelutra.training.batches import group_examples, plan
 from codelutra.training.checkpoints import Job
 from tests.helpers.tiny_model import tiny_tokenizer
-from tests.helpers.training import SMALL, SYSTEM, Train, answer_log_probs, place, some_groups, weights
+from tests.helpers.training import SMALL, SYSTEM, Train, answer_log_probs, distance, place, some_groups, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 VARIANTS = [
@@ -222,6 +222,4 @@ def test_two_processes_train_what_one_does(policy: Path, run: Train, tmp_path: P
     for name in theirs[0].keys() - {"seconds", "tokens_per_second"}:
         assert ours[0][name] == pytest.approx(theirs[0][name], rel=1e-4, abs=1e-5), name
     a, b, start = weights(tmp_path / "two/out"), weights(tmp_path / "a/out"), weights(policy)
-    apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
-    moved = sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
-    assert apart < 0.02 * moved
+    assert distance(a, b) < 0.02 * distance(start, b)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.helpers.training import Train, launched, some_pairs, some_problems, weights
+from tests.helpers.training import Train, distance, launched, some_pairs, some_problems, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
 
@@ -38,6 +38,4 @@ def test_two_processes_train_what_one_does(policy: Path, run: Train, tmp_path: P
     for name in ("loss", "grad_norm", "chosen_drift", "dpo_share", "sft" if "sft_on" in settings else "replay"):
         assert ours[name].to_list() == pytest.approx(theirs[name].to_list(), rel=0.01, abs=1e-3), name
     a, b, start = weights(tmp_path / "two/out"), weights(tmp_path / "a/out"), weights(policy)
-    apart = sum((a[n] - b[n]).square().sum().item() for n in b) ** 0.5
-    moved = sum((b[n] - start[n]).square().sum().item() for n in b) ** 0.5
-    assert apart < 0.02 * moved
+    assert distance(a, b) < 0.02 * distance(start, b)

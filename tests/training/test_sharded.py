@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from codelutra.config import TrainSection, WarmStartSection, in_key
 from codelutra.errors import UserError
 from tests.helpers.several import job, kill_at, start, summaries
-from tests.helpers.training import Train, some_groups, some_pairs, some_problems, weights
+from tests.helpers.training import Train, distance, some_groups, some_pairs, some_problems, weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # TRL, transformers and torch warn about each other
@@ -77,8 +77,7 @@ def require_equal(ours: Path, theirs: Path, policy: Path, *but: str) -> None:
     x, y, before = weights(ours / "out"), weights(theirs / "out"), weights(policy)
     assert x.keys() == y.keys() == before.keys()
     assert max((x[n] - y[n]).abs().max().item() for n in y) < 1e-4
-    apart, moved = (sum((y[n] - w[n]).square().sum().item() for n in y) ** 0.5 for w in (x, before))
-    assert apart < 1e-3 * moved
+    assert distance(x, y) < 1e-3 * distance(before, y)
 
 
 @pytest.mark.parametrize("kind", KINDS)

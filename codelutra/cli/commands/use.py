@@ -95,7 +95,8 @@ def export(
 
 
 def _export_answers(run: Path, out: Path, policy: str | None, push: str | None, *, logs: bool, as_json: bool) -> None:
-    from codelutra.reporting.dataset import export_data, push_data, require_token
+    from codelutra.reporting.dataset import export_data, require_token
+    from codelutra.reporting.export import push as push_to_hub
     from codelutra.reporting.inspect_logs import export_logs
 
     option = "--logs" if logs else "--data"
@@ -108,7 +109,7 @@ def _export_answers(run: Path, out: Path, policy: str | None, push: str | None, 
     if push:
         require_token(push)
     (export_logs if logs else export_data)(run, out)
-    _print_exported(out, push_data(out, push) if push else None, as_json)
+    _print_exported(out, push_to_hub(out, push, data=True) if push else None, as_json)
 
 
 def _print_exported(out: Path, address: str | None, as_json: bool, measured: dict[str, Any] | None = None) -> None:

@@ -23,7 +23,7 @@ from codelutra.reporting.figures.marks import (
 from codelutra.reporting.figures.policies import pass_at_1_figure
 from codelutra.reporting.figures.training import log_probabilities_compared, preferring
 from codelutra.results.findings import Findings
-from codelutra.results.summary import RunSummary, TestResult, policy_name
+from codelutra.results.summary import RunSummary
 from codelutra.scoring.statistics import Estimate
 
 _START, _CHOSEN = "start", "chosen"
@@ -31,15 +31,12 @@ _LOOKS = {_START: ("o", ORANGE, -1), _CHOSEN: ("D", BLUE, 1)}  # marker, colour,
 _BARS = {"elinewidth": 1.5, "capsize": 3}
 
 
-def runs_compared_figure(runs: Sequence[tuple[str, RunSummary]], *, split: str = "dev") -> Figure:
-    """pass@1 of each run's start and of the policy it chose, with intervals, one line a label: with and without references,
-    one method against another.
-
-    `split` "test": only the chosen policy has a number there. Raises ValueError where no run has one.
-    """
-    rows = [{"setting": label, "run": s.run, **found} for label, s in runs for found in _estimates(s, split)]
+def runs_compared_figure(runs: Sequence[tuple[str, RunSummary]]) -> Figure:
+    """pass@1 on dev of each run's start and of the policy it chose, with intervals, one line a label: with and without
+    references, one method against another. Raises ValueError where no run has a number."""
+    rows = [{"setting": label, "run": s.run, **found} for label, s in runs for found in _estimates(s)]
     if not rows:
-        raise ValueError(f"no run has a policy measured on {split}")
+        raise ValueError("no run has a policy measured on dev")
     labels = list(grouped(rows, "setting"))
 
     def draw(figure: Any) -> None:
@@ -56,29 +53,29 @@ def runs_compared_figure(runs: Sequence[tuple[str, RunSummary]], *, split: str =
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.6)
         ax.set_xlim(0, 6 + max(percents(rows, "high")))
-        ax.set_xlabel(f"{split} pass@1 (% of problems)")
+        ax.set_xlabel("dev pass@1 (% of problems)")
         ax.grid(axis="y", visible=False)
         legend_below(figure, 2)
 
     caption = (
-        f"Greedy answers to the {split} problems, judged by running them; bars are 95 % Wilson intervals, n = "
+        f"Greedy answers to the dev problems, judged by running them; bars are 95 % Wilson intervals, n = "
         f"{problem_numbers(rows)} problems. Start is policy 0 (after the warm start, where there is one); several marks of "
         "a kind are seeds, the number their mean. Overlapping bars do not mean no difference: policies answer the same "
         "problems, the paired test decides."
     )
-    return Figure("runs-compared", f"{split} pass@1 by setting", caption, rows, draw, (5.4, 1.7 + 0.55 * len(labels)))
+    return Figure("runs-compared", "dev pass@1 by setting", caption, rows, draw, (5.4, 1.7 + 0.55 * len(labels)))
 
 
-def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = "dev") -> Figure:
-    """pass@1 by the share of the train problems that was used, of (share in (0, 1], run); runs of one share are
+def data_share_figure(runs: Sequence[tuple[float, RunSummary]]) -> Figure:
+    """pass@1 on dev by the share of the train problems that was used, of (share in (0, 1], run); runs of one share are
     seeds. Raises ValueError where no run has a number."""
     rows = [
         {"share": share, "train_problems": s.problems.train, "run": s.run, **found}
         for share, s in sorted(runs, key=lambda r: r[0])
-        for found in _estimates(s, split)
+        for found in _estimates(s)
     ]
     if not rows:
-        raise ValueError(f"no run has a policy measured on {split}")
+        raise ValueError("no run has a policy measured on dev")
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
@@ -95,12 +92,12 @@ def data_share_figure(runs: Sequence[tuple[float, RunSummary]], *, split: str = 
         ax.set_xlim(0, 108)
         ax.set_ylim(0, None)
         ax.set_xlabel("share of the train problems (%, in brackets how many)")
-        ax.set_ylabel(f"{split} pass@1 (% of problems)")
+        ax.set_ylabel("dev pass@1 (% of problems)")
         ax.grid(axis="x", visible=False)
         legend_below(figure, 2)
 
     caption = (
-        f"Greedy answers to the same {problem_numbers(rows)} {split} problems, judged by running; bars are 95 % Wilson "
+        f"Greedy answers to the same {problem_numbers(rows)} dev problems, judged by running; bars are 95 % Wilson "
         "intervals. Start is policy 0 of each run, warm-started on the same share; several marks of a kind are seeds, the "
         "line is their mean."
     )
@@ -164,14 +161,10 @@ def figures_beside(runs: Sequence[Findings]) -> list[Figure]:
     return [figure for figure in found if figure]
 
 
-def _estimates(s: RunSummary, split: str) -> list[Row]:
-    """Start and chosen policy of a run on `split`, those that have a number there."""
-    found: list[tuple[str, str, Estimate | TestResult]]
-    if split == "test":
-        found = [(_CHOSEN, policy_name(s.test.policy), s.test)] if s.test else []
-    else:
-        found = [(kind, p.name, p.dev) for kind, p in ((_START, s.start), (_CHOSEN, s.chosen)) if p]
-    return [{"policy_kind": kind, "policy": name, **estimate_columns(e)} for kind, name, e in found]
+def _estimates(s: RunSummary) -> list[Row]:
+    """Start and chosen policy of a run on dev."""
+    found = [(kind, p) for kind, p in ((_START, s.start), (_CHOSEN, s.chosen)) if p]
+    return [{"policy_kind": kind, "policy": p.name, **estimate_columns(p.dev)} for kind, p in found]
 
 
 def _spread(row: Row, kind: list[Row], by: str = "setting") -> float:

@@ -50,7 +50,9 @@ class Preference(Referenced, PreparedDPOTrainer):
 
     def largest(self) -> list[Any]:
         """Of pairs or, where there are none, of answers."""
-        return super().largest() or [collate_answers(self.job, answers) for answers in imitated(self.job, 0)[0][:2]]
+        return super().largest() or [
+            collate_answers(answers, self.job.tokenizer) for answers in imitated(self.job, 0)[0][:2]
+        ]
 
     def _collate_pairs(self, micro: list[int]) -> Any:
         examples = [self.job.examples[i] for i in micro]
@@ -69,7 +71,7 @@ class Preference(Referenced, PreparedDPOTrainer):
         self.pairs = sum(map(len, job.steps[step]))
         if self.config.sft_weight:
             more, self.imitation_weight = imitated(job, step)
-            micros += [send_to_device(collate_answers(job, answers), self.accelerator.device) for answers in more]
+            micros += [send_to_device(collate_answers(answers, job.tokenizer), self.accelerator.device) for answers in more]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if "reference" not in inputs:

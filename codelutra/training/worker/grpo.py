@@ -51,7 +51,7 @@ class Grpo(Referenced, SFTTrainer):
         return [(i, 0) for i in micro]
 
     def scored(self, micro: list[int]) -> Any:
-        return collate_answers(self.job, [self.job.examples[i] for i in micro])
+        return collate_answers([self.job.examples[i] for i in micro], self.job.tokenizer)
 
     def collate(self, micro: list[int]) -> Any:
         inputs, members = self.scored(micro), self._graded(micro)
@@ -71,7 +71,7 @@ class Grpo(Referenced, SFTTrainer):
         """What the sums over a step's micro-batches, and over the processes, are divided by."""
         job = self.job
         members = [e for micro in job.steps[step] for e in self._graded(micro)]
-        self.micros, self.micros_here = len(job.steps[step]), len(micros)
+        self.micros = len(job.steps[step])
         self.samples = sum(e.weight for e in members)
         self.tokens = sum(e.weight * len(e.answers[0]) for e in members)
         self.sides = {side: sum(e.weight for e in members if (e.reward > 0) is side) for side in (True, False)}

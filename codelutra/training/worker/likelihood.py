@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import torch
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
 from codelutra.hardware import cores
@@ -20,6 +19,7 @@ from codelutra.training.batches import Example
 from codelutra.training.checkpoints import Emit
 from codelutra.training.likelihood import FOUND
 from codelutra.training.worker.log_probs import Way, exact_ways, load_causal
+from codelutra.training.worker.sft import collate_answers
 
 
 def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -30,16 +30,13 @@ def likelihoods(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     torch.set_num_threads(max(1, cores()))
     tokenizer = load_tokenizer(Path(spec["policy"]))
     rows = pl.read_parquet(spec["answers"], glob=False).rows(named=True)
-    prompts = {p: prompt_ids(tokenizer, spec["system"], p, thinking=spec["thinking"]) for p in {r["prompt"] for r in rows}}
+    thinking = spec["thinking"]
+    prompts = {p: prompt_ids(tokenizer, spec["system"], p, thinking=thinking) for p in {r["prompt"] for r in rows}}
     examples = [
         Example(
             "",
             prompts[row["prompt"]],
-            (
-                answer_ids(
-                    tokenizer, row["completion"], ended=row["ended"], thinking=spec["thinking"], written=row["written"]
-                ),
-            ),
+            (answer_ids(tokenizer, row["completion"], ended=row["ended"], thinking=thinking, written=row["written"]),),
         )
         for row in rows
     ]
@@ -69,14 +66,9 @@ def _found(spec: dict[str, Any], tokenizer: Any, examples: list[Example], emit: 
         for at in range(0, len(order), size):
             emit({"event": "progress", "done": at, "total": len(order)})
             some = order[at : at + size]
-            inputs = _collated([examples[i] for i in some], tokenizer.pad_token_id or 0)
+            inputs = collate_answers([examples[i] for i in some], tokenizer)
             log_probs = model(**{k: v.to(device) for k, v in inputs.items()}, fused_lm_head=True).log_probs.double().cpu()
             seen = inputs["labels"][:, 1:] != -100
             for i, values, mask in zip(some, log_probs, seen, strict=True):
                 found[i] = (float(values[mask].sum()), int(mask.sum()))
     return [found[i] for i in range(len(examples))], way
-
-
-def _collated(examples: list[Example], pad: int) -> dict[str, Any]:
-    rows = [{"input_ids": e.prompt + e.answers[0], "labels": [-100] * len(e.prompt) + e.answers[0]} for e in examples]
-    return dict(DataCollatorForLanguageModeling(pad_token_id=pad)(rows))

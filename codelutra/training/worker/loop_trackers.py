@@ -36,18 +36,14 @@ class _Trackio:
         self._run.finish()
 
 
-class _Wandb:
+class _Wandb(_Trackio):
+    """Its runs have the interface that trackio copies."""
+
     def __init__(self, name: str, folder: str) -> None:
         import wandb
 
         project = os.environ["WANDB_PROJECT"]
-        self._run: Any = wandb.init(project=project, name=name, job_type="loop", settings=wandb.Settings(console="off"))
-
-    def log(self, step: int, numbers: Numbers) -> None:
-        self._run.log(numbers, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+        self._run = wandb.init(project=project, name=name, job_type="loop", settings=wandb.Settings(console="off"))
 
 
 class _Tensorboard:

@@ -20,7 +20,7 @@ class Supervised(Stepping, SFTTrainer):
         super().__init__(job, model, SFTConfig, {"input_ids": [0], "labels": [0]}, ready)
 
     def collate(self, micro: list[int]) -> Any:
-        return collate_answers(self.job, [self.job.examples[i] for i in micro])
+        return collate_answers([self.job.examples[i] for i in micro], self.job.tokenizer)
 
     def answer_tokens(self, micros: list[Any]) -> Any:
         return self.accelerator.reduce(sum((m["labels"] != -100).sum() for m in micros))
@@ -31,10 +31,7 @@ class Supervised(Stepping, SFTTrainer):
         return loss
 
 
-def collate_answers(job: Job, examples: list[Example]) -> Any:
+def collate_answers(examples: list[Example], tokenizer: Any) -> Any:
     """Prompts and first answers, padded; the loss sees the answers only."""
-    collator = DataCollatorForLanguageModeling(pad_token_id=job.tokenizer.pad_token_id)
-    unseen = [[-100] * len(e.prompt) for e in examples]
-    return collator(
-        [{"input_ids": e.prompt + e.answers[0], "labels": u + e.answers[0]} for e, u in zip(examples, unseen, strict=True)]
-    )
+    rows = [{"input_ids": e.prompt + e.answers[0], "labels": [-100] * len(e.prompt) + e.answers[0]} for e in examples]
+    return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id or 0)(rows)

@@ -11,13 +11,12 @@ By `sft_norm`, of the m answers y with T tokens in all that a step imitates, the
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from codelutra.config import TrainSection
-from codelutra.training.batches import Example
+from codelutra.training.batches import Example, evenly
 from codelutra.training.checkpoints import Job
 
 
@@ -34,8 +33,7 @@ def imitated(job: Job, step: int) -> tuple[list[list[Example]], float]:
     mine = sorted(drawn[job.rank :: job.processes] if shared else drawn, key=lambda e: (e.prompt, e.answers))
     largest = -(-len(drawn) // job.processes) if shared else len(drawn)  # so that all have as many micro-batches
     parts = -(-largest // (2 * job.config.micro_batch))
-    cuts = [round(i * len(mine) / parts) for i in range(parts + 1)]
-    return [mine[a:b] for a, b in pairwise(cuts)], _weight(job, step, drawn) / (1 if shared else job.processes)
+    return evenly(mine, parts), _weight(job, step, drawn) / (1 if shared else job.processes)
 
 
 def _weight(job: Job, step: int, drawn: list[Example]) -> float:
