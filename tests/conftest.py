@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sandbox import Pool, ensure_image
 
@@ -28,6 +29,8 @@ LONGEST = (
 )
 LOCK = "CODELUTRA_ACCELERATOR_LOCK"
 MANY = 200
+settings.register_profile("busy", deadline=None)  # the machine may be: how long an example takes says nothing
+settings.load_profile("busy")
 _modules = 0  # that were imported at the last freeze
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from codelutra.completions import extract_code
@@ -906,7 +906,6 @@ PIECES += [
 
 
 @pytest.mark.parametrize("language", ["sql", "python"])
-@settings(deadline=None)
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=40))
 def test_any_completion_gives_a_text(language: str, pieces: list[str]) -> None:
     completion = "".join(pieces)

@@ -248,7 +248,7 @@ def test_special_tokens_that_a_text_spells_stay_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHATS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=30))
 def test_any_text_is_a_prompt_and_any_sampled_answer_is_trained_with_its_tokens(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]

@@ -212,7 +212,7 @@ def test_json_and_yaml_give_back_what_was_written(value: Any) -> None:
     assert repr(read) == repr(json.loads(written)) or "e" in written  # 1e+16 is text in YAML 1.1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary()
     | st.text().map(lambda t: t.encode("utf-8", "surrogatepass"))
@@ -231,7 +231,7 @@ def test_any_bytes_as_a_config_give_a_config_or_one_message(
     assert path.stat().st_size <= plain_yaml.MAX_BYTES
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(["name", "model", "seed", "iterations", "suite", "train", "engine", "x"]), VALUES))
 def test_any_values_in_a_config_give_a_config_or_one_message(raw: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError):

@@ -211,7 +211,7 @@ def test_marks_that_a_question_spells_stay_text(name: str) -> None:
 
 
 @every
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_any_thought_is_trained_with_the_tokens_it_was_sampled_with(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]

@@ -111,7 +111,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, min_size=10, max_size=12))
 def test_any_rows_are_the_same_problems_in_every_format(shop: Path, rows: Rows) -> None:
     keys = sorted({key for row in rows for key in row})

@@ -29,7 +29,7 @@ def made(known: list[tuple[Any, ...]], n: int = 40, seed: int = 0) -> list[tuple
     return list(islice(new_arguments(known, random.Random(seed)), n))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(VALUE, VALUE), min_size=1, max_size=3), st.integers(0, 3))
 def test_whatever_is_known_the_new_ones_have_its_habits_and_differ(known: list[tuple[Any, ...]], seed: int) -> None:
     new = made(known, 15, seed)

@@ -65,9 +65,10 @@ def _compared(home: Path, name: str, suite: str) -> None:
     """A comparison of control and codelutra with one seed; in its record the suite is called `suite`."""
     config = home / f"{name}.yaml"
     config.write_text(f"name: {name}\nsuite: {{name: starter-sql}}\n")
-    for method, skill in zip(METHODS, (0.3, 0.9), strict=True):
-        example_run(home, name=f"{name}-{method}-s0", skills=(0.05, 0.4, skill))
-    conclude(comparison(str(config), (), METHODS, [0]), home)
+    experiment = comparison(str(config), (), METHODS, [0])
+    for arm, skill in zip(experiment.arms, (0.3, 0.9), strict=True):
+        example_run(home, arm=arm.config, skills=(0.05, 0.4, skill))
+    conclude(experiment, home)
     file = home / "comparisons" / name / "comparison.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"suite": suite}))
 

@@ -15,7 +15,6 @@ from codelutra.errors import ConfigError, UserError
 from codelutra.pipeline import stages
 from codelutra.pipeline.folds import by_folds, dealt
 from codelutra.pipeline.run import Policy, Run
-from codelutra.planning.plan import trainings
 from codelutra.sampling.shards import plan_shards
 from tests.helpers.loop import Command, small_config
 from tests.helpers.tiny_model import write_tiny_model
@@ -101,7 +100,7 @@ def test_folds_are_made_where_a_run_has_use_for_them_and_else_told(changes: dict
     assert config.folds == folds
     told = "sample.folds" in idle(config)
     assert told is (not folds and config.sample.folds > 1 and config.iterations > 0)
-    assert len(trainings(config)) <= 2, "a fold needs no more memory than the warm start"
+    assert len(config.trainings) <= 2, "a fold needs no more memory than the warm start"
 
 
 def test_what_folds_cannot_be_is_told() -> None:

@@ -59,7 +59,7 @@ def typed(value: Any) -> Any:
     return type(value), repr(value)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(VALUES)
 def test_what_crosses_comes_back_equal_type_for_type(value: Any) -> None:
     assert typed(loads(dumps(value))) == typed(value)

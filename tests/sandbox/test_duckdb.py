@@ -180,7 +180,7 @@ SCALARS = (
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(SCALARS, min_size=1, max_size=40))
 def test_values_come_back_as_they_are(duck: Pool, small: str, values: list[tuple[str, Any]]) -> None:
     (rows,) = asked(duck, small, "SELECT " + ", ".join(text for text, _ in values))

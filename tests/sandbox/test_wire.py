@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.runner import wire
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=50))), st.integers(1, 7))
 def test_frames_survive_any_way_of_being_cut(frames: list[tuple[int, bytes]], step: int) -> None:
     stream = b"".join(wire.frame(kind, payload) for kind, payload in frames)
@@ -19,7 +18,6 @@ def test_frames_survive_any_way_of_being_cut(frames: list[tuple[int, bytes]], st
     assert not buffer
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 6), st.binary(), st.binary(), st.binary())))
 def test_results_come_back_as_they_were_packed(results: list[tuple[int, int, bytes, bytes, bytes]]) -> None:
     packed = b"".join(wire.pack_result(t, s, 0.5, value, out, err) for t, s, value, out, err in results)

@@ -78,7 +78,7 @@ def test_another_confidence_gives_another_interval():
 
 
 @given(st.integers(1, 400), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_wilson_bounds_solve_the_score_equation(n, data):
     c = data.draw(st.integers(0, n))
     got = pass_at_1(greedy(c, n))

@@ -116,7 +116,7 @@ def found_by_a_new_host(place: Place, root: Path) -> str | None:
     return text
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     schedule=st.lists(st.integers(0, 1), max_size=14),
     deaths=st.tuples(st.none() | st.integers(0, 6), st.none() | st.integers(0, 6)),

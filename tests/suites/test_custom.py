@@ -835,7 +835,7 @@ def loads_or_is_refused(folder: Path, kind: str, name: str, content: bytes) -> N
         problems.write_ndjson().encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(list(KINDS)), st.dictionaries(KEYS, VALUES, max_size=4), st.booleans())
 def test_any_values_in_a_line_load_or_are_refused(
     tmp_path_factory: pytest.TempPathFactory, kind: str, line: dict[str, Any], whole: bool
@@ -845,7 +845,7 @@ def test_any_values_in_a_line_load_or_are_refused(
     loads_or_is_refused(tmp_path_factory.getbasetemp(), kind, "any.jsonl", content.encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(list(KINDS)),
     st.sampled_from(["any.jsonl", "any.json", "any.csv", "any.tsv", "any.jsonl.gz"]),

@@ -219,7 +219,7 @@ def test_a_reference_that_determines_its_answer_stays(bench: tuple[SqlSuite, Poo
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ties_are_exactly_the_rows_with_equal_keys(data: Any) -> None:
     """Against the definition: rows tie when their keys are equal. Every valid choice is right, and nothing else is."""
     cell = st.sampled_from([None, 1, 1.0, 2, "a", "b"])

@@ -170,7 +170,7 @@ def test_rows_of_one_s_own_are_asked_in_duckdb_s_dialect(suite: SqlSuite, pool: 
     assert statuses == ["correct", "wrong"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.sampled_from(["pay", "dept", "hired", "name", "length(name)", "skills"]), min_size=1, max_size=2),
     st.sampled_from(["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]),
@@ -241,7 +241,7 @@ def test_a_reference_that_the_sandbox_would_not_answer_is_refused_at_once(
 
 
 @needs_duckdb
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(start=st.integers(0, 60_000), length=st.integers(1, 30_000), byte=st.integers(0, 255))
 def test_damage_is_one_message_or_none(tmp_path_factory: Any, built: Path, start: int, length: int, byte: int) -> None:
     content = bytearray(built.read_bytes())

@@ -142,7 +142,7 @@ def test_a_suite_without_databases_has_nothing_to_show(tmp_path: Path) -> None:
             open_suite(SuiteSection.model_validate({"name": "custom", "path": str(tmp_path), **shape}))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(max_size=80))
 def test_no_question_is_too_odd(question: str) -> None:
     suite = open_suite(SuiteSection(name="starter-sql", train=2, dev=1, test=0))

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from codelutra.config import RunConfig, SuiteSection
@@ -86,7 +86,6 @@ NAMES = st.text(st.sampled_from("ab,(\"-> )'ä.1"), min_size=1, max_size=8)
 TABLES = st.tuples(NAMES, st.lists(NAMES, min_size=1, max_size=4, unique_by=str.lower))
 
 
-@settings(deadline=None)
 @given(st.lists(TABLES, min_size=1, unique_by=lambda table: table[0].lower()))
 def test_any_names_are_read_back_from_the_schema_that_shows_them(tables: list[tuple[str, list[str]]]) -> None:
     links = [{columns[0]: (tables[0][0], tables[0][1][0])} for _, columns in tables]
@@ -97,7 +96,6 @@ def test_any_names_are_read_back_from_the_schema_that_shows_them(tables: list[tu
     assert "\n".join(_lines(context, _places(context))) == context
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=40))
 def test_no_schema_and_no_question_is_too_odd(context: str, question: str) -> None:
     assert needed(_tables(context), question, {}) <= _places(context)

@@ -20,7 +20,7 @@ ADVANTAGES = ["grpo", "dr_grpo", "asymre"]
 CONFIGS = st.builds(
     GrpoSection, advantage=st.sampled_from(ADVANTAGES), filter_groups=st.booleans(), baseline_shift=st.just(0.25)
 )
-quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
 
 def grouped(outcomes: pl.DataFrame, problems: pl.DataFrame, config: GrpoSection) -> pl.DataFrame:

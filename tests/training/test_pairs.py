@@ -105,7 +105,7 @@ CONFIGS = st.builds(
     references=st.booleans(),
     timeouts=st.booleans(),
 )
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 @quick
@@ -167,7 +167,7 @@ def test_the_order_of_rows_and_shards_changes_no_byte(problems, rows, config, se
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 30), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_answer_is_used_again_before_all_are_used(rights, wrongs, per_problem, seed):
     rows = [("p", i, "correct", f"right {i}") for i in range(rights)]
     rows += [("p", 100 + i, ("wrong", "timeout")[i % 2], f"wrong {i}") for i in range(wrongs)]
