@@ -57,6 +57,13 @@ def idle_lines(config: RunConfig) -> list[str]:
     return [f"{', '.join(name for name, _ in items)}: no effect, because {why}" for why, items in by_reason]
 
 
+def unread(config: RunConfig) -> set[str]:
+    """Dotted names of all settings that this run does not read, whatever their values."""
+    untrained = () if config.iterations else ("pairs", "train", "grpo")
+    whole = {f"{section}.{name}" for section in untrained for name in type(getattr(config, section)).model_fields}
+    return whole.union(*(names for _, names in _unread(config)))
+
+
 def _unread(config: RunConfig) -> Iterator[tuple[str, Iterable[str]]]:
     """(reason, names) that go unread, whatever their values."""
     suite, sample, train = config.suite, config.sample, config.train

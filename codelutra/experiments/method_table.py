@@ -58,8 +58,9 @@ def comparison(
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
-    """A run that is missing, unfinished or without a test split is named in `missing` and left out of its method's row."""
-    runs, missing = finished_runs(home, arms, lambda run: run.summary.test and _measured(run) in run.scores())
+    """A run that is missing, unfinished, made with other settings or without its number of test is named in `missing` and
+    left out of its method's row."""
+    runs, missing = finished_runs(home, arms, _without_number)
     found: dict[str, list[Finished]] = {}
     for run in runs:
         found.setdefault(run.arm.label, []).append(run)
@@ -70,7 +71,7 @@ def _result(home: Path, arms: Sequence[Arm]) -> Result:
         **first.model_dump(include={"suite", "suite_version", "mode", "model"}),
         "problems": first.problems.model_dump(exclude_none=True),
         "methods": [_as_json(r, base) for r in rows],
-        "missing": missing,
+        "missing": list(missing),
         "config": to_yaml(arms[0].config),
     }
     title = f"{first.suite}: test split, policies chosen on dev"
@@ -99,6 +100,12 @@ def _method(method: str, found: dict[str, list[Finished]]) -> MethodResult:
 def _measured(run: Finished) -> str:
     """Which of a run's scores are its method's."""
     return "vote" if METHODS[run.arm.label].votes else "test"
+
+
+def _without_number(run: Finished) -> str:
+    if not run.summary.test:
+        return "test was not scored"
+    return "" if _measured(run) in run.scores() else f"{run.folder / 'test-scores'} is gone"
 
 
 def _of_samples(scores: Sequence[Mapping[str, pl.DataFrame]]) -> dict[str, Estimate]:

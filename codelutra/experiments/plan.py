@@ -6,22 +6,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from codelutra.config import RunConfig, load_config
+from codelutra.config import SAME_RESULT, RunConfig, load_config
+from codelutra.config.idle import unread
 from codelutra.errors import UserError
 from codelutra.pipeline.startable import require_startable
 from codelutra.planning.refusal import require_room
 from codelutra.reporting.figures.drawing import Figure, draw
+from codelutra.results.escapes import inline
 from codelutra.results.load import finished_summary, read_scores
 from codelutra.results.summary import RunSummary
 from codelutra.results.table import Table
 from codelutra.store.files import write_atomic
+from codelutra.store.run_dir import RunDir, differing, told
 
 Overrides = tuple[str, ...]
 
@@ -55,8 +58,8 @@ class Result:
     table: Table
     narrow: Table | None = None
     """What of the table fits a narrow terminal."""
-    missing: Sequence[str] = ()
-    """Runs that have not finished."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Runs that are not in it, and why."""
     figure: Figure | None = None
 
 
@@ -84,7 +87,7 @@ def conclude(experiment: Experiment, home: Path) -> Result:
     out = folder(experiment, home)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / f"{experiment.kind}.json", json.dumps(result.data, indent=1) + "\n")
-    notes = "".join(f"\n\nNot in it: {name}, not finished." for name in result.missing)
+    notes = "".join(f"\n\nNot in it: {inline(f'{name}, {why}')}." for name, why in result.missing.items())
     write_atomic(out / f"{experiment.kind}.md", result.table.markdown() + notes + "\n")
     if result.figure:
         draw(result.figure).save(out)
@@ -116,26 +119,43 @@ class Finished:
 
 
 def finished_runs(
-    home: Path, arms: Sequence[Arm], usable: Callable[[Finished], object] = lambda _: True
-) -> tuple[list[Finished], list[str]]:
-    """The runs that have finished and are `usable`, in the order of `arms`, and the names of the others.
+    home: Path, arms: Sequence[Arm], unusable: Callable[[Finished], str] = lambda _: ""
+) -> tuple[list[Finished], dict[str, str]]:
+    """The runs that have finished, in the order of `arms`, and of the others the name and what keeps them out: also
+    settings other than the arm's, and what `unusable` says.
 
     Raises UserError where there is none.
     """
-    found, missing = [], []
+    found, missing = [], dict[str, str]()
     for arm in arms:
         folder = home / "runs" / arm.config.name
         summary = finished_summary(folder)
-        if summary and usable(run := Finished(arm, summary, folder)):
+        run = Finished(arm, summary, folder) if summary else None
+        why = _made_otherwise(run) or unusable(run) if run else "not finished"
+        if run and not why:
             found.append(run)
         else:
-            missing.append(arm.config.name)
+            missing[arm.config.name] = why
     if not found:
         raise UserError(
-            f"none of these runs has finished under {home / 'runs'}: {', '.join(missing)}; start them with `codelutra "
-            "compare`, `sweep` or `evaluate`"
+            f"none of these runs can be compared under {home / 'runs'}: "
+            f"{', '.join(f'{name} ({why})' for name, why in missing.items())}; start them with `codelutra compare`, `sweep` "
+            "or `evaluate`, or give the settings that they were made with (--set)"
         )
     return found, missing
+
+
+def _made_otherwise(run: Finished) -> str:
+    """In which settings, that may change a result, a run differs from its arm: nothing was started, so nothing has refused
+    it. "" where it does not. `dtype: auto` is whatever it was where the run was made."""
+    made, config = RunDir(run.folder).config("remove the run, or put a copy of it back"), run.arm.config
+    if made is None:
+        return ""
+    if config.engine.dtype == "auto":
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"dtype": made.engine.dtype})})
+    silent = unread(made) & unread(config) | {"name"}  # that of a folder that was moved
+    differ = {k: v for k, v in differing(made, config, SAME_RESULT).items() if k not in silent}
+    return f"made with other settings: {told(differ)}" if differ else ""
 
 
 def folder(experiment: Experiment, home: Path) -> Path:

@@ -40,7 +40,7 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
     """A row an arm that has finished, best dev pass@1 first; of equals the one given first."""
-    runs, missing = finished_runs(home, arms, lambda run: run.summary.chosen)
+    runs, missing = finished_runs(home, arms, lambda run: "" if run.summary.chosen else "chose no policy")
     found = [(run.arm.label, run.summary, run.summary.chosen) for run in runs if run.summary.chosen]
     found.sort(key=lambda f: -f[2].dev.value)
     cells = [

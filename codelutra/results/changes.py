@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from codelutra.config import SAME_RESULT, settings
+from codelutra.config import SAME_RESULT
 from codelutra.errors import UserError
 from codelutra.results.answers import answers
 from codelutra.results.findings import Findings, policy_row, read_findings
 from codelutra.results.load import run_folder
 from codelutra.results.summary import PolicyResult
 from codelutra.scoring.statistics import Paired, exact_mcnemar
+from codelutra.store.run_dir import differing
 
 # By what a problem of one run is known in another, the surest first: ids move where lines are put in, prompts where a
 # schema changes.
@@ -137,8 +137,5 @@ def _settings(was: Findings, now: Findings) -> dict[str, tuple[Any, Any]]:
     """What differs in the configs of two runs and may change a result."""
     if was.path == now.path:
         return {}
-    a, b = (settings(found.config, SAME_RESULT) for found in (was, now))
-    for values in (a, b):
-        if where := values.get("suite.path"):
-            values["suite.path"] = os.path.abspath(where)
-    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b} - {"name"}) if a.get(k) != b.get(k)}
+    differ = differing(was.config, now.config, SAME_RESULT)
+    return {k: values for k, values in differ.items() if k != "name"}

@@ -14,13 +14,13 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from codelutra.config import HOW_FAR, SAME_RESULT, RunConfig, parse_config, settings, to_yaml
+from codelutra.config import HOW_FAR, SAME_RESULT, Mark, RunConfig, parse_config, settings, to_yaml
 from codelutra.errors import ConfigError, UserError, disk_is_full, full_disk, redacted
 from codelutra.hardware import number_format
 from codelutra.store.artifacts import Artifact, Event
@@ -95,7 +95,7 @@ class RunDir:
     def is_of_another(self, config: RunConfig) -> bool:
         """Whether starting `config` here is refused: there is something to lose, and it belongs to another config."""
         before = self.config("remove it: the run then takes the config that it is started with")
-        return before is not None and self.has_results and bool(_differing(before, config))
+        return before is not None and self.has_results and bool(differing(before, config, SAME_RESULT, HOW_FAR))
 
     @property
     def has_results(self) -> bool:
@@ -217,18 +217,22 @@ def _refuse_other(path: Path, before: RunConfig, now: RunConfig) -> None:
             f"CODELUTRA_STORE); or change the line `store:` of {path / 'run.yaml'}: what is finished stays here, and is "
             "published to the new one"
         )
-    if differ := _differing(before, now):
-        shown = "; ".join(f"{k}: {was!r} there, {is_now!r} now" for k, (was, is_now) in list(differ.items())[:5])
+    if differ := differing(before, now, SAME_RESULT, HOW_FAR):
         raise UserError(
-            f"run {now.name!r} exists at {path} with another config ({shown}). Four ways out: give this one a name of its "
-            "own (--set name=…; finished work is shared through the store), move the old one aside (`codelutra run … "
+            f"run {now.name!r} exists at {path} with another config ({told(differ)}). Four ways out: give it a name of "
+            "its own (--set name=…; finished work is shared through the store), move the old one aside (`codelutra run … "
             f"--fresh`), go on with the old one ({go_on_command(path)}), or remove it (codelutra runs rm {now.name})"
         )
 
 
-def _differing(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Dotted name → value before and now, of the settings that must not change between two starts of a run."""
-    a, b = (settings(config, SAME_RESULT, HOW_FAR) for config in (before, now))
+def told(differ: Mapping[str, tuple[Any, Any]]) -> str:
+    """The first of what `differing` gives, for a message."""
+    return "; ".join(f"{k}: {was!r} there, {now!r} now" for k, (was, now) in list(differ.items())[:5])
+
+
+def differing(before: RunConfig, now: RunConfig, *without: Mark) -> dict[str, tuple[Any, Any]]:
+    """Dotted name → value before and now, of the settings in which two configs differ; `without` those of a mark."""
+    a, b = (settings(config, *without) for config in (before, now))
     for values in (a, b):  # a path as the config has it, and the same one written out
         if where := values.get("suite.path"):
             values["suite.path"] = os.path.abspath(where)

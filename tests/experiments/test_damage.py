@@ -29,7 +29,7 @@ from codelutra.results.load import load_summary
 from tests.helpers.example_run import example_run
 from tests.helpers.rights import rights_count
 
-RUN = "example-sft-s0"  # as `compare` names the arm of this method
+RUN = "example-codelutra-s0"  # as `compare` names the arm of this method
 WAYS_OUT = ("`codelutra run ", "put a copy of it back", "remove it", "move it away", "get the right to", "Get the right to")
 GONE = ("start the run with its own config", "start them with", "`codelutra retrain ")  # where there is nothing to be mended
 Damage = Callable[[Path], object]
@@ -123,23 +123,23 @@ DAMAGES: dict[str, Damage] = {
     "leads to itself": leads_to_itself,
 }
 TARGETS = {
-    "record": "runs/example-sft-s0/summary.json",
-    "config": "runs/example-sft-s0/run.yaml",
-    "ledger": "runs/example-sft-s0/ledger.jsonl",
-    "manifest": "runs/example-sft-s0/policy-1/dev-scores/manifest.json",
-    "scores": "runs/example-sft-s0/policy-1/dev-scores/scores.parquet",
-    "test scores": "runs/example-sft-s0/test-scores/scores.parquet",
-    "samples": "runs/example-sft-s0/base/dev-samples-000/samples.parquet",
-    "outcomes": "runs/example-sft-s0/policy-1/dev-outcomes-000/outcomes.parquet",
-    "pairs": "runs/example-sft-s0/policy-0/pairs.parquet",
-    "problems": "runs/example-sft-s0/problems.parquet",
+    "record": "runs/example-codelutra-s0/summary.json",
+    "config": "runs/example-codelutra-s0/run.yaml",
+    "ledger": "runs/example-codelutra-s0/ledger.jsonl",
+    "manifest": "runs/example-codelutra-s0/policy-1/dev-scores/manifest.json",
+    "scores": "runs/example-codelutra-s0/policy-1/dev-scores/scores.parquet",
+    "test scores": "runs/example-codelutra-s0/test-scores/scores.parquet",
+    "samples": "runs/example-codelutra-s0/base/dev-samples-000/samples.parquet",
+    "outcomes": "runs/example-codelutra-s0/policy-1/dev-outcomes-000/outcomes.parquet",
+    "pairs": "runs/example-codelutra-s0/policy-0/pairs.parquet",
+    "problems": "runs/example-codelutra-s0/problems.parquet",
     "weights": "promoted/example/model/model.safetensors",
     "steps": "promoted/example/model/training.jsonl",
     "record of retrainings": "promoted/example/record.json",
 }
 LINKS = {
-    "link to scores": "runs/example-sft-s0/policy-1/dev-scores",
-    "link to problems": "runs/example-sft-s0/problems.parquet",
+    "link to scores": "runs/example-codelutra-s0/policy-1/dev-scores",
+    "link to problems": "runs/example-codelutra-s0/problems.parquet",
     "link to the promoted": "promoted/example/model",
 }
 KEPT_BY_HAND = ("config", "record of retrainings")  # the message says what to do
@@ -183,7 +183,7 @@ def check_commands(home: Path, target: Path, capsys: pytest.CaptureFixture[str])
         ("prune",),
         ("promoted", "example"),
         ("promoted", "example", "--to", RUN),
-        ("compare", str(home.parent / "example.yaml"), "--methods", "sft", "--table"),
+        ("compare", str(home.parent / "example.yaml"), "--methods", "codelutra", "--table"),
     ]
     messages = [refused(lambda: page(home))]
     if target.parent.parent.name == "train":

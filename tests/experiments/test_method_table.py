@@ -176,14 +176,14 @@ def test_worked_examples_are_other_train_problems_of_the_group_between_schema_an
 def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text("name: tiny\nsuite: {name: starter-sql}\n")
-    example_run(tmp_path, name="tiny-codelutra-s0", skills=(0.05, 0.4, 0.9))
-    example_run(tmp_path, name="tiny-sft-s0", skills=(0.05, 0.4, 0.3))
-    example_run(tmp_path, name="tiny-rft-s0", skills=(0.05, 0.4, 0.3), finished=False)
     methods = ["sft", "rft", "codelutra"]
     experiment = comparison(str(config), (), methods, [0])
+    for one, last in zip(experiment.arms, (0.3, 0.3, 0.9), strict=True):
+        example_run(tmp_path, arm=one.config, skills=(0.05, 0.4, last), finished=one.label != "rft")
     result = conclude(experiment, tmp_path)
     assert [r["method"] for r in result.data["methods"]] == ["sft", "codelutra"]
-    assert result.missing == result.data["missing"] == ["tiny-rft-s0"]
+    assert result.missing == {"tiny-rft-s0": "not finished"}
+    assert result.data["missing"] == ["tiny-rft-s0"]
     sft, ours = result.data["methods"]
     assert sft["against"]["value"] == pytest.approx(ours["test"]["value"] - sft["test"]["value"])
     assert ours["against"] is None
@@ -202,11 +202,10 @@ def test_finished_runs_become_one_table_and_what_is_missing_is_named(tmp_path: P
 def test_what_comes_of_several_samples_has_columns_of_its_own_where_every_run_of_a_method_drew_some(tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text("name: tiny\nsuite: {name: starter-sql}\n")
-    for seed, drawn in ((0, 3), (1, 3)):
-        example_run(tmp_path, name=f"tiny-codelutra-s{seed}", seed=seed, select={"samples": drawn})
-    for seed, drawn in ((0, 3), (1, 0)):
-        example_run(tmp_path, name=f"tiny-sft-s{seed}", seed=seed, select={"samples": drawn})
-    experiment = comparison(str(config), (), ["sft", "codelutra"], [0, 1])
+    experiment = comparison(str(config), ("select.samples=3",), ["sft", "codelutra"], [0, 1])
+    for one in experiment.arms:
+        drawn = 0 if one.config.name == "tiny-sft-s1" else 3
+        example_run(tmp_path, arm=one.config, seed=one.seed, select={"samples": drawn})
     result = conclude(experiment, tmp_path)
     sft, ours = result.data["methods"]
     assert sft["mean_at_n"] is sft["vote"] is sft["vote_against"] is None
@@ -220,6 +219,44 @@ def test_what_comes_of_several_samples_has_columns_of_its_own_where_every_run_of
     rows = {r["method"]: r for r in pl.read_csv(folder(experiment, tmp_path) / "methods.csv").to_dicts()}
     assert rows["codelutra"]["majority_vote"] == pytest.approx(ours["vote"]["value"])
     assert rows["sft"]["majority_vote"] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "method", "why"),
+    [
+        ("train.learning_rate=1e-3", "codelutra", "train.learning_rate: 1e-05 there, 0.001 now"),
+        ("iterations=3", "codelutra", "iterations: 4 there, 3 now"),
+        ("select.samples=8", "codelutra", "select.samples: 0 there, 8 now"),
+        ("engine.dtype=float16", "codelutra", "engine.dtype"),
+        ("train.learning_rate=1e-3", "base", ""),  # which trains nothing
+        ("train.lora_rank=8", "codelutra", ""),  # read with an adapter alone
+        ("execute.workers=7", "codelutra", ""),
+        ("train.checkpoint_steps=7", "codelutra", ""),
+    ],
+)
+def test_a_run_made_with_other_settings_is_not_shown_as_made_with_these(
+    asked: str, method: str, why: str, tmp_path: Path
+) -> None:
+    """Nothing is started for a table alone, so nothing else refuses the run."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text("name: tiny\nsuite: {name: starter-sql}\ntrain: {learning_rate: 1e-5}\n")
+    one = comparison(str(config), (), [method], [0]).arms[0]
+    example_run(tmp_path, arm=one.config, skills=(0.4,), warm_start=None)
+    other = comparison(str(config), (asked,), [method], [0])
+    if why:
+        with pytest.raises(UserError, match=f"tiny-{method}-s0 .made with other settings: {why}"):
+            conclude(other, tmp_path)
+    else:
+        assert [r["method"] for r in conclude(other, tmp_path).data["methods"]] == [method]
+
+
+def test_a_run_whose_test_was_not_scored_is_not_called_unfinished(tmp_path: Path) -> None:
+    experiment = comparison("demo", (), ["base"], [0])
+    run = example_run(tmp_path, arm=experiment.arms[0].config, skills=(0.4,), warm_start=None)
+    record = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(record | {"test": None}))
+    with pytest.raises(UserError, match="test was not scored"):
+        conclude(experiment, tmp_path)
 
 
 def test_nothing_finished_is_told_with_the_names_looked_for(tmp_path: Path) -> None:
@@ -250,10 +287,10 @@ def test_nothing_to_vary_is_told_with_an_example(vary: list[str]) -> None:
 def test_a_sweep_ranks_finished_points_by_dev(tmp_path: Path) -> None:
     experiment = sweep("demo", (), ["train.beta=0.1,0.2,0.3"])
     for point, skill in zip(experiment.arms, (0.3, 0.9), strict=False):
-        example_run(tmp_path, name=point.config.name, skills=(0.05, 0.4, skill))
+        example_run(tmp_path, arm=point.config, skills=(0.05, 0.4, skill))
     result = conclude(experiment, tmp_path)
     rows = result.data
-    assert result.missing == [experiment.arms[2].config.name]
+    assert [*result.missing] == [experiment.arms[2].config.name]
     assert [r["setting"] for r in rows] == ["beta 0.2", "beta 0.1"]
     assert rows[0]["policy"] == "policy 1"
     assert rows[1]["policy"] == "policy 0"
@@ -270,13 +307,13 @@ def test_each_method_takes_the_best_of_as_many_trials_on_dev_and_the_control_wha
     assert len(
         {(a.config.train.objective, a.config.train.learning_rate, a.config.train.epochs) for a in trials.arms}
     ) == len(trials.arms)
-    with pytest.raises(UserError, match="none of these runs has finished"):
+    with pytest.raises(UserError, match="none of these runs can be compared"):
         chosen(tmp_path, trials, methods)
     for i, skill in ((0, 0.5), (3, 0.9)):
-        example_run(tmp_path, name=trials.arms[i].config.name, skills=(0.05, 0.4, skill))
+        example_run(tmp_path, arm=trials.arms[i].config, skills=(0.05, 0.4, skill))
     with pytest.raises(UserError, match="no trial of control has finished"):
         chosen(tmp_path, trials, methods)
-    example_run(tmp_path, name=trials.arms[len(GRID) + 5].config.name, skills=(0.05, 0.4, 0.9))
+    example_run(tmp_path, arm=trials.arms[len(GRID) + 5].config, skills=(0.05, 0.4, 0.9))
     best = chosen(tmp_path, trials, methods)
     assert best == {"sft": GRID[3], "control": GRID[5], "codelutra": GRID[5]}
     table = conclude(trials, tmp_path).data
@@ -294,7 +331,7 @@ def test_each_method_takes_the_best_of_as_many_trials_on_dev_and_the_control_wha
 def test_an_outage_that_leaves_a_dev_problem_out_makes_no_trial_better(tmp_path: Path) -> None:
     trials = tuning("demo", (), ["sft"], 0)
     for trial in trials.arms[:2]:
-        example_run(tmp_path, name=trial.config.name, skills=(0.05, 0.4, 0.9))
+        example_run(tmp_path, arm=trial.config, skills=(0.05, 0.4, 0.9))
     file = tmp_path / "runs" / trials.arms[1].config.name / "summary.json"
     record = json.loads(file.read_text())
     for policy in record["policies"]:

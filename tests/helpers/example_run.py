@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from codelutra.config import RunConfig
+from codelutra.config import RunConfig, to_yaml
 from codelutra.execution.outcomes import execute
 from codelutra.execution.references import judge_references
 from codelutra.pipeline import stages
@@ -77,10 +77,13 @@ def example_run(
     finished: bool = True,
     ended: Sequence[float] | None = None,
     drift_alarm_step: int | None = None,
+    arm: RunConfig | None = None,
     **changes: Any,
 ) -> Path:
     """Write runs/NAME with a row for each of `skills`; returns its path. `weights`: a model directory all policies share;
-    `ended`: the share of each policy's answers that end by themselves; `drift_alarm_step`: what the trainer says."""
+    `ended`: the share of each policy's answers that end by themselves; `drift_alarm_step`: what the trainer says; `arm`: the
+    config that the run says it has and takes its name from, whatever was played."""
+    name = arm.name if arm else name
     config = example_config(name=name, iterations=max(0, len(skills) - 2), **changes)
     with Run(home, config) as run:
         played = Played(run, weights, drift_alarm_step)
@@ -110,6 +113,8 @@ def example_run(
             votes = run.make(stages.vote(run, again, played.problems, played.expected, "test")) if again else None
             record.tested(scores, votes)
             record.finish()
+        if arm:
+            (run.dir.path / "run.yaml").write_text(to_yaml(arm))
         return run.dir.path
 
 

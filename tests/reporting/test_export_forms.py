@@ -163,9 +163,9 @@ def test_what_the_export_scores_stands_in_its_card_beside_what_the_run_scored(
     assert arm.config.iterations == 0
     assert arm.config.warm_start is None
     assert not arm.config.select.test, "test is scored once"
-    with pytest.raises(UserError, match="none of these runs has finished"):
+    with pytest.raises(UserError, match="none of these runs can be compared"):
         remeasure.tell(home, arm, own, out, None, "transformers", "q8_0")
-    example_run(home, weights=weights, name=arm.config.name, skills=(0.4,), warm_start=None, model=arm.config.model)
+    example_run(home, weights=weights, arm=arm.config, skills=(0.4,), warm_start=None, model=arm.config.model)
     said = remeasure.tell(home, arm, own, out, None, "transformers", "q8_0")
     seen = json.loads((home / "runs" / arm.config.name / "summary.json").read_text())["policies"][0]["dev"]
     best = json.loads((own / "summary.json").read_text())

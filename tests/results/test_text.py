@@ -111,8 +111,8 @@ def test_an_interval_looks_the_same_wherever_it_is_read(tmp_path: Path) -> None:
     evaluated = evaluation(source, (), [f"path:{weights}"], tmp_path)
     for experiment in (compared, swept):
         for arm in experiment.arms:
-            example_run(tmp_path, name=arm.config.name, skills=(0.05, 0.4, 0.6))
-    example_run(tmp_path, name=evaluated.arms[0].config.name, skills=(0.3,), warm_start=None)
+            example_run(tmp_path, arm=arm.config, skills=(0.05, 0.4, 0.6))
+    example_run(tmp_path, arm=evaluated.arms[0].config, skills=(0.3,), warm_start=None)
     shown = {
         "terminal": policies_table(read_summary(run.parent, run.name)).markdown(),
         "headline": "\n".join(headline(read_findings(run))),

@@ -160,6 +160,6 @@ def _run_experiment(
             print_json(result.data)
         return
     tables.show(result.narrow if result.narrow and tables.narrow() else result.table, result.title)
-    for name in result.missing:
-        print(f"not in it: {name}, not finished", file=sys.stderr)
+    for name, why in result.missing.items():
+        print(visible(f"not in it: {name}, {why}"), file=sys.stderr)
     print(visible(f"written: {plan.folder(experiment, root)}"), file=sys.stderr)
