@@ -39,10 +39,11 @@ def sweep(source: str, overrides: Overrides, vary: Sequence[str]) -> Experiment:
 
 
 def _result(home: Path, arms: Sequence[Arm]) -> Result:
-    """A row an arm that has finished, best dev pass@1 first; of equals the one given first."""
+    """A row an arm that has finished, the one that solves most of the dev problems first; of equals the one given first. A
+    problem that an outage left out counts as not solved: else it would raise a share (scoring/selection.py)."""
     runs, missing = finished_runs(home, arms, lambda run: "" if run.summary.chosen else "chose no policy")
     found = [(run.arm.label, run.summary, run.summary.chosen) for run in runs if run.summary.chosen]
-    found.sort(key=lambda f: -f[2].dev.value)
+    found.sort(key=lambda f: -f[2].dev.correct / max(1, f[2].dev.n + f[2].dev.left_out))
     cells = [
         {
             "setting": label,

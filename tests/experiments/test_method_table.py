@@ -328,8 +328,9 @@ def test_each_method_takes_the_best_of_as_many_trials_on_dev_and_the_control_wha
     assert arms["base"].name == "demo-base-s1"
 
 
-def test_an_outage_that_leaves_a_dev_problem_out_makes_no_trial_better(tmp_path: Path) -> None:
-    trials = tuning("demo", (), ["sft"], 0)
+@pytest.mark.parametrize("kind", ["tuning", "sweep"])
+def test_an_outage_that_leaves_a_dev_problem_out_makes_no_trial_better(kind: str, tmp_path: Path) -> None:
+    trials = tuning("demo", (), ["sft"], 0) if kind == "tuning" else sweep("demo", (), ["train.beta=0.1,0.2"])
     for trial in trials.arms[:2]:
         example_run(tmp_path, arm=trial.config, skills=(0.05, 0.4, 0.9))
     file = tmp_path / "runs" / trials.arms[1].config.name / "summary.json"
@@ -338,8 +339,10 @@ def test_an_outage_that_leaves_a_dev_problem_out_makes_no_trial_better(tmp_path:
         dev = policy["dev"]
         dev |= {"n": dev["n"] - 1, "left_out": 1, "value": dev["correct"] / (dev["n"] - 1)}
     file.write_text(json.dumps(record))
-    assert chosen(tmp_path, trials, ["sft"]) == {"sft": GRID[0]}
-    assert conclude(trials, tmp_path).data[0]["setting"] == "learning rate 2e-6, epochs 1"
+    best = conclude(trials, tmp_path).data[0]["setting"]
+    assert best == ("learning rate 2e-6, epochs 1" if kind == "tuning" else "beta 0.1")
+    if kind == "tuning":
+        assert chosen(tmp_path, trials, ["sft"]) == {"sft": GRID[0]}
 
 
 def test_what_is_tuned_cannot_be_set() -> None:
