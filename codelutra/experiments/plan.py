@@ -126,8 +126,10 @@ def finished_runs(
 
     Raises UserError where there is none.
     """
-    found, missing = [], dict[str, str]()
+    found, missing, each = [], dict[str, str](), dict[str, Arm]()
     for arm in arms:
+        each.setdefault(arm.config.name, arm)  # one that was asked for twice is one run
+    for arm in each.values():
         folder = home / "runs" / arm.config.name
         summary = finished_summary(folder)
         run = Finished(arm, summary, folder) if summary else None
