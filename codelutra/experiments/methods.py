@@ -68,8 +68,8 @@ METHODS = {
 
 
 def chosen_methods(names: str) -> list[str]:
-    """`names`: comma-separated, or "all". Raises UserError for one nobody knows."""
-    wanted = list(METHODS) if names == "all" else [n.strip() for n in names.split(",") if n.strip()]
+    """`names`: comma-separated, or "all"; each once. Raises UserError for one nobody knows."""
+    wanted = list(METHODS) if names == "all" else list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
     unknown = [n for n in wanted if n not in METHODS]
     if unknown or not wanted:
         raise UserError(f"unknown method {', '.join(unknown) or names!r}; known: {', '.join(METHODS)}, or `all`")
@@ -77,9 +77,9 @@ def chosen_methods(names: str) -> list[str]:
 
 
 def chosen_seeds(text: str) -> list[int]:
-    """`text`: comma-separated integers. Raises UserError for anything else."""
+    """`text`: comma-separated integers; each once, so that no run counts as two seeds. Raises UserError for other text."""
     try:
-        return [int(s) for s in text.split(",")]
+        return list(dict.fromkeys(int(s) for s in text.split(",")))
     except ValueError as e:
         raise UserError(f"--seeds {text!r}: write whole numbers with commas between, e.g. --seeds 0,1,2") from e
 

@@ -126,8 +126,10 @@ def finished_runs(
 
     Raises UserError where there is none.
     """
-    found, missing = [], dict[str, str]()
+    found, missing, each = [], dict[str, str](), dict[str, Arm]()
     for arm in arms:
+        each.setdefault(arm.config.name, arm)  # one that was asked for twice is one run
+    for arm in each.values():
         folder = home / "runs" / arm.config.name
         summary = finished_summary(folder)
         run = Finished(arm, summary, folder) if summary else None
@@ -140,7 +142,7 @@ def finished_runs(
         raise UserError(
             f"none of these runs can be compared under {home / 'runs'}: "
             f"{', '.join(f'{name} ({why})' for name, why in missing.items())}; start them with `codelutra compare`, `sweep` "
-            "or `evaluate`"
+            "or `evaluate`, or give the settings that they were made with (--set)"
         )
     return found, missing
 

@@ -82,6 +82,15 @@ def test_seeds_are_whole_numbers() -> None:
         chosen_seeds("0,x")
 
 
+def test_what_is_given_twice_is_compared_once(tmp_path: Path) -> None:
+    """Else one run would be two seeds of its method, with an interval as if they agreed."""
+    assert chosen_methods("sft, base,sft") == ["sft", "base"]
+    assert chosen_seeds("1,0,01") == [1, 0]
+    twice = sweep("demo", (), ["train.beta=0.1,0.1"])
+    example_run(tmp_path, arm=twice.arms[0].config)
+    assert len(conclude(twice, tmp_path).data) == 1
+
+
 def test_one_seed_each_is_mcnemar_and_wilson() -> None:
     a = scores(*[True] * 10, *[False] * 30)
     b = scores(*[False] * 2, *[True] * 24, *[False] * 14)
