@@ -7,7 +7,7 @@ from functools import partial
 
 from codelutra import models
 from codelutra.pipeline.run import Run
-from codelutra.results.load import chosen_weights
+from codelutra.results.load import whole_weights
 from codelutra.store.files import UNREADABLE
 from codelutra.store.paths import cache_dir
 from codelutra.store.run_dir import RunDir
@@ -28,7 +28,7 @@ def fetched(run: Run, reference: str) -> models.Model:
     model = models.resolve(
         reference,
         cache_dir() / "models",
-        policy_of_run=partial(chosen_weights, run.home / "runs"),
+        policy_of_run=partial(whole_weights, run.home / "runs"),
         source=source_of(run.dir, reference),
         progress=tell,
         counted=count,

@@ -15,7 +15,7 @@ from codelutra.reading.keys import nearest, shown
 from codelutra.results.summary import Progress, RunSummary, TestResult
 from codelutra.scoring.scores import pass_at_1
 from codelutra.scoring.statistics import Estimate
-from codelutra.store.artifacts import read_frame
+from codelutra.store.artifacts import read_frame, require_whole
 from codelutra.store.files import reading
 from codelutra.store.paths import go_on_command, where_now
 from codelutra.store.run_dir import RunDir
@@ -146,6 +146,14 @@ def read_scores(run: Path, artifact: str, said: Estimate | TestResult) -> pl.Dat
         if (found.correct, found.n) != (said.correct, said.n):
             raise ValueError(f"{found.correct} of {found.n} right, {said.correct} of {said.n} in {RECORD}")
     return frame
+
+
+def whole_weights(runs: Path, name: str) -> Path:
+    """`chosen_weights`, for who starts from them. Raises UserError, too, where what was trained was changed since."""
+    directory = chosen_weights(runs, name)
+    if (directory / "manifest.json").exists():  # else a model as it came
+        require_whole(directory, f"`{go_on_command(runs / name)}` makes it anew")
+    return directory
 
 
 def chosen_weights(runs: Path, name: str) -> Path:

@@ -262,6 +262,13 @@ def checked(file: Path, mend: str) -> Path:
     return target
 
 
+def require_whole(artifact: Path, mend: str) -> None:
+    """Raise UserError with `mend`, the way out, where a file of a finished artifact is not as it was made."""
+    with reading(artifact, mend):
+        if broken := _broken_files(artifact, read_manifest(artifact)):
+            raise ValueError(f"{', '.join(broken)}: not as it was made")
+
+
 def read_frame(file: Path, mend: str) -> pl.DataFrame:
     """A `checked` parquet file."""
     target = checked(file, mend)

@@ -14,8 +14,10 @@ from codelutra.errors import NoSandboxError, StageError, UserError
 from codelutra.hardware import gpu_capabilities
 from codelutra.pipeline.run import Policy, Run
 from codelutra.pipeline.start import adapter_base, base_policy
+from codelutra.results.load import read_summary
 from codelutra.training.bases import Base
 from sandbox import SandboxError
+from tests.helpers.example_run import example_run
 from tests.helpers.tiny_model import write_tiny_model
 
 
@@ -95,3 +97,23 @@ def test_no_sandbox_is_started_for_a_run_that_has_ended(model: Path, tmp_path: P
         pass
     with pytest.raises(StageError, match="the run was ended before this was executed"), run.use_pool():
         pass
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "another config", "no manifest to believe"])
+def test_no_run_starts_from_a_policy_that_was_changed_since_it_was_trained(damage: str, model: Path, tmp_path: Path) -> None:
+    trained = Path(read_summary(tmp_path / "runs", example_run(tmp_path, weights=model).name).policies[-1].path)
+    following = config(model).model_copy(update={"model": "run:example"})
+    with Run(tmp_path, following) as run:
+        assert base_policy(run).path == str(trained)
+    file = trained / {"another config": "config.json", "no manifest to believe": "manifest.json"}.get(
+        damage, "model.safetensors"
+    )
+    content = file.read_bytes()
+    file.write_bytes({"flipped": content[:-1] + bytes([content[-1] ^ 1]), "cut": content[:-99]}.get(damage, b"{}"))
+    if damage == "gone":
+        file.unlink()
+    with (
+        Run(tmp_path, following) as run,
+        pytest.raises(UserError, match=rf"{trained.name} is damaged .*`codelutra run .*example.* makes it anew"),
+    ):
+        base_policy(run)
