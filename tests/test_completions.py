@@ -751,6 +751,51 @@ PROGRAMS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "before", ["Sure", "OK.", "Answer", "Of course! I can help.", "Voici la solution :", "Let's do it."]
+)
+def test_a_program_is_found_behind_a_word(before: str) -> None:
+    for program in (ADDS, "import sys\nprint(sys.stdin.read())"):
+        assert extract_code(f"{before}\n\n{program}", "python") == program
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "Explanation",
+        "So f(1) == 2.",
+        "where x is a number",
+        "L'appel f(1) renvoie 2.",
+        "https://example.com",
+        "![figure](f.png)",
+        "$O(n)$",
+        "... and so on",
+        "etc.",
+    ],
+)
+def test_a_program_ends_where_no_python_follows(behind: str) -> None:
+    assert extract_code(f"{ADDS}\n\n{behind}", "python") == ADDS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "print 'a'",
+        "def g(",
+        "x = = 1",
+        "r'a' 'b",
+        "if f(1)",
+        "exec x",
+        "return f",
+        "f(1) f(2)",
+        "import a b",
+        "else:\n    f(",
+    ],
+)
+def test_a_program_is_not_mended_by_leaving_out_its_faults(wrong: str) -> None:
+    assert extract_code(f"{ADDS}\n\n{wrong}", "python") == f"{ADDS}\n\n{wrong}"
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("before", ["", "Sure! Here it is:\n\n", "The code:\n", "Here is the code.\n\n"])
 def test_a_program_is_whole_however_it_begins(before: str, program: str) -> None:

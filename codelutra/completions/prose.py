@@ -5,6 +5,7 @@ Whatever a text holds, nothing here raises, and the time is linear in its length
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterator
 from itertools import islice, pairwise
@@ -22,7 +23,7 @@ def without_prose(text: str, language: str) -> str:
 _OF_A_QUERY = r"[A-Z]{2,}\b|(?:Where|Having|(?:Group|Order)[ \t]+By|Case[ \t]+When|(?:[A-Z][a-z]+[ \t]+){0,2}Join)\b"
 _PROSE_LINE = re.compile(
     r"^[ \t]*+(?:#+ |\*\*|(?:-{3,}|\*{3,}|={3,}|_{3,})[ \t]*+$|>|\|(?!\|)|\+-{3}|\[/|</?[a-z_]+>|```|\\[a-z]+\{|"
-    r"[A-Z][A-Za-z']*+(?: [A-Za-z']++){0,5}(?: \d{1,2})?:(?![:\w])|"
+    r"[A-Z][a-z]++'[a-z]|[A-Z][A-Za-z']*+(?: [A-Za-z']++){0,5}(?: \d{1,2})?:(?![:\w])|"
     r"(?:th(?:is|at|ese|e)|it|we|you|here|note)(?: [a-z']++){2}|[^\n]{1,80}\n(?:-{3,}|={3,})[ \t]*+$|"
     r"(?:GO|/|#|\\[gG]|\.[a-z]{2,10})[ \t]*+$|"
     r"\(\d+ rows?\)[ \t]*+$|\((?=[A-Z][a-z]+ [a-z])|(?:[-*+]|\d{1,2}[.)]) (?=[A-Za-z'`*]++ [a-z])|[^\x00-\x7f]|"
@@ -34,8 +35,14 @@ _PROSE_LINE = re.compile(
 
 # ---- programs in prose ---------------------------------------------------------------------------------------------------
 
-_NO_PYTHON = re.compile(r"[A-Z][a-z']*+ [a-z']++[ \t]*+|where(?: [a-z']++){2}.*+")
-_TAIL = re.compile(r"^(?:(?:[A-Z][a-z]++: |[-+] [A-Z][a-z']*+ )[^\n=]*+(?:\n\s*+|\Z))++\Z", re.MULTILINE)
+_KEYWORD = rf"(?:{'|'.join([*keyword.kwlist, *keyword.softkwlist, 'print', 'exec'])})\b"
+# Two names side by side, "L'appel", "etc.", links and formulas.
+_NO_PYTHON = re.compile(
+    rf"(?!{_KEYWORD})[^\W\d]\w*+ (?!{_KEYWORD})[^\W\d].*+|(?![rbfuRBFU]{{1,2}}')[^\W\d]\w*+'\w.*+|"
+    rf"(?!{_KEYWORD})\w++[.!?:]++[ \t]*+|[!$\\?].*+|\.\.\. [a-z].*+|https?:.*+"
+)
+_ALONE = re.compile(r"\A\s*+[A-Z][a-z]++[ \t]*+\n")
+_TAIL = re.compile(r"^(?:(?:[A-Z][a-z]++(?:: |(?=\s*\Z))|[-+] [A-Z][a-z']*+ )[^\n=]*+(?:\n\s*+|\Z))++\Z", re.MULTILINE)
 _TYPED = re.compile(r"[A-Z]\w*: [\w.\[\], |]+ = ")
 # A line of code, or the first one behind a label.
 _BEGINS = re.compile(
@@ -47,6 +54,8 @@ _BEGINS = re.compile(
 
 def _program(text: str) -> str:
     """The code of a text that is no Python as a whole, but is without the sentences around it."""
+    if (alone := _ALONE.match(text)) and not fault(text[alone.end() :]) and worth(text[alone.end() :], "python"):
+        text = text[alone.end() :].strip()
     if not fault(text):
         return _without_tail(text)
     first = _behind_prose(text)

@@ -170,16 +170,22 @@ def _function(line: FunctionLine, number: int) -> dict[str, Any]:
 
 def _prepared(line: FunctionLine) -> FunctionLine:
     """The line with the imports, values and functions that stand before its asserts in its setup."""
+    if line.check:
+        return line
     known = names_of(line.setup)
     has, moved = {*dir(builtins), *known.made, *known.imported}, list[str]()
     for text in line.asserts:
         names = names_of(text)
         binds = names.made | names.imported
-        if not binds or any(free_names(statement) - has - binds for statement in statements(text)):
+        if (
+            not binds
+            or text.lstrip().startswith("assert")
+            or any(free_names(statement) - has - binds for statement in statements(text))
+        ):
             break
         has |= binds
         moved.append(text)
-    if line.check or len(moved) in (0, len(line.asserts)):
+    if len(moved) in (0, len(line.asserts)):
         return line
     setup = "\n".join([*filter(None, [line.setup]), *moved])
     return line.model_copy(update={"setup": setup, "asserts": line.asserts[len(moved) :]})

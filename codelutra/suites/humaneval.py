@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping, Set
 from typing import Any
 
 import polars as pl
@@ -83,8 +84,8 @@ def judging_by_check(test: str, function: str, setup: str, reference: str = "", 
     root = re.split(r"\W", function)[0]
     parameters = [*check.args.posonlyargs, *check.args.args]
     candidate = parameters[0].arg if parameters else root
-    around = [n for n in body if n is not check]
-    calls = [n for n in around if _acts(n) and {"check", root} & _reached(n, body)]  # of the check itself
+    binds = {n: _bound(n) for n in body}
+    calls = [n for n in body if _acts(n) and {"check", root} & _reached(n, binds)]  # of the check itself
     if not all(map(_is_assert_or_nothing, check.body)):
         call = f"check({function})" if parameters else "check()"
         test = "\n".join(ast.unparse(n) for n in body if n not in calls) if calls else test
@@ -97,7 +98,7 @@ def judging_by_check(test: str, function: str, setup: str, reference: str = "", 
             name.id = function if parameters else root
         if isinstance(statement, ast.Assert) and candidates:
             asserts.append(ast.unparse(statement))
-    setup = "\n".join(filter(None, [setup, *_used(check, [n for n in around if n not in calls])]))
+    setup = "\n".join(filter(None, [setup, *_used(check, {n: b for n, b in binds.items() if n not in (check, *calls)})]))
     return judging_by_asserts(asserts, reference=reference or f"def {function}(): ...", setup=setup)
 
 
@@ -108,11 +109,14 @@ def _is_assert_or_nothing(statement: ast.stmt) -> bool:
     return False
 
 
-def _used(check: ast.stmt, others: list[ast.stmt]) -> list[str]:
-    """Those of a test's other statements that do something, or whose names its check uses, and what these use."""
-    acts = [n for n in others if _acts(n)]
-    needed = {name for n in (check, *acts) for name in _reached(n, others)}
-    return [ast.unparse(n) for n in others if n in acts or needed & _bound(n)]
+def _used(check: ast.stmt, binds: Mapping[ast.stmt, Set[str]]) -> list[str]:
+    """Those of a test's other statements that do something, or whose names its check uses, and what these use.
+
+    binds: the statements, and the names that each of them binds.
+    """
+    acts = [n for n in binds if _acts(n)]
+    needed = {name for n in (check, *acts) for name in _reached(n, binds)}
+    return [ast.unparse(n) for n, names in binds.items() if n in acts or needed & names]
 
 
 def _acts(statement: ast.stmt) -> bool:
@@ -130,9 +134,8 @@ def _bound(statement: ast.stmt) -> frozenset[str]:
     return names.made | names.imported
 
 
-def _reached(statement: ast.stmt, others: list[ast.stmt]) -> set[str]:
+def _reached(statement: ast.stmt, binds: Mapping[ast.stmt, Set[str]]) -> set[str]:
     """The names that a statement uses, and those that their definitions use."""
-    binds = {n: _bound(n) for n in others}
     found, new = set[str](), [statement]
     while new:
         used = {n.id for each in new for n in ast.walk(each) if isinstance(n, ast.Name)} - found
