@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def _answered(
         log=cache_dir() / "ask.log",
         lock=accelerator_lock(),
         thinking=config.prompt.budget,
+        waiting=lambda what: print(f"waiting for {what}", file=sys.stderr),
     )
     ((_, found),) = samples
     row = found.row(0, named=True)

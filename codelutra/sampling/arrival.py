@@ -17,6 +17,8 @@ from codelutra.sampling.following import CannotError, Follow, Seen, bring, look
 if TYPE_CHECKING:
     import httpx
 
+SAMPLE_HERE = "sample here: empty sample.endpoints (`codelutra ask`: leave --server out)"
+
 
 @dataclass
 class Endpoint:
@@ -110,7 +112,7 @@ class _Arrival:
                     f"{endpoint.url} serves {_shown(seen)}, and it is {self.policy} that is to be sampled: samples of "
                     "another model would pass for this policy's. Start the server on that directory and give the same "
                     "command again, which goes on from here; set sample.follow_minutes, and new policies are sent to it; "
-                    "or empty sample.endpoints to sample here"
+                    f"or {SAMPLE_HERE}"
                 )
             else:
                 await self._follow(self.follow, seen)

@@ -24,7 +24,7 @@ from codelutra.errors import OutageError, StageError, UserError
 from codelutra.policies import load_tokenizer
 from codelutra.prompts import answer_ids, end_ids, prompt_ids, thought
 from codelutra.sampling.answers import Completions, FaultError, RefusedError, ask, asking
-from codelutra.sampling.arrival import Endpoint, changed, require_unchanged, serving
+from codelutra.sampling.arrival import SAMPLE_HERE, Endpoint, changed, require_unchanged, serving
 from codelutra.sampling.engine import Completion, Progress, ShardRequest, ShardResult, Tally, stop_ids
 from codelutra.sampling.following import Follow, root_of
 from codelutra.sampling.thoughts import within_budget
@@ -160,7 +160,7 @@ async def _sample(
     if thinking and (marks := thought(tokenizer)).closes in _special(tokenizer):
         raise UserError(
             f"prompt.thinking is on, and servers leave {marks.closes} out of their text: for {policy.name} it is a special "
-            "token; empty sample.endpoints to sample here"
+            f"token; {SAMPLE_HERE}"
         )
     patience = max(patience, follow.seconds if follow else 0.0)
     work = _Work(Tally(shards), policy, endpoints, patience, follow, out, tokenizer, thinking)
@@ -188,7 +188,7 @@ async def _until_finished(using: Sequence[asyncio.Task[None]], work: _Work, stop
             raise (UserError if all(e.other for e in work.endpoints) else OutageError)(
                 "no sampling endpoint is left:\n"
                 + "\n".join(f"  {e.url}: {e.error}" for e in work.endpoints)
-                + "\nStart the servers on the current policy's weights, or empty sample.endpoints to sample here"
+                + f"\nStart the servers on the current policy's weights, or {SAMPLE_HERE}"
             )
 
 

@@ -17,6 +17,7 @@ from codelutra.pipeline.ask import _database, _prompt, ask
 from codelutra.prompts import prompt_ids
 from codelutra.suites.base import open_suite
 from codelutra.suites.sql import SYSTEM, SqlSuite
+from tests.helpers.chat import chatting
 from tests.helpers.commands import codelutra
 from tests.helpers.example_run import example_run
 from tests.helpers.http import Asked, Raw, answering
@@ -165,6 +166,10 @@ def test_the_command_shows_query_and_rows_escaped_and_exits_1_where_the_query_fa
     assert failed.returncode == 1
     assert "SELECT nowhere FROM product" in failed.stdout
     assert "codelutra: runtime_error: OperationalError: no such column: nowhere" in failed.stderr
+    with chatting(lambda asked, n: Raw(404, {})) as (url, _):
+        refused = codelutra(*base, "--server", url)
+    assert refused.returncode == 2
+    assert "refused /models with 404" in refused.stderr
     unknown = codelutra("ask", "nope", "Who?", "--home", str(tmp_path))
     assert unknown.returncode == 2
     assert "no run 'nope' with results" in unknown.stderr

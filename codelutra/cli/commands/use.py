@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from codelutra.cli.commands.options import Home, Json, RunName, print_json
-from codelutra.errors import UserError
+from codelutra.errors import CodelutraError, UserError
 from codelutra.results.escapes import visible
 from codelutra.store.paths import home_dir
 
@@ -170,7 +170,11 @@ def ask(
     from codelutra.pipeline.ask import ask as ask_policy
 
     found = in_force(home_dir(home), name, policy)
-    answer = ask_policy(found.config, found.path, question, database=db, server=server)
+    try:
+        answer = ask_policy(found.config, found.path, question, database=db, server=server)
+    except CodelutraError as e:
+        e.exit_code = 2  # 1 says that the query failed
+        raise
     if json_:
         print_json({"run": found.run.name, "policy": found.label, **asdict(answer), "rows": answer.plain_rows})
     else:
