@@ -74,17 +74,17 @@ def require_there(reference: str) -> None:
         if place(reference, rest).is_file():
             raise UserError(f"model {shown(reference)} is a file; did you mean gguf:{rest}?")
         holds = "config.json" if scheme == "path" else "adapter_config.json"
-        raise UserError(f"model {shown(reference)} is not there{_from(rest)}; give the directory that holds {holds}")
+        raise UserError(f"model {shown(reference)} is not there; give the directory that holds {holds}{_from(rest)}")
     if scheme == "gguf":
         name, _ = digest_suffix(reference, rest)
         if not place(reference, name).is_file():
             if place(reference, name).is_dir():
                 raise UserError(f"model {shown(f'gguf:{name}')} is a folder; did you mean {_found_at(name)}?")
-            raise UserError(f"model {shown(f'gguf:{name}')} is not there{_from(name)}; give the path of a .gguf file")
+            raise UserError(f"model {shown(f'gguf:{name}')} is not there; give the path of a .gguf file{_from(name)}")
 
 
 def _from(path: str) -> str:
-    return "" if path.startswith(("/", "~", "$")) else f", seen from {Path.cwd()}"
+    return "" if path.startswith(("/", "~", "$")) else f" (it was looked for in {Path.cwd()})"
 
 
 def require_kind(reference: str) -> None:

@@ -141,8 +141,8 @@ def _test(statement: str) -> ast.expr:
         raise ValueError(f"{statement[:300]!r} is not Python: {e}") from e
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(
-            f"{statement!r} is not one assert statement; what asserts need before them goes "
-            "into `setup`, and checks of several steps into one text `def check(candidate): …` with `function`"
+            f"{statement!r} is not one assert statement; what asserts need before them goes into `setup`. Checks of several "
+            "steps go into one text, `def check(candidate): …`, and `function` names what it is called with"
         )
     if _is_always_true(body[0].test):
         raise ValueError(f"{statement!r} is always true: any answer passes; write `assert f(1) == 2, 'message'`, or all(…)")

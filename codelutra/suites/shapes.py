@@ -143,8 +143,8 @@ Share = Annotated[FiniteFloat, BeforeValidator(require_number), Field(gt=0, le=1
 FileName = Annotated[str, AfterValidator(_file_name)]
 Solution = Annotated[str, BeforeValidator(_first)]
 _SOLUTION = (
-    *("solution", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program", "gold"),
-    "solutions",
+    *("solution", "solutions", "code", "answer", "canonical_solution", "reference_solution", "reference_code", "program"),
+    "gold",
 )
 _PROMPT = ("instruction", "question", "text", "description", "task", "problem", "problem_description", "question_content")
 

@@ -286,7 +286,7 @@ def test_the_page_shows_the_table_that_the_command_makes(tmp_path: Path) -> None
         ),
         ("adapter:{0}/lora", r"is not an adapter that codelutra exported; merge it into its base"),
         ("path:{0}/none", r"is not there; give the directory that holds config\.json"),
-        ("path:none/here", r"is not there, seen from /.*; give the directory"),
+        ("path:none/here", r"is not there; give the directory .* \(it was looked for in /"),
         ("gguf:{0}/none", r"is not there; give the path of a \.gguf file"),
     ],
 )
