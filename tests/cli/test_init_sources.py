@@ -214,6 +214,16 @@ def test_columns_without_a_known_name_are_told_by_what_they_hold_and_it_is_said(
     assert said[1].startswith(f"wrote {tmp_path}/suite/problems.jsonl, ")
 
 
+@pytest.mark.parametrize("place", ["all/a.sqlite", "all/a/a.sqlite"])
+def test_a_folder_of_databases_is_told_from_one_of_tables(place: str, shop: Path, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(shop.read_bytes())
+    (tmp_path / "q.csv").write_text(table(rows_of()))
+    with pytest.raises(UserError, match=rf"It holds databases: give one, .*{place}; several go into a suite\.yaml"):
+        init_sql(tmp_path / "all", tmp_path / "q.csv", tmp_path / "suite")
+    assert not (tmp_path / "suite").exists()
+
+
 NESTED = [{"in": {"text": r["question"], "n": n}, "out": [{"sql": r["query"]}]} for n, r in enumerate(rows_of())]
 CHAT = [
     {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["query"]}]}

@@ -19,7 +19,7 @@ from sqlglot.errors import SqlglotError
 from codelutra.errors import ConfigError, UserError
 from codelutra.reading.text import Unreadable, require_file
 from codelutra.store.files import sha256_file
-from codelutra.suites.databases import require_held
+from codelutra.suites.databases import is_database, require_held
 from codelutra.suites.dialects import DUCKDB, translations
 from codelutra.suites.sql_text import statements
 
@@ -169,5 +169,9 @@ def tables_in(folder: Path, questions: Path) -> dict[str, Path]:
             raise UserError(f"{found[twin]} and {path} would both be table {name}; rename one")
         found[name] = path
     if not found:
-        raise UserError(f"{folder} has no file that ends in {', '.join(ENDINGS)}; each such file becomes a table")
+        held = next((p for p in (*listed, *sorted(folder.glob("*/*"))) if is_database(p) or is_duckdb(p)), None)
+        also = (
+            f". It holds databases: give one, {held}; several go into a suite.yaml (docs/your-own-task.md)" if held else ""
+        )
+        raise UserError(f"{folder} has no file that ends in {', '.join(ENDINGS)}; each such file becomes a table{also}")
     return found
