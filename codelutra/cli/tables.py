@@ -130,7 +130,8 @@ def show_check(report: Report) -> None:
         for f in [f for f in report.failures if f["kind"] == kind][:_SHOWN]:
             why = "" if f["why"] == kind else f": {' '.join(f['why'].split())[:160]}"
             say(one_line(f"    {f['split']} {f['problem_id']}{why}"))
-            say(f"        {' '.join(f['reference'].split())[:160]}", style="dim")
+            if program := " ".join(f["reference"].split())[:160]:
+                say(f"        {program}", style="dim")
     for leak in report.leaks[:_SHOWN]:
         where = f"{leak['suite']} {leak['split']} {leak['problem_id']}"
         say(one_line(f"leak: {where} has the {leak['shares']} of train {leak['train_id']}"))
@@ -139,7 +140,8 @@ def show_check(report: Report) -> None:
     for line in report.notes:
         say(line)
     if failed := sum(row["reference_errors"] + row["flaky"] for row in report.splits):
-        say(f"{failed} references failed: their problems count as unsolved and make no pairs (--json lists all)")
+        failing = f"{failed} reference{'s' if failed > 1 else ''} failed"
+        say(f"{failing}: a problem with such a reference counts as unsolved and makes no pairs (--json lists all)")
     if report.spoilt:
         say(f"not OK: {'; '.join(report.spoilt)}")
     else:

@@ -138,7 +138,7 @@ def test_a_check_tells_counts_failures_and_what_they_come_to(capsys: pytest.Capt
     assert "1 × timeout" in said
     assert "train p1" in said
     assert "a note" in said
-    assert "1 references failed" in said
+    assert "1 reference failed: a problem with such a reference" in said
     assert "OK: no leaks; every split has usable references." in said
     show_check(Report(about, [split], [], [leak] * 12, []))
     said = capsys.readouterr().out
