@@ -118,7 +118,7 @@ class RunDir:
             try:
                 return parse_config(raw, str(file))
             except ConfigError as e:
-                raise UserError(f"{e}\n{file} is damaged: {mend}") from e
+                raise UserError(f"{e}\n{file} is damaged, or of another version of codelutra: {mend}") from e
         return None
 
     @contextlib.contextmanager
