@@ -90,7 +90,8 @@ class TrainSection(Section):
     """Keep one activation per layer and compute the others again in the backward pass: far less memory, a quarter to a third
     more time. null: only if a GPU would not hold them otherwise."""
     checkpoint_steps: Annotated[int, SAME_RESULT] = Field(25, ge=1, le=10**6)
-    """Steps between checkpoints. A kill loses at most these; writing one takes seconds and the model's size on disk."""
+    """Steps between checkpoints. A kill loses at most these; writing one takes seconds and three times the model's size on
+    disk. A training by one process writes one at least every three minutes as well."""
     min_chosen_drift: float = Field(-10.0, ge=-1e6, le=1e6)
     """The run warns if the mean log-probability of chosen answers falls this far below the reference model's, in nats per
     answer."""

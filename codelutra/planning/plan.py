@@ -33,6 +33,7 @@ from codelutra.planning.speeds import EARLIER, GUESSED, MEASURED, Speeds, speeds
 from codelutra.planning.work import Work, steps, work_of
 from codelutra.store.paths import cache_dir
 from codelutra.suites.base import open_suite
+from codelutra.training.checkpoints import CHECKPOINT_SECONDS
 
 CHECKPOINT = 12  # bytes a trained weight: the weights and two moments, float32
 UNSOLVED = 0.5  # assumed share of the train problems that `sample.more` asks again
@@ -293,9 +294,12 @@ def _disk(config: RunConfig, home: Path, shape: Shape, work: Work, stages: tuple
     """(bytes at the largest, bytes free) on the disk of the home."""
     kept = sum(s.disk for s in stages)
     largest = 0.0
-    for section in config.trainings.values():
+    for name, section in config.trainings.items():
         trained = shape.parameters if section.method == "full" else memory.adapter(shape, section)
         written = steps(work.examples(section, config.sample.samples_per_problem), section) / section.checkpoint_steps
+        if section.processes == 1:  # by the clock as well
+            longest = max(s.seconds / s.times for s in stages if s.kind == name.replace("_", "-"))
+            written = max(written, longest / CHECKPOINT_SECONDS)
         # The newest goes only once the next one is whole.
         largest = max(largest, CHECKPOINT * trained * min(2, int(written)))
     store = home / "store"

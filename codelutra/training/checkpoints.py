@@ -20,6 +20,7 @@ from codelutra.training.batches import Example, batches_in_a_pass
 from codelutra.training.trackers import Report
 
 CHECKPOINT_MARK = "whole.json"
+CHECKPOINT_SECONDS = 180.0  # a kill of a training by one process loses no more work than this, and what is being written
 Emit = Callable[[dict[str, Any]], None]
 
 

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,7 @@ import torch
 from codelutra.config import GrpoSection, TrainSection
 from codelutra.training.batches import Example, plan
 from codelutra.training.checkpoints import CHECKPOINT_MARK, Job, last_whole_checkpoint
+from codelutra.training.worker.steps import Checkpoints
 from tests.helpers.training import Train, alive, child_of, encoded, parent, some_pairs, until_step, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL, transformers and torch warn about each other
@@ -94,6 +96,58 @@ def test_killed_training_goes_on_from_its_last_whole_checkpoint_to_the_same_weig
     ours, theirs = weights(tmp_path / "k/out"), weights(tmp_path / "a/out")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert pl.read_ndjson(tmp_path / "k/out/training.jsonl")["step"].to_list() == list(range(1, 10))
+
+
+class Clock:
+    """Stands for `time`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def saves(clock: Clock, processes: int, steps: list[float], writing: float, every: int = 10**6) -> list[int]:
+    """The steps after which a training saves: one that takes so many seconds a step, and so many to write a checkpoint."""
+    config = TrainSection(batch_size=1, micro_batch=1, checkpoint_steps=every)
+    job = Job(Path(), Path(), Path(), config, 0, [], [[[0]]] * len(steps), [], None, print, rank=1, processes=processes)
+    model, callback, found = torch.nn.Linear(1, 1), Checkpoints(job), []
+    for step, seconds in enumerate(steps, 1):
+        clock.now += seconds
+        state = SimpleNamespace(global_step=step)
+        control = SimpleNamespace(should_save=step % every == 0)
+        callback.on_step_end(None, state, control)
+        if control.should_save:
+            clock.now += writing
+            callback.on_save(None, state, control, model)
+            found.append(step)
+    return found
+
+
+def test_slow_steps_are_saved_by_the_clock_and_by_few_of_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("codelutra.training.worker.steps.time", clock)
+    assert saves(clock, 1, [1.0] * 100, writing=1.0) == [], "fast ones are not"
+    assert saves(clock, 1, [20.0] * 40, writing=1.0) == [10, 20, 30], "a kill loses three minutes and a step"
+    assert saves(clock, 1, [20.0] * 40, writing=1.0, every=8) == [8, 16, 24, 32], "and by their number as before"
+    assert saves(clock, 1, [200.0] * 4, writing=1.0) == [1, 2, 3], "the last is the policy itself"
+    slow = saves(clock, 1, [20.0] * 400, writing=60.0)
+    assert 60.0 * len(slow) <= 20.0 * 400 / 20 + 60.0, "a twentieth of the time at most"
+    assert saves(clock, 4, [200.0] * 4, writing=1.0) == [], "several processes have several clocks"
+
+
+def test_a_training_that_saves_by_the_clock_makes_the_same_weights(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(some_pairs(12), into="b", epochs=2, checkpoint_steps=10**6)
+    written: list[int] = []
+    monkeypatch.setattr("codelutra.training.worker.steps.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("codelutra.training.worker.steps._SHARE", 0)
+    monkeypatch.setattr("codelutra.training.worker.steps.mark_checkpoint", lambda job, step: written.append(step))
+    run(some_pairs(12), epochs=2, checkpoint_steps=10**6)
+    assert written == list(range(1, 6))
+    ours, theirs = weights(tmp_path / "a/out"), weights(tmp_path / "b/out")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("mark", ["", "{", "3", "[]", '{"key": "k"}', '{"key": "k", "files": 3}', "\0"])

@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from codelutra.errors import StageError
-from codelutra.training.checkpoints import Job, mark_checkpoint
+from codelutra.training.checkpoints import CHECKPOINT_SECONDS, Job, mark_checkpoint
 from codelutra.training.worker.adapters import settle
 from codelutra.training.worker.fastest import TIMED, fastest, give_up
 from codelutra.training.worker.log_probs import Way, exact_ways
@@ -28,6 +28,7 @@ from codelutra.training.worker.sharding import Sharded, here, reached_inside
 from codelutra.training.worker.tracking import report
 from codelutra.training.worker.trl_internals import metrics_of_one_process
 
+_SHARE = 20  # of the time, one part goes into checkpoints by the clock at most
 KERNELS = (
     "a gradient that is not finite beside a loss that is may also come from torch's kernels on this device ({way}): take "
     "another version of torch, or train on a CPU to tell"
@@ -57,20 +58,31 @@ def arguments(job: Job) -> dict[str, Any]:
 
 
 class Checkpoints(TrainerCallback):
-    """Marks a checkpoint once it is whole. Only a marked one counts, and older ones are removed only then."""
+    """Marks a checkpoint once it is whole. Only a marked one counts, and older ones are removed only then.
+
+    Where steps are slow, one is also written by the clock. Several processes save together and have clocks of their own, so
+    they save by their steps alone.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._saved = self._stepped = time.monotonic()
+        self._took = 0.0  # seconds, to write the last one
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._stepped = time.monotonic()
         if state.global_step >= len(self.job.steps):
             control.should_save = False  # the policy itself is written next
+        elif self.job.processes == 1 and self._stepped - self._saved > max(CHECKPOINT_SECONDS, _SHARE * self._took):
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         require_finite(model, self.job, state.global_step)
         PartialState().wait_for_everyone()  # each process leaves the state of its random numbers there
         if not self.job.rank:
             mark_checkpoint(self.job, state.global_step)
+        self._saved = time.monotonic()
+        self._took = self._saved - self._stepped
 
 
 class Recorded(Sharded):
