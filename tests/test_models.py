@@ -194,7 +194,7 @@ def without_a_shard(folder: Path) -> None:
         ),
         (without_a_shard, r"holds no model-00002-of-00002\.safetensors, which its model\.safetensors\.index\.json names"),
         (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "is not the index of a model's weights"),
-        (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter .*; merge it into its base"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter .* merge it into its base"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), r"holds no \*\.safetensors"),
     ],
 )

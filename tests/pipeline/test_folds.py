@@ -118,6 +118,7 @@ def test_more_folds_than_references_are_refused(tmp_path: Path) -> None:
         run.make(stages.problems(run))
 
 
+@pytest.mark.extended
 @pytest.mark.timeout(900)
 def test_a_run_in_folds_can_be_killed_and_nobody_samples_what_it_was_taught(prefect: dict[str, str], tmp_path: Path) -> None:
     tiny = write_tiny_model(tmp_path / "tiny")

@@ -128,7 +128,7 @@ def test_the_same_command_again_reuses_everything_and_says_so(tiny: Path, home: 
     assert code == 0, err
     assert {e["event"] for e in command.events()[before:]} <= {"reused", "measured"}
     assert "reused" in err
-    assert computed < 30  # some 12 s, of which nothing is an engine's or a training's
+    assert computed < 90  # some 12 s, thirty on a busy machine, of which nothing is an engine's or a training's
     assert spent < json.loads(summary.read_text())["minutes"] < spent + took / 60, (
         "a run's minutes are those of all its starts"
     )

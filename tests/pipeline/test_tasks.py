@@ -45,7 +45,7 @@ STAGE_TASKS = (problems, references, sample, execute, score, pairs, answers, gro
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Iterator[None]:
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=180):
         yield
 
 
