@@ -96,7 +96,8 @@ def _read(home: Path, name: str, methods: Sequence[str]) -> _Suite:
             )
     common = set(runs[methods[0]]) & set(runs[methods[1]])
     sides = [[r for seed, r in sorted(runs[m].items()) if not common or seed in common] for m in methods]
-    first, second = ([_scores(home, r, METHODS[m].votes) for r in side] for m, side in zip(methods, sides, strict=True))
+    votes = [m in METHODS and METHODS[m].votes for m in methods]  # of a method that is no more, the greedy answers
+    first, second = ([_scores(home, r, v) for r in side] for v, side in zip(votes, sides, strict=True))
     return _Suite(name, suite, first, second)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,16 @@ def test_a_damaged_comparison_is_told_with_the_way_out(home: Path, tmp_path: Pat
     (tmp_path / "comparisons" / "odd" / "comparison.json").write_text(text)
     with pytest.raises(UserError, match=r"is damaged .*--table"):
         pooled(tmp_path, ["odd", "odd2"], METHODS)
+
+
+def test_a_method_that_is_no_more_is_pooled_by_its_greedy_answers(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    for name in ("one", "two"):
+        file = tmp_path / "home" / "comparisons" / name / "comparison.json"
+        file.write_text(file.read_text().replace('"method": "control"', '"method": "plain"'))
+    table, data = pooled(tmp_path / "home", ["one", "two"], ("plain", "codelutra"))
+    assert data["every_problem_alike"] == pooled(home, ["one", "two"], METHODS)[1]["every_problem_alike"]
+    assert "plain" in table.columns
 
 
 def test_runs_that_are_gone_are_named(tmp_path: Path) -> None:
